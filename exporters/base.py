@@ -1,0 +1,49 @@
+"""What an exporter is, and what can be wrong with a model that is to be exported."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Protocol
+
+if TYPE_CHECKING:
+    import torch
+
+
+class ModelError(Exception):
+    """The model or its weights can't be used: bad input. One line: what, and what to do."""
+
+
+class ExportOptionError(Exception):
+    """The exporter can't do what was asked for: an opset, a strategy, a shape."""
+
+
+class MissingLibrary(Exception):
+    """A library that this step needs is not installed. Says how to install it."""
+
+
+@dataclass(frozen=True)
+class ExportOptions:
+    """``opset`` is the ONNX operator set; ``dynamic_batch`` leaves the first dimension open."""
+
+    opset: int
+    dynamic_batch: bool
+    input_names: tuple[str, ...] = ("input",)
+    output_names: tuple[str, ...] = ("logits",)
+
+
+class Exporter(Protocol):
+    """One way from a module to a model file."""
+
+    @property
+    def name(self) -> str: ...
+
+    def export(
+        self, module: torch.nn.Module, example: Sequence[torch.Tensor], options: ExportOptions
+    ) -> bytes:
+        """Export a module in eval mode. The same module and options give the same bytes.
+
+        ``example`` holds one tensor for each input, batch first. Raises ``ExportOptionError``
+        if the file would not be what ``options`` ask for.
+        """
+        ...

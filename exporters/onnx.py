@@ -1,0 +1,145 @@
+"""``nn.Module`` -> ONNX, by torch's two strategies; and the exported program for the torch runner.
+
+Both files are made free of what differs from checkout to checkout: torch notes the source
+path of every node, which would put this machine's folders into the model and its hash.
+"""
+
+from __future__ import annotations
+
+import io
+import json
+import logging
+import warnings
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from typing import TYPE_CHECKING, Any
+
+from .base import ExportOptionError, ExportOptions
+
+if TYPE_CHECKING:
+    import torch
+
+KEPT_METADATA = frozenset({"pkg.torch.onnx.name_scopes"})
+
+
+class OnnxDynamo:
+    """``torch.onnx.export(dynamo=True)``: through ``torch.export``; opset 18 and later."""
+
+    name = "onnx-dynamo"
+
+    def export(
+        self, module: torch.nn.Module, example: Sequence[torch.Tensor], options: ExportOptions
+    ) -> bytes:
+        """See ``Exporter.export``."""
+        import torch
+
+        with _quiet():
+            program: Any = torch.onnx.export(
+                module,
+                tuple(example),
+                dynamo=True,
+                opset_version=options.opset,
+                input_names=list(options.input_names),
+                output_names=list(options.output_names),
+                dynamic_shapes=_dynamic_shapes(example, options),
+                external_data=False,
+                verbose=False,
+            )
+        model = program.model
+        _strip_metadata(model)
+        # The exporter keeps its own opset when a conversion fails, and only logs it.
+        made = model.opset_imports.get("", 0)
+        if made != options.opset:
+            raise ExportOptionError(
+                f"{self.name} can't write opset {options.opset}, it would be {made}: "
+                f"use --opset {made} or --exporter {OnnxTorchScript.name}"
+            )
+        return program.model_proto.SerializeToString(deterministic=True)
+
+
+class OnnxTorchScript:
+    """``torch.onnx.export(dynamo=False)``: the older tracer; reaches back to older opsets."""
+
+    name = "onnx-torchscript"
+
+    def export(
+        self, module: torch.nn.Module, example: Sequence[torch.Tensor], options: ExportOptions
+    ) -> bytes:
+        """See ``Exporter.export``."""
+        import torch
+
+        names = [*options.input_names, *options.output_names]
+        buffer: Any = io.BytesIO()  # taken, though the annotation only names paths
+        try:
+            with _quiet():
+                torch.onnx.export(
+                    module,
+                    tuple(example),
+                    buffer,
+                    dynamo=False,
+                    opset_version=options.opset,
+                    input_names=list(options.input_names),
+                    output_names=list(options.output_names),
+                    dynamic_axes={name: {0: "batch"} for name in names}
+                    if options.dynamic_batch
+                    else None,
+                )
+        except ValueError as error:
+            raise ExportOptionError(f"{self.name}: {error}") from error
+        return buffer.getvalue()
+
+
+EXPORTERS = {exporter.name: exporter for exporter in (OnnxDynamo(), OnnxTorchScript())}
+
+
+def export_program(
+    module: torch.nn.Module, example: Sequence[torch.Tensor], options: ExportOptions
+) -> bytes:
+    """The module as a ``torch.export`` program with its parameters (``.pt2``).
+
+    The archive's extra file ``io.json`` holds the names of inputs and outputs, which a program
+    does not keep.
+    """
+    import torch
+
+    with _quiet():
+        program = torch.export.export(
+            module, tuple(example), dynamic_shapes=_dynamic_shapes(example, options)
+        )
+        for node in program.graph.nodes:
+            node.meta.pop("stack_trace", None)
+        buffer = io.BytesIO()
+        names = {"inputs": options.input_names, "outputs": options.output_names}
+        torch.export.save(program, buffer, extra_files={"io.json": json.dumps(names)})
+    return buffer.getvalue()
+
+
+def _dynamic_shapes(example: Sequence[torch.Tensor], options: ExportOptions) -> Any:
+    if not options.dynamic_batch:
+        return None
+    import torch
+
+    return tuple({0: torch.export.Dim("batch", min=1)} for _ in example)
+
+
+def _strip_metadata(model: Any) -> None:
+    model.graph.metadata_props.clear()
+    for node in model.graph:
+        for key in set(node.metadata_props) - KEPT_METADATA:
+            del node.metadata_props[key]
+
+
+@contextmanager
+def _quiet() -> Iterator[None]:
+    """Hold back torch's remarks about its own internals; what matters is checked above."""
+    loggers = [logging.getLogger(name) for name in ("torch.onnx", "onnxscript", "onnx_ir")]
+    levels = [logger.level for logger in loggers]
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")
+        for logger in loggers:
+            logger.setLevel(logging.CRITICAL)
+        try:
+            yield
+        finally:
+            for logger, level in zip(loggers, levels, strict=True):
+                logger.setLevel(level)

@@ -1,0 +1,139 @@
+"""Cells: variants x runners x targets x settings, and a session for each in a worker of its own."""
+
+from __future__ import annotations
+
+import itertools
+import sys
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+
+from ..runners import registry
+from ..runners.base import RunnerUnavailable, SessionError, Settings
+from ..runners.launch import Loaded, Target, Timeouts, Worker
+from .config import Config
+from .errors import UsageError
+from .goldens import Goldens
+from .images import Preprocessing
+from .workspace import Manifest
+
+EMULATED_TIMEOUTS = Timeouts(start=300.0, load=900.0, run=300.0)
+
+
+@dataclass(frozen=True)
+class Cell:
+    """One variant on one runner on one target at one precision.
+
+    ``file`` is the artifact that the runner takes. ``threads`` is ``None`` for the physical
+    cores of the target, ``python`` the interpreter if the runner has one of its own.
+    """
+
+    variant: str
+    runner: str
+    target: Target
+    precision: str
+    file: str
+    threads: int | None
+    python: str | None = None
+
+    def __str__(self) -> str:
+        place = "" if self.target.name == "local" else f" on {self.target.name}"
+        return f"{self.variant} / {self.runner} {self.precision}{place}"
+
+
+@dataclass(frozen=True)
+class OpenCell:
+    """A cell's running worker with its session loaded."""
+
+    worker: Worker
+    loaded: Loaded
+    threads: int
+
+    @property
+    def batch(self) -> int:
+        """Images in one run: the model's own batch, 1 where it is dynamic."""
+        return self.loaded.inputs[0].shape[0] or 1
+
+
+def plan(manifest: Manifest, config: Config) -> tuple[list[Cell], dict[str, str]]:
+    """The cells of ``[bench]``: every variant on every runner that takes one of its formats.
+
+    Returns the cells and the runners that can't even be asked for their formats, with the
+    reason. Raises ``UsageError`` if what was asked for leaves no cell.
+    """
+    bench = config.bench
+    variants = bench.variants or tuple(manifest.variants)
+    for variant in variants:
+        if variant not in manifest.variants:
+            raise UsageError(
+                f"variant {variant} is not in {config.workspace / config.model}: "
+                f"run `edgepipe export --variant {variant}`"
+            )
+    cells: list[Cell] = []
+    broken: dict[str, str] = {}
+    for runner in bench.runners or registry.names():
+        try:
+            formats = registry.formats(runner)
+        except RunnerUnavailable as error:
+            broken[runner] = str(error)
+            continue
+        for variant, target, precision in itertools.product(
+            variants, bench.targets, bench.precisions
+        ):
+            files = manifest.variants[variant]
+            file = next((files[name] for name in formats if name in files), None)
+            if file is not None:
+                cells.append(
+                    Cell(
+                        variant,
+                        runner,
+                        config.target(target),
+                        precision,
+                        file,
+                        bench.threads,
+                        config.python_of(runner),
+                    )
+                )
+    if not cells and not broken:
+        raise UsageError(
+            f"no runner of {', '.join(bench.runners)} takes the variants {', '.join(variants)}"
+        )
+    return cells, broken
+
+
+@contextmanager
+def open_cell(cell: Cell, model: Path) -> Iterator[OpenCell]:
+    """Start a worker on the cell's target and load the cell's file in it.
+
+    Raises ``RunnerError``: unavailable, refused the model, or the worker died.
+    """
+    timeouts = EMULATED_TIMEOUTS if cell.target.emulated else Timeouts()
+    argv = cell.target.argv(cell.python or sys.executable)
+    with Worker(argv, timeouts) as worker:
+        threads = cell.threads or int(worker.hello["host"]["physical_cores"])
+        settings = Settings(threads, cell.precision)
+        loaded = worker.load(cell.runner, {cell.file: model.read_bytes()}, settings)
+        yield OpenCell(worker, loaded, threads)
+
+
+def run_goldens(
+    opened: OpenCell, goldens: Goldens, preprocessing: Preprocessing, count: int | None = None
+) -> dict[str, np.ndarray]:
+    """The cell's outputs for the first ``count`` goldens: name -> ``[count, ...]``.
+
+    Raises ``SessionError`` if an output that torch gave is missing or has another shape.
+    """
+    collected: dict[str, list[np.ndarray]] = {name: [] for name in goldens.fp32}
+    name = opened.loaded.inputs[0].name
+    for feeds, _, valid in goldens.batches(preprocessing, name, opened.batch, count):
+        arrays = opened.worker.run(feeds).arrays
+        for output, parts in collected.items():
+            expected = (opened.batch, *goldens.fp32[output].shape[1:])
+            if output not in arrays or arrays[output].shape != expected:
+                found = {key: array.shape for key, array in arrays.items()}
+                raise SessionError(f"expected output {output} {expected}, the model gave {found}")
+            parts.append(arrays[output][:valid])
+    return {output: np.concatenate(parts) for output, parts in collected.items()}

@@ -1,0 +1,187 @@
+"""The command line: parse, call, render. What the commands do is in ``edgepipe.pipeline``."""
+
+from __future__ import annotations
+
+import json
+import os
+import signal
+import sys
+from collections.abc import Callable
+from pathlib import Path
+from typing import Annotated, Any
+
+import typer
+
+DEBUG = "EDGEPIPE_DEBUG"
+
+app = typer.Typer(
+    no_args_is_help=True,
+    add_completion=False,
+    pretty_exceptions_enable=False,
+    rich_markup_mode=None,
+    help="From a trained PyTorch image classifier to verified models on the edge.",
+)
+
+Workspace = Annotated[
+    Path | None,
+    typer.Option("--workspace", metavar="DIR", help="Where artifacts live [default: artifacts]."),
+]
+Json = Annotated[bool, typer.Option("--json", help="Print one JSON document on stdout.")]
+Quiet = Annotated[bool, typer.Option("--quiet", help="Nothing on stderr but errors.")]
+Variant = Annotated[
+    list[str] | None,
+    typer.Option("--variant", metavar="NAME", help="fp32, int8 or int8-avx2; may be repeated."),
+]
+
+
+@app.callback()
+def common(
+    debug: Annotated[bool, typer.Option("--debug", help="Show tracebacks of errors.")] = False,
+) -> None:
+    """Options before the command."""
+    if debug:
+        os.environ[DEBUG] = "1"
+
+
+@app.command()
+def export(
+    model: Annotated[str | None, typer.Argument(help="[default: mobilenet_v2]")] = None,
+    weights: Annotated[
+        str | None, typer.Option(help="digits, imagenet or random [default: digits].")
+    ] = None,
+    variant: Variant = None,
+    simplify: Annotated[
+        bool | None, typer.Option("--simplify/--no-simplify", help="Run onnxsim [default: yes].")
+    ] = None,
+    exporter: Annotated[
+        str | None, typer.Option(help="onnx-dynamo or onnx-torchscript [default: onnx-dynamo].")
+    ] = None,
+    opset: Annotated[int | None, typer.Option(help="ONNX operator set [default: 20].")] = None,
+    batch: Annotated[
+        str | None, typer.Option(metavar="N|dynamic", help="Images per run [default: 1].")
+    ] = None,
+    input_size: Annotated[
+        int | None, typer.Option(help="Side of the input in pixels [default: the weights' own].")
+    ] = None,
+    force: Annotated[bool, typer.Option("--force", help="Make everything again.")] = False,
+    workspace: Workspace = None,
+    as_json: Json = False,
+    quiet: Quiet = False,
+) -> None:
+    """Export MODEL to ONNX, simplify it, and quantize it to int8."""
+    from . import export as run
+    from .report import terminal
+
+    manifest = run(
+        model,
+        workspace=workspace,
+        force=force,
+        progress=_progress(quiet),
+        weights=weights,
+        variants=tuple(variant) if variant else None,
+        simplify=simplify,
+        exporter=exporter,
+        opset=opset,
+        batch=batch,
+        input_size=input_size,
+    )
+    if as_json:
+        print(manifest.to_json(), end="")
+    else:
+        print(terminal.export_table(manifest))
+
+
+@app.command()
+def bench(
+    runner: Annotated[
+        list[str] | None,
+        typer.Option(metavar="NAME", help="ort-cpu, openvino, torch; may be repeated."),
+    ] = None,
+    variant: Variant = None,
+    target: Annotated[
+        list[str] | None,
+        typer.Option(metavar="NAME", help="Where to run [default: local]; may be repeated."),
+    ] = None,
+    precision: Annotated[
+        list[str] | None,
+        typer.Option(metavar="NAME", help="f32 or bf16 [default: f32]; may be repeated."),
+    ] = None,
+    threads: Annotated[
+        int | None, typer.Option(help="Threads of every runner [default: physical cores].")
+    ] = None,
+    rounds: Annotated[int | None, typer.Option(help="Interleaved rounds [default: 3].")] = None,
+    seconds: Annotated[
+        float | None, typer.Option(help="Least time measured in a round of a cell [default: 1].")
+    ] = None,
+    quick: Annotated[
+        bool, typer.Option("--quick", help="One round of 0.2 s a cell: a smoke test.")
+    ] = False,
+    model: Annotated[
+        str | None, typer.Option(metavar="NAME", help="[default: mobilenet_v2]")
+    ] = None,
+    workspace: Workspace = None,
+    as_json: Json = False,
+    quiet: Quiet = False,
+) -> None:
+    """Time every variant on every runner, checking its outputs on the way."""
+    from . import bench as run
+    from .report import terminal
+
+    result = run(
+        workspace=workspace,
+        model=model,
+        quick=quick,
+        progress=_progress(quiet),
+        runners=_some(runner),
+        variants=_some(variant),
+        targets=_some(target),
+        precisions=_some(precision),
+        threads=threads,
+        rounds=rounds,
+        seconds=seconds,
+    )
+    if as_json:
+        print(json.dumps(result.to_json(), indent=2))
+    else:
+        print(terminal.bench_table(result))
+    if result.exit_code:
+        raise typer.Exit(int(result.exit_code))
+
+
+def main() -> None:
+    """Entry point: every expected failure is one line on stderr and its exit code."""
+    from .errors import Terminated
+
+    def terminate(_number: int, _frame: object) -> None:
+        raise Terminated
+
+    signal.signal(signal.SIGTERM, terminate)
+    sys.exit(_guarded(app))
+
+
+def _guarded(call: Callable[[], Any]) -> int | str | None:
+    """Run the application; returns what ``sys.exit`` takes. A bug keeps its traceback."""
+    from . import errors
+
+    try:
+        call()
+    except SystemExit as exit_:
+        return exit_.code
+    except BaseException as error:
+        code = errors.exit_code(error)
+        if code is None or os.environ.get(DEBUG):
+            raise
+        text = " ".join(str(error).split()) or code.name.lower()
+        print(f"edgepipe: {text}", file=sys.stderr)
+        return int(code)
+    return 0
+
+
+def _progress(quiet: bool) -> Any:
+    from .progress import Silent, Stderr
+
+    return Silent() if quiet else Stderr()
+
+
+def _some(values: list[str] | None) -> tuple[str, ...] | None:
+    return tuple(values) if values else None

@@ -1,0 +1,249 @@
+"""Configuration: flags > environment > ``edgepipe.toml`` > ``[tool.edgepipe]``, validated once.
+
+Keys are written with hyphens in TOML and with underscores in Python. In the environment they
+are ``EDGEPIPE_WORKSPACE``, ``EDGEPIPE_BENCH_THREADS`` and so on, lists separated by commas.
+"""
+
+from __future__ import annotations
+
+import difflib
+import os
+import tomllib
+from collections.abc import Iterable, Mapping
+from pathlib import Path
+from typing import Annotated, Any, Literal
+
+from pydantic import BaseModel, ConfigDict, Field, ValidationError
+
+from ..exporters.onnx import EXPORTERS
+from ..exporters.sources import WEIGHTS
+from ..exporters.zoo import ARCHITECTURES
+from ..runners import registry
+from ..runners.launch import LOCAL, Target
+from .errors import InputError, UsageError
+
+CONFIG_FILE = "edgepipe.toml"
+ENVIRONMENT_PREFIX = "EDGEPIPE_"
+NOT_CONFIGURATION = frozenset({"EDGEPIPE_WEIGHTS_URL", "EDGEPIPE_DEBUG"})
+VARIANTS = ("fp32", "int8", "int8-avx2")
+PRECISIONS = ("f32", "bf16")
+
+Positive = Annotated[int, Field(ge=1)]
+
+
+def _kebab(name: str) -> str:
+    return name.replace("_", "-")
+
+
+class _Section(BaseModel):
+    model_config = ConfigDict(
+        extra="forbid", frozen=True, alias_generator=_kebab, populate_by_name=True
+    )
+
+
+class ExportConfig(_Section):
+    """What ``edgepipe export`` makes. ``batch`` is a number or "dynamic"."""
+
+    weights: str = "digits"
+    exporter: str = "onnx-dynamo"
+    opset: Annotated[int, Field(ge=7, le=30)] = 20
+    batch: Positive | Literal["dynamic"] = 1
+    input_size: Annotated[int, Field(ge=32, le=2048)] | None = None
+    simplify: bool = True
+    variants: tuple[str, ...] = VARIANTS
+
+
+class BenchConfig(_Section):
+    """What ``edgepipe bench`` measures and for how long. Empty tuples mean "all there are"."""
+
+    runners: tuple[str, ...] = ()
+    variants: tuple[str, ...] = ()
+    targets: tuple[str, ...] = (LOCAL.name,)
+    precisions: tuple[str, ...] = ("f32",)
+    threads: Positive | None = None
+    rounds: Positive = 3
+    seconds: Annotated[float, Field(gt=0, le=3600)] = 1.0
+
+
+class TargetConfig(_Section):
+    """``[targets.NAME]``: the command that starts a Python there."""
+
+    command: Annotated[tuple[str, ...], Field(min_length=1)]
+    emulated: bool = False
+
+
+class RunnerConfig(_Section):
+    """``[runners.NAME]``: the interpreter of the environment that holds the runner."""
+
+    python: str
+
+
+class Config(_Section):
+    """Everything a command needs to know, frozen."""
+
+    workspace: Path = Path("artifacts")
+    model: str = "mobilenet_v2"
+    export: ExportConfig = ExportConfig()
+    bench: BenchConfig = BenchConfig()
+    targets: dict[str, TargetConfig] = {}
+    runners: dict[str, RunnerConfig] = {}
+
+    def target(self, name: str) -> Target:
+        """A target by name, defined in the configuration or built in."""
+        if name in self.targets:
+            section = self.targets[name]
+            return Target(name, section.command, section.emulated)
+        return LOCAL
+
+    def python_of(self, runner: str) -> str | None:
+        """The interpreter that a runner is to use, if it has one of its own."""
+        return self.runners[runner].python if runner in self.runners else None
+
+
+def load(flags: Mapping[str, Any] | None = None, folder: Path = Path()) -> Config:
+    """Merge the layers and validate the result.
+
+    ``flags`` is nested like the file (``{"bench": {"threads": 2}}``); ``None`` values are left
+    out. Raises ``UsageError`` that names the key, where it stands, and the nearest valid one.
+    """
+    layers = [
+        ("pyproject.toml [tool.edgepipe]", _pyproject(folder)),
+        (CONFIG_FILE, _toml(folder / CONFIG_FILE)),
+        ("environment", _environment()),
+        ("command line", _underscores(_without_none(flags or {}))),
+    ]
+    merged: dict[str, Any] = {}
+    for _, layer in layers:
+        merged = _merge(merged, layer)
+    try:
+        config = Config.model_validate(merged)
+    except ValidationError as error:
+        raise UsageError(_explain(error, layers)) from error
+    _check_names(config)
+    return config
+
+
+def nearest(name: str, known: Iterable[str]) -> str:
+    """The hint that ends an "unknown name" message."""
+    known = list(known)
+    near = difflib.get_close_matches(name, known, n=1)
+    return f"did you mean {near[0]}?" if near else f"known: {', '.join(known)}"
+
+
+def _check_names(config: Config) -> None:
+    targets = {LOCAL.name, *config.targets}
+    runners = registry.names()
+    for key, names, known in (
+        ("model", [config.model], ARCHITECTURES),
+        ("export.weights", [config.export.weights], WEIGHTS),
+        ("export.exporter", [config.export.exporter], EXPORTERS),
+        ("export.variants", config.export.variants, VARIANTS),
+        ("bench.variants", config.bench.variants, VARIANTS),
+        ("bench.runners", config.bench.runners, runners),
+        ("bench.targets", config.bench.targets, targets),
+        ("bench.precisions", config.bench.precisions, PRECISIONS),
+        ("runners", config.runners, runners),
+    ):
+        for name in names:
+            if name not in known:
+                raise UsageError(f"{key}: no {name!r}; {nearest(name, known)}")
+
+
+def _explain(error: ValidationError, layers: list[tuple[str, dict[str, Any]]]) -> str:
+    first = error.errors()[0]
+    path = [str(part).replace("-", "_") for part in first["loc"]]
+    # A union adds the name of the alternative that was tried; that is no key of the user's.
+    while len(path) > 1 and not any(_has(layer, path) for _, layer in layers):
+        path.pop()
+    key = ".".join(_kebab(part) for part in path)
+    origin = next((name for name, layer in reversed(layers) if _has(layer, path)), "")
+    place = f"{key} ({origin})" if origin else key
+    if first["type"] != "extra_forbidden":
+        return f"{place}: {first['msg']}, got {first['input']!r}"
+    section: Any = Config
+    for part in path[:-1]:
+        section = {
+            "export": ExportConfig,
+            "bench": BenchConfig,
+            "targets": TargetConfig,
+            "runners": RunnerConfig,
+        }.get(part, section)
+    known = [_kebab(name) for name in section.model_fields]
+    return f"unknown key {place}; {nearest(_kebab(path[-1]), known)}"
+
+
+def _has(layer: Any, path: list[str]) -> bool:
+    for part in path:
+        if not isinstance(layer, dict) or part not in layer:
+            return False
+        layer = layer[part]
+    return True
+
+
+def _pyproject(folder: Path) -> dict[str, Any]:
+    path = folder / "pyproject.toml"
+    tool = _read_toml(path).get("tool", {}) if path.is_file() else {}
+    return _underscores(tool.get("edgepipe", {}))
+
+
+def _toml(path: Path) -> dict[str, Any]:
+    return _underscores(_read_toml(path)) if path.is_file() else {}
+
+
+def _read_toml(path: Path) -> dict[str, Any]:
+    try:
+        return tomllib.loads(path.read_text())
+    except (tomllib.TOMLDecodeError, UnicodeDecodeError) as error:
+        raise UsageError(f"{path}: not valid TOML ({error})") from error
+    except OSError as error:
+        raise InputError(f"{path}: {error.strerror}") from error
+
+
+def _environment() -> dict[str, Any]:
+    layer: dict[str, Any] = {}
+    for name, text in os.environ.items():
+        if not name.startswith(ENVIRONMENT_PREFIX) or name in NOT_CONFIGURATION:
+            continue
+        key = name.removeprefix(ENVIRONMENT_PREFIX).lower()
+        section, _, rest = key.partition("_")
+        if section in ("export", "bench") and rest:
+            field = Config.model_fields[section].default.model_fields.get(rest)
+            is_list = field is not None and str(field.annotation).startswith("tuple")
+            value = tuple(part.strip() for part in text.split(",")) if is_list else text
+            layer.setdefault(section, {})[rest] = value
+        else:
+            layer[key] = text
+    return layer
+
+
+def _merge(below: dict[str, Any], above: Mapping[str, Any]) -> dict[str, Any]:
+    merged = dict(below)
+    for key, value in above.items():
+        if isinstance(value, dict) and isinstance(merged.get(key), dict):
+            value = _merge(merged[key], value)
+        merged[key] = value
+    return merged
+
+
+def _underscores(layer: Mapping[str, Any], depth: int = 0) -> dict[str, Any]:
+    """Keys as Python spells them; the names of targets and runners stay as they are."""
+    result = {}
+    for key, value in layer.items():
+        named = depth == 0 and key in ("targets", "runners")
+        if isinstance(value, dict) and named:
+            value = {
+                name: _underscores(section, depth + 2) if isinstance(section, dict) else section
+                for name, section in value.items()
+            }
+        elif isinstance(value, dict):
+            value = _underscores(value, depth + 1)
+        result[key.replace("-", "_")] = value
+    return result
+
+
+def _without_none(flags: Mapping[str, Any]) -> dict[str, Any]:
+    return {
+        key: _without_none(value) if isinstance(value, Mapping) else value
+        for key, value in flags.items()
+        if value is not None
+    }

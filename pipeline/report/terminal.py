@@ -1,0 +1,138 @@
+"""Results as text for a terminal of 100 columns."""
+
+from __future__ import annotations
+
+import io
+import sys
+from collections.abc import Sequence
+from typing import Any
+
+from rich.box import SIMPLE_HEAD
+from rich.console import Console, RenderableType
+from rich.table import Table
+
+from ..stages.bench import BenchResult, CellResult
+from ..workspace import Manifest
+
+WIDTH = 100
+MIB = 1 << 20
+
+
+def export_table(manifest: Manifest) -> str:
+    """The variants that an export left in the workspace."""
+    table = _table("variant", "file", ">  MiB", "sha256", "what it is")
+    for variant, files in manifest.variants.items():
+        for name in files.values():
+            artifact = manifest.artifacts[name]
+            about = _about(manifest, variant, name)
+            size = f"{artifact.size / MIB:.2f}"
+            table.add_row(variant, name, size, artifact.sha256[:12], about)
+    return _text(table)
+
+
+def bench_table(result: BenchResult) -> str:
+    """The cells of a bench with what qualifies them below."""
+    remote = any(cell.target != "local" for cell in result.cells if cell.status == "ok")
+    columns = ["variant", "runner", "prec", ">thr", ">p50", ">95 % interval", ">p90"]
+    columns += [">x fp32", ">load", ">first", ">RSS", ">MiB", "verdict"]
+    if remote:
+        columns.insert(2, "target")
+    table = _table(*columns)
+    for cell in result.cells:
+        if cell.status == "ok":
+            row = _row(cell)
+            if remote:
+                row.insert(2, cell.target)
+            table.add_row(*row)
+    parts: list[RenderableType] = [table] if table.row_count else []
+    parts += [*_notes(result.cells), _host(result)]
+    return _text(*parts)
+
+
+def _row(cell: CellResult) -> list[str]:
+    latency = cell.latency_ms
+    assert latency
+    low, high = latency.ci95
+    return [
+        cell.variant,
+        cell.runner,
+        cell.precision or "",
+        str(cell.threads),
+        _ms(latency.p50),
+        f"{_ms(low)}–{_ms(high)}",
+        "–" if latency.p90 is None else _ms(latency.p90),
+        "–" if cell.speedup is None else f"{cell.speedup:.2f}",
+        f"{cell.load_ms:.0f}",
+        f"{cell.first_inference_ms:.1f}",
+        f"{cell.peak_rss_mib:.0f}",
+        f"{(cell.size_bytes or 0) / MIB:.1f}",
+        cell.verdict or "",
+    ]
+
+
+def _notes(cells: Sequence[CellResult]) -> list[str]:
+    """A line for each thing a reader must know: notes once each, then what has no figures."""
+    by_note: dict[str, list[str]] = {}
+    for cell in cells:
+        for note in cell.notes:
+            by_note.setdefault(note, []).append(f"{cell.variant}/{cell.runner}")
+    lines = []
+    for note, names in by_note.items():
+        everywhere = len(names) == sum(cell.status == "ok" for cell in cells)
+        lines.append(f"  {note}" if everywhere else f"  {', '.join(names)}: {note}")
+    for cell in cells:
+        if cell.status == "failed":
+            lines.append(f"  {cell.variant}/{cell.runner} {cell.precision}: failed: {cell.reason}")
+    missing = {cell.runner: cell.reason for cell in cells if cell.status == "unavailable"}
+    lines += [f"  {runner}: unavailable: {reason}" for runner, reason in missing.items()]
+    return lines
+
+
+def _host(result: BenchResult) -> str:
+    host = result.host
+    if not host:
+        return ""
+    flags = ", ".join(flag.upper() for flag in host["cpu_flags"] if flag != "fma")
+    machine = " in a virtual machine" if host["virtual_machine"] else ""
+    versions = {
+        f"{cell.runner} {cell.runner_version}" for cell in result.cells if cell.runner_version
+    }
+    batches = sorted({cell.batch for cell in result.cells if cell.batch})
+    return (
+        f"  {result.model['name']} ({result.model['weights']} weights), "
+        f"batch {', '.join(map(str, batches))}; times in ms, RSS and size in MiB\n"
+        f"  {host['cpu']}{machine}, {host['physical_cores']} cores, {flags}\n"
+        f"  {', '.join(sorted(versions))}"
+    )
+
+
+def _about(manifest: Manifest, variant: str, name: str) -> str:
+    if name.endswith(".pt2"):
+        return "torch.export program, for the torch runner"
+    stage = manifest.stage("simplify" if variant == "fp32" else variant)
+    return str(stage.result.get("summary", "")) if stage else ""
+
+
+def _ms(value: float) -> str:
+    """Three significant digits for what is below 100 ms."""
+    return f"{value:.2f}" if value < 10 else f"{value:.1f}" if value < 100 else f"{value:.0f}"
+
+
+def _table(*columns: str) -> Table:
+    """Columns that start with ">" are set to the right."""
+    table = Table(box=SIMPLE_HEAD, padding=0, pad_edge=False)
+    for column in columns:
+        right = column.startswith(">")
+        table.add_column(column.lstrip(">"), justify="right" if right else "left", no_wrap=True)
+    return table
+
+
+def _text(*parts: Any) -> str:
+    console = Console(
+        file=io.StringIO(), width=WIDTH, force_terminal=sys.stdout.isatty(), highlight=False
+    )
+    for part in parts:
+        console.print(part, markup=False, soft_wrap=isinstance(part, str))
+    output = console.file
+    assert isinstance(output, io.StringIO)
+    return output.getvalue().rstrip()

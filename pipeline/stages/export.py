@@ -1,0 +1,106 @@
+"""Stage 1: the module becomes an ONNX file and an exported program; goldens are recorded."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import asdict, dataclass
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+
+from ...exporters.base import ExportOptions
+from ...exporters.onnx import EXPORTERS, export_program
+from ...exporters.sources import DIGITS_DATASET, Source, build
+from .. import goldens, images, metrics
+from ..config import ExportConfig
+from ..progress import Progress
+from ..workspace import Transaction, sha256_file
+from . import versions
+
+if TYPE_CHECKING:
+    import torch
+
+EXPORTED, PROGRAM = "exported.onnx", "fp32.pt2"
+# Images at a time through torch for the goldens: fixed, since it can change the last bit.
+GOLDEN_BATCH = 8
+
+
+@dataclass(frozen=True)
+class Export:
+    """Writes ``exported.onnx``, ``fp32.pt2`` and ``goldens.npz``."""
+
+    source: Source
+    config: ExportConfig
+
+    name = "export"
+    requires: tuple[str, ...] = ()
+    ensures: tuple[str, ...] = (EXPORTED, PROGRAM, goldens.FILE)
+
+    def preprocessing(self) -> images.Preprocessing:
+        """The source's preprocessing, at the input size that was asked for."""
+        return images.Preprocessing.from_json(self.source.preprocessing).at(self.config.input_size)
+
+    def depends(self, transaction: Transaction) -> Mapping[str, Any]:
+        """See ``Stage.depends``."""
+        source = {key: value for key, value in asdict(self.source).items() if key != "path"}
+        return {
+            "source": source,
+            "exporter": self.config.exporter,
+            "opset": self.config.opset,
+            "batch": self.config.batch,
+            "preprocessing": self.preprocessing().to_json(),
+            "goldens": {"images": sha256_file(DIGITS_DATASET), "count": goldens.COUNT},
+            "versions": versions("edgepipe", "torch", "onnx", "onnxscript", "numpy", "pillow"),
+        }
+
+    def run(self, transaction: Transaction, progress: Progress) -> Mapping[str, Any]:
+        """See ``Stage.run``."""
+        import torch
+
+        preprocessing = self.preprocessing()
+        module = build(self.source)
+        batch = self.config.batch
+        options = ExportOptions(self.config.opset, dynamic_batch=batch == "dynamic")
+        # Two rows for a dynamic batch: torch.export would take a single one for a constant.
+        rows = 2 if batch == "dynamic" else int(batch)
+        example = (torch.zeros(rows, 3, preprocessing.size, preprocessing.size),)
+        exporter = EXPORTERS[self.config.exporter]
+        transaction.write(EXPORTED, exporter.export(module, example, options))
+        transaction.write(PROGRAM, export_program(module, example, options))
+        recorded = self._record_goldens(module, preprocessing, options)
+        transaction.write(goldens.FILE, recorded.to_bytes())
+        output = options.output_names[0]
+        parameters = sum(parameter.numel() for parameter in module.parameters())
+        if not self.source.trained:
+            progress.say("warning: random weights: good for timing, its answers mean nothing")
+        return {
+            "parameters": parameters,
+            "input": options.input_names[0],
+            "output": output,
+            "reference_sqnr_db": metrics.sqnr_db(recorded.fp32[output], recorded.fp64[output]),
+            "summary": f"{self.source.architecture} with {self.source.weights} weights, "
+            f"{parameters:,} parameters, opset {self.config.opset}, {self.config.exporter}",
+        }
+
+    def _record_goldens(
+        self, module: torch.nn.Module, preprocessing: images.Preprocessing, options: ExportOptions
+    ) -> goldens.Goldens:
+        import torch
+
+        held_out, labels = images.digits("held_out")
+        pixels = images.stack(held_out[: goldens.COUNT], preprocessing)
+        inputs = torch.from_numpy(images.normalize(pixels, preprocessing))
+        outputs: dict[torch.dtype, np.ndarray] = {}
+        with torch.inference_mode():
+            for dtype in (torch.float32, torch.float64):
+                module.to(dtype)
+                parts = [module(part.to(dtype)) for part in inputs.split(GOLDEN_BATCH)]
+                outputs[dtype] = torch.cat(parts).numpy()
+        module.float()
+        name = options.output_names[0]
+        return goldens.Goldens(
+            pixels,
+            labels[: goldens.COUNT],
+            fp32={name: outputs[torch.float32]},
+            fp64={name: outputs[torch.float64]},
+        )

@@ -1,0 +1,226 @@
+"""Stages 3 and 4: calibrate once, then write each int8 variant, and prove what was quantized.
+
+Static post-training quantization in QDQ form, in the one shape that x86 kernels are fast and
+exact for: unsigned activations with a zero point, signed symmetric weights per channel. The
+``int8-avx2`` variant keeps weights to 7 bits, for CPUs without VNNI, whose int8 kernels add
+pairs of products in 16 bits and saturate.
+"""
+
+from __future__ import annotations
+
+import json
+import logging
+import tempfile
+from collections import Counter
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from ...exporters.base import MissingLibrary
+from ...exporters.sources import DIGITS_DATASET
+from .. import images
+from ..progress import Progress
+from ..workspace import Transaction, sha256_file
+from . import versions
+from .simplify import FP32
+
+CALIBRATION = "calibration.json"
+CALIBRATION_IMAGES = 128
+REDUCED_RANGE = {"int8": False, "int8-avx2": True}
+# Convolutions that may stay in float: the first one sees 3 channels, which the int8 kernels
+# don't take in fours; in float it is faster and more exact.
+MOST_FLOAT_CONVOLUTIONS = 1
+
+
+@dataclass(frozen=True)
+class Calibrate:
+    """Writes ``calibration.json``: the range of every activation over real training images."""
+
+    preprocessing: images.Preprocessing
+    batch: int
+
+    name = "calibrate"
+    requires: tuple[str, ...] = (FP32,)
+    ensures: tuple[str, ...] = (CALIBRATION,)
+
+    def depends(self, transaction: Transaction) -> Mapping[str, Any]:
+        """See ``Stage.depends``."""
+        return {
+            "model": transaction.artifact(FP32).sha256,
+            "images": sha256_file(DIGITS_DATASET),
+            "count": CALIBRATION_IMAGES,
+            "preprocessing": self.preprocessing.to_json(),
+            "method": "MinMax",
+            "versions": versions("edgepipe", "onnxruntime", "onnx", "numpy", "pillow"),
+        }
+
+    def run(self, transaction: Transaction, progress: Progress) -> Mapping[str, Any]:
+        """See ``Stage.run``."""
+        with _prepared(transaction) as model, tempfile.TemporaryDirectory() as folder:
+            cache = Path(folder) / CALIBRATION
+            # Quantizing with a cache that isn't there yet calibrates and fills it.
+            _quantize(model, Path(folder) / "unused.onnx", cache, False, self._reader())
+            # The quantizer writes the tensors in the order of a set.
+            ranges = json.dumps(json.loads(cache.read_text()), indent=1, sort_keys=True)
+            transaction.write(CALIBRATION, ranges.encode())
+        return {"summary": f"{CALIBRATION_IMAGES} training images, MinMax"}
+
+    def _reader(self) -> Any:
+        from onnxruntime.quantization import CalibrationDataReader
+
+        train, _ = images.digits("train")
+        pixels = images.stack(train[:CALIBRATION_IMAGES], self.preprocessing)
+        chunks = np.split(pixels, range(self.batch, len(pixels), self.batch))
+
+        class Reader(CalibrationDataReader):
+            """Hands out one batch after the other, the last one filled up."""
+
+            def __init__(self, preprocessing: images.Preprocessing, batch: int) -> None:
+                self._feeds = (np.resize(chunk, (batch, *chunk.shape[1:])) for chunk in chunks)
+                self._preprocessing = preprocessing
+
+            def get_next(self) -> Any:
+                pixels = next(self._feeds, None)
+                if pixels is None:
+                    return None
+                return {"input": images.normalize(pixels, self._preprocessing)}
+
+        return Reader(self.preprocessing, self.batch)
+
+
+@dataclass(frozen=True)
+class Quantize:
+    """Writes ``int8.onnx`` or ``int8-avx2.onnx``."""
+
+    variant: str
+
+    requires: tuple[str, ...] = (FP32, CALIBRATION)
+
+    @property
+    def name(self) -> str:
+        """The stage is named after what it makes."""
+        return self.variant
+
+    @property
+    def ensures(self) -> tuple[str, ...]:
+        """See ``Stage``."""
+        return (f"{self.variant}.onnx",)
+
+    def depends(self, transaction: Transaction) -> Mapping[str, Any]:
+        """See ``Stage.depends``."""
+        return {
+            "model": transaction.artifact(FP32).sha256,
+            "calibration": transaction.artifact(CALIBRATION).sha256,
+            "scheme": "QDQ, U8 activations, S8 symmetric weights per channel",
+            "reduce_range": REDUCED_RANGE[self.variant],
+            "versions": versions("edgepipe", "onnxruntime", "onnx"),
+        }
+
+    def run(self, transaction: Transaction, progress: Progress) -> Mapping[str, Any]:
+        """See ``Stage.run``."""
+        with _prepared(transaction) as model, tempfile.TemporaryDirectory() as folder:
+            output = Path(folder) / self.ensures[0]
+            reduce_range = REDUCED_RANGE[self.variant]
+            _quantize(model, output, transaction.path(CALIBRATION), reduce_range, None)
+            transaction.write(self.ensures[0], output.read_bytes())
+            proof = kernels(output)
+        floats, clips = proof["float_convolutions"], proof["clips"]
+        if len(floats) > MOST_FLOAT_CONVOLUTIONS:
+            progress.say(
+                f"warning: {self.variant}: {len(floats)} convolutions stay in float: "
+                f"{', '.join(floats)}"
+            )
+        if clips:
+            progress.say(f"warning: {self.variant}: Clip is left at {', '.join(clips)}")
+        total = proof["quantized_convolutions"] + len(floats)
+        return {
+            **proof,
+            "summary": f"{proof['quantized_convolutions']} of {total} convolutions run as "
+            f"QLinearConv, {len(clips)} Clip left",
+        }
+
+
+def kernels(model: Path) -> dict[str, Any]:
+    """What ONNX Runtime makes of a quantized model, read from its optimized graph.
+
+    ``quantized_convolutions`` counts QLinearConv; ``float_convolutions`` and ``clips`` name
+    the nodes that are still computed in float; ``operators`` counts all kinds of nodes.
+    """
+    import onnx
+    import onnxruntime
+
+    with tempfile.TemporaryDirectory() as folder:
+        options = onnxruntime.SessionOptions()
+        options.log_severity_level = 3
+        options.optimized_model_filepath = str(Path(folder) / "optimized.onnx")
+        onnxruntime.InferenceSession(
+            str(model), options, ["CPUExecutionProvider"], enable_fallback=0
+        )
+        graph = onnx.load(options.optimized_model_filepath).graph
+    operators = Counter(node.op_type for node in graph.node)
+    return {
+        "quantized_convolutions": operators["QLinearConv"],
+        "float_convolutions": [
+            node.name for node in graph.node if node.op_type in ("Conv", "FusedConv")
+        ],
+        "clips": [node.name for node in graph.node if node.op_type == "Clip"],
+        "operators": dict(sorted(operators.items())),
+    }
+
+
+@contextmanager
+def _prepared(transaction: Transaction) -> Iterator[Path]:
+    """``fp32.onnx`` after ONNX Runtime's own preparation: shapes inferred, BatchNorm folded."""
+    try:
+        from onnxruntime.quantization.shape_inference import quant_pre_process
+    except ImportError as error:
+        raise MissingLibrary(f'{error}; pip install "edgepipe[cpu,export]"') from error
+    with tempfile.TemporaryDirectory(prefix="edgepipe-") as folder, _quiet():
+        prepared = Path(folder) / "prepared.onnx"
+        quant_pre_process(transaction.path(FP32), prepared)
+        yield prepared
+
+
+def _quantize(
+    model: Path, output: Path, calibration: Path, reduce_range: bool, reader: Any
+) -> None:
+    import onnx
+    from onnxruntime.quantization import QuantFormat, QuantType, quantize_static
+
+    graph = onnx.load(model).graph
+    inputs = {value.name for value in graph.input}
+    first = [
+        node.name
+        for node in graph.node
+        if node.op_type == "Conv" and not inputs.isdisjoint(node.input)
+    ]
+    with _quiet():
+        quantize_static(
+            model,
+            output,
+            reader,
+            quant_format=QuantFormat.QDQ,
+            per_channel=True,
+            reduce_range=reduce_range,
+            activation_type=QuantType.QUInt8,
+            weight_type=QuantType.QInt8,
+            nodes_to_exclude=first,
+            extra_options={"ActivationSymmetric": False, "WeightSymmetric": True},
+            calibration_cache_path=calibration,
+        )
+
+
+@contextmanager
+def _quiet() -> Iterator[None]:
+    """Hold back the quantizer's advice to do what was just done."""
+    logger = logging.getLogger()
+    level = logger.level
+    logger.setLevel(logging.ERROR)
+    try:
+        yield
+    finally:
+        logger.setLevel(level)

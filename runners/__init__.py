@@ -1,0 +1,1 @@
+"""Runners: from a model file to its outputs and to timing samples, in a worker process."""

@@ -1,0 +1,136 @@
+"""What a runner is: the two protocols, what flows between them, and what can go wrong.
+
+RunnerError                 the cell has no result
++-- RunnerUnavailable       this environment or machine can't run the runner at all
++-- SessionError            the runner works, but not with this model or these inputs
++-- WorkerError             the worker process itself failed
+    +-- WorkerCrashed       it ended: exit status or signal
+    +-- WorkerTimeout       it did not answer in time and was killed
+    +-- WorkerGarbage       it answered something that isn't the protocol
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import TYPE_CHECKING, Protocol
+
+if TYPE_CHECKING:
+    import numpy as np
+
+
+class RunnerError(Exception):
+    """A runner gave no result. The message is one line: what, and what to do."""
+
+
+class RunnerUnavailable(RunnerError):
+    """The runner can't work here: a missing library or device. Says how to install it."""
+
+
+class SessionError(RunnerError):
+    """The runner refused the model, or failed while running it."""
+
+
+class WorkerError(RunnerError):
+    """The worker process failed. ``stderr`` holds the end of what it printed."""
+
+    def __init__(self, message: str, stderr: str = "") -> None:
+        super().__init__(message)
+        self.stderr = stderr
+
+
+class WorkerCrashed(WorkerError):
+    """The worker ended while it owed an answer."""
+
+
+class WorkerTimeout(WorkerError):
+    """The worker did not answer within its deadline; its process group was killed."""
+
+
+class WorkerGarbage(WorkerError):
+    """The worker's answer was not the protocol; its process group was killed."""
+
+
+@dataclass(frozen=True)
+class TensorSpec:
+    """An input or output: ``dtype`` as numpy names it, ``None`` for a dynamic dimension."""
+
+    name: str
+    dtype: str
+    shape: tuple[int | None, ...]
+
+
+@dataclass(frozen=True)
+class Settings:
+    """How a session is to run.
+
+    ``threads`` is the size of the runner's compute pool. ``precision`` is that of the float
+    operations ("f32", "bf16"); a runner that can't do it raises ``SessionError``, it never
+    runs in another one. ``device`` is the runner's own name for it ("CPU", "GPU").
+    """
+
+    threads: int
+    precision: str = "f32"
+    device: str = "CPU"
+
+
+@dataclass(frozen=True)
+class Placement:
+    """Where and how a session really runs, as read back from it, not as asked for.
+
+    ``nodes`` counts graph nodes per execution provider (or device). ``precision`` is that of
+    the float operations; ``convolutions`` counts convolutions by the kernel that executes
+    them ("int8", "f32", "bf16") where the runner can tell, and is empty where it can't.
+    """
+
+    device: str
+    precision: str
+    threads: int
+    nodes: Mapping[str, int] = field(default_factory=dict)
+    convolutions: Mapping[str, int] = field(default_factory=dict)
+
+    def shares(self) -> dict[str, float]:
+        """Per cent of the nodes on each provider; adds up to 100."""
+        total = sum(self.nodes.values())
+        return {name: round(100 * count / total, 2) for name, count in self.nodes.items()}
+
+
+class Session(Protocol):
+    """One loaded model. Owns no clock: the worker takes the time around ``run``."""
+
+    @property
+    def inputs(self) -> tuple[TensorSpec, ...]: ...
+    @property
+    def outputs(self) -> tuple[TensorSpec, ...]: ...
+    @property
+    def placement(self) -> Placement: ...
+
+    def run(self, feeds: Mapping[str, np.ndarray]) -> dict[str, np.ndarray]:
+        """Run once. ``feeds`` holds every input by name; returns every output by name."""
+        ...
+
+    def close(self) -> None:
+        """Free the session; no ``run`` after it."""
+        ...
+
+
+class Runner(Protocol):
+    """A backend. ``formats`` are the model formats it takes, best first."""
+
+    @property
+    def name(self) -> str: ...
+    @property
+    def formats(self) -> tuple[str, ...]: ...
+
+    def version(self) -> str:
+        """The version of the library behind it; raises ``RunnerUnavailable`` without it."""
+        ...
+
+    def unavailable(self) -> str | None:
+        """``None``, or why it can't run here and what to do about it."""
+        ...
+
+    def load(self, model: Path, settings: Settings) -> Session:
+        """Load a model file. Raises ``RunnerUnavailable`` or ``SessionError``."""
+        ...

@@ -1,0 +1,122 @@
+"""Facts about the machine that a worker runs on. Linux says most of it in /proc and /sys."""
+
+from __future__ import annotations
+
+import os
+import platform
+import sys
+from pathlib import Path
+from typing import Any
+
+# What decides how int8 and reduced precision run on x86; names as in /proc/cpuinfo.
+RELEVANT_FLAGS = (
+    "avx2",
+    "fma",
+    "avx512f",
+    "avx512_vnni",
+    "avx_vnni",
+    "avx512_bf16",
+    "amx_tile",
+    "amx_int8",
+    "amx_bf16",
+)
+
+
+def facts() -> dict[str, Any]:
+    """What a reader of a result needs to know about the machine it came from."""
+    cpuinfo = _read("/proc/cpuinfo")
+    flags = _field(cpuinfo, "flags").split()
+    return {
+        "cpu": _field(cpuinfo, "model name") or platform.processor() or platform.machine(),
+        "machine": platform.machine(),
+        "cpu_flags": [flag for flag in RELEVANT_FLAGS if flag in flags],
+        "physical_cores": physical_cores(),
+        "logical_cpus": len(_cpus()),
+        "virtual_machine": "hypervisor" in flags,
+        "memory_mib": _meminfo("MemTotal") // 1024,
+        "os": f"{platform.system()} {platform.release()}",
+        "python": platform.python_version(),
+    }
+
+
+def physical_cores() -> int:
+    """Physical cores that this process may use: its CPU affinity, siblings counted once."""
+    cores = set()
+    for cpu in _cpus():
+        topology = Path(f"/sys/devices/system/cpu/cpu{cpu}/topology")
+        package = _read(topology / "physical_package_id").strip()
+        core = _read(topology / "core_id").strip()
+        cores.add((package, core) if core else cpu)
+    return max(1, min(len(cores), _cgroup_cpus()))
+
+
+def peak_rss_mib() -> float:
+    """The largest resident set of this process so far, in MiB.
+
+    From VmHWM where there is one: ru_maxrss survives exec on Linux, so that a child started
+    by a large parent would report the parent's.
+    """
+    high_water = _field(_read("/proc/self/status"), "VmHWM").split()
+    if high_water:
+        return int(high_water[0]) / 1024
+    import resource
+
+    unit = 1 << 20 if sys.platform == "darwin" else 1 << 10
+    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / unit
+
+
+def limit_memory(share: float = 0.9) -> None:
+    """Cap this process's data segment at a share of the memory that is free now.
+
+    An allocation that can't be served then fails inside the runner, which reports it, instead
+    of waking the kernel's OOM killer, which may pick the parent.
+    """
+    available = _meminfo("MemAvailable") * 1024
+    if available and sys.platform == "linux":
+        import resource
+
+        _, hard = resource.getrlimit(resource.RLIMIT_DATA)
+        limit = int(available * share)
+        if hard == resource.RLIM_INFINITY or limit < hard:
+            resource.setrlimit(resource.RLIMIT_DATA, (limit, hard))
+
+
+def cpu_ticks() -> tuple[int, int]:
+    """(stolen, all) CPU time of the whole machine since boot, in ticks; (0, 0) if unknown."""
+    fields = _read("/proc/stat").partition("\n")[0].split()[1:9]
+    ticks = [int(field) for field in fields]
+    return (ticks[7], sum(ticks)) if len(ticks) == 8 else (0, 0)
+
+
+def _cpus() -> list[int]:
+    if hasattr(os, "sched_getaffinity"):
+        return sorted(os.sched_getaffinity(0))
+    return list(range(os.cpu_count() or 1))
+
+
+def _cgroup_cpus() -> int:
+    """Whole CPUs that a container's quota allows (cgroup v2), or a very large number."""
+    quota, _, period = _read("/sys/fs/cgroup/cpu.max").strip().partition(" ")
+    if quota.isdigit() and period.isdigit():
+        return max(1, int(quota) // int(period))
+    return sys.maxsize
+
+
+def _meminfo(key: str) -> int:
+    words = _field(_read("/proc/meminfo"), key).split()
+    return int(words[0]) if words else 0
+
+
+def _field(text: str, key: str) -> str:
+    for line in text.splitlines():
+        name, colon, value = line.partition(":")
+        if colon and name.strip() == key:
+            return value.strip()
+    return ""
+
+
+def _read(path: str | Path) -> str:
+    try:
+        return Path(path).read_text(errors="replace")
+    except OSError:
+        return ""

@@ -1,0 +1,129 @@
+"""OpenVINO's own runtime as a runner: what it would choose by itself is set and read back."""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Mapping
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from . import registry
+from .base import Placement, RunnerUnavailable, SessionError, Settings, TensorSpec
+
+if TYPE_CHECKING:
+    import numpy as np
+
+# edgepipe's names of precisions, as OpenVINO's element types spell them.
+PRECISIONS = {"f32": "float32", "bf16": "bfloat16", "f16": "float16"}
+KERNEL_NAMES = {"u8": "int8", "i8": "int8"}
+
+
+class OpenVinoSession:
+    """A compiled model with one infer request."""
+
+    def __init__(self, compiled: Any, placement: Placement) -> None:
+        self._request = compiled.create_infer_request()
+        self.placement = placement
+        self.inputs = tuple(_spec(port) for port in compiled.inputs)
+        self.outputs = tuple(_spec(port) for port in compiled.outputs)
+        self._names = [spec.name for spec in self.outputs]
+
+    def run(self, feeds: Mapping[str, np.ndarray]) -> dict[str, np.ndarray]:
+        """See ``Session.run``. Inputs are shared with the runtime, outputs are copied."""
+        results = self._request.infer(feeds, share_inputs=True)
+        return {name: results[index] for index, name in enumerate(self._names)}
+
+    def close(self) -> None:
+        """See ``Session.close``."""
+        del self._request
+
+
+class OpenVino:
+    """``openvino``: native OpenVINO, latency settings, one stream."""
+
+    name = "openvino"
+    formats = ("onnx",)
+
+    def version(self) -> str:
+        """The version of the installed openvino, without its build number."""
+        return _library().__version__.partition("-")[0]
+
+    def unavailable(self) -> str | None:
+        """See ``Runner.unavailable``."""
+        try:
+            _library()
+        except RunnerUnavailable as error:
+            return str(error)
+        return None
+
+    def load(self, model: Path, settings: Settings) -> OpenVinoSession:
+        """See ``Runner.load``.
+
+        OpenVINO computes in bf16 where the CPU can, unless told otherwise, and takes bf16 for
+        f16 on such a CPU: the precision is set, read back, and has to be the one asked for.
+        """
+        library = _library()
+        if settings.precision not in PRECISIONS:
+            raise SessionError(f"openvino has no precision {settings.precision!r}")
+        core = library.Core()
+        if settings.device not in core.available_devices:
+            found = ", ".join(core.available_devices) or "none"
+            raise RunnerUnavailable(f"openvino has no device {settings.device}; found: {found}")
+        options = {
+            "PERFORMANCE_HINT": "LATENCY",
+            "NUM_STREAMS": 1,
+            "INFERENCE_PRECISION_HINT": settings.precision,
+        }
+        if settings.device == "CPU":
+            options["INFERENCE_NUM_THREADS"] = settings.threads
+        try:
+            compiled = core.compile_model(core.read_model(model), settings.device, options)
+        except RuntimeError as error:
+            raise SessionError(f"openvino can't load the model: {error}") from error
+        placement = _placement(compiled, settings)
+        if placement.precision != settings.precision:
+            raise SessionError(
+                f"openvino runs {placement.precision} on this device, not {settings.precision}"
+            )
+        return OpenVinoSession(compiled, placement)
+
+
+def _placement(compiled: Any, settings: Settings) -> Placement:
+    """Read back from the compiled model, not from what was asked for."""
+    element_type = str(compiled.get_property("INFERENCE_PRECISION_HINT").to_string())
+    names = {library_name: name for name, library_name in PRECISIONS.items()}
+    names |= {name: name for name in PRECISIONS}
+    devices = compiled.get_property("EXECUTION_DEVICES")
+    threads = settings.threads
+    if settings.device == "CPU":
+        threads = int(compiled.get_property("INFERENCE_NUM_THREADS"))
+    nodes, convolutions = 0, Counter[str]()
+    for operation in compiled.get_runtime_model().get_ops():
+        info = operation.get_rt_info()
+        kind = str(info["layerType"].astype(str))
+        if kind in ("Const", "Input", "Output"):
+            continue
+        nodes += 1
+        if "Convolution" in kind:
+            kernel = str(info["runtimePrecision"].astype(str))
+            convolutions[KERNEL_NAMES.get(kernel, kernel)] += 1
+    return Placement(
+        device=devices[0],
+        precision=names.get(element_type, element_type),
+        threads=threads,
+        nodes=dict.fromkeys(devices, nodes),
+        convolutions=dict(convolutions),
+    )
+
+
+def _library() -> Any:
+    try:
+        import openvino
+    except ImportError as error:
+        raise registry.missing(OpenVino.name, error) from error
+    return openvino
+
+
+def _spec(port: Any) -> TensorSpec:
+    shape = tuple(size.get_length() if size.is_static else None for size in port.partial_shape)
+    return TensorSpec(port.any_name, port.element_type.to_dtype().name, shape)

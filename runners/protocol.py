@@ -1,0 +1,79 @@
+r"""The wire format between a worker and its parent: a JSON line, then the bytes it announces.
+
+    {"op": "run", ..., "blobs": [{"name": "input", "dtype": "float32", "shape": [1, 3, 224, 224],
+     "bytes": 602112}]}\n<602112 bytes>
+
+A blob with a dtype is an array (C order, native little endian), one without is a file. Both
+sides use these functions, so a model and its arrays travel over any pipe, SSH included.
+"""
+
+from __future__ import annotations
+
+import json
+import math
+from collections.abc import Iterator, Mapping
+from typing import Any
+
+import numpy as np
+
+VERSION = 1
+MAX_HEADER_BYTES = 1 << 20
+MAX_BODY_BYTES = 4 << 30
+
+Message = dict[str, Any]
+Blobs = dict[str, "np.ndarray | bytes"]
+
+
+class ProtocolError(ValueError):
+    """What came over the pipe is not a message of this protocol."""
+
+
+def encode(message: Mapping[str, Any], blobs: Mapping[str, Any] | None = None) -> Iterator[Any]:
+    """Yield the buffers of one message: the header line first, then each blob."""
+    entries, buffers = [], []
+    for name, blob in (blobs or {}).items():
+        if isinstance(blob, np.ndarray):
+            array = np.ascontiguousarray(blob)
+            entry = {"dtype": array.dtype.name, "shape": list(blob.shape), "bytes": array.nbytes}
+            buffer = array.reshape(-1).view(np.uint8).data
+        else:
+            entry, buffer = {"bytes": len(blob)}, memoryview(blob)
+        entries.append({"name": name} | entry)
+        buffers.append(buffer)
+    header = json.dumps({**message, "blobs": entries}, allow_nan=True).encode()
+    if len(header) >= MAX_HEADER_BYTES:
+        raise ProtocolError(f"header of {len(header)} bytes")
+    yield memoryview(header + b"\n")
+    yield from buffers
+
+
+def decode_header(line: bytes) -> tuple[Message, list[Message]]:
+    """Parse a header line into the message and its blob entries, checking the sizes."""
+    try:
+        message = json.loads(line)
+        entries = message.pop("blobs")
+        total = 0
+        for entry in entries:
+            size = entry["bytes"]
+            if not isinstance(entry["name"], str) or not isinstance(size, int) or size < 0:
+                raise ProtocolError(f"blob entry {entry!r}")
+            if "dtype" in entry:
+                items = math.prod(entry["shape"])
+                if items < 0 or items * np.dtype(entry["dtype"]).itemsize != size:
+                    raise ProtocolError(f"blob entry {entry!r}")
+            total += size
+    except ProtocolError:
+        raise
+    except (ValueError, KeyError, TypeError, AttributeError) as error:
+        shown = line[:60].decode("utf-8", "replace").strip()
+        raise ProtocolError(f"not a message: {shown!r}") from error
+    if total > MAX_BODY_BYTES:
+        raise ProtocolError(f"announces {total} bytes")
+    return message, entries
+
+
+def decode_blob(entry: Mapping[str, Any], data: bytearray) -> np.ndarray | bytes:
+    """The array or the bytes that an entry of ``decode_header`` describes."""
+    if "dtype" not in entry:
+        return bytes(data)
+    return np.frombuffer(data, entry["dtype"]).reshape(entry["shape"])

@@ -1,0 +1,171 @@
+"""The child process that holds one session: ``python -P -m edgepipe.runners.worker``.
+
+It reads requests from stdin and answers on what was its stdout; whatever a library prints to
+stdout goes to stderr instead. It ends with its input, so that a worker on any machine ends
+with its parent. Requests (see ``protocol`` for the wire format):
+
+    hello                      -> {version, edgepipe, pid, host}
+    load {runner, settings, file} + model files -> {inputs, outputs, placement, load_ms, …}
+    run + feeds                -> {elapsed_ms} + outputs
+    measure {plan} + feeds     -> {warm_up_runs, settled, …} + samples
+"""
+
+from __future__ import annotations
+
+import os
+import select
+import signal
+import sys
+import tempfile
+import threading
+from collections.abc import Callable
+from dataclasses import asdict
+from importlib.metadata import version
+from io import BufferedReader
+from pathlib import Path
+from time import perf_counter_ns
+from typing import Any, BinaryIO
+
+import numpy as np
+
+from . import host, protocol, registry
+from .base import RunnerUnavailable, Session, SessionError, Settings
+from .measure import Plan, measure
+
+MAX_REASON = 600
+
+
+class Worker:
+    """Answers requests; holds at most one session."""
+
+    def __init__(self) -> None:
+        self._session: Session | None = None
+
+    def hello(self, _message: protocol.Message, _blobs: protocol.Blobs) -> Any:
+        """Who is at this end: versions, process id, facts about the machine."""
+        return {
+            "protocol": protocol.VERSION,
+            "edgepipe": version("edgepipe"),
+            "pid": os.getpid(),
+            "host": host.facts(),
+        }, {}
+
+    def load(self, message: protocol.Message, blobs: protocol.Blobs) -> Any:
+        """Load the model files that came with the request; ``file`` names the main one."""
+        started = perf_counter_ns()
+        runner = registry.get(message["runner"])
+        reason = runner.unavailable()
+        if reason:
+            raise RunnerUnavailable(reason)
+        imported = perf_counter_ns()
+        host.limit_memory()
+        with tempfile.TemporaryDirectory(prefix="edgepipe-") as folder:
+            for name, data in blobs.items():
+                if Path(name).name != name or not isinstance(data, bytes):
+                    raise protocol.ProtocolError(f"model file name {name!r}")
+                (Path(folder) / name).write_bytes(data)
+            loading = perf_counter_ns()
+            session = runner.load(Path(folder) / message["file"], Settings(**message["settings"]))
+            loaded = perf_counter_ns()
+        self._session = session
+        return {
+            "inputs": [asdict(spec) for spec in session.inputs],
+            "outputs": [asdict(spec) for spec in session.outputs],
+            "placement": asdict(session.placement),
+            "runner_version": runner.version(),
+            "import_ms": (imported - started) / 1e6,
+            "load_ms": (loaded - loading) / 1e6,
+        }, {}
+
+    def run(self, _message: protocol.Message, blobs: protocol.Blobs) -> Any:
+        """Run the session once; the reply holds every output."""
+        feeds = _arrays(blobs)
+        started = perf_counter_ns()
+        outputs = self._loaded().run(feeds)
+        elapsed = perf_counter_ns() - started
+        return {"elapsed_ms": elapsed / 1e6, "peak_rss_mib": host.peak_rss_mib()}, outputs
+
+    def measure(self, message: protocol.Message, blobs: protocol.Blobs) -> Any:
+        """Time the session on one set of feeds."""
+        result = measure(self._loaded(), _arrays(blobs), Plan(**message["plan"]))
+        return {
+            "warm_up_runs": result.warm_up_runs,
+            "settled": result.settled,
+            "steal_percent": result.steal_percent,
+            "deviation": result.deviation,
+            "peak_rss_mib": host.peak_rss_mib(),
+        }, {"samples": result.samples}
+
+    def _loaded(self) -> Session:
+        if self._session is None:
+            raise SessionError("no model is loaded")
+        return self._session
+
+
+def serve(reader: BufferedReader, writer: BinaryIO) -> None:
+    """Answer requests until the input ends."""
+    worker = Worker()
+    operations: dict[str, Callable[[protocol.Message, protocol.Blobs], Any]] = {
+        "hello": worker.hello,
+        "load": worker.load,
+        "run": worker.run,
+        "measure": worker.measure,
+    }
+    while line := reader.readline(protocol.MAX_HEADER_BYTES):
+        message, entries = protocol.decode_header(line)
+        blobs: protocol.Blobs = {}
+        for entry in entries:
+            data = bytearray(entry["bytes"])
+            if reader.readinto(data) != len(data):
+                return
+            blobs[entry["name"]] = protocol.decode_blob(entry, data)
+        try:
+            reply, attached = operations[message["op"]](message, blobs)
+        except RunnerUnavailable as error:
+            reply, attached = {"unavailable": _one_line(str(error))}, {}
+        except SessionError as error:
+            reply, attached = {"failed": _one_line(str(error))}, {}
+        except Exception as error:  # a runner may raise anything; the parent decides what it means
+            reply, attached = {"failed": _one_line(f"{type(error).__name__}: {error}")}, {}
+        for buffer in protocol.encode(reply, attached):
+            writer.write(buffer)
+        writer.flush()
+
+
+def _arrays(blobs: protocol.Blobs) -> dict[str, np.ndarray]:
+    return {name: blob for name, blob in blobs.items() if isinstance(blob, np.ndarray)}
+
+
+def _one_line(text: str) -> str:
+    line = " ".join(text.split())
+    return line if len(line) <= MAX_REASON else line[: MAX_REASON - 1] + "…"
+
+
+def _end_with_parent(descriptor: int) -> None:
+    """Wait in the kernel until the other end of the pipe is gone, then end at once.
+
+    Covers a parent that was killed while this process is inside a long native call.
+    """
+    poller = select.poll()
+    # Only hang-ups are asked for: a pipe reports POLLHUP, a socket (sshd's) POLLRDHUP.
+    poller.register(descriptor, select.POLLRDHUP)
+    poller.poll()
+    os._exit(1)
+
+
+def main() -> None:
+    """Serve on stdin and the original stdout."""
+    signal.signal(signal.SIGINT, signal.SIG_IGN)  # the parent decides when a worker ends
+    reader = os.fdopen(os.dup(0), "rb")
+    writer = os.fdopen(os.dup(1), "wb")
+    os.dup2(2, 1)
+    sys.stdout = sys.stderr
+    threading.Thread(target=_end_with_parent, args=(reader.fileno(),), daemon=True).start()
+    try:
+        serve(reader, writer)
+    except BrokenPipeError:
+        os._exit(1)
+
+
+if __name__ == "__main__":
+    main()
