@@ -185,3 +185,7 @@ def _progress(quiet: bool) -> Any:
 
 def _some(values: list[str] | None) -> tuple[str, ...] | None:
     return tuple(values) if values else None
+
+
+if __name__ == "__main__":
+    main()

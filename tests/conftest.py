@@ -1,0 +1,48 @@
+"""Fixtures that several parts of the suite share. No mocks: the real export, real workers."""
+
+from __future__ import annotations
+
+import os
+import shutil
+import subprocess
+import sys
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+
+Run = Callable[..., subprocess.CompletedProcess[str]]
+
+
+@pytest.fixture(scope="session")
+def exported(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A workspace with the default export (digits, 224 pixels, all variants). Don't write to it."""
+    root = tmp_path_factory.mktemp("exported") / "artifacts"
+    command = [sys.executable, "-m", "edgepipe.pipeline.cli", "export", "--workspace", str(root)]
+    subprocess.run(command, check=True, capture_output=True)
+    return root
+
+
+@pytest.fixture
+def workspace(exported: Path, tmp_path: Path) -> Path:
+    """A copy of ``exported`` that a test may break."""
+    return Path(shutil.copytree(exported, tmp_path / "artifacts"))
+
+
+@pytest.fixture
+def edgepipe(tmp_path: Path) -> Run:
+    """Run the command line in an empty folder: ``edgepipe("bench", "--quick")``."""
+
+    def run(*arguments: str | Path, **options: object) -> subprocess.CompletedProcess[str]:
+        environment = {**os.environ, "XDG_CACHE_HOME": str(tmp_path / "cache")}
+        environment |= dict(options.pop("env", {}))  # type: ignore[call-overload]
+        settings: dict[str, object] = {"cwd": tmp_path, "timeout": 300, **options}
+        return subprocess.run(
+            [sys.executable, "-m", "edgepipe.pipeline.cli", *map(str, arguments)],
+            capture_output=True,
+            text=True,
+            env=environment,
+            **settings,  # type: ignore[call-overload]
+        )
+
+    return run
