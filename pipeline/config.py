@@ -65,6 +65,9 @@ class BenchConfig(_Section):
     seconds: Annotated[float, Field(gt=0, le=3600)] = 1.0
 
 
+COMMANDS: dict[str, type[_Section]] = {"export": ExportConfig, "bench": BenchConfig}
+
+
 class TargetConfig(_Section):
     """``[targets.NAME]``: the command that starts a Python there."""
 
@@ -162,12 +165,7 @@ def _explain(error: ValidationError, layers: list[tuple[str, dict[str, Any]]]) -
         return f"{place}: {first['msg']}, got {first['input']!r}"
     section: Any = Config
     for part in path[:-1]:
-        section = {
-            "export": ExportConfig,
-            "bench": BenchConfig,
-            "targets": TargetConfig,
-            "runners": RunnerConfig,
-        }.get(part, section)
+        section = {**COMMANDS, "targets": TargetConfig, "runners": RunnerConfig}.get(part, section)
     known = [_kebab(name) for name in section.model_fields]
     return f"unknown key {place}; {nearest(_kebab(path[-1]), known)}"
 
@@ -206,8 +204,8 @@ def _environment() -> dict[str, Any]:
             continue
         key = name.removeprefix(ENVIRONMENT_PREFIX).lower()
         section, _, rest = key.partition("_")
-        if section in ("export", "bench") and rest:
-            field = Config.model_fields[section].default.model_fields.get(rest)
+        if section in COMMANDS and rest:
+            field = COMMANDS[section].model_fields.get(rest)
             is_list = field is not None and str(field.annotation).startswith("tuple")
             value = tuple(part.strip() for part in text.split(",")) if is_list else text
             layer.setdefault(section, {})[rest] = value

@@ -46,3 +46,7 @@ def edgepipe(tmp_path: Path) -> Run:
         )
 
     return run
+
+
+def pytest_addoption(parser: pytest.Parser) -> None:
+    parser.addoption("--wheel", default=None, help="a built wheel, for tests/test_wheel.py")

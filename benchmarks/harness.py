@@ -1,0 +1,142 @@
+"""Does bench tell the truth, and does edgepipe cost little? Ratios, each pair in one run.
+
+    python benchmarks/harness.py [--pairs 12]
+
+The two sides of every ratio are measured in turn, in fresh processes, in alternating order, so
+that a slow moment of the machine hits both. Printed: the median of the pairs' ratios, its 95 %
+interval (order statistics), and the limit it is held to. Exit status 1 if a median is above.
+"""
+
+from __future__ import annotations
+
+import argparse
+import math
+import subprocess
+import sys
+import tempfile
+import time
+from collections.abc import Callable, Sequence
+from pathlib import Path
+
+import numpy as np
+
+from edgepipe.pipeline import bench
+
+RUNNERS = ("ort-cpu", "openvino")
+VARIANTS = ("fp32", "int8")
+SECONDS = 1.0
+BARE_LOOP = Path(__file__).parent / "bare_loop.py"
+CLI = (sys.executable, "-m", "edgepipe.pipeline.cli")
+
+
+def bench_p50(workspace: Path, runner: str, variant: str, threads: int) -> float:
+    """p50 in ms as bench reports it: one round, so that it can be paired."""
+    result = bench(
+        workspace=workspace,
+        runners=(runner,),
+        variants=(variant,),
+        threads=threads,
+        rounds=1,
+        seconds=SECONDS,
+    )
+    latency = result.cells[0].latency_ms
+    assert latency, result.cells[0].reason
+    return latency.p50
+
+
+def bare_p50(workspace: Path, runner: str, variant: str, threads: int) -> float:
+    """p50 in ms of a loop that knows nothing of edgepipe, in a process of its own."""
+    folder = workspace / "mobilenet_v2"
+    command = [sys.executable, BARE_LOOP, runner, folder / f"{variant}.onnx"]
+    command += [folder / "goldens.npz", str(threads), str(SECONDS)]
+    done = subprocess.run(command, check=True, capture_output=True, text=True)
+    return float(done.stdout)
+
+
+def seconds(command: Sequence[str]) -> float:
+    """Wall time of a command."""
+    started = time.perf_counter()
+    subprocess.run(command, check=True, capture_output=True)
+    return time.perf_counter() - started
+
+
+def paired(a: Callable[[], float], b: Callable[[], float], pairs: int) -> list[float]:
+    """Ratios a/b of pairs measured one right after the other, in alternating order."""
+    ratios = []
+    for number in range(pairs):
+        if number % 2:
+            below = b()
+            ratios.append(a() / below)
+        else:
+            above = a()
+            ratios.append(above / b())
+    return ratios
+
+
+def interval(ratios: Sequence[float]) -> tuple[float, float]:
+    """95 % interval of the median from order statistics (binomial, normal approximation)."""
+    ordered, count = sorted(ratios), len(ratios)
+    half = 1.96 * math.sqrt(count) / 2
+    low, high = math.floor(count / 2 - half), math.ceil(count / 2 + half)
+    return ordered[max(0, low)], ordered[min(count - 1, high)]
+
+
+def main() -> None:
+    """Measure and print one line a ratio."""
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("--pairs", type=int, default=12, help="pairs for each ratio")
+    pairs = parser.parse_args().pairs
+    failed = False
+
+    def report(name: str, ratios: list[float], limit: float, low: float = 0.0) -> None:
+        nonlocal failed
+        median = float(np.median(ratios))
+        bounds = "{:.3f} to {:.3f}".format(*interval(ratios))
+        ok = low <= median <= limit
+        failed |= not ok
+        wanted = f"{low:g} to {limit:g}" if low else f"at most {limit:g}"
+        verdict = "ok" if ok else "ABOVE THE LIMIT" if median > limit else "BELOW THE LIMIT"
+        print(f"{name:<50} {median:.3f}  [{bounds}]  {wanted}: {verdict}", flush=True)
+
+    with tempfile.TemporaryDirectory() as folder:
+        workspace = Path(folder)
+        export = (*CLI, "export", "--workspace", folder, "--quiet")
+        first = seconds(export)
+        again = [seconds(export) / first for _ in range(pairs)]
+        report("second export / first export", again, 0.05)
+        report(
+            "edgepipe --help / python -c 'import typer'",
+            paired(
+                lambda: seconds((*CLI, "--help")),
+                lambda: seconds((sys.executable, "-c", "import typer")),
+                pairs,
+            ),
+            3.0,
+        )
+        for runner in RUNNERS:
+            for variant in VARIANTS:
+                report(
+                    f"bench / bare loop: {runner} {variant}, 1 thread",
+                    paired(
+                        lambda r=runner, v=variant: bench_p50(workspace, r, v, 1),
+                        lambda r=runner, v=variant: bare_p50(workspace, r, v, 1),
+                        pairs,
+                    ),
+                    limit=1.03,
+                    low=0.97,
+                )
+        for runner, limit in (("ort-cpu", 0.55), ("openvino", 0.45)):
+            report(
+                f"int8 / fp32: {runner}, 1 thread (VNNI)",
+                paired(
+                    lambda r=runner: bench_p50(workspace, r, "int8", 1),
+                    lambda r=runner: bench_p50(workspace, r, "fp32", 1),
+                    pairs,
+                ),
+                limit,
+            )
+    sys.exit(failed)
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,67 @@
+"""Everything that is checked, one session each. `nox` runs the default ones, `nox -l` lists all."""
+
+import shutil
+from pathlib import Path
+
+import nox
+
+nox.needs_version = ">=2024.10.9"
+nox.options.sessions = ["lint", "types", "bare", "tests"]
+nox.options.reuse_existing_virtualenvs = True
+nox.options.error_on_missing_interpreters = True
+
+RUFF = "ruff==0.17.5"
+BASEDPYRIGHT = "basedpyright==1.40.2"
+
+
+@nox.session
+def lint(session: nox.Session) -> None:
+    """ruff: rules and format."""
+    session.install(RUFF)
+    session.run("ruff", "check", ".")
+    session.run("ruff", "format", "--check", ".")
+
+
+@nox.session
+def types(session: nox.Session) -> None:
+    """basedpyright over everything, against the installed wheel, so that tests resolve too."""
+    session.install(BASEDPYRIGHT, f"{_wheel(session)}[all,train,test]", "nox")
+    session.run("basedpyright", "--pythonpath", f"{session.bin}/python")
+
+
+@nox.session
+def bare(session: nox.Session) -> None:
+    """The wheel without extras: what is in it, who imports what, and every --help."""
+    wheel = _wheel(session)
+    session.install(wheel, "pytest")
+    session.run("pytest", "tests/test_imports.py", "tests/test_wheel.py", f"--wheel={wheel}")
+
+
+@nox.session
+def tests(session: nox.Session) -> None:
+    """The test suite with everything installed."""
+    session.install("-e", ".[all,train,test]")
+    session.run("pytest", *session.posargs)
+
+
+@nox.session
+def kill(session: nox.Session) -> None:
+    """kill -9 at 50 moments of an export (FAULTS row 19); takes about a quarter of an hour."""
+    session.install("-e", ".[all,test]")
+    session.run("pytest", "tests/faults/test_kill.py", "--kill-moments=50", *session.posargs)
+
+
+@nox.session
+def harness(session: nox.Session) -> None:
+    """Does bench tell the truth? Ratios against bare loops; see benchmarks/README.md."""
+    session.install("-e", ".[all]")
+    session.run("python", "benchmarks/harness.py", *session.posargs)
+
+
+def _wheel(session: nox.Session) -> str:
+    """Build the wheel from a clean slate: setuptools would pack what an old build/ holds."""
+    shutil.rmtree("build", ignore_errors=True)
+    folder = Path(session.create_tmp()).resolve() / "wheel"
+    shutil.rmtree(folder, ignore_errors=True)
+    session.run("pip", "wheel", "--quiet", "--no-deps", "--wheel-dir", str(folder), ".")
+    return str(next(folder.glob("edgepipe-*.whl")))

@@ -1,0 +1,202 @@
+"""bench: its verdicts on made-up measurements, and the whole command on the real workspace."""
+
+from __future__ import annotations
+
+import json
+import re
+from collections.abc import Callable
+from pathlib import Path
+from subprocess import CompletedProcess
+
+import numpy as np
+import pytest
+
+from edgepipe.pipeline import bench
+from edgepipe.pipeline.cells import Cell
+from edgepipe.pipeline.errors import ExitCode
+from edgepipe.pipeline.stages.bench import judge
+from edgepipe.runners.launch import LOCAL
+from edgepipe.runners.measure import Measurement
+
+Run = Callable[..., CompletedProcess[str]]
+FP32 = Cell("fp32", "ort-cpu", LOCAL, "f32", "fp32.onnx", 1)
+INT8 = Cell("int8", "ort-cpu", LOCAL, "f32", "int8.onnx", 1)
+REFERENCE_DB = 120.0
+
+
+def measurement(
+    milliseconds: float = 2.0,
+    *,
+    rising: float = 0.0,
+    deviation: float = 0.0,
+    steal: float = 0.0,
+    settled: bool = True,
+) -> Measurement:
+    samples = milliseconds * 1e6 * np.linspace(1, 1 + rising, 300)
+    return Measurement(samples.astype(np.int64), 50, settled, steal, deviation)
+
+
+def test_three_equal_rounds_are_valid() -> None:
+    assert judge(FP32, [measurement()] * 3, [118.0], REFERENCE_DB) == ("valid", ())
+
+
+@pytest.mark.parametrize(
+    ("cell", "sqnr_db"), [(FP32, 60.0), (INT8, -2.0), (INT8, -np.inf), (FP32, 21.0)]
+)
+def test_wrong_outputs_make_a_cell_invalid(cell: Cell, sqnr_db: float) -> None:
+    verdict, notes = judge(cell, [measurement()] * 3, [118.0, sqnr_db], REFERENCE_DB)
+    assert verdict == "invalid"
+    assert "wrong outputs" in notes[0]
+
+
+def test_the_errors_of_healthy_int8_are_not_wrong_outputs() -> None:
+    assert judge(INT8, [measurement()] * 3, [28.0], REFERENCE_DB)[0] == "valid"
+
+
+def test_outputs_that_change_only_while_timed_make_a_cell_invalid() -> None:
+    verdict, notes = judge(FP32, [measurement(deviation=0.2)], [118.0], REFERENCE_DB)
+    assert verdict == "invalid"
+    assert "while timed" in notes[0]
+
+
+@pytest.mark.parametrize(
+    ("measurements", "says"),
+    [
+        ([measurement(2.0), measurement(2.0), measurement(2.5)], "rounds differ by 25%"),
+        ([measurement(rising=0.5)] * 3, "drifted"),
+        ([measurement(), measurement(steal=7.0)], "7 % of the CPU time was stolen"),
+        ([measurement(), measurement(settled=False)], "did not settle"),
+    ],
+)
+def test_what_makes_a_cell_noisy(measurements: list[Measurement], says: str) -> None:
+    verdict, notes = judge(FP32, measurements, [118.0], REFERENCE_DB)
+    assert verdict == "noisy"
+    assert says in notes[0]
+
+
+def test_bench_on_the_default_workspace(workspace: Path, edgepipe: Run) -> None:
+    done = edgepipe("bench", "--quick", "--json", "--workspace", workspace)
+    assert done.returncode == 0, done.stderr
+    document = json.loads(done.stdout)
+    assert document == json.loads((workspace / "mobilenet_v2" / "bench.json").read_text())
+    assert document["schema_version"] == 1
+    assert document["quick"] is True
+    cells = {(cell["variant"], cell["runner"]): cell for cell in document["cells"]}
+    assert set(cells) == {
+        ("fp32", "torch"),
+        *((v, r) for v in ("fp32", "int8", "int8-avx2") for r in ("ort-cpu", "openvino")),
+    }
+    manifest = json.loads((workspace / "mobilenet_v2" / "manifest.json").read_text())
+    for (variant, runner), cell in cells.items():
+        assert cell["status"] == "ok", cell["reason"]
+        assert cell["verdict"] in ("valid", "noisy")
+        assert cell["precision"] == "f32"
+        assert cell["batch"] == 1
+        assert sum(cell["placement"].values()) == 100
+        latency = cell["latency_ms"]
+        assert latency["ci95"][0] <= latency["p50"] <= latency["ci95"][1]
+        assert cell["samples"] >= 16
+        assert (latency["p90"] is None) == (cell["samples"] < 64)
+        assert cell["sqnr_db"] > (15 if variant.startswith("int8") else 80)
+        assert cell["load_ms"] > 0
+        assert cell["first_inference_ms"] > 0
+        assert cell["peak_rss_mib"] > 20
+        file = manifest["variants"][variant]["pt2" if runner == "torch" else "onnx"]
+        assert cell["size_bytes"] == manifest["artifacts"][file]["size"]
+    assert cells["fp32", "ort-cpu"]["speedup"] == 1
+    assert cells["int8", "openvino"]["convolutions"]["int8"] >= 51
+    assert len({cell["threads"] for cell in cells.values()}) == 1
+
+
+def test_the_table_fits_100_columns_and_says_what_quick_means(
+    workspace: Path, edgepipe: Run
+) -> None:
+    done = edgepipe("bench", "--quick", "--runner", "ort-cpu", "--workspace", workspace)
+    assert done.returncode == 0, done.stderr
+    assert max(map(len, done.stdout.splitlines())) <= 100
+    assert re.search(r"^ *int8-avx2 +ort-cpu +f32 ", done.stdout, re.MULTILINE)
+    assert "quick: one short round" in done.stdout
+
+
+def test_quiet_says_nothing_on_stderr(workspace: Path, edgepipe: Run) -> None:
+    flags = ("--quick", "--quiet", "--variant", "int8", "--runner", "ort-cpu")
+    done = edgepipe("bench", *flags, "--workspace", workspace)
+    assert (done.returncode, done.stderr) == (0, "")
+
+
+def test_bf16_is_a_cell_of_its_own_and_never_called_f32(workspace: Path) -> None:
+    result = bench(
+        workspace=workspace,
+        runners=("openvino",),
+        variants=("fp32",),
+        precisions=("f32", "bf16"),
+        quick=True,
+    )
+    if "avx512_bf16" not in result.host["cpu_flags"]:
+        pytest.skip("this CPU has no AVX512_BF16, where OpenVINO would use it")
+    f32, bf16 = result.cells
+    assert (f32.precision, bf16.precision) == ("f32", "bf16")
+    assert f32.sqnr_db
+    assert bf16.sqnr_db
+    assert f32.sqnr_db > 80 > 40 > bf16.sqnr_db
+
+
+def test_a_runner_without_the_precision_fails_and_the_others_go_on(workspace: Path) -> None:
+    result = bench(
+        workspace=workspace, variants=("int8",), runners=("ort-cpu",), precisions=("f32", "bf16"),
+        quick=True,
+    )  # fmt: skip
+    assert [cell.status for cell in result.cells] == ["ok", "failed"]
+    assert result.cells[1].latency_ms is None
+    assert "not bf16" in (result.cells[1].reason or "")
+    assert result.exit_code == ExitCode.RUNNER
+
+
+def test_a_missing_runner_is_a_failure_only_if_it_was_asked_for(
+    workspace: Path, edgepipe: Run, tmp_path: Path
+) -> None:
+    # An interpreter without onnxruntime: the worker runs, the library is not there.
+    site = tmp_path / "blocked"
+    site.mkdir()
+    (site / "onnxruntime.py").write_text("raise ImportError('no onnxruntime here')")
+    env = {"PYTHONPATH": str(site)}
+    flags = ("bench", "--quick", "--variant", "fp32", "--workspace", workspace)
+    done = edgepipe(*flags, env=env)
+    assert done.returncode == 0, done.stderr
+    assert "ort-cpu: unavailable: no onnxruntime here; pip install" in done.stdout
+    assert re.search(r"^ *fp32 +openvino ", done.stdout, re.MULTILINE)
+    assert not re.search(r"^ *fp32 +ort-cpu ", done.stdout, re.MULTILINE)
+    asked = edgepipe(*flags, "--runner", "ort-cpu", env=env)
+    assert asked.returncode == 5
+
+
+def test_emulated_targets_are_refused(workspace: Path, edgepipe: Run, tmp_path: Path) -> None:
+    (tmp_path / "edgepipe.toml").write_text(
+        '[targets.old]\ncommand = ["env", "{python}"]\nemulated = true\n'
+    )
+    done = edgepipe("bench", "--quick", "--target", "old", "--workspace", workspace)
+    assert done.returncode == 2
+    assert "emulated" in done.stderr
+
+
+def test_a_target_with_a_command_prefix(workspace: Path, edgepipe: Run, tmp_path: Path) -> None:
+    (tmp_path / "edgepipe.toml").write_text(
+        '[targets.nice]\ncommand = ["nice", "-n", "1", "{python}"]\n'
+        '[targets.gone]\ncommand = ["no-such-command", "{python}"]\n'
+    )
+    flags = ("--quick", "--json", "--variant", "int8", "--runner", "ort-cpu")
+    targets = ("--target", "nice", "--target", "gone")
+    done = edgepipe("bench", *flags, *targets, "--workspace", workspace)
+    assert done.returncode == 5
+    nice, gone = json.loads(done.stdout)["cells"]
+    assert (nice["target"], nice["status"]) == ("nice", "ok")
+    assert (gone["target"], gone["status"]) == ("gone", "unavailable")
+    assert "no-such-command" in gone["reason"]
+
+
+def test_bench_without_an_export_says_what_to_do(edgepipe: Run) -> None:
+    done = edgepipe("bench")
+    assert done.returncode == 3
+    assert done.stderr == (
+        "edgepipe: artifacts/mobilenet_v2: nothing exported yet; run `edgepipe export`\n"
+    )

@@ -1,0 +1,96 @@
+"""Configuration: which layer wins, and what a mistake in any of them is told."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+
+from edgepipe.pipeline.config import load
+from edgepipe.pipeline.errors import UsageError
+
+
+@pytest.fixture(autouse=True)
+def no_environment(monkeypatch: pytest.MonkeyPatch) -> None:
+    for name in ("EDGEPIPE_WORKSPACE", "EDGEPIPE_BENCH_THREADS", "EDGEPIPE_BENCH_RUNNERS"):
+        monkeypatch.delenv(name, raising=False)
+
+
+def test_flags_over_environment_over_toml_over_pyproject(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    (tmp_path / "pyproject.toml").write_text(
+        "[tool.edgepipe.bench]\nthreads = 1\nrounds = 11\nseconds = 0.5\n"
+        "[tool.edgepipe.export]\ninput-size = 96\n"
+    )
+    (tmp_path / "edgepipe.toml").write_text("[bench]\nthreads = 2\nrounds = 12\n")
+    monkeypatch.setenv("EDGEPIPE_BENCH_THREADS", "3")
+    config = load({"bench": {"rounds": 14, "seconds": None}}, tmp_path)
+    assert config.bench.rounds == 14
+    assert config.bench.threads == 3
+    assert config.bench.seconds == 0.5
+    assert config.export.input_size == 96
+    assert load({}, tmp_path).bench.rounds == 12
+
+
+def test_lists_in_the_environment_are_separated_by_commas(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("EDGEPIPE_BENCH_RUNNERS", "ort-cpu, openvino")
+    assert load({}, tmp_path).bench.runners == ("ort-cpu", "openvino")
+
+
+def test_targets_and_interpreters(tmp_path: Path) -> None:
+    (tmp_path / "edgepipe.toml").write_text(
+        '[targets.old_cpu]\ncommand = ["qemu-x86_64", "-cpu", "Haswell", "{python}"]\n'
+        'emulated = true\n[runners.ort-cpu]\npython = "/opt/python"\n'
+    )
+    config = load({}, tmp_path)
+    target = config.target("old_cpu")
+    assert target.emulated
+    assert target.argv("/usr/bin/python3")[:4] == [
+        "qemu-x86_64",
+        "-cpu",
+        "Haswell",
+        "/usr/bin/python3",
+    ]
+    assert config.python_of("ort-cpu") == "/opt/python"
+    assert config.python_of("openvino") is None
+    assert config.target("local").name == "local"
+
+
+@pytest.mark.parametrize(
+    ("text", "says"),
+    [
+        ("[bench]\nthread = 2", r"unknown key bench\.thread \(edgepipe\.toml\); .*threads\?"),
+        ("workspaces = 'x'", r"unknown key workspaces .*workspace\?"),
+        ("[export]\ninput-sice = 2", r"unknown key export\.input-sice .*input-size\?"),
+        ("[targets.a]\ncommnad = ['x']", r"targets\.a"),
+        ("[bench]\nthreads = 'two'", r"bench\.threads \(edgepipe\.toml\): .*'two'"),
+        ("[bench]\nthreads = 0", r"bench\.threads .*greater than or equal to 1"),
+        ("[export]\nbatch = 'many'", r"export\.batch .*'many'"),
+        ("[targets.a]\ncommand = []", r"targets\.a\.command"),
+        ("[bench]\nrunners = ['ort-cpo']", r"bench\.runners: no 'ort-cpo'; .*ort-cpu\?"),
+        ("[bench]\ntargets = ['lokal']", r"bench\.targets: no 'lokal'; .*local\?"),
+        ("[bench]\nvariants = ['int9']", r"bench\.variants: no 'int9'; .*int8"),
+        ("[runners.openvimo]\npython = 'x'", r"runners: no 'openvimo'; .*openvino\?"),
+        ("model = 'mobilenet_v3'", r"model: no 'mobilenet_v3'; .*mobilenet_v2\?"),
+        ("[export]\nweights = 'digit'", r"export\.weights: no 'digit'; .*digits\?"),
+        ("threads = [", r"edgepipe\.toml: not valid TOML"),
+        ("bench = 3", r"bench"),
+    ],
+)
+def test_a_mistake_names_the_key_and_the_nearest_valid_one(
+    tmp_path: Path, text: str, says: str
+) -> None:
+    (tmp_path / "edgepipe.toml").write_text(text)
+    with pytest.raises(UsageError, match=says):
+        load({}, tmp_path)
+
+
+def test_an_unknown_variable_of_the_environment_is_named(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("EDGEPIPE_BENCH_THREDS", "2")
+    with pytest.raises(UsageError, match=r"bench\.threds \(environment\); .*threads\?"):
+        load({}, tmp_path)
