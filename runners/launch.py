@@ -19,8 +19,8 @@ import sys
 import tempfile
 import threading
 import time
-from collections.abc import Mapping, Sequence
-from contextlib import suppress
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager, suppress
 from dataclasses import asdict, dataclass, field
 from importlib.metadata import version
 from typing import Any, Self
@@ -141,26 +141,29 @@ class Worker:
         """Send a model's files (the main one first) and load it. See ``Runner.load``."""
         fields = {"runner": runner, "file": next(iter(files)), "settings": asdict(settings)}
         reply, _ = self.request("load", fields, files, self.timeouts.load)
-        return Loaded(
-            inputs=_specs(reply["inputs"]),
-            outputs=_specs(reply["outputs"]),
-            placement=Placement(**reply["placement"]),
-            runner_version=reply["runner_version"],
-            import_ms=reply["import_ms"],
-            load_ms=reply["load_ms"],
-        )
+        with self._expecting("load"):
+            return Loaded(
+                inputs=_specs(reply["inputs"]),
+                outputs=_specs(reply["outputs"]),
+                placement=Placement(**reply["placement"]),
+                runner_version=reply["runner_version"],
+                import_ms=reply["import_ms"],
+                load_ms=reply["load_ms"],
+            )
 
     def run(self, feeds: Mapping[str, np.ndarray]) -> Outputs:
         """Run the loaded session once."""
         reply, arrays = self.request("run", {}, feeds, self.timeouts.run)
-        return Outputs(arrays, reply["elapsed_ms"], reply["peak_rss_mib"])
+        with self._expecting("run"):
+            return Outputs(arrays, reply["elapsed_ms"], reply["peak_rss_mib"])
 
     def measure(self, feeds: Mapping[str, np.ndarray], plan: Plan) -> tuple[Measurement, float]:
         """Time the loaded session; returns the measurement and the peak memory in MiB."""
         patience = plan.warm_up_seconds + plan.max_seconds + self.timeouts.run
         reply, arrays = self.request("measure", {"plan": asdict(plan)}, feeds, patience)
-        peak_rss_mib = reply.pop("peak_rss_mib")
-        return Measurement(samples=arrays["samples"], **reply), peak_rss_mib
+        with self._expecting("measure"):
+            peak_rss_mib = reply.pop("peak_rss_mib")
+            return Measurement(samples=arrays["samples"], **reply), peak_rss_mib
 
     def request(
         self,
@@ -186,9 +189,7 @@ class Worker:
         except (BrokenPipeError, EOFError) as error:
             raise self._crash(operation) from error
         except protocol.ProtocolError as error:
-            self._kill()
-            text = f"the worker answered {operation!r} with garbage ({error}) and was killed"
-            raise WorkerGarbage(text, self._last_words()) from error
+            raise self._garbage(operation, error) from error
         if "unavailable" in message:
             raise RunnerUnavailable(message["unavailable"])
         if "failed" in message:
@@ -225,6 +226,19 @@ class Worker:
         last = words.splitlines()[-1].strip() if words else ""
         text = f"the worker ended during {operation!r}: {how}" + (f" ({last})" if last else "")
         return WorkerCrashed(text, words)
+
+    @contextmanager
+    def _expecting(self, operation: str) -> Iterator[None]:
+        """A well-formed message can still lack what the operation answers."""
+        try:
+            yield
+        except (KeyError, TypeError, AttributeError) as error:
+            raise self._garbage(operation, error) from error
+
+    def _garbage(self, operation: str, error: Exception) -> WorkerGarbage:
+        self._kill()
+        text = f"the worker answered {operation!r} with garbage ({error}) and was killed"
+        return WorkerGarbage(text, self._last_words())
 
     def _kill(self) -> None:
         with suppress(ProcessLookupError):  # the whole group may be gone already
