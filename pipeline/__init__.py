@@ -16,9 +16,10 @@ from .progress import Progress, Silent
 
 if TYPE_CHECKING:
     from .stages.bench import BenchResult
+    from .stages.parity import ParityResult
     from .workspace import Manifest
 
-__all__ = ["bench", "export"]
+__all__ = ["bench", "export", "parity"]
 
 SILENT = Silent()
 
@@ -36,8 +37,6 @@ def export(
     ``options`` are the keys of ``[export]``. ``force`` makes everything again, whatever is in
     the workspace. Raises what ``errors.EXIT_CODES`` lists.
     """
-    from pathlib import Path
-
     from . import config as configuration
     from .stages import run_stages
     from .stages.chain import sections, stages_for
@@ -45,7 +44,7 @@ def export(
 
     flags = {"workspace": workspace, "model": model, "export": options}
     config = configuration.load(flags)
-    place = Workspace(Path(config.workspace), config.model)
+    place = Workspace(config.workspace, config.model)
     with place.locked("edgepipe export", progress.say):
         before = Manifest() if force else place.manifest() or Manifest()
         if not force:
@@ -69,21 +68,46 @@ def bench(
     ``options`` are the keys of ``[bench]``. Raises what ``errors.EXIT_CODES`` lists; a cell
     that fails is part of the result, whose ``exit_code`` says so.
     """
-    import json
-    from pathlib import Path
-
     from . import config as configuration
     from .stages.bench import bench as measure
     from .workspace import Workspace
 
-    flags = {"workspace": workspace, "model": model, "bench": options}
-    config = configuration.load(flags)
-    place = Workspace(Path(config.workspace), config.model)
-    if not place.folder.is_dir():
-        from .errors import WorkspaceError
+    config = configuration.load({"workspace": workspace, "model": model, "bench": options})
+    place = Workspace(config.workspace, config.model)
+    with place.exported("edgepipe bench", progress.say) as manifest:
+        result = measure(place, manifest, config, quick, progress)
+        place.write_json("bench.json", result.to_json())
+    return result
 
-        raise WorkspaceError(f"{place.folder}: nothing exported yet; run `edgepipe export`")
-    with place.locked("edgepipe bench", progress.say):
-        result = measure(place, place.verified(), config, quick, progress)
-        place.write_result("bench.json", (json.dumps(result.to_json(), indent=2) + "\n").encode())
+
+def parity(
+    *,
+    workspace: Any = None,
+    model: str | None = None,
+    recording: Any = None,
+    progress: Progress = SILENT,
+    **options: Any,
+) -> ParityResult:
+    """Judge the outputs of every cell on the goldens against torch's.
+
+    Writes ``parity.npz`` (the outputs) and ``parity.json`` (the verdicts) into the workspace.
+    With ``recording``, the path of such a ``parity.npz``, nothing is run or written: its
+    outputs are judged under the gates of the configuration. ``options`` are the keys of
+    ``[parity]``. Raises what ``errors.EXIT_CODES`` lists; verdicts are in the result.
+    """
+    from pathlib import Path
+
+    from . import config as configuration
+    from .stages.parity import OUTPUTS_FILE, RESULT_FILE, Recording, judge_all, record
+    from .workspace import Workspace
+
+    config = configuration.load({"workspace": workspace, "model": model, "parity": options})
+    if recording is not None:
+        return judge_all(Recording.load(Path(recording)), config)
+    place = Workspace(config.workspace, config.model)
+    with place.exported("edgepipe parity", progress.say) as manifest:
+        recorded = record(place, manifest, config, progress)
+        result = judge_all(recorded, config)
+        place.write_result(OUTPUTS_FILE, recorded.to_bytes())
+        place.write_json(RESULT_FILE, result.to_json())
     return result

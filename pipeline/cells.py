@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import itertools
 import sys
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
@@ -14,7 +14,7 @@ import numpy as np
 from ..runners import registry
 from ..runners.base import RunnerUnavailable, SessionError, Settings
 from ..runners.launch import Loaded, Target, Timeouts, Worker
-from .config import Config
+from .config import CellsConfig, Config
 from .errors import UsageError
 from .goldens import Goldens
 from .images import Preprocessing
@@ -58,14 +58,15 @@ class OpenCell:
         return self.loaded.inputs[0].shape[0] or 1
 
 
-def plan(manifest: Manifest, config: Config) -> tuple[list[Cell], dict[str, str]]:
-    """The cells of ``[bench]``: every variant on every runner that takes one of its formats.
+def plan(
+    manifest: Manifest, config: Config, section: CellsConfig
+) -> tuple[list[Cell], dict[str, str]]:
+    """The cells of a command: every variant on every runner that takes one of its formats.
 
     Returns the cells and the runners that can't even be asked for their formats, with the
     reason. Raises ``UsageError`` if what was asked for leaves no cell.
     """
-    bench = config.bench
-    variants = bench.variants or tuple(manifest.variants)
+    variants = section.variants or tuple(manifest.variants)
     for variant in variants:
         if variant not in manifest.variants:
             raise UsageError(
@@ -74,14 +75,14 @@ def plan(manifest: Manifest, config: Config) -> tuple[list[Cell], dict[str, str]
             )
     cells: list[Cell] = []
     broken: dict[str, str] = {}
-    for runner in bench.runners or registry.names():
+    for runner in section.runners or registry.names():
         try:
             formats = registry.formats(runner)
         except RunnerUnavailable as error:
             broken[runner] = str(error)
             continue
         for variant, target, precision in itertools.product(
-            variants, bench.targets, bench.precisions
+            variants, section.targets, section.precisions
         ):
             files = manifest.variants[variant]
             file = next((files[name] for name in formats if name in files), None)
@@ -93,13 +94,13 @@ def plan(manifest: Manifest, config: Config) -> tuple[list[Cell], dict[str, str]
                         config.target(target),
                         precision,
                         file,
-                        bench.threads,
+                        section.threads,
                         config.python_of(runner),
                     )
                 )
     if not cells and not broken:
         raise UsageError(
-            f"no runner of {', '.join(bench.runners)} takes the variants {', '.join(variants)}"
+            f"no runner of {', '.join(section.runners)} takes the variants {', '.join(variants)}"
         )
     return cells, broken
 
@@ -120,20 +121,26 @@ def open_cell(cell: Cell, model: Path) -> Iterator[OpenCell]:
 
 
 def run_goldens(
-    opened: OpenCell, goldens: Goldens, preprocessing: Preprocessing, count: int | None = None
+    opened: OpenCell,
+    goldens: Goldens,
+    preprocessing: Preprocessing,
+    count: int | None = None,
+    step: Callable[[int], None] = lambda _done: None,
 ) -> dict[str, np.ndarray]:
-    """The cell's outputs for the first ``count`` goldens: name -> ``[count, ...]``.
+    """All the cell's outputs for the first ``count`` goldens: name -> ``[count, ...]``.
 
-    Raises ``SessionError`` if an output that torch gave is missing or has another shape.
+    ``step`` is told after each run how many are done. What the outputs are is for the caller to
+    judge; ``SessionError`` is raised only if they change their form from one run to the next.
     """
-    collected: dict[str, list[np.ndarray]] = {name: [] for name in goldens.fp32}
+    collected: dict[str, list[np.ndarray]] = {}
     name = opened.loaded.inputs[0].name
-    for feeds, _, valid in goldens.batches(preprocessing, name, opened.batch, count):
-        arrays = opened.worker.run(feeds).arrays
-        for output, parts in collected.items():
-            expected = (opened.batch, *goldens.fp32[output].shape[1:])
-            if output not in arrays or arrays[output].shape != expected:
-                found = {key: array.shape for key, array in arrays.items()}
-                raise SessionError(f"expected output {output} {expected}, the model gave {found}")
-            parts.append(arrays[output][:valid])
-    return {output: np.concatenate(parts) for output, parts in collected.items()}
+    for feeds, rows, valid in goldens.batches(preprocessing, name, opened.batch, count):
+        for output, array in opened.worker.run(feeds).arrays.items():
+            # An output without the batch in front can't be cut; it is judged as it is.
+            whole = array.ndim == 0 or len(array) != opened.batch
+            collected.setdefault(output, []).append(array[None] if whole else array[:valid])
+        step(rows.stop)
+    try:
+        return {output: np.concatenate(parts) for output, parts in collected.items()}
+    except ValueError as error:
+        raise SessionError(f"the outputs change their shape from run to run: {error}") from error

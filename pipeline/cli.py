@@ -28,6 +28,29 @@ Workspace = Annotated[
 ]
 Json = Annotated[bool, typer.Option("--json", help="Print one JSON document on stdout.")]
 Quiet = Annotated[bool, typer.Option("--quiet", help="Nothing on stderr but errors.")]
+Model = Annotated[
+    str | None, typer.Option("--model", metavar="NAME", help="[default: mobilenet_v2]")
+]
+Runner = Annotated[
+    list[str] | None,
+    typer.Option("--runner", metavar="NAME", help="ort-cpu, openvino, torch; may be repeated."),
+]
+Target = Annotated[
+    list[str] | None,
+    typer.Option(
+        "--target", metavar="NAME", help="Where to run [default: local]; may be repeated."
+    ),
+]
+Precision = Annotated[
+    list[str] | None,
+    typer.Option(
+        "--precision", metavar="NAME", help="f32 or bf16 [default: f32]; may be repeated."
+    ),
+]
+Threads = Annotated[
+    int | None,
+    typer.Option("--threads", help="Threads of every runner [default: physical cores]."),
+]
 Variant = Annotated[
     list[str] | None,
     typer.Option("--variant", metavar="NAME", help="fp32, int8 or int8-avx2; may be repeated."),
@@ -93,22 +116,11 @@ def export(
 
 @app.command()
 def bench(
-    runner: Annotated[
-        list[str] | None,
-        typer.Option(metavar="NAME", help="ort-cpu, openvino, torch; may be repeated."),
-    ] = None,
+    runner: Runner = None,
     variant: Variant = None,
-    target: Annotated[
-        list[str] | None,
-        typer.Option(metavar="NAME", help="Where to run [default: local]; may be repeated."),
-    ] = None,
-    precision: Annotated[
-        list[str] | None,
-        typer.Option(metavar="NAME", help="f32 or bf16 [default: f32]; may be repeated."),
-    ] = None,
-    threads: Annotated[
-        int | None, typer.Option(help="Threads of every runner [default: physical cores].")
-    ] = None,
+    target: Target = None,
+    precision: Precision = None,
+    threads: Threads = None,
     rounds: Annotated[int | None, typer.Option(help="Interleaved rounds [default: 3].")] = None,
     seconds: Annotated[
         float | None, typer.Option(help="Least time measured in a round of a cell [default: 1].")
@@ -116,9 +128,7 @@ def bench(
     quick: Annotated[
         bool, typer.Option("--quick", help="One round of 0.2 s a cell: a smoke test.")
     ] = False,
-    model: Annotated[
-        str | None, typer.Option(metavar="NAME", help="[default: mobilenet_v2]")
-    ] = None,
+    model: Model = None,
     workspace: Workspace = None,
     as_json: Json = False,
     quiet: Quiet = False,
@@ -144,6 +154,61 @@ def bench(
         print(json.dumps(result.to_json(), indent=2))
     else:
         print(terminal.bench_table(result))
+    if result.exit_code:
+        raise typer.Exit(int(result.exit_code))
+
+
+@app.command()
+def parity(
+    runner: Runner = None,
+    variant: Variant = None,
+    target: Target = None,
+    precision: Precision = None,
+    samples: Annotated[int | None, typer.Option(help="Goldens to run [default: all].")] = None,
+    threads: Threads = None,
+    recording: Annotated[
+        Path | None,
+        typer.Option("--from", metavar="FILE", help="Judge a parity.npz again, run nothing."),
+    ] = None,
+    junit: Annotated[
+        Path | None, typer.Option(metavar="FILE", help="Also write JUnit XML.")
+    ] = None,
+    markdown: Annotated[
+        Path | None, typer.Option(metavar="FILE", help="Also write Markdown, for a job summary.")
+    ] = None,
+    model: Model = None,
+    workspace: Workspace = None,
+    as_json: Json = False,
+    quiet: Quiet = False,
+) -> None:
+    """Are the answers still the model's? Judge every variant on every runner."""
+    from . import parity as run
+    from .report import junit as junit_report
+    from .report import markdown as markdown_report
+    from .report import terminal
+    from .workspace import writing
+
+    result = run(
+        workspace=workspace,
+        model=model,
+        recording=recording,
+        progress=_progress(quiet),
+        runners=_some(runner),
+        variants=_some(variant),
+        targets=_some(target),
+        precisions=_some(precision),
+        samples=samples,
+        threads=threads,
+    )
+    if junit:
+        junit_report.write(result, junit)
+    if markdown:
+        with writing(markdown):
+            markdown.write_text(markdown_report.parity(result))
+    if as_json:
+        print(json.dumps(result.to_json(), indent=2))
+    else:
+        print(terminal.parity_table(result))
     if result.exit_code:
         raise typer.Exit(int(result.exit_code))
 

@@ -19,7 +19,7 @@ from ..exporters.onnx import EXPORTERS
 from ..exporters.sources import WEIGHTS
 from ..exporters.zoo import ARCHITECTURES
 from ..runners import registry
-from ..runners.launch import LOCAL, Target
+from ..runners.launch import BUILT_IN_TARGETS, LOCAL, Target
 from .errors import InputError, UsageError
 
 CONFIG_FILE = "edgepipe.toml"
@@ -53,19 +53,34 @@ class ExportConfig(_Section):
     variants: tuple[str, ...] = VARIANTS
 
 
-class BenchConfig(_Section):
-    """What ``edgepipe bench`` measures and for how long. Empty tuples mean "all there are"."""
+class CellsConfig(_Section):
+    """Which cells a command judges. Empty tuples mean "all there are"."""
 
     runners: tuple[str, ...] = ()
     variants: tuple[str, ...] = ()
     targets: tuple[str, ...] = (LOCAL.name,)
     precisions: tuple[str, ...] = ("f32",)
     threads: Positive | None = None
+
+
+class BenchConfig(CellsConfig):
+    """What ``edgepipe bench`` measures, and for how long."""
+
     rounds: Positive = 3
     seconds: Annotated[float, Field(gt=0, le=3600)] = 1.0
 
 
-COMMANDS: dict[str, type[_Section]] = {"export": ExportConfig, "bench": BenchConfig}
+class ParityConfig(CellsConfig):
+    """What ``edgepipe parity`` compares. ``samples`` is how many goldens, all by default."""
+
+    samples: Positive | None = None
+
+
+COMMANDS: dict[str, type[_Section]] = {
+    "export": ExportConfig,
+    "bench": BenchConfig,
+    "parity": ParityConfig,
+}
 
 
 class TargetConfig(_Section):
@@ -81,6 +96,14 @@ class RunnerConfig(_Section):
     python: str
 
 
+class GateConfig(_Section):
+    """``[gates."VARIANT"]`` or ``[gates."VARIANT/RUNNER"]``: limits other than the defaults."""
+
+    min_sqnr_db: float | None = None
+    min_cosine: Annotated[float, Field(ge=-1, le=1)] | None = None
+    min_top1: Annotated[float, Field(ge=0, le=1)] | None = None
+
+
 class Config(_Section):
     """Everything a command needs to know, frozen."""
 
@@ -88,6 +111,8 @@ class Config(_Section):
     model: str = "mobilenet_v2"
     export: ExportConfig = ExportConfig()
     bench: BenchConfig = BenchConfig()
+    parity: ParityConfig = ParityConfig()
+    gates: dict[str, GateConfig] = {}
     targets: dict[str, TargetConfig] = {}
     runners: dict[str, RunnerConfig] = {}
 
@@ -96,7 +121,7 @@ class Config(_Section):
         if name in self.targets:
             section = self.targets[name]
             return Target(name, section.command, section.emulated)
-        return LOCAL
+        return BUILT_IN_TARGETS[name]
 
     def python_of(self, runner: str) -> str | None:
         """The interpreter that a runner is to use, if it has one of its own."""
@@ -134,18 +159,26 @@ def nearest(name: str, known: Iterable[str]) -> str:
 
 
 def _check_names(config: Config) -> None:
-    targets = {LOCAL.name, *config.targets}
+    targets = {*BUILT_IN_TARGETS, *config.targets}
     runners = registry.names()
     for key, names, known in (
         ("model", [config.model], ARCHITECTURES),
         ("export.weights", [config.export.weights], WEIGHTS),
         ("export.exporter", [config.export.exporter], EXPORTERS),
         ("export.variants", config.export.variants, VARIANTS),
-        ("bench.variants", config.bench.variants, VARIANTS),
-        ("bench.runners", config.bench.runners, runners),
-        ("bench.targets", config.bench.targets, targets),
-        ("bench.precisions", config.bench.precisions, PRECISIONS),
         ("runners", config.runners, runners),
+        *(
+            check
+            for command, section in (("bench", config.bench), ("parity", config.parity))
+            for check in (
+                (f"{command}.variants", section.variants, VARIANTS),
+                (f"{command}.runners", section.runners, runners),
+                (f"{command}.targets", section.targets, targets),
+                (f"{command}.precisions", section.precisions, PRECISIONS),
+            )
+        ),
+        ("gates", [name.partition("/")[0] for name in config.gates], VARIANTS),
+        ("gates", [name.split("/", 1)[1] for name in config.gates if "/" in name], runners),
     ):
         for name in names:
             if name not in known:
@@ -165,7 +198,12 @@ def _explain(error: ValidationError, layers: list[tuple[str, dict[str, Any]]]) -
         return f"{place}: {first['msg']}, got {first['input']!r}"
     section: Any = Config
     for part in path[:-1]:
-        section = {**COMMANDS, "targets": TargetConfig, "runners": RunnerConfig}.get(part, section)
+        section = {
+            **COMMANDS,
+            "targets": TargetConfig,
+            "runners": RunnerConfig,
+            "gates": GateConfig,
+        }.get(part, section)
     known = [_kebab(name) for name in section.model_fields]
     return f"unknown key {place}; {nearest(_kebab(path[-1]), known)}"
 
@@ -224,10 +262,10 @@ def _merge(below: dict[str, Any], above: Mapping[str, Any]) -> dict[str, Any]:
 
 
 def _underscores(layer: Mapping[str, Any], depth: int = 0) -> dict[str, Any]:
-    """Keys as Python spells them; the names of targets and runners stay as they are."""
+    """Keys as Python spells them; the names of targets, runners and gates stay as they are."""
     result = {}
     for key, value in layer.items():
-        named = depth == 0 and key in ("targets", "runners")
+        named = depth == 0 and key in ("targets", "runners", "gates")
         if isinstance(value, dict) and named:
             value = {
                 name: _underscores(section, depth + 2) if isinstance(section, dict) else section

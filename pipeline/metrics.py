@@ -40,3 +40,52 @@ def top1_agreement(outputs: Array, reference: Array) -> float:
     same = outputs.argmax(axis=1) == reference.argmax(axis=1)
     finite = np.all(np.isfinite(outputs), axis=1)
     return float(np.mean(same & finite))
+
+
+def max_rel(outputs: Array, reference: Array) -> float:
+    """Largest absolute difference over the reference's largest magnitude.
+
+    Scaled by the maximum and not element by element, which a reference near zero would blow up.
+    """
+    scale = float(np.max(np.abs(reference)))
+    error = max_abs(outputs, reference)
+    return error / scale if scale else (0.0 if error == 0 else np.inf)
+
+
+def cosine(outputs: Array, reference: Array) -> float:
+    """The smallest cosine similarity of any sample, in [-1, 1]; -1 for what is not finite."""
+    a = np.asarray(outputs, np.float64).reshape(len(outputs), -1)
+    b = np.asarray(reference, np.float64).reshape(len(reference), -1)
+    lengths = np.linalg.norm(a, axis=1) * np.linalg.norm(b, axis=1)
+    with np.errstate(invalid="ignore", divide="ignore"):
+        similarity = np.sum(a * b, axis=1) / lengths
+    similarity = np.where(np.isfinite(similarity), similarity, -1.0)
+    return float(similarity.min())
+
+
+def topk_agreement(outputs: Array, reference: Array, k: int) -> float | None:
+    """Share of samples whose reference class is among the k largest outputs.
+
+    ``None`` where there are not more than k classes, since it could not be missed.
+    """
+    if reference.shape[1] <= k:
+        return None
+    largest = np.argpartition(outputs, -k, axis=1)[:, -k:]
+    hit = np.any(largest == reference.argmax(axis=1)[:, None], axis=1)
+    return float(np.mean(hit & np.all(np.isfinite(outputs), axis=1)))
+
+
+def near_ties(reference: Array, share: float = 0.05) -> Array:
+    """Which samples the reference itself hardly decides: bool ``[N]``.
+
+    The two largest outputs are nearer to each other than ``share`` of the sample's range, so
+    that a flip there says little about the model.
+    """
+    ordered = np.sort(reference, axis=1)
+    span = ordered[:, -1] - ordered[:, 0]
+    return (ordered[:, -1] - ordered[:, -2]) < share * span
+
+
+def flipped(outputs: Array, reference: Array) -> list[int]:
+    """The samples whose largest output moved to another class."""
+    return np.flatnonzero(outputs.argmax(axis=1) != reference.argmax(axis=1)).tolist()

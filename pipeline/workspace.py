@@ -31,7 +31,7 @@ STAGING, COMMIT = ".staging", ".commit"
 LOCK, HOLDER = ".lock", ".holder"
 TEMPORARY_SUFFIX = ".tmp"
 # What judging commands leave beside the artifacts; not part of what the manifest describes.
-RESULTS = frozenset({"bench.json", "parity.json", "report.html"})
+RESULTS = frozenset({"bench.json", "parity.json", "parity.npz", "report.html"})
 
 
 @dataclass(frozen=True)
@@ -141,6 +141,17 @@ class Workspace:
             (self.folder / HOLDER).unlink(missing_ok=True)
             lock.release()
 
+    @contextmanager
+    def exported(self, command: str, say: Callable[[str], None]) -> Iterator[Manifest]:
+        """For commands that judge what is there: ``locked``, with the verified manifest.
+
+        Nothing is created where nothing was exported. Raises as ``verified`` does.
+        """
+        if not self.folder.is_dir():
+            raise WorkspaceError(f"{self.folder}: nothing exported yet; run `edgepipe export`")
+        with self.locked(command, say):
+            yield self.verified()
+
     def manifest(self) -> Manifest | None:
         """The manifest, or ``None`` in a folder that has none yet."""
         path = self.folder / MANIFEST
@@ -186,6 +197,11 @@ class Workspace:
         if path.stat().st_size != expected.size or sha256_file(path) != expected.sha256:
             return "edited"
         return "intact"
+
+    def write_json(self, name: str, document: Any) -> Path:
+        """``write_result`` for a JSON document."""
+        text = json.dumps(document, indent=2, allow_nan=False) + "\n"
+        return self.write_result(name, text.encode())
 
     def write_result(self, name: str, data: bytes) -> Path:
         """Put one of ``RESULTS`` into the folder, whole or not at all."""

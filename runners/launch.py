@@ -64,6 +64,11 @@ class Target:
 
 
 LOCAL = Target()
+# A CPU with AVX2 and without VNNI, as many edge boxes have. int8 kernels that saturate there do
+# so in the emulation, too: it computes instruction by instruction what the CPU would.
+HASWELL = Target("haswell", ("qemu-x86_64", "-cpu", "Haswell", "{python}"), emulated=True)
+BUILT_IN_TARGETS = {target.name: target for target in (LOCAL, HASWELL)}
+INSTALL = {"qemu-x86_64": "install qemu-user (Debian, Ubuntu: apt-get install qemu-user)"}
 
 
 @dataclass(frozen=True)
@@ -118,7 +123,9 @@ class Worker:
             )
         except OSError as error:
             self._folder.cleanup()
-            raise RunnerUnavailable(f"can't start {self.argv[0]}: {error.strerror}") from error
+            remedy = INSTALL.get(self.argv[0])
+            text = f"can't start {self.argv[0]}: {error.strerror}"
+            raise RunnerUnavailable(f"{text}; {remedy}" if remedy else text) from error
         assert self._process.stdin
         assert self._process.stdout
         self._stdin, self._stdout = self._process.stdin.fileno(), self._process.stdout.fileno()

@@ -12,6 +12,7 @@ from rich.console import Console, RenderableType
 from rich.table import Table
 
 from ..stages.bench import BenchResult, CellResult
+from ..stages.parity import ParityResult
 from ..workspace import Manifest
 
 WIDTH = 100
@@ -47,6 +48,41 @@ def bench_table(result: BenchResult) -> str:
     parts: list[RenderableType] = [table] if table.row_count else []
     parts += [*_notes(result.cells), _host(result)]
     return _text(*parts)
+
+
+def parity_table(result: ParityResult) -> str:
+    """The cells of a parity run with the reasons below it."""
+    columns = ("variant", "runner", "target", "prec", "verdict", ">SQNR dB", ">limit")
+    table = _table(*columns, ">cosine", ">max rel", ">top-1", ">n")
+    for cell in result.cells:
+        if cell.status == "ok":
+            table.add_row(
+                cell.variant,
+                cell.runner,
+                cell.target,
+                cell.precision or "",
+                cell.verdict or "",
+                "equal" if cell.max_abs == 0 else _number(cell.sqnr_db, ".1f"),
+                _number(cell.gate["min_sqnr_db"], ".1f"),
+                _number(cell.cosine, ".6f"),
+                _number(cell.max_rel, ".1e"),
+                _number(cell.top1_agreement, ".1%"),
+                str(cell.samples),
+            )
+    parts: list[RenderableType] = [table] if table.row_count else []
+    for cell in result.cells:
+        if cell.reason:
+            state = "" if cell.status == "ok" else f"{cell.status}: "
+            name = "/".join(part for part in (cell.variant, cell.runner, cell.target) if part)
+            parts.append(f"  {name}: {state}{cell.reason}")
+    parts.append(
+        f"  torch's float32 is {result.reference_sqnr_db:.1f} dB from its float64 on these goldens"
+    )
+    return _text(*parts)
+
+
+def _number(value: float | None, form: str) -> str:
+    return "–" if value is None else format(value, form)
 
 
 def _row(cell: CellResult) -> list[str]:

@@ -15,13 +15,14 @@ from typing import Any
 
 import numpy as np
 
-from ...runners.base import RunnerError, RunnerUnavailable
+from ...runners.base import RunnerError, RunnerUnavailable, SessionError
 from ...runners.measure import Measurement, Plan
 from .. import goldens as recorded
 from .. import metrics, statistics
 from ..cells import Cell, OpenCell, open_cell, plan, run_goldens
 from ..config import Config
 from ..errors import ExitCode, UsageError
+from ..gates import mismatch
 from ..images import Preprocessing
 from ..progress import Progress
 from ..workspace import Manifest, Workspace
@@ -126,7 +127,7 @@ def bench(
     A cell that fails keeps its reason and the others go on. Raises ``UsageError`` for an
     emulated target, whose timings would mean nothing.
     """
-    cells, broken = plan(manifest, config)
+    cells, broken = plan(manifest, config, config.bench)
     for target in {cell.target for cell in cells}:
         if target.emulated:
             raise UsageError(f"target {target.name} is emulated: timings there mean nothing")
@@ -200,10 +201,10 @@ def _visit(
         feeds, _, _ = next(goldens.batches(preprocessing, name, opened.batch))
         first = opened.worker.run(feeds)
         outputs = run_goldens(opened, goldens, preprocessing, CHECKED_GOLDENS)
-        sqnr_db = min(
-            metrics.sqnr_db(outputs[output], goldens.fp32[output][:CHECKED_GOLDENS])
-            for output in outputs
-        )
+        expected = {name: array[:CHECKED_GOLDENS] for name, array in goldens.fp32.items()}
+        if problem := mismatch(outputs, expected):
+            raise SessionError(problem)
+        sqnr_db = min(metrics.sqnr_db(outputs[name], expected[name]) for name in expected)
         measurement, peak_rss_mib = opened.worker.measure(feeds, timing)
     visit.measurements.append(measurement)
     visit.opened.append(opened)

@@ -1,0 +1,151 @@
+"""Verdicts: what fails, what passes, and what the samples can't tell."""
+
+from __future__ import annotations
+
+import numpy as np
+import pytest
+
+from edgepipe.pipeline.gates import (
+    FAIL,
+    INCONCLUSIVE,
+    PASS,
+    Gate,
+    default_gate,
+    judge,
+    samples_needed,
+    wilson,
+)
+
+GATE = Gate(min_sqnr_db=20.0, min_cosine=0.98, min_top1=0.85)
+
+
+def logits(count: int = 64, classes: int = 10) -> np.ndarray:
+    generator = np.random.default_rng(5)
+    values = generator.normal(0, 1, (count, classes))
+    values[np.arange(count), generator.integers(0, classes, count)] += 8
+    return values.astype(np.float32)
+
+
+def flip(outputs: np.ndarray, count: int) -> np.ndarray:
+    """Move the answer of the first samples by the least change that does."""
+    changed = outputs.copy()
+    for row in changed[:count]:
+        first, second = np.argsort(row)[::-1][:2]
+        row[first], row[second] = row[second] - 0.01, row[second] + 0.01
+    return changed
+
+
+def test_equal_outputs_pass() -> None:
+    reference = {"logits": logits()}
+    judgement = judge(reference, reference, GATE)
+    assert (judgement.verdict, judgement.reasons) == (PASS, ())
+    assert judgement.outputs["logits"].to_json()["sqnr_db"] is None
+
+
+@pytest.mark.parametrize("value", [np.nan, np.inf])
+@pytest.mark.parametrize("side", ["runner", "torch", "both"])
+def test_what_is_not_finite_fails_on_either_side_and_on_both(value: float, side: str) -> None:
+    clean, broken = logits(), logits()
+    broken[3, 4] = value
+    outputs = clean if side == "torch" else broken
+    reference = clean if side == "runner" else broken
+    judgement = judge({"logits": outputs}, {"logits": reference}, GATE)
+    assert judgement.verdict == FAIL
+    assert "NaN or infinite" in judgement.reasons[0]
+
+
+@pytest.mark.parametrize(
+    ("outputs", "says"),
+    [
+        ({}, "missing logits"),
+        ({"logits": logits(), "more": logits()}, "extra more"),
+        ({"scores": logits()}, "missing logits and extra scores"),
+        ({"logits": logits()[:, :9]}, r"float32 \[64, 9\], torch gave float32 \[64, 10\]"),
+        ({"logits": logits().astype(np.float64)}, "is float64"),
+        ({"logits": logits()[:63]}, r"\[63, 10\]"),
+        ({"logits": logits().T.copy()}, r"\[10, 64\]"),
+    ],
+)
+def test_outputs_of_another_form_fail_and_are_named(
+    outputs: dict[str, np.ndarray], says: str
+) -> None:
+    judgement = judge(outputs, {"logits": logits()}, GATE)
+    assert judgement.verdict == FAIL
+    assert judgement.reasons[0].startswith("output")
+    with pytest.raises(AssertionError, match=says):
+        raise AssertionError(judgement.reasons[0])
+
+
+def test_outputs_in_another_order_are_matched_by_name() -> None:
+    a, b = logits(), logits() * 2
+    assert judge({"b": b, "a": a}, {"a": a, "b": b}, GATE).verdict == PASS
+    assert judge({"b": a, "a": b}, {"a": a, "b": b}, GATE).verdict == FAIL
+
+
+def test_a_model_that_ignores_its_input_fails_as_degenerate() -> None:
+    constant = {"logits": np.repeat(logits(1), 64, axis=0)}
+    judgement = judge(constant, constant, GATE)
+    assert judgement.verdict == FAIL
+    assert "degenerate" in judgement.reasons[0]
+
+
+def test_too_much_noise_fails() -> None:
+    reference = logits()
+    noise = np.random.default_rng(1).normal(0, 0.2 * np.std(reference), reference.shape)
+    judgement = judge(
+        {"logits": (reference + noise).astype(np.float32)}, {"logits": reference}, GATE
+    )
+    assert judgement.verdict == FAIL
+    assert "SQNR" in judgement.reasons[0]
+
+
+@pytest.mark.parametrize(
+    ("flips", "verdict"), [(0, PASS), (2, PASS), (5, INCONCLUSIVE), (10, INCONCLUSIVE), (20, FAIL)]
+)
+def test_flipped_answers(flips: int, verdict: str) -> None:
+    reference = logits()
+    outputs = {"logits": flip(reference, flips)}
+    judgement = judge(outputs, {"logits": reference}, Gate(-100, -1, 0.85))
+    assert judgement.verdict == verdict
+    assert judgement.outputs["logits"].flipped == list(range(flips))
+    assert (judgement.samples_needed is not None) == (verdict == INCONCLUSIVE)
+
+
+def test_inconclusive_names_the_number_that_would_do() -> None:
+    reference = logits(16)
+    outputs = {"logits": flip(reference, 1)}
+    judgement = judge(outputs, {"logits": reference}, Gate(-100, -1, 0.85))
+    assert judgement.verdict == INCONCLUSIVE
+    needed = judgement.samples_needed
+    assert needed
+    assert f"{needed} samples" in judgement.reasons[0]
+    assert wilson(15 / 16, needed)[0] >= 0.85 > wilson(15 / 16, needed - 1)[0]
+
+
+def test_sixteen_samples_without_a_flip_carry_the_default() -> None:
+    reference = {"logits": logits(16)}
+    assert judge(reference, reference, default_gate("int8", 129.0)).verdict == PASS
+
+
+def test_a_share_at_the_limit_is_settled_by_no_number() -> None:
+    assert samples_needed(0.85, 0.85) is None
+
+
+def test_wilson_bounds_against_published_values() -> None:
+    # Newcombe 1998 (Statistics in Medicine 17), table I: 81 of 263, two-sided 95 %.
+    from edgepipe.pipeline import gates
+
+    low, high = wilson(81 / 263, 263)
+    assert 0.2553 < low < 81 / 263 < high < 0.3662
+    assert pytest.approx(1.6449, abs=1e-4) == gates.Z
+
+
+def test_the_f32_limit_follows_torchs_own_error() -> None:
+    assert default_gate("f32", 130.0).min_sqnr_db - default_gate("f32", 120.0).min_sqnr_db == 10
+
+
+def test_outputs_that_are_no_classes_have_no_top1() -> None:
+    reference = {"features": logits().reshape(64, 5, 2)}
+    judgement = judge(reference, reference, GATE)
+    assert judgement.verdict == PASS
+    assert judgement.outputs["features"].top1_agreement is None

@@ -1,0 +1,150 @@
+"""parity: the whole command on the real workspace, its files, and its exit codes."""
+
+from __future__ import annotations
+
+import json
+import re
+import shutil
+from collections.abc import Callable
+from pathlib import Path
+from subprocess import CompletedProcess
+from xml.etree import ElementTree
+
+import numpy as np
+import pytest
+
+Run = Callable[..., CompletedProcess[str]]
+
+
+@pytest.fixture
+def judged(workspace: Path, edgepipe: Run) -> Path:
+    done = edgepipe("parity", "--workspace", workspace, "--quiet")
+    assert done.returncode == 0, done.stdout + done.stderr
+    return workspace / "mobilenet_v2"
+
+
+def test_every_cell_of_the_default_workspace_passes(judged: Path) -> None:
+    document = json.loads((judged / "parity.json").read_text())
+    assert len(document["cells"]) == 7
+    for cell in document["cells"]:
+        assert cell["verdict"] == "pass", cell["reason"]
+        assert cell["samples"] == 64
+        assert cell["sqnr_db"] >= cell["gate"]["min_sqnr_db"]
+        assert cell["precision"] == "f32"
+        assert sum(cell["placement"].values()) == 100
+    hashes = json.loads((judged / "manifest.json").read_text())["artifacts"]
+    assert document["artifacts"] == {name: entry["sha256"] for name, entry in hashes.items()}
+
+
+def test_judging_again_runs_nothing_and_takes_the_new_gates(
+    judged: Path, edgepipe: Run, tmp_path: Path
+) -> None:
+    recording = tmp_path / "kept.npz"
+    shutil.copy(judged / "parity.npz", recording)
+    shutil.rmtree(judged)
+    assert edgepipe("parity", "--from", recording).returncode == 0
+    (tmp_path / "edgepipe.toml").write_text(
+        '[gates.int8]\nmin-sqnr-db = 10.0\n[gates."int8/openvino"]\nmin-sqnr-db = 60.0\n'
+    )
+    done = edgepipe("parity", "--from", recording, "--json")
+    assert done.returncode == 1
+    cells = {(c["variant"], c["runner"]): c for c in json.loads(done.stdout)["cells"]}
+    assert cells["int8", "openvino"]["verdict"] == "fail"
+    assert cells["int8", "openvino"]["gate"]["min_sqnr_db"] == 60
+    assert "SQNR" in cells["int8", "openvino"]["reason"]
+    assert cells["int8", "ort-cpu"]["verdict"] == "pass"
+    assert cells["int8", "ort-cpu"]["gate"]["min_sqnr_db"] == 10
+    assert cells["int8-avx2", "openvino"]["verdict"] == "pass"
+
+
+def test_files_for_ci(workspace: Path, edgepipe: Run, tmp_path: Path) -> None:
+    (tmp_path / "edgepipe.toml").write_text('[gates."int8/ort-cpu"]\nmin-top1 = 0.97\n')
+    junit, markdown = tmp_path / "out.xml", tmp_path / "out.md"
+    flags = ("--runner", "ort-cpu", "--variant", "fp32", "--variant", "int8")
+    files = ("--junit", junit, "--markdown", markdown)
+    done = edgepipe("parity", *flags, *files, "--workspace", workspace)
+    assert done.returncode == 6, "64 samples can't carry a claim of 97 %"
+    suite = ElementTree.parse(junit).getroot().find("testsuite")
+    assert suite is not None
+    assert (suite.get("tests"), suite.get("errors"), suite.get("failures")) == ("2", "1", "0")
+    error = suite.find(".//error")
+    assert error is not None
+    assert re.search(r"can't carry a claim of 97%; \d+ samples", error.get("message") or "")
+    text = markdown.read_text()
+    assert "| fp32 | ort-cpu | local | f32 | ✅ pass |" in text
+    assert "❔ inconclusive" in text
+
+
+def test_a_computed_precision_that_was_not_asked_for_fails(judged: Path, edgepipe: Run) -> None:
+    with np.load(judged / "parity.npz") as archive:
+        arrays = {name: archive[name] for name in archive.files}
+    about = json.loads(arrays["about"].tobytes())
+    about["cells"][0]["precision"] = "bf16"
+    arrays["about"] = np.frombuffer(json.dumps(about).encode(), np.uint8)
+    np.savez(judged / "other.npz", allow_pickle=False, **arrays)
+    done = edgepipe("parity", "--from", judged / "other.npz", "--json")
+    assert done.returncode == 1
+    cell = json.loads(done.stdout)["cells"][0]
+    assert cell["verdict"] == "fail"
+    assert cell["reason"].startswith("computed in bf16, f32 was asked for")
+
+
+@pytest.mark.parametrize("content", [b"", b"PK\x03\x04 nothing", b"text"])
+def test_a_recording_that_is_none_is_bad_input(
+    edgepipe: Run, tmp_path: Path, content: bytes
+) -> None:
+    (tmp_path / "x.npz").write_bytes(content)
+    done = edgepipe("parity", "--from", "x.npz")
+    assert done.returncode == 3
+    assert done.stderr.startswith("edgepipe: x.npz: not a parity recording")
+
+
+def test_a_missing_recording_is_bad_input(edgepipe: Run) -> None:
+    done = edgepipe("parity", "--from", "gone.npz")
+    assert (done.returncode, done.stderr) == (3, "edgepipe: gone.npz: No such file or directory\n")
+
+
+def test_too_few_samples_are_inconclusive_and_say_how_many_would_do(
+    workspace: Path, edgepipe: Run
+) -> None:
+    flags = ("--samples", "5", "--runner", "ort-cpu", "--variant", "fp32")
+    done = edgepipe("parity", *flags, "--workspace", workspace)
+    assert done.returncode == 6
+    assert "16 samples like these would" in done.stdout
+
+
+def test_a_target_that_is_not_there_says_how_to_get_it(
+    workspace: Path, edgepipe: Run, tmp_path: Path
+) -> None:
+    flags = ("--target", "haswell", "--runner", "ort-cpu", "--workspace", workspace)
+    done = edgepipe("parity", *flags, env={"PATH": str(tmp_path)})
+    assert done.returncode == 5
+    assert "apt-get install qemu-user" in done.stdout
+
+
+haswell = pytest.mark.skipif(
+    shutil.which("qemu-x86_64") is None, reason="needs qemu-x86_64 (Debian: qemu-user)"
+)
+
+
+@haswell
+def test_on_an_emulated_haswell_int8_fails_and_int8_avx2_passes(
+    workspace: Path, edgepipe: Run
+) -> None:
+    flags = (
+        "--samples",
+        "16",
+        "--target",
+        "haswell",
+        "--variant",
+        "int8",
+        "--variant",
+        "int8-avx2",
+    )
+    runners = ("--runner", "ort-cpu", "--runner", "openvino")
+    done = edgepipe("parity", *flags, *runners, "--workspace", workspace, "--json")
+    cells = {(c["variant"], c["runner"]): c for c in json.loads(done.stdout)["cells"]}
+    for runner in ("ort-cpu", "openvino"):
+        assert cells["int8", runner]["verdict"] == "fail", cells["int8", runner]
+        assert cells["int8-avx2", runner]["verdict"] == "pass", cells["int8-avx2", runner]
+    assert done.returncode == 1
