@@ -75,9 +75,9 @@ def limit_memory(share: float = 0.9) -> None:
     if available and sys.platform == "linux":
         import resource
 
-        _, hard = resource.getrlimit(resource.RLIMIT_DATA)
+        soft, hard = resource.getrlimit(resource.RLIMIT_DATA)
         limit = int(available * share)
-        if hard == resource.RLIM_INFINITY or limit < hard:
+        if soft == resource.RLIM_INFINITY or limit < soft:
             resource.setrlimit(resource.RLIMIT_DATA, (limit, hard))
 
 

@@ -184,9 +184,11 @@ class Worker:
         Raises ``RunnerUnavailable`` or ``SessionError`` if that is the reply, and a
         ``WorkerError`` (after killing the process group) if there is none.
         """
+        # Outside the try: what can't be encoded is the caller's mistake, not the worker's.
+        buffers = list(protocol.encode({"op": operation, **fields}, blobs))
         deadline = time.monotonic() + timeout
         try:
-            for buffer in protocol.encode({"op": operation, **fields}, blobs):
+            for buffer in buffers:
                 self._write(buffer, deadline)
             message, arrays = self._read_message(deadline)
         except TimeoutError as error:
@@ -219,16 +221,18 @@ class Worker:
             raise WorkerError(
                 f"{self.argv[0]} runs edgepipe {there}, here it is {here}: install {here} there"
             )
+        with self._expecting("hello"):
+            int(hello["host"]["physical_cores"])
         return hello
 
     def _crash(self, operation: str) -> WorkerCrashed:
         # The pipe broke, so the process has ended or is about to.
         try:
             status = self._process.wait(KILL_GRACE_SECONDS)
+            how = _signal_name(-status) if status < 0 else f"exit status {status}"
         except subprocess.TimeoutExpired:
-            status = 0
+            how = "it closed its pipe and was killed"
         self._kill()
-        how = _signal_name(-status) if status < 0 else f"exit status {status}"
         words = self._last_words()
         last = words.splitlines()[-1].strip() if words else ""
         text = f"the worker ended during {operation!r}: {how}" + (f" ({last})" if last else "")
@@ -239,7 +243,7 @@ class Worker:
         """A well-formed message can still lack what the operation answers."""
         try:
             yield
-        except (KeyError, TypeError, AttributeError) as error:
+        except (KeyError, TypeError, ValueError, AttributeError) as error:
             raise self._garbage(operation, error) from error
 
     def _garbage(self, operation: str, error: Exception) -> WorkerGarbage:

@@ -83,11 +83,13 @@ def _warm_up(session: Session, feeds: Mapping[str, np.ndarray], plan: Plan) -> t
         while (
             len(window) < WARM_UP_WINDOW_RUNS
             or perf_counter_ns() - window_started < plan.window_seconds * 1e9
-        ):
+        ) and perf_counter_ns() - started < plan.warm_up_seconds * 1e9:
             before = perf_counter_ns()
             session.run(feeds)
             window.append(perf_counter_ns() - before)
         runs += len(window)
+        if len(window) < WARM_UP_WINDOW_RUNS:
+            break
         median = float(np.median(window))
         if previous and abs(median - previous) <= WARM_UP_AGREEMENT * previous:
             return runs, True
@@ -116,7 +118,8 @@ def _timed_loop(
                 del kept[::2]
                 stride *= 2
         if (after >= enough and len(samples) >= plan.min_samples) or after >= limit:
-            return samples, kept or [outputs]
+            kept.append(outputs)  # the last one always: what goes wrong mostly stays wrong
+            return samples, kept
 
 
 def _deviation(outputs: Mapping[str, np.ndarray], expected: Mapping[str, np.ndarray]) -> float:
@@ -127,7 +130,10 @@ def _deviation(outputs: Mapping[str, np.ndarray], expected: Mapping[str, np.ndar
         reference = expected[name]
         if array.shape != reference.shape:
             return np.inf
+        # In float64: flags have no difference, and small integers wrap around.
+        array, reference = array.astype(np.float64), reference.astype(np.float64)
         scale = float(np.max(np.abs(reference), initial=0.0)) or 1.0
-        difference = float(np.max(np.abs(array - reference), initial=0.0))
+        with np.errstate(invalid="ignore"):  # inf - inf
+            difference = float(np.max(np.abs(array - reference), initial=0.0))
         worst = max(worst, difference / scale if np.isfinite(difference) else np.inf)
     return worst

@@ -30,8 +30,13 @@ class OpenVinoSession:
 
     def run(self, feeds: Mapping[str, np.ndarray]) -> dict[str, np.ndarray]:
         """See ``Session.run``. Inputs are shared with the runtime, outputs are copied."""
-        results = self._request.infer(feeds, share_inputs=True)
-        return {name: results[index] for index, name in enumerate(self._names)}
+        # Not infer(): with one thread it loses what a node raises and returns stale outputs.
+        self._request.start_async(feeds, share_inputs=True)
+        self._request.wait()
+        return {
+            name: self._request.get_output_tensor(index).data.copy()
+            for index, name in enumerate(self._names)
+        }
 
     def close(self) -> None:
         """See ``Session.close``."""

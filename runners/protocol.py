@@ -19,6 +19,7 @@ import numpy as np
 VERSION = 1
 MAX_HEADER_BYTES = 1 << 20
 MAX_BODY_BYTES = 4 << 30
+NUMBERS = "biufc"  # numpy's kinds that are nothing but their bytes
 
 Message = dict[str, Any]
 Blobs = dict[str, "np.ndarray | bytes"]
@@ -33,7 +34,9 @@ def encode(message: Mapping[str, Any], blobs: Mapping[str, Any] | None = None) -
     entries, buffers = [], []
     for name, blob in (blobs or {}).items():
         if isinstance(blob, np.ndarray):
-            array = np.ascontiguousarray(blob)
+            if blob.dtype.kind not in NUMBERS:
+                raise ProtocolError(f"array {name!r} holds {blob.dtype}, not numbers")
+            array = np.ascontiguousarray(blob, blob.dtype.newbyteorder("="))
             entry = {"dtype": array.dtype.name, "shape": list(blob.shape), "bytes": array.nbytes}
             buffer = array.reshape(-1).view(np.uint8).data
         else:
@@ -58,13 +61,15 @@ def decode_header(line: bytes) -> tuple[Message, list[Message]]:
             if not isinstance(entry["name"], str) or not isinstance(size, int) or size < 0:
                 raise ProtocolError(f"blob entry {entry!r}")
             if "dtype" in entry:
-                items = math.prod(entry["shape"])
-                if items < 0 or items * np.dtype(entry["dtype"]).itemsize != size:
+                dtype, shape = np.dtype(entry["dtype"]), entry["shape"]
+                whole = all(isinstance(length, int) and length >= 0 for length in shape)
+                lies = dtype.kind not in NUMBERS or math.prod(shape) * dtype.itemsize != size
+                if not whole or lies:
                     raise ProtocolError(f"blob entry {entry!r}")
             total += size
     except ProtocolError:
         raise
-    except (ValueError, KeyError, TypeError, AttributeError) as error:
+    except (ValueError, KeyError, TypeError, AttributeError, RecursionError) as error:
         shown = line[:60].decode("utf-8", "replace").strip()
         raise ProtocolError(f"not a message: {shown!r}") from error
     if total > MAX_BODY_BYTES:
@@ -76,4 +81,7 @@ def decode_blob(entry: Mapping[str, Any], data: bytearray) -> np.ndarray | bytes
     """The array or the bytes that an entry of ``decode_header`` describes."""
     if "dtype" not in entry:
         return bytes(data)
-    return np.frombuffer(data, entry["dtype"]).reshape(entry["shape"])
+    try:
+        return np.frombuffer(data, entry["dtype"]).reshape(entry["shape"])
+    except ValueError as error:  # more dimensions than numpy has, or an impossible one
+        raise ProtocolError(f"blob entry {entry!r}") from error

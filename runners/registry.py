@@ -65,7 +65,12 @@ def names() -> list[str]:
 def formats(name: str) -> tuple[str, ...]:
     """The model formats that a runner takes, best first."""
     entry = _entry(name)
-    return entry.formats if entry.formats is not None else get(name).formats
+    if entry.formats is not None:
+        return entry.formats
+    try:
+        return get(name).formats
+    except AttributeError as error:
+        raise RunnerUnavailable(f"runner {name} ({entry.path}) is no runner: {error}") from error
 
 
 def get(name: str) -> Runner:
@@ -78,7 +83,7 @@ def get(name: str) -> Runner:
     module, _, attribute = entry.path.partition(":")
     try:
         return getattr(import_module(module), attribute)()
-    except Exception as error:  # a plug-in may fail in any way; it must not take others along
+    except (Exception, SystemExit) as error:  # whatever a plug-in does, the others go on
         reason = f"{type(error).__name__}: {error}".splitlines()[0]
         raise RunnerUnavailable(
             f"runner {name} ({entry.path}) fails to import: {reason}"

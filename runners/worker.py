@@ -79,15 +79,17 @@ class Worker:
 
     def run(self, _message: protocol.Message, blobs: protocol.Blobs) -> Any:
         """Run the session once; the reply holds every output."""
-        feeds = _arrays(blobs)
+        session = self._loaded()
+        feeds = _feeds(session, blobs)
         started = perf_counter_ns()
-        outputs = self._loaded().run(feeds)
+        outputs = session.run(feeds)
         elapsed = perf_counter_ns() - started
         return {"elapsed_ms": elapsed / 1e6, "peak_rss_mib": host.peak_rss_mib()}, outputs
 
     def measure(self, message: protocol.Message, blobs: protocol.Blobs) -> Any:
         """Time the session on one set of feeds."""
-        result = measure(self._loaded(), _arrays(blobs), Plan(**message["plan"]))
+        session = self._loaded()
+        result = measure(session, _feeds(session, blobs), Plan(**message["plan"]))
         return {
             "warm_up_runs": result.warm_up_runs,
             "settled": result.settled,
@@ -120,20 +122,26 @@ def serve(reader: BufferedReader, writer: BinaryIO) -> None:
                 return
             blobs[entry["name"]] = protocol.decode_blob(entry, data)
         try:
-            reply, attached = operations[message["op"]](message, blobs)
+            # Encoded here: outputs that can't travel (text) are the session's failure too.
+            reply = list(protocol.encode(*operations[message["op"]](message, blobs)))
         except RunnerUnavailable as error:
-            reply, attached = {"unavailable": _one_line(str(error))}, {}
+            reply = protocol.encode({"unavailable": _one_line(str(error))})
         except SessionError as error:
-            reply, attached = {"failed": _one_line(str(error))}, {}
+            reply = protocol.encode({"failed": _one_line(str(error))})
         except Exception as error:  # a runner may raise anything; the parent decides what it means
-            reply, attached = {"failed": _one_line(f"{type(error).__name__}: {error}")}, {}
-        for buffer in protocol.encode(reply, attached):
+            reply = protocol.encode({"failed": _one_line(f"{type(error).__name__}: {error}")})
+        for buffer in reply:
             writer.write(buffer)
         writer.flush()
 
 
-def _arrays(blobs: protocol.Blobs) -> dict[str, np.ndarray]:
-    return {name: blob for name, blob in blobs.items() if isinstance(blob, np.ndarray)}
+def _feeds(session: Session, blobs: protocol.Blobs) -> dict[str, np.ndarray]:
+    """Every input has to be there: OpenVINO would go on with what it was fed last."""
+    feeds = {name: blob for name, blob in blobs.items() if isinstance(blob, np.ndarray)}
+    missing = [spec.name for spec in session.inputs if spec.name not in feeds]
+    if missing:
+        raise SessionError(f"no feed for input {', '.join(missing)}")
+    return feeds
 
 
 def _one_line(text: str) -> str:

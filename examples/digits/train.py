@@ -15,13 +15,14 @@ from pathlib import Path
 
 import numpy as np
 import torch
-from edgepipe.exporters.sources import HALVES
-from edgepipe.exporters.zoo.mobilenet_v2 import MobileNetV2
-from edgepipe.pipeline.images import Preprocessing, normalize, stack
 from safetensors.torch import save_file
 from sklearn.datasets import load_digits
 from sklearn.model_selection import train_test_split
 from torch.nn import functional
+
+from edgepipe.exporters.sources import HALVES
+from edgepipe.exporters.zoo.mobilenet_v2 import MobileNetV2
+from edgepipe.pipeline.images import Preprocessing, normalize, stack
 
 SEED = 0
 HELD_OUT = 397

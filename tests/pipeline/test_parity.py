@@ -5,6 +5,8 @@ from __future__ import annotations
 import json
 import re
 import shutil
+import subprocess
+import sys
 from collections.abc import Callable
 from pathlib import Path
 from subprocess import CompletedProcess
@@ -12,15 +14,26 @@ from xml.etree import ElementTree
 
 import numpy as np
 import pytest
+from onnxruntime.quantization import QuantFormat, QuantType, quantize_static
+
+from edgepipe.pipeline import metrics
+from edgepipe.pipeline.cells import Cell, open_cell, run_goldens
+from edgepipe.pipeline.goldens import Goldens
+from edgepipe.pipeline.images import Preprocessing
+from edgepipe.runners.launch import HASWELL as HASWELL_TARGET
+from edgepipe.runners.launch import LOCAL
 
 Run = Callable[..., CompletedProcess[str]]
 
 
-@pytest.fixture
-def judged(workspace: Path, edgepipe: Run) -> Path:
-    done = edgepipe("parity", "--workspace", workspace, "--quiet")
+@pytest.fixture(scope="module")
+def judged(exported: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """The default workspace's model folder after `edgepipe parity`. Don't write to it."""
+    root = Path(shutil.copytree(exported, tmp_path_factory.mktemp("judged") / "artifacts"))
+    command = [sys.executable, "-m", "edgepipe.pipeline.cli", "parity", "--workspace", str(root)]
+    done = subprocess.run(command, capture_output=True, text=True)
     assert done.returncode == 0, done.stdout + done.stderr
-    return workspace / "mobilenet_v2"
+    return root / "mobilenet_v2"
 
 
 def test_every_cell_of_the_default_workspace_passes(judged: Path) -> None:
@@ -39,9 +52,7 @@ def test_every_cell_of_the_default_workspace_passes(judged: Path) -> None:
 def test_judging_again_runs_nothing_and_takes_the_new_gates(
     judged: Path, edgepipe: Run, tmp_path: Path
 ) -> None:
-    recording = tmp_path / "kept.npz"
-    shutil.copy(judged / "parity.npz", recording)
-    shutil.rmtree(judged)
+    recording = shutil.copy(judged / "parity.npz", tmp_path / "kept.npz")
     assert edgepipe("parity", "--from", recording).returncode == 0
     (tmp_path / "edgepipe.toml").write_text(
         '[gates.int8]\nmin-sqnr-db = 10.0\n[gates."int8/openvino"]\nmin-sqnr-db = 60.0\n'
@@ -75,14 +86,16 @@ def test_files_for_ci(workspace: Path, edgepipe: Run, tmp_path: Path) -> None:
     assert "❔ inconclusive" in text
 
 
-def test_a_computed_precision_that_was_not_asked_for_fails(judged: Path, edgepipe: Run) -> None:
+def test_a_computed_precision_that_was_not_asked_for_fails(
+    judged: Path, edgepipe: Run, tmp_path: Path
+) -> None:
     with np.load(judged / "parity.npz") as archive:
         arrays = {name: archive[name] for name in archive.files}
     about = json.loads(arrays["about"].tobytes())
     about["cells"][0]["precision"] = "bf16"
     arrays["about"] = np.frombuffer(json.dumps(about).encode(), np.uint8)
-    np.savez(judged / "other.npz", allow_pickle=False, **arrays)
-    done = edgepipe("parity", "--from", judged / "other.npz", "--json")
+    np.savez(tmp_path / "other.npz", allow_pickle=False, **arrays)
+    done = edgepipe("parity", "--from", "other.npz", "--json")
     assert done.returncode == 1
     cell = json.loads(done.stdout)["cells"][0]
     assert cell["verdict"] == "fail"
@@ -127,24 +140,49 @@ haswell = pytest.mark.skipif(
 )
 
 
+HASWELL = ("--samples", "16", "--target", "haswell", "--runner", "ort-cpu", "--runner", "openvino")
+
+
 @haswell
-def test_on_an_emulated_haswell_int8_fails_and_int8_avx2_passes(
-    workspace: Path, edgepipe: Run
+def test_the_int8_variants_hold_on_an_emulated_haswell(workspace: Path, edgepipe: Run) -> None:
+    variants = ("--variant", "int8", "--variant", "int8-avx2")
+    done = edgepipe("parity", *HASWELL, *variants, "--workspace", workspace, "--json")
+    assert done.returncode == 0, done.stdout
+    cells = json.loads(done.stdout)["cells"]
+    assert [cell["verdict"] for cell in cells] == ["pass"] * 4
+    assert {cell["target"] for cell in cells} == {"haswell"}
+
+
+@haswell
+def test_the_emulated_cpu_saturates_where_the_first_convolution_is_quantized(
+    exported: Path, tmp_path: Path
 ) -> None:
-    flags = (
-        "--samples",
-        "16",
-        "--target",
-        "haswell",
-        "--variant",
-        "int8",
-        "--variant",
-        "int8-avx2",
+    """Leaving that one in float avoids it, and so do 7-bit weights."""
+    folder = exported / "mobilenet_v2"
+    goldens = Goldens.load(folder / "goldens.npz")
+    preprocessing = Preprocessing.from_json(
+        json.loads((folder / "manifest.json").read_text())["preprocessing"]
     )
-    runners = ("--runner", "ort-cpu", "--runner", "openvino")
-    done = edgepipe("parity", *flags, *runners, "--workspace", workspace, "--json")
-    cells = {(c["variant"], c["runner"]): c for c in json.loads(done.stdout)["cells"]}
-    for runner in ("ort-cpu", "openvino"):
-        assert cells["int8", runner]["verdict"] == "fail", cells["int8", runner]
-        assert cells["int8-avx2", runner]["verdict"] == "pass", cells["int8-avx2", runner]
-    assert done.returncode == 1
+    sqnr_db = {}
+    for name, reduce_range in (("8-bit", False), ("7-bit", True)):
+        model = tmp_path / f"{name}.onnx"
+        quantize_static(
+            folder / "fp32.onnx",
+            model,
+            quant_format=QuantFormat.QDQ,
+            per_channel=True,
+            reduce_range=reduce_range,
+            activation_type=QuantType.QUInt8,
+            weight_type=QuantType.QInt8,
+            extra_options={"ActivationSymmetric": False, "WeightSymmetric": True},
+            calibration_cache_path=folder / "calibration.json",
+        )
+        for target in (LOCAL, HASWELL_TARGET):
+            cell = Cell("int8", "ort-cpu", target, "f32", model.name, None)
+            with open_cell(cell, model) as opened:
+                outputs = run_goldens(opened, goldens, preprocessing, 8)["logits"]
+            sqnr_db[name, target.name] = metrics.sqnr_db(outputs, goldens.fp32["logits"][:8])
+    assert sqnr_db["7-bit", "haswell"] > 20
+    assert sqnr_db["8-bit", "haswell"] < 20
+    host_has_vnni = "vnni" in Path("/proc/cpuinfo").read_text()
+    assert not host_has_vnni or sqnr_db["8-bit", "local"] > 20
