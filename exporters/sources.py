@@ -19,7 +19,7 @@ from importlib import import_module
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from .base import MissingLibrary, ModelError
+from .base import ModelError
 from .zoo import ARCHITECTURES
 
 if TYPE_CHECKING:
@@ -103,10 +103,7 @@ def build(source: Source) -> torch.nn.Module:
 
     Raises ``ModelError`` if the checkpoint can't be read or does not fit the architecture.
     """
-    try:
-        import torch
-    except ImportError as error:
-        raise MissingLibrary(f'{error}; pip install "edgepipe[export]"') from error
+    import torch
 
     module_name, _, class_name = ARCHITECTURES[source.architecture].partition(":")
     architecture = getattr(import_module(module_name), class_name)
@@ -167,11 +164,9 @@ def load_strictly(module: torch.nn.Module, state: Mapping[str, torch.Tensor], pa
 
 
 def _read_safetensors(path: Path) -> dict[str, torch.Tensor]:
-    try:
-        from safetensors import SafetensorError
-        from safetensors.torch import load_file
-    except ImportError as error:
-        raise MissingLibrary(f'{error}; pip install "edgepipe[export]"') from error
+    from safetensors import SafetensorError
+    from safetensors.torch import load_file
+
     try:
         return load_file(path)
     except SafetensorError as error:

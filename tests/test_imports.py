@@ -74,6 +74,15 @@ def test_help_lists_every_command_that_is_tested_here() -> None:
     assert names == {"export", "bench", "parity"}
 
 
+def test_export_without_its_libraries_says_what_to_install(tmp_path: Path) -> None:
+    code = "sys.argv[0] = 'edgepipe'\nfrom edgepipe.pipeline.cli import main\nmain()"
+    done = run(code, "export", "--workspace", str(tmp_path / "artifacts"))
+    assert done.returncode == 5
+    (line,) = done.stderr.splitlines()
+    assert line.startswith("edgepipe: stage export: torch is blocked")
+    assert line.endswith('pip install "edgepipe[cpu,export]"')
+
+
 def test_help_does_not_load_numpy() -> None:
     code = """
 sys.argv = ["edgepipe", "--help"]

@@ -7,6 +7,7 @@ from importlib.metadata import PackageNotFoundError, version
 from time import perf_counter
 from typing import Any, Protocol
 
+from ...exporters.base import MissingLibrary
 from ..errors import StageError
 from ..progress import Progress
 from ..workspace import Manifest, StageRecord, Transaction, Workspace, digest
@@ -54,7 +55,12 @@ def run_stages(
             transaction.stages[stage.name] = record
             continue
         started = perf_counter()
-        result = stage.run(transaction, progress)
+        try:
+            result = stage.run(transaction, progress)
+        except ImportError as error:
+            raise MissingLibrary(
+                f'stage {stage.name}: {error}; pip install "edgepipe[cpu,export]"'
+            ) from error
         for name in stage.ensures:
             if not transaction.path(name).is_file():
                 raise StageError(f"stage {stage.name} ended without writing {name}")

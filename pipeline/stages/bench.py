@@ -159,14 +159,10 @@ def bench(
     for runner, reason in broken.items():
         results.append(CellResult("", runner, "", "unavailable", reason=reason))
     results = _with_speedups(results)
-    hosts = {
-        visit.opened[0].worker.hello["host"]["cpu"]: visit.opened[0].worker.hello["host"]
-        for visit in visits.values()
-        if visit.opened
-    }
+    opened = [visit.opened[0] for visit in visits.values() if visit.opened]
     return BenchResult(
         model=manifest.model,
-        host=next(iter(hosts.values()), {}),
+        host=opened[0].worker.hello["host"] if opened else {},
         quick=quick,
         cells=tuple(results),
         artifacts={name: artifact.sha256 for name, artifact in manifest.artifacts.items()},

@@ -20,7 +20,6 @@ from typing import Any
 
 import numpy as np
 
-from ...exporters.base import MissingLibrary
 from ...exporters.sources import DIGITS_DATASET
 from .. import images
 from ..progress import Progress
@@ -175,10 +174,8 @@ def kernels(model: Path) -> dict[str, Any]:
 @contextmanager
 def _prepared(transaction: Transaction) -> Iterator[Path]:
     """``fp32.onnx`` after ONNX Runtime's own preparation: shapes inferred, BatchNorm folded."""
-    try:
-        from onnxruntime.quantization.shape_inference import quant_pre_process
-    except ImportError as error:
-        raise MissingLibrary(f'{error}; pip install "edgepipe[cpu,export]"') from error
+    from onnxruntime.quantization.shape_inference import quant_pre_process
+
     with tempfile.TemporaryDirectory(prefix="edgepipe-") as folder, _quiet():
         prepared = Path(folder) / "prepared.onnx"
         quant_pre_process(transaction.path(FP32), prepared)
