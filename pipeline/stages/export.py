@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
 from dataclasses import asdict, dataclass
 from typing import TYPE_CHECKING, Any
 
@@ -91,7 +92,7 @@ class Export:
         pixels = images.stack(held_out[: goldens.COUNT], preprocessing)
         inputs = torch.from_numpy(images.normalize(pixels, preprocessing))
         outputs: dict[torch.dtype, np.ndarray] = {}
-        with torch.inference_mode():
+        with _one_thread(), torch.inference_mode():
             for dtype in (torch.float32, torch.float64):
                 module.to(dtype)
                 parts = [module(part.to(dtype)) for part in inputs.split(GOLDEN_BATCH)]
@@ -104,3 +105,16 @@ class Export:
             fp32={name: outputs[torch.float32]},
             fp64={name: outputs[torch.float64]},
         )
+
+
+@contextmanager
+def _one_thread() -> Iterator[None]:
+    """Sums in one order, so that the last bits don't depend on the number of cores."""
+    import torch
+
+    threads = torch.get_num_threads()
+    torch.set_num_threads(1)
+    try:
+        yield
+    finally:
+        torch.set_num_threads(threads)
