@@ -9,9 +9,11 @@ from __future__ import annotations
 
 import difflib
 import hashlib
+import http.client
 import os
-import urllib.error
+import urllib.parse
 import urllib.request
+import warnings
 import zipfile
 from collections.abc import Mapping
 from dataclasses import dataclass
@@ -29,10 +31,13 @@ DATA = Path(__file__).parent / "data"
 DIGITS_DATASET = DATA / "digits.npz"
 RANDOM_SEED = 0
 WEIGHTS = ("digits", "imagenet", "random")
+# Weights that come with real training images to calibrate int8 with.
+CALIBRATED_WEIGHTS = frozenset({"digits", "random"})
 
 # torchvision's published files; the hex digits in a name begin the SHA-256 of the file.
 IMAGENET_URL = "https://download.pytorch.org/models/"
 IMAGENET_FILES = {"mobilenet_v2": "mobilenet_v2-7ebf99e0.pth"}
+LOOPBACK = ("127.0.0.1", "::1", "localhost")
 DOWNLOAD_TIMEOUT_SECONDS = 30
 MAX_DOWNLOAD_BYTES = 1 << 30
 
@@ -58,7 +63,6 @@ class Source:
     """A model before it is exported.
 
     ``digest`` is the SHA-256 of the weights file (or says which seed made the weights).
-    ``calibration`` tells whether there are real training images to calibrate int8 with.
     """
 
     architecture: str
@@ -69,7 +73,6 @@ class Source:
     classes: int
     labels: tuple[str, ...] | None
     preprocessing: Mapping[str, Any]
-    calibration: bool
 
 
 def resolve(architecture: str, weights: str) -> Source:
@@ -87,14 +90,12 @@ def resolve(architecture: str, weights: str) -> Source:
             raise ModelError(
                 f"{architecture} has no weights trained on digits: use another --weights"
             )
-        return Source(
-            architecture, weights, path, _sha256(path), True, len(digits), digits, HALVES, True
-        )
+        return Source(architecture, weights, path, _sha256(path), True, len(digits), digits, HALVES)
     if weights == "imagenet":
         path = _published(architecture)
-        return Source(architecture, weights, path, _sha256(path), True, 1000, None, IMAGENET, False)
+        return Source(architecture, weights, path, _sha256(path), True, 1000, None, IMAGENET)
     return Source(
-        architecture, weights, None, f"seed:{RANDOM_SEED}", False, len(digits), digits, HALVES, True
+        architecture, weights, None, f"seed:{RANDOM_SEED}", False, len(digits), digits, HALVES
     )
 
 
@@ -122,12 +123,14 @@ def load_state_dict(path: Path) -> dict[str, torch.Tensor]:
     archive, an ONNX model, text, truncated, empty, or a pickle with code in it.
     """
     try:
-        head = path.open("rb").read(512)
+        with path.open("rb") as file:
+            head = file.read(512)
     except OSError as error:
         raise ModelError(f"{path}: {error.strerror}") from error
     if not head:
         raise ModelError(f"{path}: an empty file")
-    if head[8:9] == b"{":
+    # The header's length, of which safetensors allows 100 MB; text has a larger one there.
+    if head[8:9] == b"{" and int.from_bytes(head[:8], "little") <= 100_000_000:
         return _read_safetensors(path)
     if head.startswith(b"PK"):
         _check_archive(path)
@@ -179,7 +182,9 @@ def _read_torch(path: Path) -> dict[str, torch.Tensor]:
     import torch
 
     try:
-        content = torch.load(path, map_location="cpu", weights_only=True)
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")  # about pickle protocols, which is the file's business
+            content = torch.load(path, map_location="cpu", weights_only=True)
     except pickle.UnpicklingError as error:
         raise ModelError(
             f"{path}: holds more than tensors, which could run code; it was not loaded. "
@@ -192,7 +197,7 @@ def _read_torch(path: Path) -> dict[str, torch.Tensor]:
         if isinstance(content, dict) and isinstance(content.get(key), dict):
             content = content[key]
     if not isinstance(content, dict) or not all(
-        isinstance(value, torch.Tensor) for value in content.values()
+        isinstance(key, str) and isinstance(value, torch.Tensor) for key, value in content.items()
     ):
         raise ModelError(f"{path}: not a state dict (name -> tensor)")
     return {key.removeprefix("module."): value for key, value in content.items()}
@@ -200,7 +205,8 @@ def _read_torch(path: Path) -> dict[str, torch.Tensor]:
 
 def _check_archive(path: Path) -> None:
     try:
-        names = zipfile.ZipFile(path).namelist()
+        with zipfile.ZipFile(path) as archive:
+            names = archive.namelist()
     except zipfile.BadZipFile as error:
         raise ModelError(f"{path}: a truncated archive") from error
     if any("/code/" in name for name in names) or any(
@@ -213,7 +219,8 @@ def _check_archive(path: Path) -> None:
 
 def _kind(head: bytes) -> str:
     # An ONNX file is a protobuf whose first field is ir_version (field 1, varint).
-    if head[:1] == b"\x08" and (b"onnx" in head or b"pytorch" in head or b"\x12" in head[:4]):
+    # What follows is another of ModelProto's fields: most often the producer or the graph.
+    if head[:1] == b"\x08" and head[2:3] in (b"\x12", b"\x3a", b"\x42"):
         return "an ONNX model"
     try:
         text = head.decode()
@@ -233,7 +240,8 @@ def _published(architecture: str) -> Path:
     if path.is_file() and _sha256(path).startswith(prefix):
         return path
     url = os.environ.get("EDGEPIPE_WEIGHTS_URL", IMAGENET_URL).rstrip("/") + "/" + name
-    if not url.startswith(("https://", "http://127.0.0.1")):
+    parts = urllib.parse.urlsplit(url)
+    if parts.scheme != "https" and parts.hostname not in LOOPBACK:
         raise ModelError(f"{url}: weights are only fetched over https")
     # Beside the final name and renamed when checked: a killed download leaves no weights.
     partial = path.with_name(f"{name}.{os.getpid()}.partial")
@@ -245,7 +253,7 @@ def _published(architecture: str) -> Path:
                 f"{url}: the file has SHA-256 {digest[:8]}…, {prefix}… is published; not used"
             )
         partial.replace(path)
-    except OSError as error:  # URLError and time-outs are OSErrors too
+    except (OSError, http.client.HTTPException) as error:
         reason = getattr(error, "reason", None) or error
         raise ModelError(
             f"can't download {url}: {reason}. Without a network put the file at {path}"

@@ -217,22 +217,29 @@ def main() -> None:
     """Entry point: every expected failure is one line on stderr and its exit code."""
     from .errors import Terminated
 
-    def terminate(_number: int, _frame: object) -> None:
-        raise Terminated
+    # Noted as well as raised: a library may catch what is raised inside it.
+    received: list[int] = []
 
-    signal.signal(signal.SIGTERM, terminate)
-    sys.exit(_guarded(app))
+    def interrupt(number: int, _frame: object) -> None:
+        received.append(number)
+        raise Terminated if number == signal.SIGTERM else KeyboardInterrupt
+
+    signal.signal(signal.SIGTERM, interrupt)
+    signal.signal(signal.SIGINT, interrupt)
+    sys.exit(_guarded(app, received))
 
 
-def _guarded(call: Callable[[], Any]) -> int | str | None:
+def _guarded(call: Callable[[], Any], received: list[int]) -> int | str | None:
     """Run the application; returns what ``sys.exit`` takes. A bug keeps its traceback."""
     from . import errors
 
     try:
         call()
     except SystemExit as exit_:
-        return exit_.code
+        return exit_.code if not received else 128 + received[0]
     except BaseException as error:
+        if received and not os.environ.get(DEBUG):  # a library made something else of it
+            return 128 + received[0]
         code = errors.exit_code(error)
         if code is None or os.environ.get(DEBUG):
             raise

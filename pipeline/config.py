@@ -186,12 +186,15 @@ def _check_names(config: Config) -> None:
 
 
 def _explain(error: ValidationError, layers: list[tuple[str, dict[str, Any]]]) -> str:
-    first = error.errors()[0]
+    # A misspelled key is reported as unknown and as missing; the former says more.
+    found = error.errors()
+    first = next((one for one in found if one["type"] == "extra_forbidden"), found[0])
     path = [str(part).replace("-", "_") for part in first["loc"]]
+    absent = [path.pop()] if first["type"] == "missing" else []
     # A union adds the name of the alternative that was tried; that is no key of the user's.
     while len(path) > 1 and not any(_has(layer, path) for _, layer in layers):
         path.pop()
-    key = ".".join(_kebab(part) for part in path)
+    key = ".".join(_kebab(part) for part in (*path, *absent))
     origin = next((name for name, layer in reversed(layers) if _has(layer, path)), "")
     place = f"{key} ({origin})" if origin else key
     if first["type"] != "extra_forbidden":
@@ -218,8 +221,12 @@ def _has(layer: Any, path: list[str]) -> bool:
 
 def _pyproject(folder: Path) -> dict[str, Any]:
     path = folder / "pyproject.toml"
-    tool = _read_toml(path).get("tool", {}) if path.is_file() else {}
-    return _underscores(tool.get("edgepipe", {}))
+    section: Any = _read_toml(path) if path.is_file() else {}
+    for name in ("tool", "edgepipe"):
+        section = section.get(name, {})
+        if not isinstance(section, dict):
+            raise UsageError(f"{path}: {name} is to be a table, got {section!r}")
+    return _underscores(section)
 
 
 def _toml(path: Path) -> dict[str, Any]:
@@ -246,7 +253,9 @@ def _environment() -> dict[str, Any]:
             field = COMMANDS[section].model_fields.get(rest)
             is_list = field is not None and str(field.annotation).startswith("tuple")
             value = tuple(part.strip() for part in text.split(",")) if is_list else text
-            layer.setdefault(section, {})[rest] = value
+            fields = layer.setdefault(section, {})
+            if isinstance(fields, dict):
+                fields[rest] = value
         else:
             layer[key] = text
     return layer
@@ -278,8 +287,9 @@ def _underscores(layer: Mapping[str, Any], depth: int = 0) -> dict[str, Any]:
 
 
 def _without_none(flags: Mapping[str, Any]) -> dict[str, Any]:
-    return {
+    """What was given: a section with nothing in it must not hide what a file says of it."""
+    given = {
         key: _without_none(value) if isinstance(value, Mapping) else value
         for key, value in flags.items()
-        if value is not None
     }
+    return {key: value for key, value in given.items() if value is not None and value != {}}

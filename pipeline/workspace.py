@@ -16,7 +16,7 @@ import os
 import shutil
 import sys
 from collections.abc import Callable, Iterator, Mapping
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any, Self
@@ -97,7 +97,7 @@ class Manifest:
             )
             artifacts = {name: Artifact(**entry) for name, entry in body.pop("artifacts").items()}
             return cls(stages=stages, artifacts=artifacts, **body)
-        except (ValueError, TypeError, KeyError, AttributeError) as error:
+        except (ValueError, TypeError, KeyError, AttributeError, RecursionError) as error:
             raise IntegrityError(f"{path}: not a manifest ({error}); {_RESTORE}") from error
 
 
@@ -135,10 +135,13 @@ class Workspace:
             with writing(self.folder):
                 self._recover()
                 holder = f"process {os.getpid()} ({command})"
+                # A new file each time: writing to a left-over one also works in a read-only folder.
+                (self.folder / HOLDER).unlink(missing_ok=True)
                 (self.folder / HOLDER).write_text(holder)
             yield self
         finally:
-            (self.folder / HOLDER).unlink(missing_ok=True)
+            with suppress(OSError):  # it only says who held the lock
+                (self.folder / HOLDER).unlink()
             lock.release()
 
     @contextmanager
@@ -277,10 +280,15 @@ class Transaction:
         )
         if manifest == self._before and not self._written:
             return manifest
+        for name in (*self._written, MANIFEST):
+            path = self._folder / name
+            if path.is_dir() and not path.is_symlink():
+                raise IntegrityError(f"{path}: a folder stands in its place; move it elsewhere")
         with writing(self._folder):
             write_synced(self._staging / MANIFEST, manifest.to_json().encode())
             _sync_folder(self._staging)
             self._staging.replace(self._folder / COMMIT)
+        with writing(self._folder, "The next command completes it"):
             _sync_folder(self._folder)
             finish_commit(self._folder)
         return manifest
@@ -317,7 +325,7 @@ def sha256_file(path: Path) -> str:
 
 
 @contextmanager
-def writing(path: Path) -> Iterator[None]:
+def writing(path: Path, state: str = "What was there is unchanged") -> Iterator[None]:
     """Turn a failed write into a ``WorkspaceError`` that says where and why."""
     try:
         yield
@@ -328,7 +336,7 @@ def writing(path: Path) -> Iterator[None]:
             errno.EFBIG: "raise the limit on the size of a file",
         }.get(error.errno or 0, "choose another --workspace")
         raise WorkspaceError(
-            f"can't write {path}: {error.strerror or error}; {hint}. What was there is unchanged"
+            f"can't write {path}: {error.strerror or error}; {hint}. {state}"
         ) from error
 
 
@@ -336,9 +344,9 @@ def _artifact_names(manifest: Path) -> set[str]:
     """The artifacts of the state that is being replaced; a damaged manifest names none."""
     try:
         names = json.loads(manifest.read_text())["artifacts"]
-    except (OSError, ValueError, KeyError):
+        return {name for name in names if Path(name).name == name}
+    except (OSError, ValueError, KeyError, TypeError, RecursionError):
         return set()
-    return {name for name in names if Path(name).name == name}
 
 
 def _sync_folder(folder: Path) -> None:

@@ -229,7 +229,7 @@ class Worker:
         # The pipe broke, so the process has ended or is about to.
         try:
             status = self._process.wait(KILL_GRACE_SECONDS)
-            how = _signal_name(-status) if status < 0 else f"exit status {status}"
+            how = signal_name(-status) if status < 0 else f"exit status {status}"
         except subprocess.TimeoutExpired:
             how = "it closed its pipe and was killed"
         self._kill()
@@ -322,7 +322,8 @@ def _specs(entries: Sequence[Mapping[str, Any]]) -> tuple[TensorSpec, ...]:
     )
 
 
-def _signal_name(number: int) -> str:
+def signal_name(number: int) -> str:
+    """The name of a signal: "SIGSEGV" for 11; real-time signals have none of their own."""
     try:
         return signal.Signals(number).name
     except ValueError:

@@ -18,6 +18,15 @@ NUMPY_NAMES = {"float": "float32", "double": "float64"}
 LOG_ERRORS_ONLY = 3
 
 
+def library() -> Any:
+    """The onnxruntime module. Raises ``RunnerUnavailable`` without it."""
+    try:
+        import onnxruntime
+    except ImportError as error:
+        raise registry.missing(OrtCpu.name, error) from error
+    return onnxruntime
+
+
 class OrtSession:
     """An ``onnxruntime.InferenceSession`` behind the ``Session`` protocol."""
 
@@ -45,39 +54,38 @@ class OrtCpu:
 
     def version(self) -> str:
         """The version of the installed onnxruntime."""
-        return _library().__version__
+        return library().__version__
 
     def unavailable(self) -> str | None:
         """See ``Runner.unavailable``."""
         try:
-            _library()
+            library()
         except RunnerUnavailable as error:
             return str(error)
         return None
 
     def load(self, model: Path, settings: Settings) -> OrtSession:
         """See ``Runner.load``. Only f32 on the CPU: the provider has no other precision."""
-        library = _library()
         if (settings.precision, settings.device) != ("f32", "CPU"):
             raise SessionError(
                 f"ort-cpu runs f32 on CPU, not {settings.precision} on {settings.device}"
             )
-        options = session_options(library, settings)
-        session = _create(library, model, options, ["CPUExecutionProvider"])
+        session = _create(model, session_options(settings), ["CPUExecutionProvider"])
         nodes = assigned_nodes(session)
         return OrtSession(session, Placement("CPU", "f32", settings.threads, nodes))
 
 
-def session_options(library: Any, settings: Settings) -> Any:
+def session_options(settings: Settings) -> Any:
     """Options that every ONNX Runtime runner shares.
 
     All graph optimizations stay on (the int8 and NCHWc layouts are among the last ones), and
     the session records where each node went, which is what ``assigned_nodes`` reads.
     """
-    options = library.SessionOptions()
+    runtime = library()
+    options = runtime.SessionOptions()
     options.intra_op_num_threads = settings.threads
     options.inter_op_num_threads = 1
-    options.graph_optimization_level = library.GraphOptimizationLevel.ORT_ENABLE_ALL
+    options.graph_optimization_level = runtime.GraphOptimizationLevel.ORT_ENABLE_ALL
     options.log_severity_level = LOG_ERRORS_ONLY
     options.add_session_config_entry("session.record_ep_graph_assignment_info", "1")
     return options
@@ -91,20 +99,12 @@ def assigned_nodes(session: Any) -> dict[str, int]:
     return dict(nodes)
 
 
-def _create(library: Any, model: Path, options: Any, providers: list[Any]) -> Any:
+def _create(model: Path, options: Any, providers: list[Any]) -> Any:
     try:
         # enable_fallback=0: without it a provider that fails is replaced by the CPU's.
-        return library.InferenceSession(str(model), options, providers, enable_fallback=0)
+        return library().InferenceSession(str(model), options, providers, enable_fallback=0)
     except Exception as error:  # onnxruntime raises a family of pybind classes without a base
         raise SessionError(f"onnxruntime can't load the model: {error}") from error
-
-
-def _library() -> Any:
-    try:
-        import onnxruntime
-    except ImportError as error:
-        raise registry.missing(OrtCpu.name, error) from error
-    return onnxruntime
 
 
 def _spec(node: Any) -> TensorSpec:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import Any
 
-from ...exporters.sources import resolve
+from ...exporters.sources import CALIBRATED_WEIGHTS, resolve
 from ..config import Config
 from ..errors import UsageError
 from ..workspace import Transaction
@@ -22,16 +22,16 @@ def stages_for(config: Config) -> list[Stage]:
 
     Raises ``UsageError`` for int8 variants of weights that come without calibration images.
     """
+    quantized = [name for name in REDUCED_RANGE if name in config.export.variants]
+    if quantized and config.export.weights not in CALIBRATED_WEIGHTS:
+        raise UsageError(
+            f"{', '.join(quantized)} needs images to calibrate with, and none come with "
+            f"{config.export.weights} weights: use --variant fp32"
+        )
     source = resolve(config.model, config.export.weights)
     export = Export(source, config.export)
     preprocessing = export.preprocessing()
     stages: list[Stage] = [export, Simplify(config.export.simplify, preprocessing)]
-    quantized = [name for name in REDUCED_RANGE if name in config.export.variants]
-    if quantized and not source.calibration:
-        raise UsageError(
-            f"{', '.join(quantized)} needs images to calibrate with, and none come with "
-            f"{source.weights} weights: use --variant fp32"
-        )
     if quantized:
         batch = config.export.batch
         count = DYNAMIC_CALIBRATION_BATCH if batch == "dynamic" else int(batch)

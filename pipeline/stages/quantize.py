@@ -23,7 +23,7 @@ import numpy as np
 from ...exporters.sources import DIGITS_DATASET
 from .. import images
 from ..progress import Progress
-from ..workspace import Transaction, sha256_file
+from ..workspace import Transaction, sha256_file, writing
 from . import versions
 from .simplify import FP32
 
@@ -178,7 +178,8 @@ def _prepared(transaction: Transaction) -> Iterator[Path]:
 
     with tempfile.TemporaryDirectory(prefix="edgepipe-") as folder, _quiet():
         prepared = Path(folder) / "prepared.onnx"
-        quant_pre_process(transaction.path(FP32), prepared)
+        with writing(Path(folder)):
+            quant_pre_process(transaction.path(FP32), prepared)
         yield prepared
 
 

@@ -7,7 +7,7 @@ says ``simplified: false`` and why.
 
 from __future__ import annotations
 
-import signal
+import math
 import subprocess
 import sys
 import tempfile
@@ -17,7 +17,7 @@ from pathlib import Path
 from typing import Any
 
 from ...runners.base import RunnerError
-from ...runners.launch import LOCAL
+from ...runners.launch import LOCAL, signal_name
 from .. import goldens, metrics
 from ..cells import Cell, open_cell, run_goldens
 from ..errors import StageError
@@ -79,7 +79,9 @@ class Simplify:
             "reason": reason or None,
             # JSON has no infinity: equal outputs are null with "identical".
             "identical": sqnr_db == float("inf"),
-            "sqnr_db": None if sqnr_db in (None, float("inf")) else round(sqnr_db, 2),
+            "sqnr_db": round(sqnr_db, 2)
+            if sqnr_db is not None and math.isfinite(sqnr_db)
+            else None,
             "summary": f"not simplified: {reason}" if reason else "same answers as exported",
         }
 
@@ -96,7 +98,7 @@ class Simplify:
         except subprocess.TimeoutExpired:
             return f"onnxsim did not end within {TIMEOUT_SECONDS} s"
         if done.returncode < 0:
-            return f"onnxsim crashed with {signal.Signals(-done.returncode).name}"
+            return f"onnxsim crashed with {signal_name(-done.returncode)}"
         if done.returncode or not output.is_file():
             lines = done.stderr.strip().splitlines() or ["no message"]
             return f"onnxsim failed: {lines[-1][:200]}"
