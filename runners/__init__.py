@@ -2,6 +2,6 @@
 
 import os
 
-# onnxruntime's wheels collect telemetry unless told not to before anything imports them, and
-# torch's exporter does so by itself. Every entrance to edgepipe leads through this package.
+# onnxruntime's Linux wheels collect telemetry unless told not to before anything imports them,
+# and onnxsim imports them, too. Every entrance to edgepipe leads through this package.
 os.environ.setdefault("ORT_DISABLE_TELEMETRY", "1")

@@ -6,8 +6,9 @@ import os
 import shutil
 import subprocess
 import sys
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -33,16 +34,17 @@ def workspace(exported: Path, tmp_path: Path) -> Path:
 def edgepipe(tmp_path: Path) -> Run:
     """Run the command line in an empty folder: ``edgepipe("bench", "--quick")``."""
 
-    def run(*arguments: str | Path, **options: object) -> subprocess.CompletedProcess[str]:
-        environment = {**os.environ, "XDG_CACHE_HOME": str(tmp_path / "cache")}
-        environment |= dict(options.pop("env", {}))  # type: ignore[call-overload]
-        settings: dict[str, object] = {"cwd": tmp_path, "timeout": 300, **options}
+    def run(
+        *arguments: str | Path, env: Mapping[str, str] | None = None, **options: Any
+    ) -> subprocess.CompletedProcess[str]:
+        cache = {"XDG_CACHE_HOME": str(tmp_path / "cache")}
+        settings: dict[str, Any] = {"cwd": tmp_path, "timeout": 300, **options}
         return subprocess.run(
             [sys.executable, "-m", "edgepipe.pipeline.cli", *map(str, arguments)],
             capture_output=True,
             text=True,
-            env=environment,
-            **settings,  # type: ignore[call-overload]
+            env={**os.environ, **cache, **(env or {})},
+            **settings,
         )
 
     return run

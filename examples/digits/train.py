@@ -78,7 +78,11 @@ def train(data: dict[str, np.ndarray], epochs: int) -> MobileNetV2:
     torch.manual_seed(SEED)
     torch.use_deterministic_algorithms(True)
     generator = torch.Generator().manual_seed(SEED)
-    model = MobileNetV2(classes=10).to(memory_format=torch.channels_last)
+    model = MobileNetV2(classes=10)
+    for parameter in model.parameters():
+        # What Module.to(memory_format=...) does to the 4-D ones; torch's annotations lack it.
+        if parameter.dim() == 4:
+            parameter.data = parameter.data.contiguous(memory_format=torch.channels_last)
     images, labels = to_tensor(data["train_images"]), torch.from_numpy(data["train_labels"])
     steps = len(images) // BATCH
     optimizer = torch.optim.AdamW(model.parameters(), weight_decay=0.01)
