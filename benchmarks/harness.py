@@ -1,6 +1,6 @@
 """Does bench tell the truth, and does edgepipe cost little? Ratios, each pair in one run.
 
-    python benchmarks/harness.py [--pairs 12]
+    python benchmarks/harness.py [--pairs 24]
 
 The two sides of every ratio are measured in turn, in fresh processes, in alternating order, so
 that a slow moment of the machine hits both. Printed: the median of the pairs' ratios, its 95 %
@@ -84,7 +84,7 @@ def interval(ratios: Sequence[float]) -> tuple[float, float]:
 def main() -> None:
     """Measure and print one line a ratio."""
     parser = argparse.ArgumentParser(description=__doc__)
-    parser.add_argument("--pairs", type=int, default=12, help="pairs for each ratio")
+    parser.add_argument("--pairs", type=int, default=24, help="pairs for each ratio")
     pairs = parser.parse_args().pairs
     failed = False
 
