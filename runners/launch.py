@@ -5,8 +5,8 @@ other end. Pipes are non-blocking and every wait is a poll() with a deadline, so
 which hangs, stops reading or floods costs a time-out and not the run; while a worker measures,
 the parent sleeps in the kernel.
 
-execnet was tried for this: its kill reaches one process and not the group, it hides the exit
-signal, and it keeps a receiver thread in the worker that is being timed.
+Not execnet, going by its source: its kill reaches one process and not the group, it hides the
+exit signal, and it keeps a receiver thread in the worker that is being timed.
 """
 
 from __future__ import annotations
