@@ -50,7 +50,6 @@ class OpenCell:
 
     worker: Worker
     loaded: Loaded
-    threads: int
 
     @property
     def batch(self) -> int:
@@ -117,7 +116,7 @@ def open_cell(cell: Cell, model: Path) -> Iterator[OpenCell]:
         threads = cell.threads or int(worker.hello["host"]["physical_cores"])
         settings = Settings(threads, cell.precision)
         loaded = worker.load(cell.runner, {cell.file: model.read_bytes()}, settings)
-        yield OpenCell(worker, loaded, threads)
+        yield OpenCell(worker, loaded)
 
 
 def run_goldens(

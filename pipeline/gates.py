@@ -35,6 +35,11 @@ class Gate:
     min_top1: float
 
 
+def kind_of(variant: str, precision: str) -> str:
+    """What decides the limits of a cell: "int8" for quantized variants, else the precision."""
+    return "int8" if variant.startswith("int8") else precision
+
+
 def default_gate(kind: str, reference_sqnr_db: float) -> Gate:
     """The gate for a kind of arithmetic: "f32", "tf32", "f16", "bf16" or "int8".
 

@@ -9,6 +9,7 @@ from pathlib import Path
 
 import numpy as np
 
+from . import metrics
 from .images import Preprocessing, normalize
 
 FILE = "goldens.npz"
@@ -30,6 +31,11 @@ class Goldens:
 
     def __len__(self) -> int:
         return len(self.images)
+
+    @property
+    def reference_sqnr_db(self) -> float:
+        """Torch's float32 against its own float64, in dB, of the worst output."""
+        return min(metrics.sqnr_db(self.fp32[name], self.fp64[name]) for name in self.fp32)
 
     def to_bytes(self) -> bytes:
         """As a compressed ``.npz``; equal goldens give equal bytes."""

@@ -22,7 +22,7 @@ from .. import metrics, statistics
 from ..cells import Cell, OpenCell, open_cell, plan, run_goldens
 from ..config import Config
 from ..errors import ExitCode, UsageError
-from ..gates import mismatch
+from ..gates import kind_of, mismatch
 from ..images import Preprocessing
 from ..progress import Progress
 from ..workspace import Manifest, Workspace
@@ -154,8 +154,8 @@ def bench(
                 else:
                     progress.say(f"{cell}: failed: {error}")
     progress.step(steps, steps, "")
-    reference = float(_stage_result(manifest, "export")["reference_sqnr_db"])
-    results = [_result(cell, visits[cell], manifest, reference, quick) for cell in cells]
+    reference_db = goldens.reference_sqnr_db
+    results = [_result(cell, visits[cell], manifest, reference_db, quick) for cell in cells]
     for runner, reason in broken.items():
         results.append(CellResult("", runner, "", "unavailable", reason=reason))
     results = _with_speedups(results)
@@ -280,7 +280,7 @@ def judge(
     torch's own float32 against its float64.
     """
     wrong, noise = [], []
-    kind = "int8" if cell.variant.startswith("int8") else cell.precision
+    kind = kind_of(cell.variant, cell.precision)
     floor = MIN_SQNR_DB.get(kind, reference_db - FLOAT_MARGIN_DB)
     if min(sqnr_db) < floor:
         wrong.append(f"wrong outputs: SQNR {min(sqnr_db):.1f} dB, at least {floor:.1f} expected")
@@ -332,11 +332,6 @@ def _exit_code(results: Sequence[CellResult], config: Config) -> ExitCode:
     if failed or asked or len(missing) == len(results):
         return ExitCode.RUNNER
     return ExitCode.OK
-
-
-def _stage_result(manifest: Manifest, name: str) -> Mapping[str, Any]:
-    record = manifest.stage(name)
-    return record.result if record else {}
 
 
 def _finite(value: float) -> float | None:

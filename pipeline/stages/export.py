@@ -12,7 +12,7 @@ import numpy as np
 from ...exporters.base import ExportOptions
 from ...exporters.onnx import EXPORTERS, export_program
 from ...exporters.sources import DIGITS_DATASET, Source, build
-from .. import goldens, images, metrics
+from .. import goldens, images
 from ..config import ExportConfig
 from ..progress import Progress
 from ..workspace import Transaction, sha256_file
@@ -78,7 +78,7 @@ class Export:
             "parameters": parameters,
             "input": options.input_names[0],
             "output": output,
-            "reference_sqnr_db": metrics.sqnr_db(recorded.fp32[output], recorded.fp64[output]),
+            "reference_sqnr_db": recorded.reference_sqnr_db,
             "summary": f"{self.source.architecture} with {self.source.weights} weights, "
             f"{parameters:,} parameters, opset {self.config.opset}, {self.config.exporter}",
         }

@@ -20,7 +20,7 @@ from .. import goldens as recorded
 from ..cells import Cell, open_cell, plan, run_goldens
 from ..config import Config, GateConfig
 from ..errors import ExitCode, InputError
-from ..gates import FAIL, INCONCLUSIVE, Distance, Gate, Judgement, default_gate, judge
+from ..gates import FAIL, INCONCLUSIVE, Distance, Gate, Judgement, default_gate, judge, kind_of
 from ..images import Preprocessing
 from ..progress import Progress
 from ..workspace import Manifest, Workspace
@@ -49,11 +49,6 @@ class CellOutputs:
     placement: Mapping[str, float] = field(default_factory=dict)
     host: Mapping[str, Any] = field(default_factory=dict)
     arrays: Mapping[str, np.ndarray] = field(default_factory=dict)
-
-    @property
-    def kind(self) -> str:
-        """What decides the default gate: "int8" for quantized variants, else the precision."""
-        return "int8" if self.variant.startswith("int8") else self.asked
 
 
 @dataclass(frozen=True)
@@ -217,12 +212,10 @@ def record(
     found += [
         CellOutputs("", runner, "", "", "unavailable", reason) for runner, reason in broken.items()
     ]
-    export = manifest.stage("export")
-    assert export, "a verified manifest has been exported"
     return Recording(
         model=manifest.model,
         artifacts={name: artifact.sha256 for name, artifact in manifest.artifacts.items()},
-        reference_sqnr_db=float(export.result["reference_sqnr_db"]),
+        reference_sqnr_db=goldens.reference_sqnr_db,
         reference={name: array[:count] for name, array in goldens.fp32.items()},
         cells=tuple(found),
     )
@@ -243,7 +236,7 @@ def judge_all(recording: Recording, config: Config) -> ParityResult:
 
 def gate_for(cell: CellOutputs, recording: Recording, config: Config) -> Gate:
     """The default for the cell's kind, then what ``[gates]`` says of its variant and runner."""
-    gate = asdict(default_gate(cell.kind, recording.reference_sqnr_db))
+    gate = asdict(default_gate(kind_of(cell.variant, cell.asked), recording.reference_sqnr_db))
     for key in (cell.variant, f"{cell.variant}/{cell.runner}"):
         override = config.gates.get(key, GateConfig())
         gate |= {name: value for name, value in vars(override).items() if value is not None}

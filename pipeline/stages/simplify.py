@@ -64,8 +64,9 @@ class Simplify:
             reason = self._simplify(exported, output) if self.wanted else "not asked for"
             sqnr_db = None
             if not reason:
-                sqnr_db = self._compare(exported, output, transaction)
-                floor = self._reference_sqnr_db(transaction) - MARGIN_DB
+                recorded = goldens.Goldens.load(transaction.path(goldens.FILE))
+                sqnr_db = self._compare(exported, output, recorded)
+                floor = recorded.reference_sqnr_db - MARGIN_DB
                 if sqnr_db < floor:
                     reason = (
                         f"onnxsim changed the outputs: {sqnr_db:.1f} dB against the model as "
@@ -104,9 +105,8 @@ class Simplify:
             return f"onnxsim failed: {lines[-1][:200]}"
         return ""
 
-    def _compare(self, exported: Path, simplified: Path, transaction: Transaction) -> float:
+    def _compare(self, exported: Path, simplified: Path, recorded: goldens.Goldens) -> float:
         """SQNR in dB of the simplified model's outputs against the exported one's, both run."""
-        recorded = goldens.Goldens.load(transaction.path(goldens.FILE))
         outputs = []
         for path in (exported, simplified):
             cell = Cell("fp32", "ort-cpu", LOCAL, "f32", path.name, threads=None)
@@ -121,10 +121,6 @@ class Simplify:
                 return float("-inf")
         before, after = outputs
         return min(metrics.sqnr_db(after[name], before[name]) for name in before)
-
-    @staticmethod
-    def _reference_sqnr_db(transaction: Transaction) -> float:
-        return float(transaction.stages["export"].result["reference_sqnr_db"])
 
 
 def main(source: str, output: str) -> None:
