@@ -116,12 +116,18 @@ class Session(Protocol):
 
 
 class Runner(Protocol):
-    """A backend. ``formats`` are the model formats it takes, best first."""
+    """A backend. ``formats`` are the model formats it takes, best first.
+
+    ``precisions`` are those of the float operations it can be asked for, where the device has
+    them; the first one is what it takes on every device.
+    """
 
     @property
     def name(self) -> str: ...
     @property
     def formats(self) -> tuple[str, ...]: ...
+    @property
+    def precisions(self) -> tuple[str, ...]: ...
 
     def version(self) -> str:
         """The version of the library behind it; raises ``RunnerUnavailable`` without it."""
@@ -129,6 +135,10 @@ class Runner(Protocol):
 
     def unavailable(self) -> str | None:
         """``None``, or why it can't run here and what to do about it."""
+        ...
+
+    def devices(self) -> tuple[str, ...]:
+        """The devices found here, by the runner's own names; raises ``RunnerUnavailable``."""
         ...
 
     def load(self, model: Path, settings: Settings) -> Session:

@@ -51,6 +51,7 @@ class OrtCpu:
 
     name = "ort-cpu"
     formats = ("onnx",)
+    precisions = ("f32",)
 
     def version(self) -> str:
         """The version of the installed onnxruntime."""
@@ -63,6 +64,11 @@ class OrtCpu:
         except RunnerUnavailable as error:
             return str(error)
         return None
+
+    def devices(self) -> tuple[str, ...]:
+        """See ``Runner.devices``."""
+        library()
+        return ("CPU",)
 
     def load(self, model: Path, settings: Settings) -> OrtSession:
         """See ``Runner.load``. Only f32 on the CPU: the provider has no other precision."""

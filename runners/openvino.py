@@ -57,6 +57,7 @@ class OpenVino:
 
     name = "openvino"
     formats = ("onnx",)
+    precisions = tuple(PRECISIONS)
 
     def version(self) -> str:
         """The version of the installed openvino, without its build number."""
@@ -69,6 +70,10 @@ class OpenVino:
         except RunnerUnavailable as error:
             return str(error)
         return None
+
+    def devices(self) -> tuple[str, ...]:
+        """See ``Runner.devices``."""
+        return tuple(_library().Core().available_devices)
 
     def load(self, model: Path, settings: Settings) -> OpenVinoSession:
         """See ``Runner.load``.

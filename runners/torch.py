@@ -50,6 +50,7 @@ class Torch:
 
     name = "torch"
     formats = ("pt2",)
+    precisions = ("f32",)
 
     def version(self) -> str:
         """The version of the installed torch."""
@@ -62,6 +63,11 @@ class Torch:
         except RunnerUnavailable as error:
             return str(error)
         return None
+
+    def devices(self) -> tuple[str, ...]:
+        """See ``Runner.devices``."""
+        _library()
+        return ("CPU",)
 
     def load(self, model: Path, settings: Settings) -> TorchSession:
         """See ``Runner.load``. f32 on the CPU only."""
