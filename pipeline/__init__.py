@@ -16,8 +16,9 @@ from .progress import Progress, Silent
 
 if TYPE_CHECKING:
     from .stages.bench import BenchResult
+    from .stages.explain import Explanation
     from .stages.parity import ParityResult
-    from .workspace import Manifest
+    from .workspace import Manifest, Workspace
 
 __all__ = ["bench", "export", "parity"]
 
@@ -85,6 +86,7 @@ def parity(
     workspace: Any = None,
     model: str | None = None,
     recording: Any = None,
+    explain: bool = False,
     progress: Progress = SILENT,
     **options: Any,
 ) -> ParityResult:
@@ -92,17 +94,23 @@ def parity(
 
     Writes ``parity.npz`` (the outputs) and ``parity.json`` (the verdicts) into the workspace.
     With ``recording``, the path of such a ``parity.npz``, nothing is run or written: its
-    outputs are judged under the gates of the configuration. ``options`` are the keys of
-    ``[parity]``. Raises what ``errors.EXIT_CODES`` lists; verdicts are in the result.
+    outputs are judged under the gates of the configuration. With ``explain`` the result also
+    says which step and layer adds the error, and ``explain.json`` holds that. ``options`` are
+    the keys of ``[parity]``. Raises what ``errors.EXIT_CODES`` lists; verdicts are in the result.
     """
+    from dataclasses import replace
     from pathlib import Path
 
     from . import config as configuration
+    from .errors import UsageError
+    from .stages import explain as explaining
     from .stages.parity import OUTPUTS_FILE, RESULT_FILE, Recording, judge_all, record
     from .workspace import Workspace
 
     config = configuration.load({"workspace": workspace, "model": model, "parity": options})
     if recording is not None:
+        if explain:
+            raise UsageError("--explain runs the model again, --from runs nothing: choose one")
         return judge_all(Recording.load(Path(recording)), config)
     place = Workspace(config.workspace, config.model)
     with place.exported("edgepipe parity", progress.say) as manifest:
@@ -110,4 +118,20 @@ def parity(
         result = judge_all(recorded, config)
         place.write_result(OUTPUTS_FILE, recorded.to_bytes())
         place.write_json(RESULT_FILE, result.to_json())
+        if explain:
+            found = explaining.explain(place, manifest, config, recorded, result, progress)
+            place.write_json(explaining.RESULT_FILE, explaining.document(found, recorded))
+            _plot(place, found, progress)
+            result = replace(result, explanations=found)
     return result
+
+
+def _plot(place: Workspace, found: tuple[Explanation, ...], progress: Progress) -> None:
+    """Write the plot of an explanation, or say what it lacks."""
+    from .report import explanation as report
+    from .stages.explain import PLOT_FILE
+
+    try:
+        place.write_result(PLOT_FILE, report.svg(found).encode())
+    except ImportError as error:
+        progress.say(f'warning: no {PLOT_FILE}: {error}; pip install "edgepipe[report]"')

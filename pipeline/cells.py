@@ -28,7 +28,8 @@ class Cell:
     """One variant on one runner on one target at one precision.
 
     ``file`` is the artifact that the runner takes. ``threads`` is ``None`` for the physical
-    cores of the target, ``python`` the interpreter if the runner has one of its own.
+    cores of the target, ``python`` the interpreter if the runner has one of its own. Without
+    ``optimize`` the graph is run as the file has it.
     """
 
     variant: str
@@ -38,6 +39,7 @@ class Cell:
     file: str
     threads: int | None
     python: str | None = None
+    optimize: bool = True
 
     def __str__(self) -> str:
         place = "" if self.target.name == "local" else f" on {self.target.name}"
@@ -114,7 +116,7 @@ def open_cell(cell: Cell, model: Path) -> Iterator[OpenCell]:
     argv = cell.target.argv(cell.python or sys.executable)
     with Worker(argv, timeouts) as worker:
         threads = cell.threads or int(worker.hello["host"]["physical_cores"])
-        settings = Settings(threads, cell.precision)
+        settings = Settings(threads, cell.precision, optimize=cell.optimize)
         loaded = worker.load(cell.runner, {cell.file: model.read_bytes()}, settings)
         yield OpenCell(worker, loaded)
 

@@ -170,6 +170,9 @@ def parity(
         Path | None,
         typer.Option("--from", metavar="FILE", help="Judge a parity.npz again, run nothing."),
     ] = None,
+    explain: Annotated[
+        bool, typer.Option("--explain", help="Also say which step and which layer adds the error.")
+    ] = False,
     junit: Annotated[
         Path | None, typer.Option(metavar="FILE", help="Also write JUnit XML.")
     ] = None,
@@ -183,6 +186,7 @@ def parity(
 ) -> None:
     """Are the answers still the model's? Judge every variant on every runner."""
     from . import parity as run
+    from .report import explanation as explanation_report
     from .report import junit as junit_report
     from .report import markdown as markdown_report
     from .report import terminal
@@ -192,6 +196,7 @@ def parity(
         workspace=workspace,
         model=model,
         recording=recording,
+        explain=explain,
         progress=_progress(quiet),
         runners=_some(runner),
         variants=_some(variant),
@@ -209,6 +214,8 @@ def parity(
         print(json.dumps(result.to_json(), indent=2))
     else:
         print(terminal.parity_table(result))
+        for explanation in result.explanations:
+            print(explanation_report.text(explanation))
     if result.exit_code:
         raise typer.Exit(int(result.exit_code))
 

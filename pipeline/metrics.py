@@ -29,6 +29,32 @@ def sqnr_db(outputs: Array, reference: Array) -> float:
     return 10 * float(np.log10(signal_power / noise_power)) if signal_power else -np.inf
 
 
+class Noise:
+    """``sqnr_db`` of arrays that come one batch after the other."""
+
+    def __init__(self) -> None:
+        self._signal = self._noise = 0.0
+
+    def add(self, outputs: Array, reference: Array) -> None:
+        """Count in a batch; arrays of another shape than the reference's are all noise."""
+        reference = np.asarray(reference, np.float64)
+        if outputs.shape != reference.shape:
+            self._noise = np.inf
+            return
+        with np.errstate(invalid="ignore"):
+            power = float(np.sum((np.asarray(outputs, np.float64) - reference) ** 2))
+        self._signal += float(np.sum(reference**2))
+        self._noise += power if np.isfinite(power) else np.inf
+
+    @property
+    def sqnr_db(self) -> float:
+        """See ``sqnr_db``."""
+        if self._noise == 0:
+            return np.inf
+        ratio = self._signal / self._noise
+        return 10 * float(np.log10(ratio)) if ratio else -np.inf
+
+
 def max_abs(outputs: Array, reference: Array) -> float:
     """Largest absolute difference; infinite where any output is not finite."""
     difference = np.abs(np.asarray(outputs, np.float64) - np.asarray(reference, np.float64))

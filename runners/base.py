@@ -67,12 +67,15 @@ class Settings:
 
     ``threads`` is the size of the runner's compute pool. ``precision`` is that of the float
     operations ("f32", "bf16"); a runner that can't do it raises ``SessionError``, it never
-    runs in another one. ``device`` is the runner's own name for it ("CPU", "GPU").
+    runs in another one. ``device`` is the runner's own name for it ("CPU", "GPU"). Without
+    ``optimize`` every node is to be computed as the file has it; a runner that can't do that
+    raises ``SessionError``.
     """
 
     threads: int
     precision: str = "f32"
     device: str = "CPU"
+    optimize: bool = True
 
 
 @dataclass(frozen=True)

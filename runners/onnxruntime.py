@@ -91,7 +91,10 @@ def session_options(settings: Settings) -> Any:
     options = runtime.SessionOptions()
     options.intra_op_num_threads = settings.threads
     options.inter_op_num_threads = 1
-    options.graph_optimization_level = runtime.GraphOptimizationLevel.ORT_ENABLE_ALL
+    levels = runtime.GraphOptimizationLevel
+    options.graph_optimization_level = (
+        levels.ORT_ENABLE_ALL if settings.optimize else levels.ORT_DISABLE_ALL
+    )
     options.log_severity_level = LOG_ERRORS_ONLY
     options.add_session_config_entry("session.record_ep_graph_assignment_info", "1")
     return options

@@ -90,6 +90,32 @@ class Torch:
         return TorchSession(program, names, Placement("CPU", "f32", threads, {"CPU": nodes}))
 
 
+def trace(model: Path, feeds: Mapping[str, np.ndarray]) -> dict[str, np.ndarray]:
+    """Every intermediate tensor of an exported program, by graph node, in order of execution.
+
+    In this process. ``feeds`` are in the order of the program's inputs.
+    """
+    torch = _library()
+
+    class Tracer(torch.fx.Interpreter):
+        """Keeps what each operator gave, copied: in-place activations overwrite it."""
+
+        def __init__(self, module: Any) -> None:
+            super().__init__(module)
+            self.values: dict[str, np.ndarray] = {}
+
+        def run_node(self, n: Any) -> Any:
+            result = super().run_node(n)
+            if n.op == "call_function" and isinstance(result, torch.Tensor):
+                self.values[n.name] = result.numpy().copy()
+            return result
+
+    tracer = Tracer(torch.export.load(model).module())
+    with torch.inference_mode():
+        tracer.run(*(torch.from_numpy(array) for array in feeds.values()))
+    return tracer.values
+
+
 def _library() -> Any:
     try:
         import torch

@@ -9,9 +9,9 @@ from __future__ import annotations
 import io
 import json
 from collections.abc import Mapping, Sequence
-from dataclasses import asdict, dataclass, field
+from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
@@ -24,6 +24,9 @@ from ..gates import FAIL, INCONCLUSIVE, Distance, Gate, Judgement, default_gate,
 from ..images import Preprocessing
 from ..progress import Progress
 from ..workspace import Manifest, Workspace
+
+if TYPE_CHECKING:
+    from .explain import Explanation
 
 SCHEMA_VERSION = 1
 OUTPUTS_FILE = "parity.npz"
@@ -47,6 +50,7 @@ class CellOutputs:
     threads: int | None = None
     runner_version: str | None = None
     placement: Mapping[str, float] = field(default_factory=dict)
+    convolutions: Mapping[str, int] = field(default_factory=dict)
     host: Mapping[str, Any] = field(default_factory=dict)
     arrays: Mapping[str, np.ndarray] = field(default_factory=dict)
 
@@ -144,7 +148,7 @@ class CellVerdict:
 
 @dataclass(frozen=True)
 class ParityResult:
-    """What ``parity.json`` holds."""
+    """What ``parity.json`` holds, and the explanations if they were asked for."""
 
     model: Mapping[str, Any]
     artifacts: Mapping[str, str]
@@ -152,11 +156,14 @@ class ParityResult:
     reference_sqnr_db: float
     cells: tuple[CellVerdict, ...]
     exit_code: ExitCode
+    explanations: tuple[Explanation, ...] = ()
 
     def to_json(self) -> dict[str, Any]:
         """The document: JSON values only."""
-        document = asdict(self)
-        del document["exit_code"]
+        document = asdict(replace(self, explanations=()))
+        del document["exit_code"], document["explanations"]
+        if self.explanations:
+            document["explanations"] = [found.to_json() for found in self.explanations]
         return {"schema_version": SCHEMA_VERSION, **document}
 
 
@@ -204,6 +211,7 @@ def record(
                     threads=placement.threads,
                     runner_version=opened.loaded.runner_version,
                     placement=placement.shares(),
+                    convolutions=placement.convolutions,
                     host=host,
                     arrays=arrays,
                 )

@@ -21,7 +21,7 @@ from typing import Any
 import numpy as np
 
 from ...exporters.sources import DIGITS_DATASET
-from .. import images
+from .. import graphs, images
 from ..progress import Progress
 from ..workspace import Transaction, sha256_file, writing
 from . import versions
@@ -149,17 +149,7 @@ def kernels(model: Path) -> dict[str, Any]:
     ``quantized_convolutions`` counts QLinearConv; ``float_convolutions`` and ``clips`` name
     the nodes that are still computed in float; ``operators`` counts all kinds of nodes.
     """
-    import onnx
-    import onnxruntime
-
-    with tempfile.TemporaryDirectory() as folder:
-        options = onnxruntime.SessionOptions()
-        options.log_severity_level = 3
-        options.optimized_model_filepath = str(Path(folder) / "optimized.onnx")
-        onnxruntime.InferenceSession(
-            str(model), options, ["CPUExecutionProvider"], enable_fallback=0
-        )
-        graph = onnx.load(options.optimized_model_filepath).graph
+    graph = graphs.optimized(model)
     operators = Counter(node.op_type for node in graph.node)
     return {
         "quantized_convolutions": operators["QLinearConv"],
