@@ -41,7 +41,14 @@ def bare(session: nox.Session) -> None:
 def tests(session: nox.Session) -> None:
     """The test suite with everything installed."""
     session.install("-e", ".[all,train,test]")
-    session.run("pytest", *session.posargs)
+    session.run("pytest", "--ignore=tests/mutants", *session.posargs)
+
+
+@nox.session
+def mutants(session: nox.Session) -> None:
+    """Broken models that parity has to catch and explain, and correct ones it has to pass."""
+    session.install("-e", ".[all,test]")
+    session.run("pytest", "tests/mutants", *session.posargs)
 
 
 @nox.session

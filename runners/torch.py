@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -90,10 +90,11 @@ class Torch:
         return TorchSession(program, names, Placement("CPU", "f32", threads, {"CPU": nodes}))
 
 
-def trace(model: Path, feeds: Mapping[str, np.ndarray]) -> dict[str, np.ndarray]:
-    """Every intermediate tensor of an exported program, by graph node, in order of execution.
+def tracer(model: Path) -> Callable[[Mapping[str, np.ndarray]], dict[str, np.ndarray]]:
+    """Load an exported program, in this process, to look at its inside.
 
-    In this process. ``feeds`` are in the order of the program's inputs.
+    Returns a function from feeds, in the order of the program's inputs, to every intermediate
+    tensor by graph node, in order of execution.
     """
     torch = _library()
 
@@ -110,10 +111,15 @@ def trace(model: Path, feeds: Mapping[str, np.ndarray]) -> dict[str, np.ndarray]
                 self.values[n.name] = result.numpy().copy()
             return result
 
-    tracer = Tracer(torch.export.load(model).module())
-    with torch.inference_mode():
-        tracer.run(*(torch.from_numpy(array) for array in feeds.values()))
-    return tracer.values
+    module = torch.export.load(model).module()
+
+    def trace(feeds: Mapping[str, np.ndarray]) -> dict[str, np.ndarray]:
+        interpreter = Tracer(module)
+        with torch.inference_mode():
+            interpreter.run(*(torch.from_numpy(array) for array in feeds.values()))
+        return interpreter.values
+
+    return trace
 
 
 def _library() -> Any:

@@ -290,13 +290,14 @@ class _Explainer:
         graph = self._graph(EXPORTED)
         totals: dict[str, metrics.Noise] = {}
         try:
+            trace = torch_runner.tracer(self.workspace.folder / PROGRAM)
             with self._longest_prefix(graph) as session:
+                twins: dict[str, str | None] = {}
                 for feeds in self._feeds(session.opened):
-                    found = session.run(feeds)
-                    program = self.workspace.folder / PROGRAM
-                    expected = torch_runner.trace(program, feeds)
+                    found, expected = session.run(feeds), trace(feeds)
+                    twins = twins or {name: _nearest(found[name], expected) for name in found}
                     for tensor, array in found.items():
-                        twin = _nearest(array, expected)
+                        twin = twins[tensor]
                         noise = totals.setdefault(tensor, metrics.Noise())
                         noise.add(array, array * np.nan if twin is None else expected[twin])
         except RunnerError as error:

@@ -1,0 +1,54 @@
+"""A small export, and the means to break one of its files without the manifest noticing."""
+
+from __future__ import annotations
+
+import shutil
+from collections.abc import Callable
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import onnx
+import pytest
+
+from edgepipe.pipeline import export
+from edgepipe.pipeline.workspace import Artifact, Manifest, sha256_file
+
+Edit = Callable[[Any], None]
+MODEL = "mobilenet_v2"
+
+
+@pytest.fixture(scope="session")
+def healthy(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A workspace with fp32 and int8 at 64 pixels. Don't write to it."""
+    root = tmp_path_factory.mktemp("healthy") / "artifacts"
+    export(workspace=root, input_size=64, variants=("fp32", "int8"))
+    return root
+
+
+@pytest.fixture
+def broken(healthy: Path, tmp_path: Path) -> Callable[..., Path]:
+    """``broken(edit, "exported.onnx", "fp32.onnx")``: a workspace with those files edited."""
+
+    def make(edit: Edit, *files: str) -> Path:
+        root = Path(shutil.copytree(healthy, tmp_path / "artifacts"))
+        for file in files:
+            path = root / MODEL / file
+            model = onnx.load(path)
+            edit(model.graph)
+            path.write_bytes(model.SerializeToString())
+        rehash(root / MODEL)
+        return root
+
+    return make
+
+
+def rehash(folder: Path) -> None:
+    """Make the manifest agree with the files: what broke them looks like a stage's own doing."""
+    path = folder / "manifest.json"
+    manifest = Manifest.from_json(path.read_text(), path)
+    artifacts = {
+        name: Artifact(sha256_file(folder / name), (folder / name).stat().st_size)
+        for name in manifest.artifacts
+    }
+    path.write_text(replace(manifest, artifacts=artifacts).to_json())
