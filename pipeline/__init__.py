@@ -16,10 +16,11 @@ from .progress import Progress, Silent
 
 if TYPE_CHECKING:
     from .stages.bench import BenchResult
+    from .stages.evaluate import EvaluationResult
     from .stages.parity import ParityResult
     from .workspace import Manifest
 
-__all__ = ["bench", "export", "parity"]
+__all__ = ["bench", "evaluate", "export", "parity"]
 
 SILENT = Silent()
 
@@ -109,5 +110,30 @@ def parity(
         recorded = record(place, manifest, config, progress)
         result = judge_all(recorded, config)
         place.write_result(OUTPUTS_FILE, recorded.to_bytes())
+        place.write_json(RESULT_FILE, result.to_json())
+    return result
+
+
+def evaluate(
+    *,
+    workspace: Any = None,
+    model: str | None = None,
+    progress: Progress = SILENT,
+    **options: Any,
+) -> EvaluationResult:
+    """Judge the accuracy of every cell on labelled images against fp32's on the same ones.
+
+    Writes ``evaluation.json`` into the workspace. ``options`` are the keys of ``[evaluate]``.
+    Raises what ``errors.EXIT_CODES`` lists; verdicts are in the result.
+    """
+    from . import config as configuration
+    from .stages.evaluate import RESULT_FILE
+    from .stages.evaluate import evaluate as judge
+    from .workspace import Workspace
+
+    config = configuration.load({"workspace": workspace, "model": model, "evaluate": options})
+    place = Workspace(config.workspace, config.model)
+    with place.exported("edgepipe evaluate", progress.say) as manifest:
+        result = judge(place, manifest, config, progress)
         place.write_json(RESULT_FILE, result.to_json())
     return result

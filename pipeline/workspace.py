@@ -31,7 +31,7 @@ STAGING, COMMIT = ".staging", ".commit"
 LOCK, HOLDER = ".lock", ".holder"
 TEMPORARY_SUFFIX = ".tmp"
 # What judging commands leave beside the artifacts; not part of what the manifest describes.
-RESULTS = frozenset({"bench.json", "parity.json", "parity.npz", "report.html"})
+RESULTS = frozenset({"bench.json", "evaluation.json", "parity.json", "parity.npz", "report.html"})
 
 
 @dataclass(frozen=True)
