@@ -16,11 +16,12 @@ from .progress import Progress, Silent
 
 if TYPE_CHECKING:
     from .stages.bench import BenchResult
+    from .stages.evaluate import EvaluationResult
     from .stages.explain import Explanation
     from .stages.parity import ParityResult
     from .workspace import Manifest, Workspace
 
-__all__ = ["bench", "export", "parity"]
+__all__ = ["bench", "evaluate", "export", "parity"]
 
 SILENT = Silent()
 
@@ -123,6 +124,31 @@ def parity(
             place.write_json(explaining.RESULT_FILE, explaining.document(found, recorded))
             _plot(place, found, progress)
             result = replace(result, explanations=found)
+    return result
+
+
+def evaluate(
+    *,
+    workspace: Any = None,
+    model: str | None = None,
+    progress: Progress = SILENT,
+    **options: Any,
+) -> EvaluationResult:
+    """Judge the accuracy of every cell on labelled images against fp32's on the same ones.
+
+    Writes ``evaluation.json`` into the workspace. ``options`` are the keys of ``[evaluate]``.
+    Raises what ``errors.EXIT_CODES`` lists; verdicts are in the result.
+    """
+    from . import config as configuration
+    from .stages.evaluate import RESULT_FILE
+    from .stages.evaluate import evaluate as judge
+    from .workspace import Workspace
+
+    config = configuration.load({"workspace": workspace, "model": model, "evaluate": options})
+    place = Workspace(config.workspace, config.model)
+    with place.exported("edgepipe evaluate", progress.say) as manifest:
+        result = judge(place, manifest, config, progress)
+        place.write_json(RESULT_FILE, result.to_json())
     return result
 
 

@@ -4,15 +4,16 @@ from __future__ import annotations
 
 import itertools
 import sys
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Protocol
 
 import numpy as np
 
 from ..runners import registry
-from ..runners.base import RunnerUnavailable, SessionError, Settings
+from ..runners.base import RunnerError, RunnerUnavailable, SessionError, Settings
 from ..runners.launch import Loaded, Target, Timeouts, Worker
 from .config import CellsConfig, Config
 from .errors import UsageError
@@ -130,18 +131,78 @@ def run_goldens(
 ) -> dict[str, np.ndarray]:
     """All the cell's outputs for the first ``count`` goldens: name -> ``[count, ...]``.
 
-    ``step`` is told after each run how many are done. What the outputs are is for the caller to
-    judge; ``SessionError`` is raised only if they change their form from one run to the next.
+    ``step`` is told after each run how many are done. Raises as ``run_batches``.
+    """
+    name = opened.loaded.inputs[0].name
+    feeds = goldens.batches(preprocessing, name, opened.batch, count)
+    return run_batches(opened, feeds, step)
+
+
+def run_batches(
+    opened: OpenCell,
+    batches: Iterable[tuple[Mapping[str, np.ndarray], slice, int]],
+    step: Callable[[int], None] = lambda _done: None,
+) -> dict[str, np.ndarray]:
+    """The outputs of all rows of ``(feeds, rows, valid)``: name -> ``[rows, ...]``.
+
+    ``step`` is told after each run how many rows are done. What the outputs are is for the
+    caller to judge; ``SessionError`` is raised only if they change their form between runs.
     """
     collected: dict[str, list[np.ndarray]] = {}
-    name = opened.loaded.inputs[0].name
-    for feeds, rows, valid in goldens.batches(preprocessing, name, opened.batch, count):
+    for feeds, rows, valid in batches:
+        batch = len(next(iter(feeds.values())))
         for output, array in opened.worker.run(feeds).arrays.items():
             # An output without the batch in front can't be cut; it is judged as it is.
-            whole = array.ndim == 0 or len(array) != opened.batch
+            whole = array.ndim == 0 or len(array) != batch
             collected.setdefault(output, []).append(array[None] if whole else array[:valid])
         step(rows.stop)
     try:
         return {output: np.concatenate(parts) for output, parts in collected.items()}
     except ValueError as error:
         raise SessionError(f"the outputs change their shape from run to run: {error}") from error
+
+
+class Opener:
+    """Opens cells; a runner found missing on a target is not looked for there again."""
+
+    def __init__(self) -> None:
+        self._missing: dict[tuple[str, str], RunnerUnavailable] = {}
+
+    @contextmanager
+    def open(self, cell: Cell, model: Path) -> Iterator[OpenCell]:
+        """``open_cell``, or at once what it raised for this runner and target before."""
+        place = (cell.runner, cell.target.name)
+        if place in self._missing:
+            raise self._missing[place]
+        try:
+            with open_cell(cell, model) as opened:
+                yield opened
+        except RunnerUnavailable as error:
+            self._missing[place] = error
+            raise
+
+
+class Outcome(Protocol):
+    """What the result of a cell says in every command. ``status``: ok, unavailable, failed."""
+
+    @property
+    def runner(self) -> str: ...
+    @property
+    def target(self) -> str: ...
+    @property
+    def status(self) -> str: ...
+
+
+def status_of(error: RunnerError) -> str:
+    """The status of a cell that ended with ``error``."""
+    return "unavailable" if isinstance(error, RunnerUnavailable) else "failed"
+
+
+def runner_failed(outcomes: Sequence[Outcome], section: CellsConfig) -> bool:
+    """Exit code 5: a cell failed, one that was asked for is unavailable, or all of them are."""
+    missing = [outcome for outcome in outcomes if outcome.status == "unavailable"]
+    return (
+        any(outcome.status == "failed" for outcome in outcomes)
+        or any(one.runner in section.runners or one.target not in ("", "local") for one in missing)
+        or len(missing) == len(outcomes)
+    )

@@ -56,6 +56,14 @@ Variant = Annotated[
     typer.Option("--variant", metavar="NAME", help="fp32, int8 or int8-avx2; may be repeated."),
 ]
 
+JUnit = Annotated[
+    Path | None, typer.Option("--junit", metavar="FILE", help="Also write JUnit XML.")
+]
+Markdown = Annotated[
+    Path | None,
+    typer.Option("--markdown", metavar="FILE", help="Also write Markdown, for a job summary."),
+]
+
 
 @app.callback()
 def common(
@@ -173,12 +181,8 @@ def parity(
     explain: Annotated[
         bool, typer.Option("--explain", help="Also say which step and which layer adds the error.")
     ] = False,
-    junit: Annotated[
-        Path | None, typer.Option(metavar="FILE", help="Also write JUnit XML.")
-    ] = None,
-    markdown: Annotated[
-        Path | None, typer.Option(metavar="FILE", help="Also write Markdown, for a job summary.")
-    ] = None,
+    junit: JUnit = None,
+    markdown: Markdown = None,
     model: Model = None,
     workspace: Workspace = None,
     as_json: Json = False,
@@ -216,6 +220,62 @@ def parity(
         print(terminal.parity_table(result))
         for explanation in result.explanations:
             print(explanation_report.text(explanation))
+    if result.exit_code:
+        raise typer.Exit(int(result.exit_code))
+
+
+@app.command()
+def evaluate(
+    data: Annotated[
+        Path | None,
+        typer.Option(metavar="DIR", help="A folder of images for each label [default: digits]."),
+    ] = None,
+    max_drop: Annotated[
+        float | None,
+        typer.Option(
+            metavar="POINTS", help="Loss of top-1 that is allowed, in points [default: 0.5]."
+        ),
+    ] = None,
+    runner: Runner = None,
+    variant: Variant = None,
+    target: Target = None,
+    precision: Precision = None,
+    threads: Threads = None,
+    junit: JUnit = None,
+    markdown: Markdown = None,
+    model: Model = None,
+    workspace: Workspace = None,
+    as_json: Json = False,
+    quiet: Quiet = False,
+) -> None:
+    """Judge every variant's accuracy on labelled images against fp32's."""
+    from . import evaluate as run
+    from .report import junit as junit_report
+    from .report import markdown as markdown_report
+    from .report import terminal
+    from .workspace import writing
+
+    result = run(
+        workspace=workspace,
+        model=model,
+        progress=_progress(quiet),
+        data=data,
+        max_drop=max_drop,
+        runners=_some(runner),
+        variants=_some(variant),
+        targets=_some(target),
+        precisions=_some(precision),
+        threads=threads,
+    )
+    if junit:
+        junit_report.write(result, junit)
+    if markdown:
+        with writing(markdown):
+            markdown.write_text(markdown_report.evaluation(result))
+    if as_json:
+        print(json.dumps(result.to_json(), indent=2))
+    else:
+        print(terminal.evaluation_table(result))
     if result.exit_code:
         raise typer.Exit(int(result.exit_code))
 

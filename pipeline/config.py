@@ -76,10 +76,21 @@ class ParityConfig(CellsConfig):
     samples: Positive | None = None
 
 
+class EvaluateConfig(CellsConfig):
+    """What ``edgepipe evaluate`` judges. ``data`` holds class folders, ``None``: the digits.
+
+    ``max_drop`` is the loss of top-1 against fp32 that is allowed, in percentage points.
+    """
+
+    data: Path | None = None
+    max_drop: Annotated[float, Field(ge=0, le=100)] = 0.5
+
+
 COMMANDS: dict[str, type[_Section]] = {
     "export": ExportConfig,
     "bench": BenchConfig,
     "parity": ParityConfig,
+    "evaluate": EvaluateConfig,
 }
 
 
@@ -112,6 +123,7 @@ class Config(_Section):
     export: ExportConfig = ExportConfig()
     bench: BenchConfig = BenchConfig()
     parity: ParityConfig = ParityConfig()
+    evaluate: EvaluateConfig = EvaluateConfig()
     gates: dict[str, GateConfig] = {}
     targets: dict[str, TargetConfig] = {}
     runners: dict[str, RunnerConfig] = {}
@@ -169,7 +181,11 @@ def _check_names(config: Config) -> None:
         ("runners", config.runners, runners),
         *(
             check
-            for command, section in (("bench", config.bench), ("parity", config.parity))
+            for command, section in (
+                ("bench", config.bench),
+                ("parity", config.parity),
+                ("evaluate", config.evaluate),
+            )
             for check in (
                 (f"{command}.variants", section.variants, VARIANTS),
                 (f"{command}.runners", section.runners, runners),

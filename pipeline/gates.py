@@ -6,7 +6,7 @@ docs/parity.md gives the reasoning behind every default.
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import asdict, dataclass, field
 from typing import Any
 
@@ -173,23 +173,28 @@ def measure(outputs: np.ndarray, reference: np.ndarray) -> Distance:
         )
 
 
-def wilson(share: float, count: int) -> tuple[float, float]:
-    """One-sided 95 % bounds of a proportion, below and above (Wilson 1927, score interval)."""
-    centre = share + Z**2 / (2 * count)
-    half = Z * math.sqrt(share * (1 - share) / count + Z**2 / (4 * count**2))
-    scale = 1 + Z**2 / count
+def wilson(share: float, count: int, z: float = Z) -> tuple[float, float]:
+    """Bounds of a proportion, each one-sided 95 % by default (Wilson 1927, score interval)."""
+    centre = share + z**2 / (2 * count)
+    half = z * math.sqrt(share * (1 - share) / count + z**2 / (4 * count**2))
+    scale = 1 + z**2 / count
     return (centre - half) / scale, (centre + half) / scale
 
 
 def samples_needed(share: float, limit: float) -> int | None:
     """The smallest number of samples that settles it at this share; ``None`` beyond a million."""
-    low, high = 1, MOST_SAMPLES_SUGGESTED
     side = 0 if share >= limit else 1
 
     def settled(count: int) -> bool:
         bound = wilson(share, count)[side]
         return bound >= limit if side == 0 else bound < limit
 
+    return fewest(settled)
+
+
+def fewest(settled: Callable[[int], bool]) -> int | None:
+    """The smallest count for which ``settled``, and with it every larger one, is true."""
+    low, high = 1, MOST_SAMPLES_SUGGESTED
     if not settled(high):
         return None
     while low < high:

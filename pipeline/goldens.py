@@ -10,7 +10,7 @@ from pathlib import Path
 import numpy as np
 
 from . import metrics
-from .images import Preprocessing, normalize
+from .images import Preprocessing, batches, normalize
 
 FILE = "goldens.npz"
 COUNT = 64
@@ -63,15 +63,9 @@ class Goldens:
     def batches(
         self, preprocessing: Preprocessing, name: str, batch: int, count: int | None = None
     ) -> Iterator[tuple[dict[str, np.ndarray], slice, int]]:
-        """Yield ``(feeds, rows, valid)`` over the first ``count`` goldens.
+        """Yield ``(feeds, rows, valid)`` over the first ``count`` goldens, as ``images.batches``.
 
-        ``feeds`` is the input called ``name``, float32 ``[batch, 3, H, W]``; ``rows`` are the
-        goldens in it. A last batch that isn't full is filled up with its own images, of whose
-        outputs only the first ``valid`` count.
+        ``feeds`` is the input called ``name``, float32 ``[batch, 3, H, W]``.
         """
-        total = min(len(self), count or len(self))
-        for start in range(0, total, batch):
-            rows = slice(start, min(start + batch, total))
-            tensor = normalize(self.images[rows], preprocessing)
-            valid = len(tensor)
-            yield {name: np.resize(tensor, (batch, *tensor.shape[1:]))}, rows, valid
+        for part, rows, valid in batches(self.images[:count], batch):
+            yield {name: normalize(part, preprocessing)}, rows, valid

@@ -32,7 +32,10 @@ LOCK, HOLDER = ".lock", ".holder"
 TEMPORARY_SUFFIX = ".tmp"
 # What judging commands leave beside the artifacts; not part of what the manifest describes.
 RESULTS = frozenset(
-    {"bench.json", "parity.json", "parity.npz", "explain.json", "explain.svg", "report.html"}
+    {
+        *("bench.json", "evaluation.json", "parity.json", "parity.npz"),
+        *("explain.json", "explain.svg", "report.html"),
+    }
 )
 
 

@@ -1,4 +1,4 @@
-"""Parity as JUnit XML: one test case a cell, for the test view of a CI server."""
+"""Parity or accuracy as JUnit XML: one test case a cell, for the test view of a CI server."""
 
 from __future__ import annotations
 
@@ -6,11 +6,12 @@ from pathlib import Path
 
 from ...exporters.base import MissingLibrary
 from ..gates import FAIL, INCONCLUSIVE
+from ..stages.evaluate import CellAccuracy, EvaluationResult
 from ..stages.parity import CellVerdict, ParityResult
 from ..workspace import writing
 
 
-def write(result: ParityResult, path: Path) -> None:
+def write(result: ParityResult | EvaluationResult, path: Path) -> None:
     """Write the file. A failed gate is a failure, a failed runner or a doubt an error.
 
     Raises ``MissingLibrary`` without junitparser, ``WorkspaceError`` if it can't be written.
@@ -20,13 +21,15 @@ def write(result: ParityResult, path: Path) -> None:
     except ImportError as error:
         raise MissingLibrary(f'{error}; pip install "edgepipe[report]"') from error
 
-    suite = TestSuite("edgepipe parity")
+    command = "parity" if isinstance(result, ParityResult) else "evaluate"
+    suite = TestSuite(f"edgepipe {command}")
     suite.add_property("model", str(result.model["name"]))
     for cell in result.cells:
-        case = TestCase(f"{cell.variant} {cell.precision or ''}".strip(), _class_name(cell))
+        name = f"{cell.variant} {cell.precision or ''}".strip()
+        case = TestCase(name, f"{command}.{cell.target or 'local'}.{cell.runner}")
         reason = cell.reason or ""
         if cell.verdict == FAIL:
-            case.result = [Failure(reason, "parity")]
+            case.result = [Failure(reason, command)]
         elif cell.verdict == INCONCLUSIVE:
             case.result = [Error(reason, "inconclusive")]
         elif cell.status == "failed":
@@ -42,18 +45,8 @@ def write(result: ParityResult, path: Path) -> None:
         document.write(str(path), pretty=True)
 
 
-def _class_name(cell: CellVerdict) -> str:
-    return f"parity.{cell.target or 'local'}.{cell.runner}"
-
-
-def _figures(cell: CellVerdict) -> str:
+def _figures(cell: CellVerdict | CellAccuracy) -> str:
     if cell.status != "ok":
         return ""
-    figures = {
-        "SQNR dB": cell.sqnr_db,
-        "cosine": cell.cosine,
-        "max abs": cell.max_abs,
-        "top-1 agreement": cell.top1_agreement,
-        "samples": cell.samples,
-    }
-    return ", ".join(f"{name} {value:.6g}" for name, value in figures.items() if value is not None)
+    figures = cell.figures().items()
+    return ", ".join(f"{name} {value:.6g}" for name, value in figures if value is not None)

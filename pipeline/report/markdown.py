@@ -1,7 +1,10 @@
-"""Parity as Markdown, for the summary page of a CI job."""
+"""Parity and accuracy as Markdown, for the summary page of a CI job."""
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+
+from ..stages.evaluate import CellAccuracy, EvaluationResult
 from ..stages.parity import CellVerdict, ParityResult
 
 MARKS = {"pass": "✅ pass", "fail": "❌ fail", "inconclusive": "❔ inconclusive"}
@@ -16,11 +19,41 @@ def parity(result: ParityResult) -> str:
         "|---|---|---|---|---|---:|---:|---:|---:|",
     ]
     lines += [_row(cell) for cell in result.cells]
-    reasons = [cell for cell in result.cells if cell.reason]
-    if reasons:
-        lines.append("")
-    lines += [f"* **{cell.variant} / {cell.runner}**: {cell.reason}" for cell in reasons]
-    return "\n".join(lines) + "\n"
+    return "\n".join([*lines, *_reasons(result.cells)]) + "\n"
+
+
+def evaluation(result: EvaluationResult) -> str:
+    """A table of the cells, and below it the reasons of those that did not pass."""
+    data = result.data
+    lines = [
+        f"### edgepipe evaluate: {result.model['name']} ({result.model['weights']} weights)",
+        "",
+        f"{data['images']} images of {data['classes']} classes: {data['name']}",
+        "",
+        "| variant | runner | target | precision | verdict | top-1 | top-5 | drop | 95 % CI |",
+        "|---|---|---|---|---|---:|---:|---:|---:|",
+    ]
+    lines += [_accuracy_row(cell) for cell in result.cells]
+    notes = [f"* {note}" for note in result.notes]
+    return "\n".join([*lines, *_reasons(result.cells), *notes]) + "\n"
+
+
+def _reasons(cells: Sequence[CellVerdict | CellAccuracy]) -> list[str]:
+    reasons = [
+        f"* **{cell.variant} / {cell.runner}**: {cell.reason}" for cell in cells if cell.reason
+    ]
+    return ["", *reasons] if reasons else []
+
+
+def _accuracy_row(cell: CellAccuracy) -> str:
+    verdict = MARKS.get(cell.verdict or "", "reference" if cell.status == "ok" else cell.status)
+    columns = [cell.variant, cell.runner, cell.target, cell.precision or "", verdict]
+    columns += ["" if share is None else f"{share:.2%}" for share in (cell.top1, cell.top5)]
+    low, high = cell.drop.ci95 if cell.drop else (None, None)
+    columns += (
+        ["", ""] if not cell.drop else [f"{cell.drop.points:.2f}", f"{low:.2f} to {high:.2f}"]
+    )
+    return f"| {' | '.join(columns)} |"
 
 
 def _row(cell: CellVerdict) -> str:

@@ -12,7 +12,8 @@ from rich.console import Console, RenderableType
 from rich.table import Table
 
 from ..stages.bench import BenchResult, CellResult
-from ..stages.parity import ParityResult
+from ..stages.evaluate import CellAccuracy, EvaluationResult
+from ..stages.parity import CellVerdict, ParityResult
 from ..workspace import Manifest
 
 WIDTH = 100
@@ -70,15 +71,68 @@ def parity_table(result: ParityResult) -> str:
                 str(cell.samples),
             )
     parts: list[RenderableType] = [table] if table.row_count else []
-    for cell in result.cells:
-        if cell.reason:
-            state = "" if cell.status == "ok" else f"{cell.status}: "
-            name = "/".join(part for part in (cell.variant, cell.runner, cell.target) if part)
-            parts.append(f"  {name}: {state}{cell.reason}")
+    parts += _reasons(result.cells)
     parts.append(
         f"  torch's float32 is {result.reference_sqnr_db:.1f} dB from its float64 on these goldens"
     )
     return _text(*parts)
+
+
+def evaluation_table(result: EvaluationResult) -> str:
+    """The cells of an evaluation with the reasons below it."""
+    remote = any(cell.target != "local" for cell in result.cells if cell.status == "ok")
+    columns = ["variant", "runner", "prec", "verdict", ">top-1", ">95 % CI", ">top-5"]
+    columns += [">drop", ">95 % CI", ">p"]
+    if remote:
+        columns.insert(2, "target")
+    table = _table(*columns)
+    for cell in result.cells:
+        if cell.status == "ok":
+            row = _accuracy_row(cell)
+            if remote:
+                row.insert(2, cell.target)
+            table.add_row(*row)
+    parts: list[RenderableType] = [table] if table.row_count else []
+    parts += _reasons(result.cells)
+    data, reference = result.data, result.reference
+    parts.append(
+        f"  {data['images']} images of {data['classes']} classes: {data['name']}; "
+        "drops in percentage points, positive where accuracy was lost"
+    )
+    if reference:
+        place = f"{reference['variant']} on {reference['runner']} ({reference['target']})"
+        parts.append(f"  compared with {place}; at most {result.max_drop:g} points may be lost")
+    parts += [f"  {note}" for note in result.notes]
+    return _text(*parts)
+
+
+def _accuracy_row(cell: CellAccuracy) -> list[str]:
+    low, high = cell.top1_ci95 or (0.0, 0.0)
+    drop = cell.drop
+    row = [
+        cell.variant,
+        cell.runner,
+        cell.precision or "",
+        cell.verdict or "reference",
+        _number(cell.top1, ".2%"),
+        f"{100 * low:.1f}–{100 * high:.1f}",
+        _number(cell.top5, ".1%"),
+    ]
+    if drop is None:
+        return [*row, "–", "–", "–"]
+    interval = "{:.2f} to {:.2f}".format(*drop.ci95)
+    return [*row, f"{drop.points:.2f}", interval, f"{drop.p_value:.2g}"]
+
+
+def _reasons(cells: Sequence[CellVerdict | CellAccuracy]) -> list[str]:
+    """A line for each cell that has something to say about its verdict or its absence."""
+    lines = []
+    for cell in cells:
+        if cell.reason:
+            state = "" if cell.status == "ok" else f"{cell.status}: "
+            name = "/".join(part for part in (cell.variant, cell.runner, cell.target) if part)
+            lines.append(f"  {name}: {state}{cell.reason}")
+    return lines
 
 
 def _number(value: float | None, form: str) -> str:

@@ -19,7 +19,7 @@ from ...runners.base import RunnerError, RunnerUnavailable, SessionError
 from ...runners.measure import Measurement, Plan
 from .. import goldens as recorded
 from .. import metrics, statistics
-from ..cells import Cell, OpenCell, open_cell, plan, run_goldens
+from ..cells import Cell, OpenCell, open_cell, plan, run_goldens, runner_failed, status_of
 from ..config import Config
 from ..errors import ExitCode, UsageError
 from ..gates import kind_of, mismatch
@@ -225,7 +225,7 @@ def _result(
             cell.variant,
             cell.runner,
             cell.target.name,
-            status="unavailable" if isinstance(visit.error, RunnerUnavailable) else "failed",
+            status=status_of(visit.error),
             reason=str(visit.error),
             precision=cell.precision,
         )
@@ -326,12 +326,7 @@ def _exit_code(results: Sequence[CellResult], config: Config) -> ExitCode:
     """1 for wrong outputs, 5 for a failed cell or a missing runner that was asked for."""
     if any(result.verdict == "invalid" for result in results):
         return ExitCode.GATE_FAILED
-    failed = any(result.status == "failed" for result in results)
-    missing = [result for result in results if result.status == "unavailable"]
-    asked = any(result.runner in config.bench.runners for result in missing)
-    if failed or asked or len(missing) == len(results):
-        return ExitCode.RUNNER
-    return ExitCode.OK
+    return ExitCode.RUNNER if runner_failed(results, config.bench) else ExitCode.OK
 
 
 def _finite(value: float) -> float | None:

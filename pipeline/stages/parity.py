@@ -15,9 +15,9 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from ...runners.base import RunnerError, RunnerUnavailable
+from ...runners.base import RunnerError
 from .. import goldens as recorded
-from ..cells import Cell, open_cell, plan, run_goldens
+from ..cells import Cell, Opener, plan, run_goldens, runner_failed, status_of
 from ..config import Config, GateConfig
 from ..errors import ExitCode, InputError
 from ..gates import FAIL, INCONCLUSIVE, Distance, Gate, Judgement, default_gate, judge, kind_of
@@ -145,6 +145,16 @@ class CellVerdict:
     threads: int | None
     runner_version: str | None
 
+    def figures(self) -> dict[str, float | None]:
+        """What a report shows beside the verdict."""
+        return {
+            "SQNR dB": self.sqnr_db,
+            "cosine": self.cosine,
+            "max abs": self.max_abs,
+            "top-1 agreement": self.top1_agreement,
+            "samples": self.samples,
+        }
+
 
 @dataclass(frozen=True)
 class ParityResult:
@@ -178,26 +188,19 @@ def record(
     if count == 0:
         raise InputError(f"{workspace.folder / recorded.FILE}: no goldens in it")
     found: list[CellOutputs] = []
-    missing: dict[tuple[str, str], str] = {}
+    opener = Opener()
     for number, cell in enumerate(cells):
 
         def step(done: int, number: int = number, cell: Cell = cell) -> None:
             progress.step(number * count + done, len(cells) * count, str(cell))
 
         step(0)
-        place = (cell.runner, cell.target.name)
-        if place in missing:
-            found.append(_without_outputs(cell, "unavailable", missing[place]))
-            continue
         try:
-            with open_cell(cell, workspace.folder / cell.file) as opened:
+            with opener.open(cell, workspace.folder / cell.file) as opened:
                 arrays = run_goldens(opened, goldens, preprocessing, count, step)
                 host = opened.worker.hello["host"]
-        except RunnerUnavailable as error:
-            missing[place] = str(error)
-            found.append(_without_outputs(cell, "unavailable", str(error)))
         except RunnerError as error:
-            found.append(_without_outputs(cell, "failed", str(error)))
+            found.append(_without_outputs(cell, status_of(error), str(error)))
         else:
             placement = opened.loaded.placement
             found.append(
@@ -309,20 +312,11 @@ def _exit_code(cells: Sequence[CellVerdict], config: Config) -> ExitCode:
     """A failed gate before a failed runner before a doubt."""
     if any(cell.verdict == FAIL for cell in cells):
         return ExitCode.GATE_FAILED
-    missing = [cell for cell in cells if cell.status == "unavailable"]
-    if (
-        any(cell.status == "failed" for cell in cells)
-        or any(_was_asked_for(cell, config) for cell in missing)
-        or len(missing) == len(cells)
-    ):
+    if runner_failed(cells, config.parity):
         return ExitCode.RUNNER
     if any(cell.verdict == INCONCLUSIVE for cell in cells):
         return ExitCode.INCONCLUSIVE
     return ExitCode.OK
-
-
-def _was_asked_for(cell: CellVerdict, config: Config) -> bool:
-    return cell.runner in config.parity.runners or cell.target != "local"
 
 
 def _without_outputs(cell: Cell, status: str, reason: str) -> CellOutputs:

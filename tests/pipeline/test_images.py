@@ -2,10 +2,30 @@
 
 from __future__ import annotations
 
+import io
+import os
+import struct
+import subprocess
+import sys
+import zlib
+from pathlib import Path
+from typing import Any
+
 import numpy as np
 import pytest
+from PIL import Image
 
-from edgepipe.pipeline.images import Preprocessing, digits, normalize, stack, to_pixels
+from edgepipe.pipeline.errors import InputError
+from edgepipe.pipeline.images import (
+    Preprocessing,
+    batches,
+    check_image,
+    digits,
+    load_image,
+    normalize,
+    stack,
+    to_pixels,
+)
 
 SQUASH = Preprocessing(size=8, mean=(0.5, 0.5, 0.5), std=(0.5, 0.5, 0.5))
 SHORTER = Preprocessing(size=8, mean=(0, 0, 0), std=(1, 1, 1), resize="shorter-side", resize_to=8)
@@ -21,6 +41,25 @@ def test_normalize_scales_and_moves_the_channels() -> None:
     assert tensor.flags.c_contiguous
     np.testing.assert_allclose(tensor[0, :, 0, 1], [1, 0, 0], atol=1e-6)
     np.testing.assert_allclose(tensor[0, :, 0, 0], [-1, -2, 0], atol=1e-6)
+
+
+def test_normalize_is_the_formula_in_float32_to_the_last_bit() -> None:
+    pixels = np.arange(256, dtype=np.uint8).repeat(3).reshape(1, 16, 16, 3)
+    preprocessing = Preprocessing(16, (0.485, 0.456, 0.406), (0.229, 0.224, 0.225))
+    mean, std = np.float32(preprocessing.mean), np.float32(preprocessing.std)
+    expected = (pixels.astype(np.float32) / np.float32(255) - mean) / std
+    found = normalize(pixels, preprocessing)
+    assert found.transpose(0, 2, 3, 1).tobytes() == expected.tobytes()
+
+
+def test_a_last_batch_is_filled_up_with_its_own_rows() -> None:
+    parts = list(batches(np.arange(7), 3))
+    assert [part.tolist() for part, _, _ in parts] == [[0, 1, 2], [3, 4, 5], [6, 6, 6]]
+    assert [(rows.start, rows.stop, valid) for _, rows, valid in parts] == [
+        (0, 3, 3),
+        (3, 6, 3),
+        (6, 7, 1),
+    ]
 
 
 def test_squash_uses_the_whole_image_and_shorter_side_its_centre() -> None:
@@ -77,3 +116,169 @@ def test_the_digits_are_scikit_learns() -> None:
         for image, label in zip(*digits(part), strict=True)
     )
     assert ours == theirs
+
+
+RED, WHITE = (255, 0, 0), (255, 255, 255)
+
+
+def saved(picture: Image.Image, path: Path, **options: Any) -> Path:
+    picture.save(path, **options)
+    return path
+
+
+def near(path: Path, expected: tuple[int, int, int]) -> bool:
+    """Whether the whole picture is of one colour, but for what JPEG makes of it."""
+    pixels = load_image(path).astype(int)
+    return pixels.shape[2] == 3 and bool(np.all(np.abs(pixels - expected) <= 2))
+
+
+@pytest.mark.parametrize(
+    ("mode", "colour", "name", "expected"),
+    [
+        ("L", 100, "grey.png", (100, 100, 100)),
+        ("1", 1, "bits.png", WHITE),
+        ("I;16", 100 * 256, "grey16.png", (100, 100, 100)),
+        ("I;16", 100 * 256, "grey16.tiff", (100, 100, 100)),
+        ("RGB", RED, "red.bmp", RED),
+        ("RGB", RED, "red.webp", (254, 0, 0)),
+        ("RGBA", (255, 0, 0, 255), "opaque.png", RED),
+        ("RGBA", (255, 0, 0, 0), "transparent.png", WHITE),
+        ("RGBA", (255, 0, 0, 51), "glass.png", (255, 204, 204)),
+        ("LA", (0, 0), "transparent-grey.png", WHITE),
+        ("CMYK", (0, 255, 255, 0), "print.jpg", (254, 0, 0)),
+        ("CMYK", (0, 255, 255, 0), "print.tiff", RED),
+        ("YCbCr", (76, 85, 255), "video.jpg", (254, 0, 0)),
+    ],
+)
+def test_pictures_are_decoded_as_a_person_sees_them(
+    tmp_path: Path, mode: str, colour: Any, name: str, expected: tuple[int, int, int]
+) -> None:
+    assert near(saved(Image.new(mode, (12, 6), colour), tmp_path / name), expected)
+
+
+def test_a_16_bit_portable_greymap(tmp_path: Path) -> None:
+    path = tmp_path / "deep.pgm"
+    path.write_bytes(b"P5 2 1 65535\n\x64\x00\xff\xff")
+    assert load_image(path)[0].tolist() == [[100, 100, 100], [255, 255, 255]]
+
+
+def test_a_palette_with_a_transparent_colour(tmp_path: Path) -> None:
+    picture = Image.new("P", (2, 1))
+    picture.putpalette([255, 0, 0, 0, 0, 255])
+    picture.putpixel((1, 0), 1)
+    path = saved(picture, tmp_path / "palette.gif", transparency=1)
+    assert load_image(path)[0].tolist() == [list(RED), list(WHITE)]
+
+
+def test_exif_rotation_is_honoured(tmp_path: Path) -> None:
+    picture = Image.new("RGB", (16, 8), "white")
+    picture.paste(RED, (0, 0, 8, 8))
+    exif = Image.Exif()
+    exif[0x0112] = 6  # turn clockwise by 90 degrees to see it upright
+    pixels = load_image(saved(picture, tmp_path / "turned.jpg", exif=exif, quality=95))
+    assert pixels.shape == (16, 8, 3)
+    assert pixels[0, 0, 1] < 50
+    assert pixels[15, 0, 1] > 200
+
+
+def test_exif_that_is_garbage_does_not_hide_the_picture(tmp_path: Path) -> None:
+    picture = Image.new("RGB", (8, 8), RED)
+    path = saved(picture, tmp_path / "x.jpg", exif=b"Exif\0\0II*\0\xff\xff\xff\xff nothing")
+    assert near(path, (254, 0, 0))
+
+
+def test_of_an_animation_the_first_frame_is_taken(tmp_path: Path) -> None:
+    frames = [Image.new("RGB", (4, 4), colour) for colour in (RED, WHITE)]
+    for name in ("moving.gif", "moving.webp", "moving.png"):
+        path = saved(frames[0], tmp_path / name, save_all=True, append_images=frames[1:])
+        assert near(path, RED), name
+    stereo = tmp_path / "phone.jpg"  # two pictures in one, as some phones write them
+    frames[0].save(stereo, "MPO", save_all=True, append_images=frames[1:])
+    assert near(stereo, (254, 0, 0))
+
+
+def huge_png(width: int, height: int) -> bytes:
+    """A PNG of a kilobyte that unpacks to whatever its header says."""
+
+    def chunk(kind: bytes, data: bytes) -> bytes:
+        checked = kind + data
+        return struct.pack(">I", len(data)) + checked + struct.pack(">I", zlib.crc32(checked))
+
+    header = struct.pack(">IIBBBBB", width, height, 8, 2, 0, 0, 0)
+    body = chunk(b"IHDR", header) + chunk(b"IDAT", zlib.compress(bytes(1 << 20)))
+    return b"\x89PNG\r\n\x1a\n" + body + chunk(b"IEND", b"")
+
+
+@pytest.mark.parametrize("side", [9_460, 10_000, 50_000])
+def test_a_decompression_bomb_is_refused_by_its_header(tmp_path: Path, side: int) -> None:
+    (tmp_path / "bomb.png").write_bytes(huge_png(side, side))
+    code = (
+        "import resource, sys\n"
+        "from pathlib import Path\n"
+        "from edgepipe.pipeline.errors import InputError\n"
+        "from edgepipe.pipeline.images import load_image, pillow\n"
+        "pillow()\n"
+        "limit = 64 << 20  # of new memory; a row of such a picture is nothing, all of it 270 MB\n"
+        "used = int(Path('/proc/self/statm').read_text().split()[5]) * resource.getpagesize()\n"
+        "resource.setrlimit(resource.RLIMIT_DATA, (used + limit, used + limit))\n"
+        "try:\n"
+        "    load_image(Path('bomb.png'))\n"
+        "except InputError as error:\n"
+        "    print(error)\n"
+    )
+    command = [sys.executable, "-W", "error", "-c", code]
+    done = subprocess.run(command, cwd=tmp_path, capture_output=True, text=True, timeout=60)
+    expected = "bomb.png: over 89 million pixels; make it smaller\n"
+    assert (done.stdout, done.stderr) == (expected, "")
+
+
+def test_a_truncated_picture_is_refused_wherever_it_was_cut(tmp_path: Path) -> None:
+    noise = np.random.default_rng(1).integers(0, 256, (24, 24, 3), np.uint8)
+    path = tmp_path / "cut"
+    for kind in ("PNG", "JPEG", "GIF", "BMP", "WEBP", "TIFF"):
+        buffer = io.BytesIO()
+        Image.fromarray(noise).save(buffer, kind)
+        whole = buffer.getvalue()
+        for end in range(0, int(len(whole) * 0.9), 37):
+            path.write_bytes(whole[:end])
+            with pytest.raises(InputError, match=r"cut: "):
+                load_image(path)
+
+
+@pytest.mark.parametrize(
+    ("content", "reason"),
+    [
+        (b"", "no picture"),
+        (b"some text", "no picture"),
+        (b"%!PS-Adobe-3.0 EPSF-3.0\n%%BoundingBox: 0 0 9 9\n", "no picture"),
+        (b"<svg xmlns='http://www.w3.org/2000/svg'/>", "no picture"),
+    ],
+)
+def test_what_is_no_picture_is_refused(tmp_path: Path, content: bytes, reason: str) -> None:
+    path = tmp_path / "x.png"
+    path.write_bytes(content)
+    for call in (load_image, check_image):
+        with pytest.raises(InputError, match=f"x.png: {reason}"):
+            call(path)
+
+
+def test_pixels_without_a_range_are_refused(tmp_path: Path) -> None:
+    for dtype in (np.float32, np.int32):
+        path = saved(Image.fromarray(np.ones((4, 4), dtype)), tmp_path / "x.tiff")
+        with pytest.raises(InputError, match=r"x\.tiff: .*32-bit pixels"):
+            load_image(path)
+
+
+def test_what_is_no_file_is_refused_and_not_waited_for(tmp_path: Path) -> None:
+    os.mkfifo(tmp_path / "pipe.png")
+    (tmp_path / "folder.png").mkdir()
+    (tmp_path / "circle.png").symlink_to("circle.png")
+    (tmp_path / "nowhere.png").symlink_to("gone")
+    for name, reason in {
+        "pipe": "not a file",
+        "folder": "not a file",
+        "circle": "Too many levels of symbolic links",
+        "nowhere": "No such file",
+    }.items():
+        with pytest.raises(InputError, match=f"{name}.png: {reason}"):
+            load_image(tmp_path / f"{name}.png")

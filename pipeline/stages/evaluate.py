@@ -1,0 +1,317 @@
+"""evaluate: the accuracy of a cell on labelled images, and what it lost against fp32.
+
+All cells see the same images, a chunk at a time: a chunk is decoded and normalized once and goes
+through every open worker in turn. Decoding for each cell again would cost more than running it
+(a JPEG of 640 x 480 takes about as long as fp32, a larger one longer), and all images at once
+would not fit into memory.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping, Sequence
+from contextlib import ExitStack
+from dataclasses import asdict, dataclass, field, replace
+from typing import Any
+
+import numpy as np
+
+from ...exporters.sources import CALIBRATED_WEIGHTS
+from ...runners.base import RunnerError, SessionError
+from ...runners.launch import LOCAL
+from .. import accuracy, dataset, images
+from ..accuracy import Drop
+from ..cells import Cell, OpenCell, Opener, plan, run_batches, runner_failed, status_of
+from ..config import Config
+from ..dataset import Dataset
+from ..errors import ExitCode, UsageError
+from ..gates import FAIL, INCONCLUSIVE, wilson
+from ..images import Preprocessing, batches, normalize
+from ..progress import Progress
+from ..workspace import Manifest, Workspace
+
+SCHEMA_VERSION = 1
+RESULT_FILE = "evaluation.json"
+CHUNK = 32
+TOP = 5
+# Images in one run of a model that leaves the batch open.
+DYNAMIC_BATCH = 16
+# Workers that are open at the same time; with more cells the images are decoded once more.
+MOST_WORKERS = 8
+# Whose fp32 the others are compared with, where it can be had.
+REFERENCE_RUNNER = "ort-cpu"
+
+
+@dataclass(frozen=True)
+class CellAccuracy:
+    """A cell's row in ``evaluation.json``. Shares are in [0, 1], ``None`` unless it ran.
+
+    ``verdict`` and ``drop`` are ``None`` for the reference itself, ``top5`` is for a model of
+    five classes or fewer.
+    """
+
+    variant: str
+    runner: str
+    target: str
+    status: str
+    reason: str | None = None
+    verdict: str | None = None
+    images: int = 0
+    images_needed: int | None = None
+    correct: int | None = None
+    top1: float | None = None
+    top1_ci95: tuple[float, float] | None = None
+    top5: float | None = None
+    drop: Drop | None = None
+    placement: Mapping[str, float] = field(default_factory=dict)
+    precision: str | None = None
+    threads: int | None = None
+    batch: int | None = None
+    runner_version: str | None = None
+
+    def figures(self) -> dict[str, float | None]:
+        """What a report shows beside the verdict."""
+        points = self.drop.points if self.drop else None
+        return {"top-1": self.top1, "top-5": self.top5, "drop": points, "images": self.images}
+
+
+@dataclass(frozen=True)
+class EvaluationResult:
+    """What ``evaluation.json`` holds. ``reference`` is the cell that drops are counted from."""
+
+    model: Mapping[str, Any]
+    artifacts: Mapping[str, str]
+    hosts: Mapping[str, Mapping[str, Any]]
+    data: Mapping[str, Any]
+    max_drop: float
+    reference: Mapping[str, str] | None
+    notes: tuple[str, ...]
+    cells: tuple[CellAccuracy, ...]
+    exit_code: ExitCode
+
+    def to_json(self) -> dict[str, Any]:
+        """The document: JSON values only."""
+        document = asdict(self)
+        del document["exit_code"]
+        return {"schema_version": SCHEMA_VERSION, **document}
+
+
+@dataclass
+class _Run:
+    """A cell on its way through the images: the place of the true class for each one so far."""
+
+    cell: Cell
+    opened: OpenCell | None = None
+    error: RunnerError | None = None
+    places: list[np.ndarray] = field(default_factory=list)
+
+    @property
+    def batch(self) -> int:
+        """Images in one run."""
+        assert self.opened
+        return self.opened.loaded.inputs[0].shape[0] or DYNAMIC_BATCH
+
+    def score(self, tensor: np.ndarray, labels: np.ndarray, classes: int) -> None:
+        """Run float32 ``[n, 3, H, W]`` and note where its true classes come. Keeps the error."""
+        assert self.opened
+        loaded = self.opened.loaded
+        name, output = loaded.inputs[0].name, loaded.outputs[0].name
+        feeds = (({name: part}, rows, valid) for part, rows, valid in batches(tensor, self.batch))
+        try:
+            scores = run_batches(self.opened, feeds)[output]
+            if scores.shape != (len(labels), classes) or scores.dtype.kind != "f":
+                shape = f"{scores.dtype} {list(scores.shape)}"
+                raise SessionError(f"output {output} is {shape}, no scores of {classes} classes")
+            self.places.append(accuracy.places(scores, labels).astype(np.uint16))
+        except RunnerError as error:
+            self.error = error
+
+
+def evaluate(
+    workspace: Workspace, manifest: Manifest, config: Config, progress: Progress
+) -> EvaluationResult:
+    """Judge every cell that ``config.evaluate`` asks for. The workspace is locked and verified.
+
+    A cell that fails keeps its reason and the others go on. Raises ``UsageError`` where there
+    are no images to judge on, ``InputError`` for an image or a folder that can't be used.
+    """
+    cells, broken = plan(manifest, config, config.evaluate)
+    data = _dataset(manifest, config)
+    for note in data.notes:
+        progress.say(f"warning: {note}")
+
+    def run(some: Sequence[Cell]) -> dict[Cell, _Run]:
+        return _run_all(some, data, workspace, manifest, progress)
+
+    candidates = _reference_candidates(manifest, config)
+    runs = run(list(dict.fromkeys([candidates[0], *cells])))
+    reference = None
+    for cell in candidates:
+        if cell not in runs and any(one.error is None for one in runs.values()):
+            runs |= run([cell])
+        if cell in runs and runs[cell].error is None:
+            reference = runs[cell]
+            break
+    notes = [*data.notes, *_notes(manifest, runs, candidates[0], reference)]
+    shown = [one for cell, one in runs.items() if cell in cells or one is reference]
+    rows = [_row(one, reference, manifest, config) for one in shown]
+    rows += [
+        CellAccuracy("", runner, "", "unavailable", reason) for runner, reason in broken.items()
+    ]
+    return EvaluationResult(
+        model=manifest.model,
+        artifacts={name: artifact.sha256 for name, artifact in manifest.artifacts.items()},
+        hosts={
+            one.cell.target.name: one.opened.worker.hello["host"] for one in shown if one.opened
+        },
+        data={
+            "name": data.name,
+            "images": len(data),
+            "classes": data.classes,
+            "digest": data.digest,
+        },
+        max_drop=config.evaluate.max_drop,
+        reference=_name(reference.cell) if reference else None,
+        notes=tuple(notes),
+        cells=tuple(rows),
+        exit_code=_exit_code(rows, config),
+    )
+
+
+def _dataset(manifest: Manifest, config: Config) -> Dataset:
+    images.pillow()  # without it no image comes to its size: say so before anything starts
+    if config.evaluate.data is not None:
+        labels = manifest.labels or [str(number) for number in range(manifest.model["classes"])]
+        return dataset.class_folders(config.evaluate.data, list(labels))
+    weights = manifest.model["weights"]
+    if weights not in CALIBRATED_WEIGHTS:
+        raise UsageError(f"no labelled images come with {weights} weights: name some with --data")
+    return dataset.digits()
+
+
+def _reference_candidates(manifest: Manifest, config: Config) -> list[Cell]:
+    """Cells that can be the reference, best first: float32 here on ``ort-cpu``, or elsewhere."""
+    section = config.evaluate.model_copy(update={"variants": ("fp32",), "precisions": ("f32",)})
+    best = section.model_copy(update={"runners": (REFERENCE_RUNNER,), "targets": (LOCAL.name,)})
+    (first,), _ = plan(manifest, config, best)
+    others, _ = plan(manifest, config, section)
+    others.sort(key=lambda cell: cell.target.name != LOCAL.name)
+    return list(dict.fromkeys([first, *others]))
+
+
+def _run_all(
+    cells: Sequence[Cell],
+    data: Dataset,
+    workspace: Workspace,
+    manifest: Manifest,
+    progress: Progress,
+) -> dict[Cell, _Run]:
+    """Run all images through all cells, a few workers at a time."""
+    runs = {cell: _Run(cell) for cell in cells}
+    preprocessing = Preprocessing.from_json(manifest.preprocessing)
+    opener = Opener()
+    for start in range(0, len(cells), MOST_WORKERS):
+        group = [runs[cell] for cell in cells[start : start + MOST_WORKERS]]
+        with ExitStack() as workers:
+            for run in group:
+                progress.step(0, len(data), f"starting {run.cell}")
+                try:
+                    model = workspace.folder / run.cell.file
+                    run.opened = workers.enter_context(opener.open(run.cell, model))
+                except RunnerError as error:
+                    run.error = error
+            _walk(group, data, preprocessing, manifest.model["classes"], progress)
+    progress.step(1, 1, "")
+    return runs
+
+
+def _walk(
+    group: Sequence[_Run],
+    data: Dataset,
+    preprocessing: Preprocessing,
+    classes: int,
+    progress: Progress,
+) -> None:
+    """Take the images chunk by chunk through the runs that are still well."""
+    active = [run for run in group if run.error is None]
+    if not active:
+        return
+    common = math.lcm(*(run.batch for run in active))
+    done = 0
+    for pixels, labels in data.chunks(preprocessing, common * math.ceil(CHUNK / common)):
+        tensor = normalize(pixels, preprocessing)
+        for run in active:
+            progress.step(done, len(data), str(run.cell))
+            run.score(tensor, labels, classes)
+        done += len(labels)
+        active = [run for run in active if run.error is None]
+
+
+def _row(run: _Run, reference: _Run | None, manifest: Manifest, config: Config) -> CellAccuracy:
+    cell = run.cell
+    row = CellAccuracy(cell.variant, cell.runner, cell.target.name, "ok", precision=cell.precision)
+    if run.error is not None:
+        return replace(row, status=status_of(run.error), reason=str(run.error))
+    assert run.opened
+    found, classes = np.concatenate(run.places), manifest.model["classes"]
+    count, correct = len(found), int(np.count_nonzero(found == 0))
+    loaded = run.opened.loaded
+    row = replace(
+        row,
+        images=count,
+        correct=correct,
+        top1=correct / count,
+        top1_ci95=wilson(correct / count, count, accuracy.Z_95),
+        top5=float(np.mean(found < TOP)) if classes > TOP else None,
+        placement=loaded.placement.shares(),
+        precision=loaded.placement.precision,
+        threads=loaded.placement.threads,
+        batch=run.batch,
+        runner_version=loaded.runner_version,
+    )
+    failures = []
+    if row.precision != cell.precision:
+        failures.append(f"computed in {row.precision}, {cell.precision} was asked for")
+    if broken := np.count_nonzero(found == classes):
+        failures.append(f"the outputs of {broken} images are NaN or infinite")
+    verdict, reason, needed, drop = None, "", None, None
+    if reference is None:
+        verdict, reason = INCONCLUSIVE, "no fp32 to compare with"
+    elif reference is not run:
+        drop = accuracy.drop(np.concatenate(reference.places) == 0, found == 0)
+        verdict, reason, needed = accuracy.judge(drop, count, config.evaluate.max_drop)
+    if failures:
+        verdict, needed = FAIL, None
+    reason = "; ".join([*failures, *([reason] if reason else [])])
+    return replace(row, verdict=verdict, reason=reason or None, images_needed=needed, drop=drop)
+
+
+def _notes(
+    manifest: Manifest, runs: Mapping[Cell, _Run], preferred: Cell, reference: _Run | None
+) -> list[str]:
+    notes = []
+    if not manifest.model["trained"]:
+        notes.append("random weights: these figures mean nothing")
+    if manifest.model["classes"] <= TOP:
+        notes.append(f"no top-{TOP}: the model has {manifest.model['classes']} classes")
+    if reference and reference.cell != preferred:
+        notes.append(
+            f"drops are counted from {reference.cell}, since {preferred} failed: "
+            f"{runs[preferred].error}"
+        )
+    return notes
+
+
+def _name(cell: Cell) -> dict[str, str]:
+    return {"variant": cell.variant, "runner": cell.runner, "target": cell.target.name}
+
+
+def _exit_code(rows: Sequence[CellAccuracy], config: Config) -> ExitCode:
+    """A failed gate before a failed runner before a doubt."""
+    if any(row.verdict == FAIL for row in rows):
+        return ExitCode.GATE_FAILED
+    if runner_failed(rows, config.evaluate):
+        return ExitCode.RUNNER
+    if any(row.verdict == INCONCLUSIVE for row in rows):
+        return ExitCode.INCONCLUSIVE
+    return ExitCode.OK

@@ -1,0 +1,307 @@
+"""evaluate: the whole command, on a linear model that runs in no time and on the default one."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Callable
+from hashlib import sha256
+from pathlib import Path
+from subprocess import CompletedProcess
+from typing import Any
+from xml.etree import ElementTree
+
+import numpy as np
+import pytest
+from onnx import TensorProto, helper, numpy_helper
+from PIL import Image
+
+from edgepipe.pipeline import evaluate, images
+from edgepipe.pipeline.errors import UsageError
+from edgepipe.pipeline.workspace import Artifact, Manifest
+
+Run = Callable[..., CompletedProcess[str]]
+
+PREPROCESSING = images.Preprocessing(8, (0.5, 0.5, 0.5), (0.5, 0.5, 0.5))
+LABELS = tuple("0123456789")
+
+
+def templates() -> tuple[np.ndarray, np.ndarray]:
+    """The classifier by the nearest class mean, which is linear: weights ``[192, 10]``, bias."""
+    pictures, labels = images.digits("train")
+    tensor = images.normalize(images.stack(pictures, PREPROCESSING), PREPROCESSING)
+    flat = tensor.reshape(len(tensor), -1)
+    means = np.stack([flat[labels == label].mean(axis=0) for label in range(10)])
+    return means.T.astype(np.float32), (-0.5 * np.sum(means**2, axis=1)).astype(np.float32)
+
+
+def linear(weights: np.ndarray, bias: np.ndarray, batch: int | str) -> bytes:
+    """``[batch, 3, 8, 8] -> [batch, classes]`` as ONNX."""
+    graph = helper.make_graph(
+        [
+            helper.make_node("Flatten", ["input"], ["flat"]),
+            helper.make_node("Gemm", ["flat", "weights", "bias"], ["logits"]),
+        ],
+        "linear",
+        [helper.make_tensor_value_info("input", TensorProto.FLOAT, [batch, 3, 8, 8])],
+        [helper.make_tensor_value_info("logits", TensorProto.FLOAT, [batch, weights.shape[1]])],
+        [numpy_helper.from_array(weights, "weights"), numpy_helper.from_array(bias, "bias")],
+    )
+    model = helper.make_model(graph, opset_imports=[helper.make_opsetid("", 20)], ir_version=10)
+    return model.SerializeToString()
+
+
+def write_workspace(root: Path, files: dict[str, bytes], **model: Any) -> Path:
+    """A workspace that holds the given variants, with a manifest that vouches for them."""
+    folder = root / "mobilenet_v2"
+    folder.mkdir(parents=True)
+    for variant, content in files.items():
+        (folder / f"{variant}.onnx").write_bytes(content)
+    about = {"name": "mobilenet_v2", "weights": "digits", "trained": True, "classes": 10}
+    manifest = Manifest(
+        model=about | model,
+        preprocessing=PREPROCESSING.to_json(),
+        labels=LABELS[: (about | model)["classes"]],
+        variants={variant: {"onnx": f"{variant}.onnx"} for variant in files},
+        artifacts={
+            f"{variant}.onnx": Artifact(sha256(content).hexdigest(), len(content))
+            for variant, content in files.items()
+        },
+    )
+    (folder / "manifest.json").write_text(manifest.to_json())
+    return root
+
+
+@pytest.fixture
+def tiny(tmp_path: Path) -> Path:
+    """fp32: the nearest class mean. int8: the same with classes 3 and 8 the wrong way round."""
+    weights, bias = templates()
+    order = [0, 1, 2, 8, 4, 5, 6, 7, 3, 9]
+    files = {"fp32": linear(weights, bias, 1), "int8": linear(weights[:, order], bias[order], 1)}
+    return write_workspace(tmp_path / "artifacts", files)
+
+
+def right(weights: np.ndarray, bias: np.ndarray) -> np.ndarray:
+    """Which held-out digits numpy gets right with the same model."""
+    pictures, labels = images.digits("held_out")
+    tensor = images.normalize(images.stack(pictures, PREPROCESSING), PREPROCESSING)
+    return np.argmax(tensor.reshape(len(tensor), -1) @ weights + bias, axis=1) == labels
+
+
+ORT = ("--runner", "ort-cpu")
+
+
+def test_a_variant_that_lost_accuracy_fails(tiny: Path, edgepipe: Run, tmp_path: Path) -> None:
+    flags = (*ORT, "--junit", "out.xml", "--markdown", "out.md", "--json")
+    done = edgepipe("evaluate", "--workspace", tiny, *flags)
+    assert done.returncode == 1, done.stderr
+    document = json.loads(done.stdout)
+    assert document == json.loads((tiny / "mobilenet_v2" / "evaluation.json").read_text())
+    weights, bias = templates()
+    labels = images.digits("held_out")[1]
+    correct = right(weights, bias)
+    lost = int(np.count_nonzero(correct & np.isin(labels, (3, 8))))
+    fp32, int8 = document["cells"]
+    assert document["reference"] == {"variant": "fp32", "runner": "ort-cpu", "target": "local"}
+    assert (fp32["verdict"], fp32["drop"]) == (None, None)
+    assert (fp32["images"], fp32["correct"]) == (397, np.count_nonzero(correct))
+    assert fp32["top1_ci95"][0] < fp32["top1"] < fp32["top1_ci95"][1]
+    assert int8["verdict"] == "fail"
+    assert int8["drop"]["lost"] == lost
+    assert int8["drop"]["points"] == pytest.approx(100 * (lost - int8["drop"]["won"]) / 397)
+    assert int8["drop"]["p_value"] < 1e-6
+    assert int8["reason"].startswith("top-1 lost ")
+    assert fp32["correct"] - int8["correct"] == lost - int8["drop"]["won"]
+    data = document["data"]
+    assert (data["name"], data["images"], data["classes"]) == ("digits (held out)", 397, 10)
+    suite = ElementTree.parse(tmp_path / "out.xml").getroot()
+    assert [case.get("classname") for case in suite.iter("testcase")] == [
+        "evaluate.local.ort-cpu",
+        "evaluate.local.ort-cpu",
+    ]
+    assert suite.find(".//failure") is not None
+    assert "| int8 | ort-cpu | local | f32 | ❌ fail |" in (tmp_path / "out.md").read_text()
+
+
+def test_the_limit_decides_and_fp32_runs_along_unasked(tiny: Path, edgepipe: Run) -> None:
+    flags = ("--variant", "int8", "--runner", "openvino", "--max-drop", "60")
+    done = edgepipe("evaluate", "--workspace", tiny, *flags, "--json")
+    assert done.returncode == 0, done.stdout
+    cells = json.loads(done.stdout)["cells"]
+    assert [(cell["variant"], cell["runner"], cell["verdict"]) for cell in cells] == [
+        ("fp32", "ort-cpu", None),
+        ("int8", "openvino", "pass"),
+    ]
+
+
+def test_too_few_images_are_inconclusive_and_say_how_many_would_do(
+    tiny: Path, edgepipe: Run
+) -> None:
+    flags = (*ORT, "--runner", "openvino", "--variant", "fp32")
+    done = edgepipe("evaluate", "--workspace", tiny, *flags)
+    assert done.returncode == 6
+    assert "can't tell whether 0.5 points are lost; about 765 like these would tell" in done.stdout
+    assert "compared with fp32 on ort-cpu" in done.stdout
+
+
+@pytest.mark.parametrize("batch", ["batch", 5, 64], ids=["dynamic", "five", "sixty-four"])
+def test_batches_change_nothing_but_the_speed(
+    tmp_path: Path, batch: int | str, edgepipe: Run
+) -> None:
+    weights, bias = templates()
+    root = write_workspace(tmp_path / "artifacts", {"fp32": linear(weights, bias, batch)})
+    done = edgepipe("evaluate", "--workspace", root, *ORT, "--json")
+    assert done.returncode == 0, done.stderr
+    (cell,) = json.loads(done.stdout)["cells"]
+    assert cell["batch"] == {"batch": 16}.get(str(batch), batch)
+    assert cell["images"] == 397
+    assert cell["correct"] == np.count_nonzero(right(weights, bias))
+
+
+def test_top_5_of_few_classes_is_not_given_and_said(tmp_path: Path, edgepipe: Run) -> None:
+    weights, bias = (array[..., :5] for array in templates())
+    root = write_workspace(tmp_path / "artifacts", {"fp32": linear(weights, bias, 1)}, classes=5)
+    folders(tmp_path / "data", 10)
+    done = edgepipe("evaluate", "--workspace", root, *ORT, "--data", "data", "--json")
+    assert done.returncode == 0, done.stderr
+    document = json.loads(done.stdout)
+    assert document["cells"][0]["top5"] is None
+    assert "no top-5: the model has 5 classes" in document["notes"]
+
+
+def folders(root: Path, count: int, classes: int = 5) -> Path:
+    """Held-out digits of the first classes as image files in class folders."""
+    pictures, labels = images.digits("held_out")
+    chosen = np.flatnonzero(labels < classes)[:count]
+    for number in chosen:
+        folder = root / str(labels[number])
+        folder.mkdir(parents=True, exist_ok=True)
+        Image.fromarray(pictures[number]).save(folder / f"{number:03}.png")
+    return root
+
+
+def test_a_folder_of_images_gives_what_the_same_arrays_give(
+    tiny: Path, edgepipe: Run, tmp_path: Path
+) -> None:
+    folders(tmp_path / "data", 397, classes=10)
+    (tmp_path / "data" / "0" / "notes.txt").write_text("")
+    done = edgepipe("evaluate", "--workspace", tiny, *ORT, "--data", "data", "--json")
+    assert done.returncode == 1
+    assert "data: 1 entries ignored" in done.stderr
+    document = json.loads(done.stdout)
+    assert document["data"]["name"] == "data"
+    assert document["cells"][0]["images"] == 397
+    assert document["cells"][0]["correct"] == np.count_nonzero(right(*templates()))
+
+
+@pytest.mark.parametrize("fault", ["cut off", "no label", "empty"])
+def test_bad_images_are_one_line_and_lose_nothing(
+    tiny: Path, edgepipe: Run, tmp_path: Path, fault: str
+) -> None:
+    result = tiny / "mobilenet_v2" / "evaluation.json"
+    result.write_text("what was there before")
+    data = tmp_path / "data"
+    data.mkdir()
+    if fault != "empty":
+        folders(data, 60)
+    if fault == "cut off":
+        noise = np.random.default_rng(1).integers(0, 256, (64, 64, 3), np.uint8)
+        Image.fromarray(noise).save(data / "4" / "z.png")
+        (data / "4" / "z.png").write_bytes((data / "4" / "z.png").read_bytes()[:5000])
+    if fault == "no label":
+        (data / "4").rename(data / "four")
+    done = edgepipe("evaluate", "--workspace", tiny, *ORT, "--data", "data", "--quiet")
+    named = {"cut off": "data/4/z.png: ", "no label": "data/four: ", "empty": "data: "}[fault]
+    assert done.returncode == 3
+    assert done.stderr.startswith(f"edgepipe: {named}")
+    assert len(done.stderr.splitlines()) == 1
+    assert result.read_text() == "what was there before"
+
+
+def test_a_cell_that_fails_does_not_stop_the_others(tmp_path: Path, edgepipe: Run) -> None:
+    weights, bias = templates()
+    narrow = linear(weights[:, :7], bias[:7], 1)
+    files = {"fp32": linear(weights, bias, 1), "int8": narrow, "int8-avx2": b"no model"}
+    root = write_workspace(tmp_path / "artifacts", files)
+    done = edgepipe("evaluate", "--workspace", root, *ORT, "--json")
+    assert done.returncode == 5
+    fp32, int8, broken = json.loads(done.stdout)["cells"]
+    assert (fp32["status"], fp32["images"]) == ("ok", 397)
+    assert int8["status"] == broken["status"] == "failed"
+    assert "logits is float32 [32, 7], no scores of 10 classes" in int8["reason"]
+    assert (int8["top1"], int8["drop"], int8["verdict"]) == (None, None, None)
+
+
+def test_outputs_that_are_not_finite_fail(tmp_path: Path, edgepipe: Run) -> None:
+    weights, bias = templates()
+    broken = weights.copy()
+    broken[:, 4] = np.inf  # infinity where a pixel is white, infinity less infinity elsewhere
+    files = {"fp32": linear(weights, bias, 1), "int8": linear(broken, bias, 1)}
+    root = write_workspace(tmp_path / "artifacts", files)
+    done = edgepipe("evaluate", "--workspace", root, *ORT, "--max-drop", "100", "--json")
+    assert done.returncode == 1
+    int8 = json.loads(done.stdout)["cells"][1]
+    assert (int8["verdict"], int8["correct"]) == ("fail", 0)
+    assert int8["reason"].startswith("the outputs of 397 images are NaN or infinite")
+
+
+def test_another_runners_fp32_stands_in_for_a_reference_that_fails_and_it_is_said(
+    tiny: Path, edgepipe: Run, tmp_path: Path
+) -> None:
+    (tmp_path / "edgepipe.toml").write_text('[runners.ort-cpu]\npython = "/no/python"\n')
+    flags = ("--runner", "openvino", "--variant", "int8")
+    done = edgepipe("evaluate", "--workspace", tiny, *flags, "--json")
+    assert done.returncode == 1, done.stderr
+    document = json.loads(done.stdout)
+    assert document["reference"]["runner"] == "openvino"
+    assert any("since fp32 / ort-cpu f32 failed" in note for note in document["notes"])
+    rows = [(cell["runner"], cell["variant"], cell["verdict"]) for cell in document["cells"]]
+    assert sorted(rows, key=str) == [("openvino", "fp32", None), ("openvino", "int8", "fail")]
+
+
+def test_without_any_fp32_nothing_is_claimed(tmp_path: Path, edgepipe: Run) -> None:
+    files = {"fp32": b"no model", "int8": linear(*templates(), 1)}
+    root = write_workspace(tmp_path / "artifacts", files)
+    done = edgepipe("evaluate", "--workspace", root, *ORT, "--variant", "int8", "--json")
+    assert done.returncode == 6
+    document = json.loads(done.stdout)
+    assert document["reference"] is None
+    (cell,) = document["cells"]
+    assert (cell["verdict"], cell["drop"]) == ("inconclusive", None)
+    assert cell["reason"] == "no fp32 to compare with"
+
+
+def test_a_runner_that_was_asked_for_and_is_missing_is_5(tiny: Path, edgepipe: Run) -> None:
+    flags = ("--runner", "openvino", "--runner", "ort-cpu", "--max-drop", "60")
+    config = '[runners.openvino]\npython = "/no/python"\n'
+    (tiny.parent / "edgepipe.toml").write_text(config)
+    done = edgepipe("evaluate", "--workspace", tiny, *flags)
+    assert done.returncode == 5
+    assert "int8/openvino/local: unavailable: can't start /no/python" in done.stdout
+
+
+def test_more_cells_than_workers_see_all_the_images(
+    tiny: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("edgepipe.pipeline.stages.evaluate.MOST_WORKERS", 1)
+    result = evaluate(workspace=tiny, runners=("ort-cpu",))
+    assert [cell.images for cell in result.cells] == [397, 397]
+    assert result.cells[1].drop is not None
+
+
+def test_weights_without_images_ask_for_some(tmp_path: Path) -> None:
+    files = {"fp32": linear(*templates(), 1)}
+    root = write_workspace(tmp_path / "artifacts", files, weights="imagenet")
+    with pytest.raises(UsageError, match="name some with --data"):
+        evaluate(workspace=root)
+
+
+def test_the_default_model_keeps_its_accuracy(workspace: Path, edgepipe: Run) -> None:
+    flags = (*ORT, "--max-drop", "1.5", "--json")
+    done = edgepipe("evaluate", "--workspace", workspace, *flags)
+    assert done.returncode == 0, done.stdout
+    fp32, *others = json.loads(done.stdout)["cells"]
+    assert fp32["correct"] == 393
+    assert [cell["verdict"] for cell in others] == ["pass", "pass"]
+    # What evaluate leaves behind is known to the other commands.
+    again = edgepipe("parity", *ORT, "--variant", "fp32", "--workspace", workspace)
+    assert again.returncode == 0, again.stderr
