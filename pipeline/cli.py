@@ -233,7 +233,7 @@ def evaluate(
     max_drop: Annotated[
         float | None,
         typer.Option(
-            metavar="POINTS", help="Loss of top-1 that is allowed, in points [default: 0.5]."
+            metavar="POINTS", help="Loss of top-1 that is allowed, in points [default: no gate]."
         ),
     ] = None,
     runner: Runner = None,

@@ -46,7 +46,7 @@ def _reasons(cells: Sequence[CellVerdict | CellAccuracy]) -> list[str]:
 
 
 def _accuracy_row(cell: CellAccuracy) -> str:
-    verdict = MARKS.get(cell.verdict or "", "reference" if cell.status == "ok" else cell.status)
+    verdict = MARKS.get(cell.verdict or "", _unjudged(cell))
     columns = [cell.variant, cell.runner, cell.target, cell.precision or "", verdict]
     columns += ["" if share is None else f"{share:.2%}" for share in (cell.top1, cell.top5)]
     low, high = cell.drop.ci95 if cell.drop else (None, None)
@@ -54,6 +54,12 @@ def _accuracy_row(cell: CellAccuracy) -> str:
         ["", ""] if not cell.drop else [f"{cell.drop.points:.2f}", f"{low:.2f} to {high:.2f}"]
     )
     return f"| {' | '.join(columns)} |"
+
+
+def _unjudged(cell: CellAccuracy) -> str:
+    if cell.status != "ok":
+        return cell.status
+    return "" if cell.drop else "reference"
 
 
 def _row(cell: CellVerdict) -> str:

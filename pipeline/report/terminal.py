@@ -101,7 +101,10 @@ def evaluation_table(result: EvaluationResult) -> str:
     )
     if reference:
         place = f"{reference['variant']} on {reference['runner']} ({reference['target']})"
-        parts.append(f"  compared with {place}; at most {result.max_drop:g} points may be lost")
+        limit = "no limit given (--max-drop)"
+        if result.max_drop is not None:
+            limit = f"at most {result.max_drop:g} points may be lost"
+        parts.append(f"  compared with {place}; {limit}")
     parts += [f"  {note}" for note in result.notes]
     return _text(*parts)
 
@@ -113,7 +116,7 @@ def _accuracy_row(cell: CellAccuracy) -> list[str]:
         cell.variant,
         cell.runner,
         cell.precision or "",
-        cell.verdict or "reference",
+        cell.verdict or ("–" if cell.drop else "reference"),
         _number(cell.top1, ".2%"),
         f"{100 * low:.1f}–{100 * high:.1f}",
         _number(cell.top5, ".1%"),

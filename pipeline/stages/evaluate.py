@@ -46,8 +46,8 @@ REFERENCE_RUNNER = "ort-cpu"
 class CellAccuracy:
     """A cell's row in ``evaluation.json``. Shares are in [0, 1], ``None`` unless it ran.
 
-    ``verdict`` and ``drop`` are ``None`` for the reference itself, ``top5`` is for a model of
-    five classes or fewer.
+    ``drop`` is ``None`` for the reference itself, ``verdict`` also where no limit was given, and
+    ``top5`` is for a model of five classes or fewer.
     """
 
     variant: str
@@ -83,7 +83,7 @@ class EvaluationResult:
     artifacts: Mapping[str, str]
     hosts: Mapping[str, Mapping[str, Any]]
     data: Mapping[str, Any]
-    max_drop: float
+    max_drop: float | None
     reference: Mapping[str, str] | None
     notes: tuple[str, ...]
     cells: tuple[CellAccuracy, ...]
@@ -275,11 +275,13 @@ def _row(run: _Run, reference: _Run | None, manifest: Manifest, config: Config) 
     if broken := np.count_nonzero(found == classes):
         failures.append(f"the outputs of {broken} images are NaN or infinite")
     verdict, reason, needed, drop = None, "", None, None
+    limit = config.evaluate.max_drop
     if reference is None:
-        verdict, reason = INCONCLUSIVE, "no fp32 to compare with"
+        verdict, reason = None if limit is None else INCONCLUSIVE, "no fp32 to compare with"
     elif reference is not run:
         drop = accuracy.drop(np.concatenate(reference.places) == 0, found == 0)
-        verdict, reason, needed = accuracy.judge(drop, count, config.evaluate.max_drop)
+        if limit is not None:
+            verdict, reason, needed = accuracy.judge(drop, count, limit)
     if failures:
         verdict, needed = FAIL, None
     reason = "; ".join([*failures, *([reason] if reason else [])])

@@ -88,10 +88,11 @@ def right(weights: np.ndarray, bias: np.ndarray) -> np.ndarray:
 
 
 ORT = ("--runner", "ort-cpu")
+HALF = ("--max-drop", "0.5")
 
 
 def test_a_variant_that_lost_accuracy_fails(tiny: Path, edgepipe: Run, tmp_path: Path) -> None:
-    flags = (*ORT, "--junit", "out.xml", "--markdown", "out.md", "--json")
+    flags = (*ORT, "--junit", "out.xml", "--markdown", "out.md", "--json", *HALF)
     done = edgepipe("evaluate", "--workspace", tiny, *flags)
     assert done.returncode == 1, done.stderr
     document = json.loads(done.stdout)
@@ -138,6 +139,9 @@ def test_too_few_images_are_inconclusive_and_say_how_many_would_do(
 ) -> None:
     flags = (*ORT, "--runner", "openvino", "--variant", "fp32")
     done = edgepipe("evaluate", "--workspace", tiny, *flags)
+    assert done.returncode == 0, "no limit, no verdict"
+    assert "no limit given (--max-drop)" in done.stdout
+    done = edgepipe("evaluate", "--workspace", tiny, *flags, "--max-drop", "0.5")
     assert done.returncode == 6
     assert "can't tell whether 0.5 points are lost; about 765 like these would tell" in done.stdout
     assert "compared with fp32 on ort-cpu" in done.stdout
@@ -184,7 +188,7 @@ def test_a_folder_of_images_gives_what_the_same_arrays_give(
 ) -> None:
     folders(tmp_path / "data", 397, classes=10)
     (tmp_path / "data" / "0" / "notes.txt").write_text("")
-    done = edgepipe("evaluate", "--workspace", tiny, *ORT, "--data", "data", "--json")
+    done = edgepipe("evaluate", "--workspace", tiny, *ORT, "--data", "data", "--json", *HALF)
     assert done.returncode == 1
     assert "data: 1 entries ignored" in done.stderr
     document = json.loads(done.stdout)
@@ -248,7 +252,7 @@ def test_another_runners_fp32_stands_in_for_a_reference_that_fails_and_it_is_sai
     tiny: Path, edgepipe: Run, tmp_path: Path
 ) -> None:
     (tmp_path / "edgepipe.toml").write_text('[runners.ort-cpu]\npython = "/no/python"\n')
-    flags = ("--runner", "openvino", "--variant", "int8")
+    flags = ("--runner", "openvino", "--variant", "int8", *HALF)
     done = edgepipe("evaluate", "--workspace", tiny, *flags, "--json")
     assert done.returncode == 1, done.stderr
     document = json.loads(done.stdout)
@@ -261,7 +265,7 @@ def test_another_runners_fp32_stands_in_for_a_reference_that_fails_and_it_is_sai
 def test_without_any_fp32_nothing_is_claimed(tmp_path: Path, edgepipe: Run) -> None:
     files = {"fp32": b"no model", "int8": linear(*templates(), 1)}
     root = write_workspace(tmp_path / "artifacts", files)
-    done = edgepipe("evaluate", "--workspace", root, *ORT, "--variant", "int8", "--json")
+    done = edgepipe("evaluate", "--workspace", root, *ORT, "--variant", "int8", "--json", *HALF)
     assert done.returncode == 6
     document = json.loads(done.stdout)
     assert document["reference"] is None
