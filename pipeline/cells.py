@@ -13,8 +13,15 @@ from typing import Protocol
 import numpy as np
 
 from ..runners import registry
-from ..runners.base import RunnerError, RunnerUnavailable, SessionError, Settings
+from ..runners.base import (
+    PlacementError,
+    RunnerError,
+    RunnerUnavailable,
+    SessionError,
+    Settings,
+)
 from ..runners.launch import Loaded, Target, Timeouts, Worker
+from . import environments
 from .config import CellsConfig, Config
 from .errors import UsageError
 from .goldens import Goldens
@@ -29,8 +36,9 @@ class Cell:
     """One variant on one runner on one target at one precision.
 
     ``file`` is the artifact that the runner takes. ``threads`` is ``None`` for the physical
-    cores of the target, ``python`` the interpreter if the runner has one of its own. Without
-    ``optimize`` the graph is run as the file has it.
+    cores of the target, ``python`` the interpreter if the runner has one of its own. With
+    ``allow_fallback`` nodes may be placed elsewhere than on the runner's provider and device.
+    Without ``optimize`` the graph is run as the file has it.
     """
 
     variant: str
@@ -40,11 +48,14 @@ class Cell:
     file: str
     threads: int | None
     python: str | None = None
+    device: str = "CPU"
+    allow_fallback: bool = False
     optimize: bool = True
 
     def __str__(self) -> str:
         place = "" if self.target.name == "local" else f" on {self.target.name}"
-        return f"{self.variant} / {self.runner} {self.precision}{place}"
+        device = "" if self.device == "CPU" else f" {self.device}"
+        return f"{self.variant} / {self.runner}{device} {self.precision}{place}"
 
 
 @dataclass(frozen=True)
@@ -80,6 +91,7 @@ def plan(
     for runner in section.runners or registry.names():
         try:
             formats = registry.formats(runner)
+            python = config.python_of(runner) or environments.python_of(runner)
         except RunnerUnavailable as error:
             broken[runner] = str(error)
             continue
@@ -97,7 +109,9 @@ def plan(
                         precision,
                         file,
                         section.threads,
-                        config.python_of(runner),
+                        python,
+                        config.device_of(runner),
+                        section.allow_fallback,
                     )
                 )
     if not cells and not broken:
@@ -111,15 +125,32 @@ def plan(
 def open_cell(cell: Cell, model: Path) -> Iterator[OpenCell]:
     """Start a worker on the cell's target and load the cell's file in it.
 
-    Raises ``RunnerError``: unavailable, refused the model, or the worker died.
+    Raises ``RunnerError``: unavailable, refused the model, placed elsewhere than asked, or the
+    worker died.
     """
     timeouts = EMULATED_TIMEOUTS if cell.target.emulated else Timeouts()
     argv = cell.target.argv(cell.python or sys.executable)
     with Worker(argv, timeouts) as worker:
         threads = cell.threads or int(worker.hello["host"]["physical_cores"])
-        settings = Settings(threads, cell.precision, optimize=cell.optimize)
+        settings = Settings(
+            threads, cell.precision, cell.device, cell.allow_fallback, cell.optimize
+        )
         loaded = worker.load(cell.runner, {cell.file: model.read_bytes()}, settings)
+        _audit(cell, loaded)
         yield OpenCell(worker, loaded)
+
+
+def _audit(cell: Cell, loaded: Loaded) -> None:
+    """A runner refuses by itself what it can; this is what holds for all, plug-ins included."""
+    placement = loaded.placement
+    elsewhere = placement.elsewhere()
+    if elsewhere and not cell.allow_fallback:
+        where = ", ".join(f"{count} on {name}" for name, count in elsewhere.items())
+        raise PlacementError(
+            f"not all nodes are on {placement.provider}: {where}; --allow-fallback accepts that"
+        )
+    if placement.nodes and placement.provider and placement.provider not in placement.nodes:
+        raise PlacementError(f"no node is on {placement.provider}")
 
 
 def run_goldens(

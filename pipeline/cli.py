@@ -33,7 +33,7 @@ Model = Annotated[
 ]
 Runner = Annotated[
     list[str] | None,
-    typer.Option("--runner", metavar="NAME", help="ort-cpu, openvino, torch; may be repeated."),
+    typer.Option("--runner", metavar="NAME", help="ort-cpu, ort-openvino, …; may be repeated."),
 ]
 Target = Annotated[
     list[str] | None,
@@ -44,12 +44,24 @@ Target = Annotated[
 Precision = Annotated[
     list[str] | None,
     typer.Option(
-        "--precision", metavar="NAME", help="f32 or bf16 [default: f32]; may be repeated."
+        "--precision", metavar="NAME", help="f32, tf32, bf16, f16 [default: f32]; may be repeated."
     ),
 ]
 Threads = Annotated[
     int | None,
     typer.Option("--threads", help="Threads of every runner [default: physical cores]."),
+]
+RequireEp = Annotated[
+    list[str] | None,
+    typer.Option(
+        "--require-ep",
+        metavar="EP=N%",
+        help="Fail unless N % of the nodes are on that execution provider; may be repeated.",
+    ),
+]
+AllowFallback = Annotated[
+    bool | None,
+    typer.Option("--allow-fallback", help="Let nodes that a provider doesn't take run on the CPU."),
 ]
 Variant = Annotated[
     list[str] | None,
@@ -129,6 +141,8 @@ def bench(
     target: Target = None,
     precision: Precision = None,
     threads: Threads = None,
+    require_ep: RequireEp = None,
+    allow_fallback: AllowFallback = None,
     rounds: Annotated[int | None, typer.Option(help="Interleaved rounds [default: 3].")] = None,
     seconds: Annotated[
         float | None, typer.Option(help="Least time measured in a round of a cell [default: 1].")
@@ -155,6 +169,8 @@ def bench(
         targets=_some(target),
         precisions=_some(precision),
         threads=threads,
+        require_ep=_some(require_ep),
+        allow_fallback=allow_fallback,
         rounds=rounds,
         seconds=seconds,
     )
@@ -174,6 +190,8 @@ def parity(
     precision: Precision = None,
     samples: Annotated[int | None, typer.Option(help="Goldens to run [default: all].")] = None,
     threads: Threads = None,
+    require_ep: RequireEp = None,
+    allow_fallback: AllowFallback = None,
     recording: Annotated[
         Path | None,
         typer.Option("--from", metavar="FILE", help="Judge a parity.npz again, run nothing."),
@@ -208,6 +226,8 @@ def parity(
         precisions=_some(precision),
         samples=samples,
         threads=threads,
+        require_ep=_some(require_ep),
+        allow_fallback=allow_fallback,
     )
     if junit:
         junit_report.write(result, junit)
@@ -278,6 +298,50 @@ def evaluate(
         print(terminal.evaluation_table(result))
     if result.exit_code:
         raise typer.Exit(int(result.exit_code))
+
+
+env = typer.Typer(
+    no_args_is_help=True,
+    rich_markup_mode=None,
+    help="Environments of their own, for runners that can't share this one.",
+)
+app.add_typer(env, name="env")
+EnvironmentRunner = Annotated[str, typer.Argument(metavar="RUNNER", help="Such as ort-openvino.")]
+
+
+@env.command("create")
+def env_create(
+    runner: EnvironmentRunner,
+    python: Annotated[
+        str | None, typer.Option(metavar="PATH", help="Make it with this Python [default: this].")
+    ] = None,
+    quiet: Quiet = False,
+) -> None:
+    """Make RUNNER's environment; bench and parity use it from then on."""
+    from . import environments
+
+    print(environments.create(runner, python, _progress(quiet).say).folder)
+
+
+@env.command("list")
+def env_list(as_json: Json = False) -> None:
+    """List the environments, with the versions that each is locked to."""
+    from . import environments
+    from .report import terminal
+
+    found = environments.listing()
+    if as_json:
+        print(json.dumps({"schema_version": environments.SCHEMA_VERSION, "environments": found}))
+    else:
+        print(terminal.environments_table(found))
+
+
+@env.command("remove")
+def env_remove(runner: EnvironmentRunner) -> None:
+    """Delete RUNNER's environment."""
+    from . import environments
+
+    environments.remove(runner)
 
 
 def main() -> None:

@@ -13,7 +13,7 @@ from collections.abc import Iterable, Mapping
 from pathlib import Path
 from typing import Annotated, Any, Literal
 
-from pydantic import BaseModel, ConfigDict, Field, ValidationError
+from pydantic import AfterValidator, BaseModel, ConfigDict, Field, ValidationError
 
 from ..exporters.onnx import EXPORTERS
 from ..exporters.sources import WEIGHTS
@@ -21,14 +21,23 @@ from ..exporters.zoo import ARCHITECTURES
 from ..runners import registry
 from ..runners.launch import BUILT_IN_TARGETS, LOCAL, Target
 from .errors import InputError, UsageError
+from .placement import required_share
 
 CONFIG_FILE = "edgepipe.toml"
 ENVIRONMENT_PREFIX = "EDGEPIPE_"
 NOT_CONFIGURATION = frozenset({"EDGEPIPE_WEIGHTS_URL", "EDGEPIPE_DEBUG"})
 VARIANTS = ("fp32", "int8", "int8-avx2")
-PRECISIONS = ("f32", "bf16")
+PRECISIONS = ("f32", "tf32", "bf16", "f16")
 
 Positive = Annotated[int, Field(ge=1)]
+
+
+def _share(text: str) -> str:
+    required_share(text)
+    return text
+
+
+Share = Annotated[str, AfterValidator(_share)]
 
 
 def _kebab(name: str) -> str:
@@ -54,13 +63,19 @@ class ExportConfig(_Section):
 
 
 class CellsConfig(_Section):
-    """Which cells a command judges. Empty tuples mean "all there are"."""
+    """Which cells a command judges. Empty tuples mean "all there are".
+
+    ``require_ep`` are gates on placement ("CUDAExecutionProvider=95%"); ``allow_fallback`` lets
+    the nodes that a provider doesn't take run on the CPU's.
+    """
 
     runners: tuple[str, ...] = ()
     variants: tuple[str, ...] = ()
     targets: tuple[str, ...] = (LOCAL.name,)
     precisions: tuple[str, ...] = ("f32",)
     threads: Positive | None = None
+    require_ep: tuple[Share, ...] = ()
+    allow_fallback: bool = False
 
 
 class BenchConfig(CellsConfig):
@@ -103,9 +118,10 @@ class TargetConfig(_Section):
 
 
 class RunnerConfig(_Section):
-    """``[runners.NAME]``: the interpreter of the environment that holds the runner."""
+    """``[runners.NAME]``: the interpreter of the environment that holds it, and its device."""
 
-    python: str
+    python: str | None = None
+    device: str | None = None
 
 
 class GateConfig(_Section):
@@ -139,6 +155,11 @@ class Config(_Section):
     def python_of(self, runner: str) -> str | None:
         """The interpreter that a runner is to use, if it has one of its own."""
         return self.runners[runner].python if runner in self.runners else None
+
+    def device_of(self, runner: str) -> str:
+        """The device that a runner is to run on: the configured one, or its own default."""
+        configured = self.runners[runner].device if runner in self.runners else None
+        return configured or registry.device(runner)
 
 
 def load(flags: Mapping[str, Any] | None = None, folder: Path = Path()) -> Config:

@@ -3,6 +3,7 @@
 RunnerError                 the cell has no result
 +-- RunnerUnavailable       this environment or machine can't run the runner at all
 +-- SessionError            the runner works, but not with this model or these inputs
+|   +-- PlacementError      part of the model would run elsewhere than asked
 +-- WorkerError             the worker process itself failed
     +-- WorkerCrashed       it ended: exit status or signal
     +-- WorkerTimeout       it did not answer in time and was killed
@@ -30,6 +31,10 @@ class RunnerUnavailable(RunnerError):
 
 class SessionError(RunnerError):
     """The runner refused the model, or failed while running it."""
+
+
+class PlacementError(SessionError):
+    """Nodes are, or would be, on another provider or device than the runner's own."""
 
 
 class WorkerError(RunnerError):
@@ -67,14 +72,17 @@ class Settings:
 
     ``threads`` is the size of the runner's compute pool. ``precision`` is that of the float
     operations ("f32", "bf16"); a runner that can't do it raises ``SessionError``, it never
-    runs in another one. ``device`` is the runner's own name for it ("CPU", "GPU"). Without
-    ``optimize`` every node is to be computed as the file has it; a runner that can't do that
-    raises ``SessionError``.
+    runs in another one. ``device`` is the runner's own name for it ("CPU", "GPU").
+    ``allow_fallback`` lets nodes that the runner's provider doesn't take run on the CPU's;
+    without it they are a ``PlacementError``.
+    Without ``optimize`` every node is to be computed as the file has it; a runner that can't do
+    that raises ``SessionError``.
     """
 
     threads: int
     precision: str = "f32"
     device: str = "CPU"
+    allow_fallback: bool = False
     optimize: bool = True
 
 
@@ -82,9 +90,13 @@ class Settings:
 class Placement:
     """Where and how a session really runs, as read back from it, not as asked for.
 
-    ``nodes`` counts graph nodes per execution provider (or device). ``precision`` is that of
-    the float operations; ``convolutions`` counts convolutions by the kernel that executes
-    them ("int8", "f32", "bf16") where the runner can tell, and is empty where it can't.
+    ``nodes`` counts graph nodes per execution provider (or device); ``provider`` is the one of
+    its keys that was asked for, empty where a plug-in does not say. ``device_name`` is what the
+    device calls itself, empty where it can't be asked. ``precision`` is that of the float
+    operations and ``precision_from`` how it is known: "read back" from the session, "probed"
+    with a model that tells precisions apart (see ``probe``), or the "only one" there is.
+    ``convolutions`` counts convolutions by the kernel that executes them ("int8", "f32",
+    "bf16") where the runner can tell, and is empty where it can't.
     """
 
     device: str
@@ -92,11 +104,20 @@ class Placement:
     threads: int
     nodes: Mapping[str, int] = field(default_factory=dict)
     convolutions: Mapping[str, int] = field(default_factory=dict)
+    provider: str = ""
+    device_name: str = ""
+    precision_from: str = ""
 
     def shares(self) -> dict[str, float]:
         """Per cent of the nodes on each provider; adds up to 100."""
         total = sum(self.nodes.values())
         return {name: round(100 * count / total, 2) for name, count in self.nodes.items()}
+
+    def elsewhere(self) -> dict[str, int]:
+        """Nodes on other providers than the one that was asked for."""
+        if not self.provider:
+            return {}
+        return {name: count for name, count in self.nodes.items() if name != self.provider}
 
 
 class Session(Protocol):
@@ -107,7 +128,12 @@ class Session(Protocol):
     @property
     def outputs(self) -> tuple[TensorSpec, ...]: ...
     @property
-    def placement(self) -> Placement: ...
+    def placement(self) -> Placement:
+        """Asked for once the loading has been timed, so it may run a probe of its own.
+
+        Raises ``SessionError`` if it finds another precision than the one asked for.
+        """
+        ...
 
     def run(self, feeds: Mapping[str, np.ndarray]) -> dict[str, np.ndarray]:
         """Run once. ``feeds`` holds every input by name; returns every output by name."""

@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import ctypes
 import os
 import platform
 import sys
+from importlib import import_module
 from pathlib import Path
 from typing import Any
 
@@ -27,7 +29,7 @@ def facts() -> dict[str, Any]:
     cpuinfo = _read("/proc/cpuinfo")
     flags = _field(cpuinfo, "flags").split()
     return {
-        "cpu": _field(cpuinfo, "model name") or platform.processor() or platform.machine(),
+        "cpu": cpu_name(),
         "machine": platform.machine(),
         "cpu_flags": [flag for flag in RELEVANT_FLAGS if flag in flags],
         "physical_cores": physical_cores(),
@@ -37,6 +39,55 @@ def facts() -> dict[str, Any]:
         "os": f"{platform.system()} {platform.release()}",
         "python": platform.python_version(),
     }
+
+
+def cpu_name() -> str:
+    """What the CPU calls itself."""
+    name = _field(_read("/proc/cpuinfo"), "model name")
+    return name or platform.processor() or platform.machine()
+
+
+def cuda_devices() -> list[str]:
+    """The names of the NVIDIA GPUs that this process may use, in CUDA's order; often none.
+
+    From the driver itself (CUDA Driver API, "Device Management"), since it is there wherever a
+    GPU works, and knows of CUDA_VISIBLE_DEVICES.
+    """
+    try:
+        driver = ctypes.CDLL("libcuda.so.1")
+    except OSError:
+        return []
+    count = ctypes.c_int()
+    if driver.cuInit(0) or driver.cuDeviceGetCount(ctypes.byref(count)):
+        return []
+    names = []
+    for number in range(count.value):
+        device, name = ctypes.c_int(), ctypes.create_string_buffer(256)
+        driver.cuDeviceGet(ctypes.byref(device), number)
+        driver.cuDeviceGetName(name, len(name), device)
+        names.append(name.value.decode("utf-8", "replace"))
+    return names
+
+
+def device_memory_mib() -> float | None:
+    """NVIDIA GPU memory that this process holds, in MiB; ``None`` where nobody can say.
+
+    NVML counts by process, and knows none of them inside some containers.
+    """
+    try:
+        pynvml = import_module("pynvml")  # nvidia-ml-py, from the cuda extra
+        pynvml.nvmlInit()
+        used = [
+            process.usedGpuMemory
+            for number in range(pynvml.nvmlDeviceGetCount())
+            for process in pynvml.nvmlDeviceGetComputeRunningProcesses(
+                pynvml.nvmlDeviceGetHandleByIndex(number)
+            )
+            if process.pid == os.getpid() and process.usedGpuMemory
+        ]
+    except Exception:  # no library, no driver, no permission: then it isn't measurable
+        return None
+    return sum(used) / (1 << 20) if used else None
 
 
 def physical_cores() -> int:

@@ -30,6 +30,7 @@ import numpy as np
 from . import protocol
 from .base import (
     Placement,
+    PlacementError,
     RunnerUnavailable,
     SessionError,
     Settings,
@@ -201,6 +202,8 @@ class Worker:
             raise self._garbage(operation, error) from error
         if "unavailable" in message:
             raise RunnerUnavailable(message["unavailable"])
+        if "misplaced" in message:
+            raise PlacementError(message["misplaced"])
         if "failed" in message:
             raise SessionError(message["failed"])
         return message, arrays

@@ -38,7 +38,8 @@ class Measurement:
 
     ``deviation`` is the largest difference between any output of a timed run and the output
     of an untimed one on the same input, in units of that output's largest magnitude; it is
-    infinite where a timed output has another shape, or is not finite.
+    infinite where a timed output has another shape, or is not finite. ``device_memory_mib`` is
+    what the process then holds on a GPU, ``None`` where it holds none or nobody can say.
     """
 
     samples: np.ndarray
@@ -46,6 +47,7 @@ class Measurement:
     settled: bool
     steal_percent: float
     deviation: float
+    device_memory_mib: float | None = None
 
 
 def measure(session: Session, feeds: Mapping[str, np.ndarray], plan: Plan) -> Measurement:

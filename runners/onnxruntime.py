@@ -1,14 +1,34 @@
-"""ONNX Runtime's runners: one session class; the runners differ in how they set it up."""
+"""ONNX Runtime's runners: one session class, one way to make it, and the CPU provider.
+
+Three wheels hold a ``onnxruntime`` folder (onnxruntime, onnxruntime-gpu, onnxruntime-openvino),
+each with other providers, and they overwrite one another. The runners in
+``onnxruntime_openvino`` and ``onnxruntime_cuda`` may therefore need an environment of their own.
+"""
 
 from __future__ import annotations
 
+import functools
+import os
+import re
+import sys
+import tempfile
 from collections import Counter
-from collections.abc import Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass, field, replace
+from importlib.metadata import PackageNotFoundError, distribution
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from . import registry
-from .base import Placement, RunnerUnavailable, SessionError, Settings, TensorSpec
+from . import host, probe, registry
+from .base import (
+    Placement,
+    PlacementError,
+    RunnerUnavailable,
+    SessionError,
+    Settings,
+    TensorSpec,
+)
 
 if TYPE_CHECKING:
     import numpy as np
@@ -16,26 +36,94 @@ if TYPE_CHECKING:
 # ONNX Runtime names types as "tensor(float)"; numpy has other names for some of them.
 NUMPY_NAMES = {"float": "float32", "double": "float64"}
 LOG_ERRORS_ONLY = 3
+WHEELS = (
+    "onnxruntime",
+    "onnxruntime-gpu",
+    "onnxruntime-openvino",
+    "onnxruntime-directml",
+    "onnxruntime-qnn",
+    "onnxruntime-migraphx",
+)
+CPU = "CPUExecutionProvider"
+# How a session says that a node found no other place than the CPU provider, which it may not use.
+FALLBACK_REFUSED = "fallback to CPU EP has been explicitly disabled"
+OPERATORS_SHOWN = 5
 
 
-def library() -> Any:
-    """The onnxruntime module. Raises ``RunnerUnavailable`` without it."""
+def library(runner: str) -> Any:
+    """The onnxruntime module. Raises ``RunnerUnavailable`` without it, or with two in one place."""
+    wheels = installed_wheels()
+    if len(wheels) > 1:
+        raise RunnerUnavailable(
+            f"{' and '.join(wheels)} are installed in {sys.prefix} and overwrite each other: "
+            "uninstall them all, then install one"
+        )
     try:
         import onnxruntime
     except ImportError as error:
-        raise registry.missing(OrtCpu.name, error) from error
+        raise registry.missing(runner, error) from error
     return onnxruntime
 
 
-class OrtSession:
-    """An ``onnxruntime.InferenceSession`` behind the ``Session`` protocol."""
+@functools.cache
+def installed_wheels() -> tuple[str, ...]:
+    """Those of ``WHEELS`` that are installed in this environment; more than one is a collision."""
+    found = []
+    for name in WHEELS:
+        try:
+            distribution(name)
+        except PackageNotFoundError:
+            continue
+        found.append(name)
+    return tuple(found)
 
-    def __init__(self, session: Any, placement: Placement) -> None:
+
+@dataclass(frozen=True)
+class Provider:
+    """An execution provider, its options, and a plug-in's devices (none for a built-in one)."""
+
+    name: str
+    options: Mapping[str, str] = field(default_factory=dict)
+    devices: Sequence[Any] = ()
+
+    def session(self, model: str | bytes, settings: Settings) -> Any:
+        """An ``InferenceSession`` on this provider, and on no other unless a fallback is allowed.
+
+        Raises whatever onnxruntime does. ``enable_fallback=0``: without it a provider that fails
+        is replaced by the CPU's.
+        """
+        options = session_options(settings)
+        providers: list[Any] = [(self.name, dict(self.options))]
+        if self.devices:
+            options.add_provider_for_devices(list(self.devices), dict(self.options))
+            providers = []
+        if settings.allow_fallback and providers and self.name != CPU:
+            providers.append(CPU)
+        if self.name != CPU and not settings.allow_fallback:
+            options.add_session_config_entry("session.disable_cpu_ep_fallback", "1")
+        import onnxruntime
+
+        return onnxruntime.InferenceSession(model, options, providers or None, enable_fallback=0)
+
+
+class OrtSession:
+    """An ``onnxruntime.InferenceSession`` behind the ``Session`` protocol.
+
+    ``place`` says where the session runs once somebody asks: it may run a probe, which must not
+    be timed as loading.
+    """
+
+    def __init__(self, session: Any, place: Callable[[Any], Placement]) -> None:
         self._session = session
-        self.placement = placement
+        self._place = place
         self.inputs = tuple(_spec(node) for node in session.get_inputs())
         self.outputs = tuple(_spec(node) for node in session.get_outputs())
         self._names = [spec.name for spec in self.outputs]
+
+    @functools.cached_property
+    def placement(self) -> Placement:
+        """See ``Session.placement``."""
+        return self._place(self._session)
 
     def run(self, feeds: Mapping[str, np.ndarray]) -> dict[str, np.ndarray]:
         """See ``Session.run``. Raises ``SessionError`` for a failed run."""
@@ -55,19 +143,19 @@ class OrtCpu:
 
     def version(self) -> str:
         """The version of the installed onnxruntime."""
-        return library().__version__
+        return library(self.name).__version__
 
     def unavailable(self) -> str | None:
         """See ``Runner.unavailable``."""
         try:
-            library()
+            library(self.name)
         except RunnerUnavailable as error:
             return str(error)
         return None
 
     def devices(self) -> tuple[str, ...]:
         """See ``Runner.devices``."""
-        library()
+        library(self.name)
         return ("CPU",)
 
     def load(self, model: Path, settings: Settings) -> OrtSession:
@@ -76,9 +164,19 @@ class OrtCpu:
             raise SessionError(
                 f"ort-cpu runs f32 on CPU, not {settings.precision} on {settings.device}"
             )
-        session = _create(model, session_options(settings), ["CPUExecutionProvider"])
-        nodes = assigned_nodes(session)
-        return OrtSession(session, Placement("CPU", "f32", settings.threads, nodes))
+
+        def place(session: Any) -> Placement:
+            return Placement(
+                "CPU",
+                "f32",
+                settings.threads,
+                assigned_nodes(session),
+                provider=CPU,
+                device_name=host.cpu_name(),
+                precision_from="only one",
+            )
+
+        return OrtSession(create(model, settings, Provider(CPU)), place)
 
 
 def session_options(settings: Settings) -> Any:
@@ -87,17 +185,36 @@ def session_options(settings: Settings) -> Any:
     All graph optimizations stay on (the int8 and NCHWc layouts are among the last ones), and
     the session records where each node went, which is what ``assigned_nodes`` reads.
     """
-    runtime = library()
-    options = runtime.SessionOptions()
+    import onnxruntime
+
+    options = onnxruntime.SessionOptions()
     options.intra_op_num_threads = settings.threads
     options.inter_op_num_threads = 1
-    levels = runtime.GraphOptimizationLevel
+    levels = onnxruntime.GraphOptimizationLevel
     options.graph_optimization_level = (
         levels.ORT_ENABLE_ALL if settings.optimize else levels.ORT_DISABLE_ALL
     )
     options.log_severity_level = LOG_ERRORS_ONLY
     options.add_session_config_entry("session.record_ep_graph_assignment_info", "1")
     return options
+
+
+def create(model: Path, settings: Settings, provider: Provider) -> Any:
+    """A session that has at least one node on ``provider``, and all of them unless allowed.
+
+    Raises ``RunnerUnavailable`` for a provider that doesn't work at all, ``PlacementError`` for
+    nodes that it doesn't take, and ``SessionError`` for a model that can't be loaded.
+    """
+    try:
+        session = provider.session(str(model), settings)
+    except Exception as error:  # onnxruntime raises a family of pybind classes without a base
+        if FALLBACK_REFUSED not in str(error):
+            raise SessionError(f"onnxruntime can't load the model: {error}") from error
+        raise _misplaced(model, settings, provider) from error
+    nodes = assigned_nodes(session)
+    if nodes and provider.name not in nodes:  # a model that folds to constants has none
+        raise _misplaced(model, settings, provider)
+    return session
 
 
 def assigned_nodes(session: Any) -> dict[str, int]:
@@ -108,12 +225,76 @@ def assigned_nodes(session: Any) -> dict[str, int]:
     return dict(nodes)
 
 
-def _create(model: Path, options: Any, providers: list[Any]) -> Any:
+def why_not(provider: Provider) -> str | None:
+    """What keeps a provider from running anything at all, or ``None`` if it runs the probe."""
+    log: list[str] = []
     try:
-        # enable_fallback=0: without it a provider that fails is replaced by the CPU's.
-        return library().InferenceSession(str(model), options, providers, enable_fallback=0)
-    except Exception as error:  # onnxruntime raises a family of pybind classes without a base
-        raise SessionError(f"onnxruntime can't load the model: {error}") from error
+        with _native_log(log):
+            provider.session(probe.model(), Settings(threads=1)).run(None, probe.feeds())
+    except Exception as error:
+        return _first_error("".join(log)) or " ".join(str(error).split())
+    return None
+
+
+def probed_precision(provider: Provider, settings: Settings) -> str:
+    """The precision that sessions with these settings compute in, told by running the probe."""
+    session = provider.session(probe.model(), settings)
+    return probe.precision({probe.OUTPUT: session.run(None, probe.feeds())[0]})
+
+
+def _misplaced(model: Path, settings: Settings, provider: Provider) -> Exception:
+    """Why a session could not be made without the CPU provider: made with it, only to look."""
+    try:
+        session = provider.session(str(model), replace(settings, allow_fallback=True))
+        elsewhere = [
+            subgraph
+            for subgraph in session.get_provider_graph_assignment_info()
+            if subgraph.ep_name != provider.name
+        ]
+    except Exception as error:
+        return SessionError(f"onnxruntime can't load the model: {error}")
+    total = sum(assigned_nodes(session).values())
+    nodes = [node for subgraph in elsewhere for node in subgraph.get_nodes()]
+    if len(nodes) == total:
+        if reason := why_not(provider):
+            return RunnerUnavailable(f"{provider.name} does not work here: {reason}")
+        return PlacementError(f"{provider.name} takes none of the model's {total} nodes")
+    operators = sorted({node.op_type for node in nodes})
+    shown = ", ".join(operators[:OPERATORS_SHOWN])
+    more = ", …" if len(operators) > OPERATORS_SHOWN else ""
+    return PlacementError(
+        f"{provider.name} takes {total - len(nodes)} of the model's {total} nodes, "
+        f"not {shown}{more}; --allow-fallback runs those on the CPU"
+    )
+
+
+@contextmanager
+def _native_log(log: list[str]) -> Iterator[None]:
+    """Append what native code writes to stderr meanwhile, and pass it on afterwards.
+
+    It is the only place where onnxruntime says why a provider can't be made: the error that it
+    raises is that the CPU provider would have to step in.
+    """
+    sys.stderr.flush()
+    stderr = os.dup(2)
+    with tempfile.TemporaryFile() as file:
+        os.dup2(file.fileno(), 2)
+        try:
+            yield
+        finally:
+            os.dup2(stderr, 2)
+            os.close(stderr)
+            file.seek(0)
+            written = file.read()
+            log.append(written.decode("utf-8", "replace"))
+            os.write(2, written)
+
+
+def _first_error(log: str) -> str:
+    """The first error in onnxruntime's log, without where in the source it was raised."""
+    plain = re.sub(r"\x1b\[[0-9;]*m", "", log)
+    line = next((line for line in plain.splitlines() if "[E:onnxruntime:" in line), "")
+    return re.split(r"\] |FAIL : ", line)[-1].strip()
 
 
 def _spec(node: Any) -> TensorSpec:

@@ -103,7 +103,7 @@ class OpenVino:
             compiled = core.compile_model(read, settings.device, options)
         except RuntimeError as error:
             raise SessionError(f"openvino can't load the model: {error}") from error
-        placement = _placement(compiled, settings)
+        placement = _placement(core, compiled, settings)
         if placement.precision != settings.precision:
             raise SessionError(
                 f"openvino runs {placement.precision} on this device, not {settings.precision}"
@@ -111,7 +111,7 @@ class OpenVino:
         return OpenVinoSession(read, compiled, placement)
 
 
-def _placement(compiled: Any, settings: Settings) -> Placement:
+def _placement(core: Any, compiled: Any, settings: Settings) -> Placement:
     """Read back from the compiled model, not from what was asked for."""
     element_type = str(compiled.get_property("INFERENCE_PRECISION_HINT").to_string())
     names = {library_name: name for name, library_name in PRECISIONS.items()}
@@ -136,6 +136,9 @@ def _placement(compiled: Any, settings: Settings) -> Placement:
         threads=threads,
         nodes=dict.fromkeys(devices, nodes),
         convolutions=dict(convolutions),
+        provider=next((name for name in devices if name.startswith(settings.device)), "none"),
+        device_name=str(core.get_property(settings.device, "FULL_DEVICE_NAME")),
+        precision_from="read back",
     )
 
 

@@ -21,13 +21,16 @@ class Entry:
     """A runner by name: ``path`` is "module:Class", ``install`` the command that makes it work.
 
     ``formats`` are repeated here so that cells can be planned without importing the runner;
-    ``None`` for a plug-in, which has to be asked.
+    ``None`` for a plug-in, which has to be asked. ``device`` is what it runs on unless told
+    otherwise, ``extra`` is edgepipe's extra that installs it.
     """
 
     name: str
     path: str
     install: str
     formats: tuple[str, ...] | None
+    device: str = "CPU"
+    extra: str = ""
 
 
 _PACKAGE = __name__.rpartition(".")[0]
@@ -40,18 +43,36 @@ BUILT_IN = {
             f"{_PACKAGE}.onnxruntime:OrtCpu",
             'pip install "edgepipe[cpu]"',
             ("onnx",),
+            extra="cpu",
         ),
         Entry(
             "openvino",
             f"{_PACKAGE}.openvino:OpenVino",
             'pip install "edgepipe[openvino]"',
             ("onnx",),
+            extra="openvino",
+        ),
+        Entry(
+            "ort-openvino",
+            f"{_PACKAGE}.onnxruntime_openvino:OrtOpenVino",
+            "edgepipe env create ort-openvino",
+            ("onnx",),
+            extra="ort-openvino",
+        ),
+        Entry(
+            "ort-cuda",
+            f"{_PACKAGE}.onnxruntime_cuda:OrtCuda",
+            "edgepipe env create ort-cuda",
+            ("onnx",),
+            device="GPU",
+            extra="cuda",
         ),
         Entry(
             "torch",
             f"{_PACKAGE}.torch:Torch",
             'pip install "edgepipe[export]"',
             ("pt2",),
+            extra="export",
         ),
     )
 }
@@ -71,6 +92,11 @@ def formats(name: str) -> tuple[str, ...]:
         return get(name).formats
     except AttributeError as error:
         raise RunnerUnavailable(f"runner {name} ({entry.path}) is no runner: {error}") from error
+
+
+def device(name: str) -> str:
+    """The device that a runner runs on unless told otherwise."""
+    return _entry(name).device
 
 
 def get(name: str) -> Runner:

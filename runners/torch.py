@@ -9,7 +9,7 @@ from typing import Any
 
 import numpy as np
 
-from . import registry
+from . import host, registry
 from .base import Placement, RunnerUnavailable, SessionError, Settings, TensorSpec
 
 
@@ -87,7 +87,16 @@ class Torch:
             raise SessionError(f"torch can't load the exported program: {error}") from error
         nodes = sum(node.op == "call_function" for node in program.graph.nodes)
         threads = library.get_num_threads()
-        return TorchSession(program, names, Placement("CPU", "f32", threads, {"CPU": nodes}))
+        placement = Placement(
+            "CPU",
+            "f32",
+            threads,
+            {"CPU": nodes},
+            provider="CPU",
+            device_name=host.cpu_name(),
+            precision_from="only one",
+        )
+        return TorchSession(program, names, placement)
 
 
 def tracer(model: Path) -> Callable[[Mapping[str, np.ndarray]], dict[str, np.ndarray]]:

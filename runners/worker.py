@@ -29,7 +29,7 @@ from typing import Any, BinaryIO
 import numpy as np
 
 from . import host, protocol, registry
-from .base import RunnerUnavailable, Session, SessionError, Settings
+from .base import PlacementError, RunnerUnavailable, Session, SessionError, Settings
 from .measure import Plan, measure
 
 MAX_REASON = 600
@@ -71,7 +71,7 @@ class Worker:
         return {
             "inputs": [asdict(spec) for spec in session.inputs],
             "outputs": [asdict(spec) for spec in session.outputs],
-            "placement": asdict(session.placement),
+            "placement": asdict(session.placement),  # only now: see Session.placement
             "runner_version": runner.version(),
             "import_ms": (imported - started) / 1e6,
             "load_ms": (loaded - loading) / 1e6,
@@ -95,6 +95,7 @@ class Worker:
             "settled": result.settled,
             "steal_percent": result.steal_percent,
             "deviation": result.deviation,
+            "device_memory_mib": host.device_memory_mib(),
             "peak_rss_mib": host.peak_rss_mib(),
         }, {"samples": result.samples}
 
@@ -126,6 +127,8 @@ def serve(reader: BufferedReader, writer: BinaryIO) -> None:
             reply = list(protocol.encode(*operations[message["op"]](message, blobs)))
         except RunnerUnavailable as error:
             reply = protocol.encode({"unavailable": _one_line(str(error))})
+        except PlacementError as error:
+            reply = protocol.encode({"misplaced": _one_line(str(error))})
         except SessionError as error:
             reply = protocol.encode({"failed": _one_line(str(error))})
         except Exception as error:  # a runner may raise anything; the parent decides what it means

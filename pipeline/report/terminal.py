@@ -4,13 +4,14 @@ from __future__ import annotations
 
 import io
 import sys
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 from rich.box import SIMPLE_HEAD
 from rich.console import Console, RenderableType
 from rich.table import Table
 
+from .. import placement
 from ..stages.bench import BenchResult, CellResult
 from ..stages.evaluate import CellAccuracy, EvaluationResult
 from ..stages.parity import CellVerdict, ParityResult
@@ -47,7 +48,7 @@ def bench_table(result: BenchResult) -> str:
                 row.insert(2, cell.target)
             table.add_row(*row)
     parts: list[RenderableType] = [table] if table.row_count else []
-    parts += [*_notes(result.cells), _host(result)]
+    parts += [*_notes(result.cells), *_problems(result.problems), _host(result)]
     return _text(*parts)
 
 
@@ -71,7 +72,11 @@ def parity_table(result: ParityResult) -> str:
                 str(cell.samples),
             )
     parts: list[RenderableType] = [table] if table.row_count else []
+    for cell in result.cells:
+        if note := placement.spread(cell.placement, cell.provider or ""):
+            parts.append(f"  {cell.variant}/{cell.runner}: {note}")
     parts += _reasons(result.cells)
+    parts += _problems(result.problems)
     parts.append(
         f"  torch's float32 is {result.reference_sqnr_db:.1f} dB from its float64 on these goldens"
     )
@@ -138,6 +143,18 @@ def _reasons(cells: Sequence[CellVerdict | CellAccuracy]) -> list[str]:
     return lines
 
 
+def environments_table(environments: Sequence[Mapping[str, Any]]) -> str:
+    """What ``environments.listing`` found, each with its lock below it."""
+    if not environments:
+        return "no environments"
+    lines = []
+    for found in environments:
+        lines += [f"{found['runner']}  {found['state']}  {found['folder']}"]
+        versions = (f"{name} {about['version']}" for name, about in found["packages"].items())
+        lines += [f"  {', '.join(versions)}"] if found["packages"] else []
+    return "\n".join(lines)
+
+
 def _number(value: float | None, form: str) -> str:
     return "–" if value is None else format(value, form)
 
@@ -179,6 +196,10 @@ def _notes(cells: Sequence[CellResult]) -> list[str]:
     missing = {cell.runner: cell.reason for cell in cells if cell.status == "unavailable"}
     lines += [f"  {runner}: unavailable: {reason}" for runner, reason in missing.items()]
     return lines
+
+
+def _problems(problems: Sequence[str]) -> list[str]:
+    return [f"  {problem}" for problem in problems]
 
 
 def _host(result: BenchResult) -> str:

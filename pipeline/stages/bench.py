@@ -9,16 +9,16 @@ from __future__ import annotations
 
 import random
 import statistics as stats
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import asdict, dataclass, field, replace
 from typing import Any
 
 import numpy as np
 
-from ...runners.base import RunnerError, RunnerUnavailable, SessionError
+from ...runners.base import PlacementError, RunnerError, RunnerUnavailable, SessionError
 from ...runners.measure import Measurement, Plan
 from .. import goldens as recorded
-from .. import metrics, statistics
+from .. import metrics, placement, statistics
 from ..cells import Cell, OpenCell, open_cell, plan, run_goldens, runner_failed, status_of
 from ..config import Config
 from ..errors import ExitCode, UsageError
@@ -35,7 +35,7 @@ QUICK_SECONDS, QUICK_SAMPLES = 0.2, 16
 # A smoke test of the outputs, not parity: far enough below any healthy cell to raise no false
 # alarm, far above a broken one (int8 without VNNI lands at -2 dB).
 FLOAT_MARGIN_DB = 40.0
-MIN_SQNR_DB = {"bf16": 12.0, "int8": 12.0}
+MIN_SQNR_DB = {"tf32": 35.0, "f16": 35.0, "bf16": 12.0, "int8": 12.0}
 # Timed outputs against untimed ones of the same session, relative to the largest output.
 MAX_TIMED_DEVIATION = 1e-3
 
@@ -60,6 +60,7 @@ class Latency:
 class CellResult:
     """A cell's row in ``bench.json``. Figures are ``None`` unless ``status`` is "ok".
 
+    ``placement`` is the per cent of the nodes on each provider, ``provider`` the one asked for.
     ``speedup`` is the p50 of fp32 on the same runner and target divided by this one's.
     """
 
@@ -74,6 +75,11 @@ class CellResult:
     threads: int | None = None
     batch: int | None = None
     precision: str | None = None
+    precision_from: str | None = None
+    device: str | None = None
+    device_name: str | None = None
+    provider: str | None = None
+    nodes: Mapping[str, int] = field(default_factory=dict)
     placement: Mapping[str, float] = field(default_factory=dict)
     convolutions: Mapping[str, int] = field(default_factory=dict)
     latency_ms: Latency | None = None
@@ -85,18 +91,20 @@ class CellResult:
     load_ms: float | None = None
     first_inference_ms: float | None = None
     peak_rss_mib: float | None = None
+    device_memory_mib: float | None = None
     size_bytes: int | None = None
 
 
 @dataclass(frozen=True)
 class BenchResult:
-    """What ``bench.json`` holds."""
+    """What ``bench.json`` holds. ``problems`` are failures that belong to no cell."""
 
     model: Mapping[str, Any]
     host: Mapping[str, Any]
     quick: bool
     cells: tuple[CellResult, ...]
     artifacts: Mapping[str, str]
+    problems: tuple[str, ...]
     exit_code: ExitCode
 
     def to_json(self) -> dict[str, Any]:
@@ -155,18 +163,23 @@ def bench(
                     progress.say(f"{cell}: failed: {error}")
     progress.step(steps, steps, "")
     reference_db = goldens.reference_sqnr_db
-    results = [_result(cell, visits[cell], manifest, reference_db, quick) for cell in cells]
+    required = config.bench.require_ep
+    results = [
+        _result(cell, visits[cell], manifest, reference_db, quick, required) for cell in cells
+    ]
     for runner, reason in broken.items():
         results.append(CellResult("", runner, "", "unavailable", reason=reason))
     results = _with_speedups(results)
     opened = [visit.opened[0] for visit in visits.values() if visit.opened]
+    problems = placement.unmet([result.provider or "" for result in results], required)
     return BenchResult(
         model=manifest.model,
         host=opened[0].worker.hello["host"] if opened else {},
         quick=quick,
         cells=tuple(results),
         artifacts={name: artifact.sha256 for name, artifact in manifest.artifacts.items()},
-        exit_code=_exit_code(results, config),
+        problems=problems,
+        exit_code=ExitCode.GATE_FAILED if problems else _exit_code(results, config),
     )
 
 
@@ -218,7 +231,12 @@ def _same_everywhere(cell: Cell, error: RunnerError, visits: Mapping[Cell, _Visi
 
 
 def _result(
-    cell: Cell, visit: _Visits, manifest: Manifest, reference_db: float, quick: bool
+    cell: Cell,
+    visit: _Visits,
+    manifest: Manifest,
+    reference_db: float,
+    quick: bool,
+    required: Sequence[str],
 ) -> CellResult:
     if visit.error is not None:
         return CellResult(
@@ -227,12 +245,18 @@ def _result(
             cell.target.name,
             status=status_of(visit.error),
             reason=str(visit.error),
+            verdict="invalid" if isinstance(visit.error, PlacementError) else None,
             precision=cell.precision,
+            device=cell.device,
         )
-    opened, placement = visit.opened[0], visit.opened[0].loaded.placement
+    opened, placed = visit.opened[0], visit.opened[0].loaded.placement
     rounds = [measurement.samples / 1e6 for measurement in visit.measurements]
     pooled = np.concatenate(rounds)
     verdict, notes = judge(cell, visit.measurements, visit.sqnr_db, reference_db)
+    if missed := placement.missed(placed.shares(), placed.provider, required):
+        verdict, notes = "invalid", (*missed, *notes)
+    if spread := placement.spread(placed.shares(), placed.provider):
+        notes = (spread, *notes)
     if quick:
         notes = (*notes, "quick: one short round, good for a smoke test only")
     p50 = float(np.median(pooled))
@@ -244,11 +268,16 @@ def _result(
         verdict=verdict,
         notes=notes,
         runner_version=opened.loaded.runner_version,
-        threads=placement.threads,
+        threads=placed.threads,
         batch=opened.batch,
-        precision=placement.precision,
-        placement=placement.shares(),
-        convolutions=placement.convolutions,
+        precision=placed.precision,
+        precision_from=placed.precision_from,
+        device=placed.device,
+        device_name=placed.device_name,
+        provider=placed.provider,
+        nodes=placed.nodes,
+        placement=placed.shares(),
+        convolutions=placed.convolutions,
         latency_ms=Latency(
             p50=p50,
             p90=statistics.percentile(pooled, 90),
@@ -264,6 +293,7 @@ def _result(
         load_ms=stats.median(visit.load_ms),
         first_inference_ms=stats.median(visit.first_ms),
         peak_rss_mib=max(visit.peak_rss_mib),
+        device_memory_mib=_most(found.device_memory_mib for found in visit.measurements),
         size_bytes=manifest.artifacts[cell.file].size,
     )
 
@@ -323,10 +353,15 @@ def _with_speedups(results: Sequence[CellResult]) -> list[CellResult]:
 
 
 def _exit_code(results: Sequence[CellResult], config: Config) -> ExitCode:
-    """1 for wrong outputs, 5 for a failed cell or a missing runner that was asked for."""
+    """1 for a cell that is invalid, 5 for a failed one or a missing runner that was asked for."""
     if any(result.verdict == "invalid" for result in results):
         return ExitCode.GATE_FAILED
     return ExitCode.RUNNER if runner_failed(results, config.bench) else ExitCode.OK
+
+
+def _most(figures: Iterable[float | None]) -> float | None:
+    known = [figure for figure in figures if figure is not None]
+    return max(known) if known else None
 
 
 def _finite(value: float) -> float | None:

@@ -15,8 +15,9 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from ...runners.base import RunnerError
+from ...runners.base import PlacementError, RunnerError
 from .. import goldens as recorded
+from .. import placement
 from ..cells import Cell, Opener, plan, run_goldens, runner_failed, status_of
 from ..config import Config, GateConfig
 from ..errors import ExitCode, InputError
@@ -37,7 +38,9 @@ RESULT_FILE = "parity.json"
 class CellOutputs:
     """What running a cell gave, before anybody judges it. Goes into ``parity.npz``.
 
-    ``asked`` is the precision that was asked for, ``precision`` the one read back.
+    ``asked`` is the precision that was asked for, ``precision`` the one read back (or known
+    otherwise: ``precision_from``). ``placement`` is the per cent of the nodes on each provider,
+    ``provider`` the one asked for; ``misplaced`` says that it failed for being elsewhere.
     """
 
     variant: str
@@ -49,8 +52,14 @@ class CellOutputs:
     precision: str | None = None
     threads: int | None = None
     runner_version: str | None = None
+    device: str | None = None
+    device_name: str | None = None
+    provider: str | None = None
+    precision_from: str | None = None
+    nodes: Mapping[str, int] = field(default_factory=dict)
     placement: Mapping[str, float] = field(default_factory=dict)
     convolutions: Mapping[str, int] = field(default_factory=dict)
+    misplaced: bool = False
     host: Mapping[str, Any] = field(default_factory=dict)
     arrays: Mapping[str, np.ndarray] = field(default_factory=dict)
 
@@ -140,8 +149,13 @@ class CellVerdict:
     flipped: list[int]
     gate: Mapping[str, float]
     outputs: Mapping[str, Mapping[str, Any]]
+    device: str | None
+    device_name: str | None
+    provider: str | None
+    nodes: Mapping[str, int]
     placement: Mapping[str, float]
     precision: str | None
+    precision_from: str | None
     threads: int | None
     runner_version: str | None
 
@@ -158,13 +172,17 @@ class CellVerdict:
 
 @dataclass(frozen=True)
 class ParityResult:
-    """What ``parity.json`` holds, and the explanations if they were asked for."""
+    """What ``parity.json`` holds, and the explanations if they were asked for.
+
+    ``problems`` are failures that belong to no cell.
+    """
 
     model: Mapping[str, Any]
     artifacts: Mapping[str, str]
     hosts: Mapping[str, Mapping[str, Any]]
     reference_sqnr_db: float
     cells: tuple[CellVerdict, ...]
+    problems: tuple[str, ...]
     exit_code: ExitCode
     explanations: tuple[Explanation, ...] = ()
 
@@ -200,9 +218,10 @@ def record(
                 arrays = run_goldens(opened, goldens, preprocessing, count, step)
                 host = opened.worker.hello["host"]
         except RunnerError as error:
-            found.append(_without_outputs(cell, status_of(error), str(error)))
+            misplaced = isinstance(error, PlacementError)
+            found.append(_without_outputs(cell, status_of(error), str(error), misplaced))
         else:
-            placement = opened.loaded.placement
+            placed = opened.loaded.placement
             found.append(
                 CellOutputs(
                     cell.variant,
@@ -210,11 +229,16 @@ def record(
                     cell.target.name,
                     cell.precision,
                     status="ok",
-                    precision=placement.precision,
-                    threads=placement.threads,
+                    precision=placed.precision,
+                    threads=placed.threads,
                     runner_version=opened.loaded.runner_version,
-                    placement=placement.shares(),
-                    convolutions=placement.convolutions,
+                    device=placed.device,
+                    device_name=placed.device_name,
+                    provider=placed.provider,
+                    precision_from=placed.precision_from,
+                    nodes=placed.nodes,
+                    placement=placed.shares(),
+                    convolutions=placed.convolutions,
                     host=host,
                     arrays=arrays,
                 )
@@ -235,13 +259,16 @@ def record(
 def judge_all(recording: Recording, config: Config) -> ParityResult:
     """Judge recorded outputs under the gates of ``config``; runs nothing."""
     cells = tuple(_judge_cell(cell, recording, config) for cell in recording.cells)
+    required = config.parity.require_ep
+    problems = placement.unmet([cell.provider or "" for cell in recording.cells], required)
     return ParityResult(
         model=recording.model,
         artifacts=recording.artifacts,
         hosts={cell.target: cell.host for cell in recording.cells if cell.host},
         reference_sqnr_db=recording.reference_sqnr_db,
         cells=cells,
-        exit_code=_exit_code(cells, config),
+        problems=problems,
+        exit_code=ExitCode.GATE_FAILED if problems else _exit_code(cells, config),
     )
 
 
@@ -256,13 +283,16 @@ def gate_for(cell: CellOutputs, recording: Recording, config: Config) -> Gate:
 
 def _judge_cell(cell: CellOutputs, recording: Recording, config: Config) -> CellVerdict:
     if cell.status != "ok":
-        return _row(cell, recording, Judgement("", (cell.reason or "",)), None)
+        verdict = FAIL if cell.misplaced else ""
+        return _row(cell, recording, Judgement(verdict, (cell.reason or "",)), None)
     gate = gate_for(cell, recording, config)
     judgement = judge(cell.arrays, recording.reference, gate)
     if cell.precision != cell.asked:
         reason = f"computed in {cell.precision}, {cell.asked} was asked for"
         reasons = (reason, *judgement.reasons)
         judgement = Judgement(FAIL, reasons, None, judgement.outputs)
+    if missed := placement.missed(cell.placement, cell.provider or "", config.parity.require_ep):
+        judgement = Judgement(FAIL, (*missed, *judgement.reasons), None, judgement.outputs)
     return _row(cell, recording, judgement, gate)
 
 
@@ -291,8 +321,13 @@ def _row(
         flipped=sorted({index for distance in distances for index in distance.flipped}),
         gate=asdict(gate) if gate else {},
         outputs={name: distance.to_json() for name, distance in judgement.outputs.items()},
+        device=cell.device,
+        device_name=cell.device_name,
+        provider=cell.provider,
+        nodes=cell.nodes,
         placement=cell.placement,
         precision=cell.precision,
+        precision_from=cell.precision_from,
         threads=cell.threads,
         runner_version=cell.runner_version,
         **worst,
@@ -319,8 +354,17 @@ def _exit_code(cells: Sequence[CellVerdict], config: Config) -> ExitCode:
     return ExitCode.OK
 
 
-def _without_outputs(cell: Cell, status: str, reason: str) -> CellOutputs:
-    return CellOutputs(cell.variant, cell.runner, cell.target.name, cell.precision, status, reason)
+def _without_outputs(cell: Cell, status: str, reason: str, misplaced: bool = False) -> CellOutputs:
+    return CellOutputs(
+        cell.variant,
+        cell.runner,
+        cell.target.name,
+        cell.precision,
+        status,
+        reason,
+        device=cell.device,
+        misplaced=misplaced,
+    )
 
 
 def _under(arrays: Mapping[str, np.ndarray], prefix: str) -> dict[str, np.ndarray]:

@@ -50,8 +50,9 @@ def test_judging_works(command: tuple[str, ...], without_torch: Run) -> None:
 def test_the_torch_runner_is_reported_as_missing_and_no_more(without_torch: Run) -> None:
     done = without_torch("parity", "--samples", "16", "--variant", "fp32")
     assert done.returncode == 0, done.stdout + done.stderr
-    assert 'torch/local: unavailable: No module named \'torch\'; pip install "edgepipe[export]"' in (
-        done.stdout
+    assert (
+        "torch/local: unavailable: No module named 'torch'; pip install \"edgepipe[export]\""
+        in (done.stdout)
     )
 
 
