@@ -220,7 +220,7 @@ def _locked(runner: str, say: Callable[[str], None]) -> Iterator[None]:
 
 
 def _reusable(environment: Environment, python: str | None, say: Callable[[str], None]) -> bool:
-    reason = environment.problem() or environment.damage()
+    reason = environment.problem() or environment.damage() or _failure(environment)
     if not reason and python and _interpreter(python) != environment.base:
         reason = f"it was made with {environment.base}"
     if reason:
@@ -260,7 +260,14 @@ def _install(
         if name != "edgepipe"
     ]
     constraints.write_text("\n".join(lines))
-    requirement = f"edgepipe[{registry.BUILT_IN[runner].extra}] @ {wheel(scratch).as_uri()}"
+    extra = registry.BUILT_IN[runner].extra
+    # pip only warns of an extra that isn't there, and installs nothing for it.
+    if extra not in (distribution("edgepipe").metadata.get_all("Provides-Extra") or ()):
+        raise RunnerUnavailable(
+            f"the installed edgepipe has no extra {extra}, its metadata are older than its code: "
+            "install it again"
+        )
+    requirement = f"edgepipe[{extra}] @ {wheel(scratch).as_uri()}"
     command = [str(python), *PIP, "install", "--quiet", "--report", str(report)]
     _run([*command, "--constraint", str(constraints), requirement], f"pip can't install {runner}")
     lock = {}
@@ -306,16 +313,20 @@ def _record_hash(data: bytes) -> str:
 
 
 def _try_out(environment: Environment) -> None:
-    """Load the probe in it, in a worker like any other."""
-    runner = environment.runner
-    settings = Settings(threads=1, device=registry.device(runner))
+    """Raise ``RunnerUnavailable`` unless a model runs in it."""
+    if reason := _failure(environment):
+        raise RunnerUnavailable(f"{environment.folder} is complete, but {reason}")
+
+
+def _failure(environment: Environment) -> str:
+    """Load the probe in it, in a worker like any other: why that fails, or an empty string."""
+    settings = Settings(threads=1, device=registry.device(environment.runner))
     try:
         with Worker(LOCAL.argv(str(environment.python))) as worker:
-            worker.load(runner, {"probe.onnx": probe.model()}, settings)
+            worker.load(environment.runner, {"probe.onnx": probe.model()}, settings)
     except RunnerError as error:
-        raise RunnerUnavailable(
-            f"{environment.folder} is complete, but {runner} does not run: {error}"
-        ) from error
+        return f"{environment.runner} does not run in it: {error}"
+    return ""
 
 
 def _run(command: list[str], failure: str) -> None:
