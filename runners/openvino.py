@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -21,11 +21,12 @@ KERNEL_NAMES = {"u8": "int8", "i8": "int8"}
 class OpenVinoSession:
     """A compiled model with one infer request."""
 
-    def __init__(self, compiled: Any, placement: Placement) -> None:
+    def __init__(self, model: Any, compiled: Any, placement: Placement) -> None:
         self._request = compiled.create_infer_request()
         self.placement = placement
-        self.inputs = tuple(_spec(port) for port in compiled.inputs)
-        self.outputs = tuple(_spec(port) for port in compiled.outputs)
+        # Named as in the file: where compiling merges two tensors, a port has both their names.
+        self.inputs = _specs(model.inputs, compiled.inputs)
+        self.outputs = _specs(model.outputs, compiled.outputs)
         self._names = [spec.name for spec in self.outputs]
         self._proven: Mapping[str, np.ndarray] | None = None
 
@@ -96,7 +97,8 @@ class OpenVino:
         if settings.device == "CPU":
             options["INFERENCE_NUM_THREADS"] = settings.threads
         try:
-            compiled = core.compile_model(core.read_model(model), settings.device, options)
+            read = core.read_model(model)
+            compiled = core.compile_model(read, settings.device, options)
         except RuntimeError as error:
             raise SessionError(f"openvino can't load the model: {error}") from error
         placement = _placement(compiled, settings)
@@ -104,7 +106,7 @@ class OpenVino:
             raise SessionError(
                 f"openvino runs {placement.precision} on this device, not {settings.precision}"
             )
-        return OpenVinoSession(compiled, placement)
+        return OpenVinoSession(read, compiled, placement)
 
 
 def _placement(compiled: Any, settings: Settings) -> Placement:
@@ -143,6 +145,10 @@ def _library() -> Any:
     return openvino
 
 
-def _spec(port: Any) -> TensorSpec:
-    shape = tuple(size.get_length() if size.is_static else None for size in port.partial_shape)
-    return TensorSpec(port.any_name, port.element_type.to_dtype().name, shape)
+def _specs(named: Sequence[Any], ports: Sequence[Any]) -> tuple[TensorSpec, ...]:
+    """Names from the model as read, types and shapes from the compiled one."""
+    specs = []
+    for source, port in zip(named, ports, strict=True):
+        shape = tuple(size.get_length() if size.is_static else None for size in port.partial_shape)
+        specs.append(TensorSpec(source.any_name, port.element_type.to_dtype().name, shape))
+    return tuple(specs)
