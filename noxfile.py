@@ -59,6 +59,13 @@ def kill(session: nox.Session) -> None:
 
 
 @nox.session
+def node_tests(session: nox.Session) -> None:
+    """ONNX's own node tests through the workers, over a thousand a runner; about three minutes."""
+    session.install("-e", ".[all,test]")
+    session.run("pytest", "tests/nodes/onnx_nodes.py", *session.posargs)
+
+
+@nox.session
 def harness(session: nox.Session) -> None:
     """Does bench tell the truth? Ratios against bare loops; see benchmarks/README.md."""
     session.install("-e", ".[all]")

@@ -20,6 +20,7 @@ VERSION = 1
 MAX_HEADER_BYTES = 1 << 20
 MAX_BODY_BYTES = 4 << 30
 NUMBERS = "biufc"  # numpy's kinds that are nothing but their bytes
+REGISTERED = 2  # numpy.dtype.isbuiltin of a type that another package brought
 
 Message = dict[str, Any]
 Blobs = dict[str, "np.ndarray | bytes"]
@@ -29,12 +30,21 @@ class ProtocolError(ValueError):
     """What came over the pipe is not a message of this protocol."""
 
 
+def travels(dtype: np.dtype) -> bool:
+    """Whether arrays of it can be sent: plain numbers, of a kind that numpy alone knows.
+
+    Packages register others, some of which pass for floats (ml_dtypes' float8_e5m2); the other
+    side may not have that package.
+    """
+    return dtype.kind in NUMBERS and dtype.isbuiltin != REGISTERED
+
+
 def encode(message: Mapping[str, Any], blobs: Mapping[str, Any] | None = None) -> Iterator[Any]:
     """Yield the buffers of one message: the header line first, then each blob."""
     entries, buffers = [], []
     for name, blob in (blobs or {}).items():
         if isinstance(blob, np.ndarray):
-            if blob.dtype.kind not in NUMBERS:
+            if not travels(blob.dtype):
                 raise ProtocolError(f"array {name!r} holds {blob.dtype}, not numbers")
             array = np.ascontiguousarray(blob, blob.dtype.newbyteorder("="))
             entry = {"dtype": array.dtype.name, "shape": list(blob.shape), "bytes": array.nbytes}
@@ -63,7 +73,7 @@ def decode_header(line: bytes) -> tuple[Message, list[Message]]:
             if "dtype" in entry:
                 dtype, shape = np.dtype(entry["dtype"]), entry["shape"]
                 whole = all(isinstance(length, int) and length >= 0 for length in shape)
-                lies = dtype.kind not in NUMBERS or math.prod(shape) * dtype.itemsize != size
+                lies = not travels(dtype) or math.prod(shape) * dtype.itemsize != size
                 if not whole or lies:
                     raise ProtocolError(f"blob entry {entry!r}")
             total += size

@@ -8,6 +8,7 @@ from collections.abc import Mapping
 from contextlib import suppress
 from typing import Any
 
+import ml_dtypes
 import numpy as np
 import pytest
 
@@ -128,6 +129,8 @@ def test_a_message_without_blobs_is_one_line() -> None:
         pytest.param(np.array(["cat", "dog"], object), id="strings as objects"),
         pytest.param(np.array(["cat", "dog"]), id="fixed-width strings"),
         pytest.param(np.zeros(2, [("x", "f4"), ("y", "i4")]), id="records"),
+        pytest.param(np.zeros(2, ml_dtypes.float8_e5m2), id="a float that numpy doesn't know"),
+        pytest.param(np.zeros(2, ml_dtypes.bfloat16), id="bfloat16"),
     ],
 )
 def test_arrays_that_are_not_numbers_are_refused_before_anything_is_sent(
