@@ -6,12 +6,14 @@ from pathlib import Path
 import nox
 
 nox.needs_version = ">=2024.10.9"
-nox.options.sessions = ["lint", "types", "bare", "tests"]
+nox.options.sessions = ["lint", "types", "bare", "tests", "mutants", "openvino_ep"]
 nox.options.reuse_existing_virtualenvs = True
 nox.options.error_on_missing_interpreters = True
 
 RUFF = "ruff==0.17.5"
 BASEDPYRIGHT = "basedpyright==1.40.2"
+# Tests with a session of their own.
+APART = ("tests/mutants", "tests/environments")
 
 
 @nox.session
@@ -41,7 +43,7 @@ def bare(session: nox.Session) -> None:
 def tests(session: nox.Session) -> None:
     """The test suite with everything installed."""
     session.install("-e", ".[all,train,test]")
-    session.run("pytest", "--ignore=tests/mutants", *session.posargs)
+    session.run("pytest", *(f"--ignore={folder}" for folder in APART), *session.posargs)
 
 
 @nox.session
@@ -49,6 +51,24 @@ def mutants(session: nox.Session) -> None:
     """Broken models that parity has to catch and explain, and correct ones it has to pass."""
     session.install("-e", ".[all,test]")
     session.run("pytest", "tests/mutants", *session.posargs)
+
+
+@nox.session
+def openvino_ep(session: nox.Session) -> None:
+    """ort-openvino in an environment that edgepipe makes, and onnxruntime-gpu without a GPU."""
+    session.install("-e", ".[all,test]")
+    session.run("pytest", "tests/environments", *session.posargs)
+
+
+@nox.session
+def cuda(session: nox.Session) -> None:
+    """ort-cuda for real: needs an NVIDIA GPU with CUDA 13's driver, and downloads gigabytes."""
+    session.install("-e", ".[all,test]")
+    session.env["XDG_CACHE_HOME"] = str(Path(session.create_tmp()).resolve())
+    session.run("edgepipe", "export")
+    session.run("edgepipe", "env", "create", "ort-cuda")
+    session.run("edgepipe", "parity", "--runner", "ort-cuda", "--require-ep", "CUDA=95%")
+    session.run("edgepipe", "bench", "--runner", "ort-cpu", "--runner", "ort-cuda")
 
 
 @nox.session

@@ -1,0 +1,141 @@
+"""Runners in environments of their own, made for real: `nox -s openvino_ep` runs this."""
+
+from __future__ import annotations
+
+import json
+import os
+import subprocess
+import sys
+from collections.abc import Callable
+from pathlib import Path
+from subprocess import CompletedProcess
+
+import pytest
+
+from edgepipe.pipeline import environments
+
+Run = Callable[..., CompletedProcess[str]]
+RUNNER = "ort-openvino"
+
+
+@pytest.fixture(scope="module")
+def cache(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A user cache that holds the environment. Don't break it for good."""
+    folder = tmp_path_factory.mktemp("cache")
+    done = command(folder, "env", "create", RUNNER)
+    assert done.returncode == 0, done.stderr
+    assert done.stdout.strip() == str(folder / "edgepipe" / "envs" / RUNNER)
+    return folder
+
+
+def command(cache: Path, *arguments: str | Path, **env: str) -> CompletedProcess[str]:
+    return subprocess.run(
+        [sys.executable, "-m", "edgepipe.pipeline.cli", *map(str, arguments)],
+        capture_output=True,
+        text=True,
+        cwd=cache,
+        env=os.environ | {"XDG_CACHE_HOME": str(cache), **env},
+    )
+
+
+def test_every_variant_passes_and_runs_where_it_says(cache: Path, workspace: Path) -> None:
+    done = command(cache, "parity", "--runner", RUNNER, "--json", "--workspace", workspace)
+    assert done.returncode == 0, done.stdout + done.stderr
+    cells = json.loads(done.stdout)["cells"]
+    assert [cell["variant"] for cell in cells] == ["fp32", "int8", "int8-avx2"]
+    for cell in cells:
+        assert cell["verdict"] == "pass", cell["reason"]
+        assert cell["placement"] == {"OpenVINOExecutionProvider": 100}
+        assert (cell["precision"], cell["precision_from"]) == ("f32", "probed")
+        assert cell["runner_version"].startswith("1.24")
+
+
+def test_bench_of_all_four_runners(cache: Path, workspace: Path) -> None:
+    """No GPU here: three runners have numbers, the fourth has a reason and costs exit code 5."""
+    if Path("/dev/nvidia0").exists():
+        pytest.skip("this machine has an NVIDIA GPU")
+    runners = ("ort-cpu", "openvino", RUNNER, "ort-cuda")
+    flags = [part for name in runners for part in ("--runner", name)]
+    bench = ("bench", "--quick", "--variant", "fp32", "--json", "--workspace", workspace)
+    done = command(cache, *bench, *flags)
+    assert done.returncode == 5, done.stderr
+    cells = {cell["runner"]: cell for cell in json.loads(done.stdout)["cells"]}
+    for name in runners[:3]:
+        assert cells[name]["status"] == "ok", cells[name]["reason"]
+        assert list(cells[name]["placement"].values()) == [100]
+        assert cells[name]["latency_ms"]["p50"] > 0
+    assert cells["ort-cuda"]["status"] == "unavailable"
+    assert "no NVIDIA GPU found" in cells["ort-cuda"]["reason"]
+    assert cells["ort-cuda"]["latency_ms"] is None
+    assert command(cache, *bench).returncode == 0, "nobody asked for ort-cuda by name"
+
+
+def test_a_required_share_gates(cache: Path, workspace: Path) -> None:
+    flags = ("--runner", RUNNER, "--variant", "fp32", "--samples", "16", "--workspace", workspace)
+    assert command(cache, "parity", *flags, "--require-ep", "OpenVINO=100%").returncode == 0
+    done = command(cache, "parity", *flags, "--require-ep", "CUDA=95%")
+    assert done.returncode == 1
+    assert "no cell ran on it" in done.stdout
+
+
+def test_bf16_is_proven_or_refused(cache: Path, workspace: Path) -> None:
+    flags = ("--runner", RUNNER, "--variant", "fp32", "--precision", "bf16", "--json")
+    done = command(cache, "parity", *flags, "--workspace", workspace)
+    (cell,) = json.loads(done.stdout)["cells"]
+    if cell["status"] == "ok":
+        assert cell["precision"] == "bf16"
+    else:
+        assert "not in bf16" in cell["reason"]
+        assert done.returncode == 5
+
+
+def test_without_the_providers_library_there_are_no_numbers(cache: Path, workspace: Path) -> None:
+    folder = cache / "edgepipe" / "envs" / RUNNER
+    (library,) = folder.glob("lib/python*/site-packages/onnxruntime/capi/*providers_openvino.so")
+    hidden = library.rename(library.with_suffix(".hidden"))
+    try:
+        flags = ("--runner", RUNNER, "--variant", "fp32", "--quick", "--json")
+        done = command(cache, "bench", *flags, "--workspace", workspace)
+        assert done.returncode == 5
+        (cell,) = json.loads(done.stdout)["cells"]
+        assert cell["status"] in ("unavailable", "failed")
+        assert cell["latency_ms"] is None
+        assert "openvino" in cell["reason"].lower()
+        listed = command(cache, "env", "list", "--json")
+        (found,) = json.loads(listed.stdout)["environments"]
+        assert "missing or cut" in found["state"]
+    finally:
+        hidden.rename(library)
+
+
+def test_it_is_reused(cache: Path) -> None:
+    marker = cache / "edgepipe" / "envs" / RUNNER / environments.MARKER
+    before = marker.stat().st_mtime_ns
+    done = command(cache, "env", "create", RUNNER)
+    assert done.returncode == 0
+    assert marker.stat().st_mtime_ns == before
+    packages = json.loads(marker.read_text())["packages"]
+    assert packages["onnxruntime-openvino"]["version"] == "1.24.1"
+    assert not {"torch", "onnx", "openvino"} & packages.keys()
+
+
+def test_the_gpu_wheel_without_a_gpu_gives_a_reason_and_no_numbers(
+    tmp_path: Path, workspace: Path, edgepipe: Run
+) -> None:
+    """The real onnxruntime-gpu, whose CPU provider would gladly answer instead."""
+    if Path("/dev/nvidia0").exists():
+        pytest.skip("this machine has an NVIDIA GPU")
+    python = tmp_path / "gpu" / "bin" / "python"
+    subprocess.run([sys.executable, "-m", "venv", str(tmp_path / "gpu")], check=True)
+    pip = [str(python), "-m", "pip", "install", "--quiet"]
+    subprocess.run([*pip, str(environments.wheel(tmp_path)), "onnxruntime-gpu"], check=True)
+    (tmp_path / "edgepipe.toml").write_text(f'[runners.ort-cuda]\npython = "{python}"\n')
+    for command_ in (("bench", "--quick"), ("parity", "--samples", "16")):
+        flags = ("--runner", "ort-cuda", "--variant", "fp32", "--json", "--workspace", workspace)
+        done = edgepipe(*command_, *flags)
+        assert done.returncode == 5, done.stderr
+        (cell,) = json.loads(done.stdout)["cells"]
+        assert cell["status"] == "unavailable"
+        assert "no NVIDIA GPU found" in cell["reason"]
+        assert "CUDAExecutionProvider does not work" in cell["reason"]
+        assert not cell["placement"]

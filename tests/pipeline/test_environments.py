@@ -1,0 +1,105 @@
+"""Environments of their own: what can be tried without the package index."""
+
+from __future__ import annotations
+
+import json
+import os
+import subprocess
+import sys
+import zipfile
+from collections.abc import Callable
+from pathlib import Path
+from subprocess import CompletedProcess
+
+import pytest
+
+from edgepipe.pipeline import environments
+from edgepipe.runners import probe
+
+Run = Callable[..., CompletedProcess[str]]
+# Every name that pip would look up is refused at once.
+OFFLINE = {
+    "PIP_INDEX_URL": "http://127.0.0.1:9/simple",
+    "PIP_EXTRA_INDEX_URL": "",
+    "PIP_FIND_LINKS": "",
+    "PIP_CONFIG_FILE": os.devnull,
+    "PIP_RETRIES": "0",
+}
+
+
+def test_an_index_that_can_not_be_reached_leaves_nothing(edgepipe: Run, tmp_path: Path) -> None:
+    done = edgepipe("env", "create", "ort-openvino", env=OFFLINE)
+    assert done.returncode == 5, done.stdout + done.stderr
+    last = done.stderr.splitlines()[-1]
+    assert last.startswith("edgepipe: pip can't install ort-openvino: ")
+    assert "Traceback" not in done.stderr
+    assert not (tmp_path / "cache" / "edgepipe" / "envs" / "ort-openvino").exists()
+
+
+@pytest.mark.parametrize("name", ["torch", "nothing", "../up"])
+def test_a_runner_without_a_recipe(edgepipe: Run, name: str) -> None:
+    done = edgepipe("env", "create", name)
+    assert done.returncode == 2
+    assert "known: ort-cpu" in done.stderr
+
+
+def test_a_python_that_is_none(edgepipe: Run) -> None:
+    done = edgepipe("env", "create", "ort-openvino", "--python", "/no/python")
+    assert (done.returncode, done.stderr.count("\n")) == (2, 1)
+    assert "/no/python" in done.stderr
+
+
+def test_a_half_made_environment_is_not_used(edgepipe: Run, tmp_path: Path) -> None:
+    folder = tmp_path / "cache" / "edgepipe" / "envs" / "ort-openvino"
+    (folder / "bin").mkdir(parents=True)
+    (folder / "bin" / "python").write_text("#!/bin/sh\nexit 7\n")
+    listed = json.loads(edgepipe("env", "list", "--json").stdout)["environments"]
+    assert [(one["runner"], one["state"]) for one in listed] == [("ort-openvino", "unfinished")]
+    assert edgepipe("env", "remove", "ort-openvino").returncode == 0
+    assert not folder.exists()
+
+
+def test_the_wheel_of_the_running_code_installs_and_works(tmp_path: Path) -> None:
+    wheel = environments.wheel(tmp_path)
+    with zipfile.ZipFile(wheel) as archive:
+        names = archive.namelist()
+        assert archive.testzip() is None
+    assert {name.split("/")[0] for name in names} == {"edgepipe", "edgepipe-0.1.0.dist-info"}
+    assert not any("__pycache__" in name for name in names)
+    target = tmp_path / "site"
+    pip = [sys.executable, "-m", "pip", "install", "--quiet", "--no-deps", "--target"]
+    subprocess.run([*pip, str(target), str(wheel)], check=True)
+    code = "import edgepipe.runners.worker as worker; print(worker.__file__)"
+    done = subprocess.run(
+        [sys.executable, "-P", "-c", code],
+        env=os.environ | {"PYTHONPATH": str(target)},
+        capture_output=True,
+        text=True,
+        check=True,
+    )
+    assert done.stdout.startswith(str(target))
+
+
+def test_the_probe_tells_formats_apart() -> None:
+    import numpy as np
+
+    def rounded(mask: int) -> str:
+        kept = (probe.feeds()[probe.INPUT].view(np.uint32) & np.uint32(mask)).view(np.float32)
+        return probe.precision({probe.OUTPUT: kept})
+
+    assert rounded(0xFFFFFFFF) == "f32"
+    assert rounded(0xFFFFE000) == "tf32"
+    assert rounded(0xFFFF0000) == "bf16"
+    assert probe.precision({probe.OUTPUT: probe.feeds()[probe.INPUT].astype("f2")}) == "f16"
+    assert rounded(0) == "unknown"
+
+
+def test_the_probe_is_an_onnx_model_that_returns_its_input() -> None:
+    import numpy as np
+    import onnx
+    import onnxruntime
+
+    onnx.checker.check_model(onnx.load_from_string(probe.model()), full_check=True)
+    session = onnxruntime.InferenceSession(probe.model(), providers=["CPUExecutionProvider"])
+    (output,) = session.run(None, probe.feeds())
+    assert np.array_equal(output, probe.feeds()[probe.INPUT])
