@@ -10,16 +10,18 @@ Options are those of the command line and of ``edgepipe.toml``, spelled with und
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from typing import TYPE_CHECKING, Any
 
 from .progress import Progress, Silent
 
 if TYPE_CHECKING:
+    from .inventory import Inventory
     from .stages.bench import BenchResult
     from .stages.parity import ParityResult
     from .workspace import Manifest
 
-__all__ = ["bench", "export", "parity"]
+__all__ = ["bench", "export", "parity", "runners"]
 
 SILENT = Silent()
 
@@ -111,3 +113,14 @@ def parity(
         place.write_result(OUTPUTS_FILE, recorded.to_bytes())
         place.write_json(RESULT_FILE, result.to_json())
     return result
+
+
+def runners(*, targets: Sequence[str] = ("local",), progress: Progress = SILENT) -> Inventory:
+    """Ask every runner on every target what it is and has, and why it can't run if it can't.
+
+    Raises ``UsageError`` for an unknown target; a runner that fails is part of the result.
+    """
+    from . import config as configuration
+    from .inventory import inventory
+
+    return inventory(configuration.load(), targets, progress)

@@ -12,8 +12,8 @@ from pathlib import Path
 import numpy as np
 
 from ..runners import registry
-from ..runners.base import RunnerUnavailable, SessionError, Settings
-from ..runners.launch import Loaded, Target, Timeouts, Worker
+from ..runners.base import RunnerError, RunnerUnavailable, SessionError, Settings
+from ..runners.launch import LOCAL, Loaded, Target, Timeouts, Worker
 from .config import CellsConfig, Config
 from .errors import UsageError
 from .goldens import Goldens
@@ -76,8 +76,8 @@ def plan(
     broken: dict[str, str] = {}
     for runner in section.runners or registry.names():
         try:
-            formats = registry.formats(runner)
-        except RunnerUnavailable as error:
+            formats = formats_of(runner, config)
+        except RunnerError as error:
             broken[runner] = str(error)
             continue
         for variant, target, precision in itertools.product(
@@ -104,15 +104,44 @@ def plan(
     return cells, broken
 
 
+def formats_of(runner: str, config: Config) -> tuple[str, ...]:
+    """The model formats that a runner takes, best first.
+
+    A plug-in is asked in a worker, so that nothing its import does can end the command.
+    Raises ``RunnerError`` if it can't say.
+    """
+    known = registry.entry(runner).formats
+    if known is not None:
+        return known
+    with Worker(LOCAL.argv(config.python_of(runner) or sys.executable)) as worker:
+        return worker.describe(runner).formats
+
+
+def timeouts_of(target: Target) -> Timeouts:
+    """How long a worker on a target may take for an answer."""
+    return EMULATED_TIMEOUTS if target.emulated else Timeouts()
+
+
+def shares_fate(other: Cell, cell: Cell, error: RunnerError) -> bool:
+    """Whether ``other`` would fail as ``cell`` did, so that it needn't be tried.
+
+    A worker that doesn't start is missed by all cells that start it, an unavailable runner by
+    all of its cells on the target.
+    """
+    if not error.greeted:
+        return (other.target, other.python) == (cell.target, cell.python)
+    same_runner = (other.runner, other.target) == (cell.runner, cell.target)
+    return same_runner and isinstance(error, RunnerUnavailable)
+
+
 @contextmanager
 def open_cell(cell: Cell, model: Path) -> Iterator[OpenCell]:
     """Start a worker on the cell's target and load the cell's file in it.
 
     Raises ``RunnerError``: unavailable, refused the model, or the worker died.
     """
-    timeouts = EMULATED_TIMEOUTS if cell.target.emulated else Timeouts()
     argv = cell.target.argv(cell.python or sys.executable)
-    with Worker(argv, timeouts) as worker:
+    with Worker(argv, timeouts_of(cell.target)) as worker:
         threads = cell.threads or int(worker.hello["host"]["physical_cores"])
         settings = Settings(threads, cell.precision)
         loaded = worker.load(cell.runner, {cell.file: model.read_bytes()}, settings)

@@ -213,6 +213,19 @@ def parity(
         raise typer.Exit(int(result.exit_code))
 
 
+@app.command()
+def runners(target: Target = None, as_json: Json = False, quiet: Quiet = False) -> None:
+    """List every runner: what it takes and has, or why it is missing and what installs it."""
+    from . import runners as run
+    from .report import terminal
+
+    result = run(targets=_some(target) or ("local",), progress=_progress(quiet))
+    if as_json:
+        print(json.dumps(result.to_json(), indent=2))
+    else:
+        print(terminal.runners_table(result))
+
+
 def main() -> None:
     """Entry point: every expected failure is one line on stderr and its exit code."""
     from .errors import Terminated

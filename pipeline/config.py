@@ -117,10 +117,16 @@ class Config(_Section):
     runners: dict[str, RunnerConfig] = {}
 
     def target(self, name: str) -> Target:
-        """A target by name, defined in the configuration or built in."""
+        """A target by name, defined in the configuration or built in.
+
+        Raises ``UsageError`` for an unknown one.
+        """
         if name in self.targets:
             section = self.targets[name]
             return Target(name, section.command, section.emulated)
+        if name not in BUILT_IN_TARGETS:
+            known = (*BUILT_IN_TARGETS, *self.targets)
+            raise UsageError(f"targets: no {name!r}; {nearest(name, known)}")
         return BUILT_IN_TARGETS[name]
 
     def python_of(self, runner: str) -> str | None:

@@ -30,6 +30,7 @@ import numpy as np
 from . import protocol
 from .base import (
     Placement,
+    RunnerError,
     RunnerUnavailable,
     SessionError,
     Settings,
@@ -81,6 +82,17 @@ class Timeouts:
 
 
 @dataclass(frozen=True)
+class Description:
+    """What a worker said about a runner. ``reason`` is why it can't run there, if it can't."""
+
+    formats: tuple[str, ...]
+    precisions: tuple[str, ...]
+    reason: str | None
+    version: str | None
+    devices: tuple[str, ...]
+
+
+@dataclass(frozen=True)
 class Loaded:
     """What a worker said about the session it loaded. Times are in ms."""
 
@@ -125,7 +137,9 @@ class Worker:
             self._folder.cleanup()
             remedy = INSTALL.get(self.argv[0])
             text = f"can't start {self.argv[0]}: {error.strerror}"
-            raise RunnerUnavailable(f"{text}; {remedy}" if remedy else text) from error
+            unavailable = RunnerUnavailable(f"{text}; {remedy}" if remedy else text)
+            unavailable.greeted = False
+            raise unavailable from error
         assert self._process.stdin
         assert self._process.stdout
         self._stdin, self._stdout = self._process.stdin.fileno(), self._process.stdout.fileno()
@@ -136,13 +150,27 @@ class Worker:
         self._drain.start()
         try:
             self.hello = self._greet()
-        except BaseException:
+        except BaseException as error:
             self.close()
+            if isinstance(error, RunnerError):
+                error.greeted = False
             raise
         return self
 
     def __exit__(self, *_: object) -> None:
         self.close()
+
+    def describe(self, runner: str) -> Description:
+        """Ask about a runner. Raises ``RunnerUnavailable`` for one that isn't there or broken."""
+        reply, _ = self.request("describe", {"runner": runner}, {}, self.timeouts.load)
+        with self._expecting("describe"):
+            return Description(
+                formats=tuple(reply["formats"]),
+                precisions=tuple(reply["precisions"]),
+                reason=reply["reason"],
+                version=reply["version"],
+                devices=tuple(reply["devices"]),
+            )
 
     def load(self, runner: str, files: Mapping[str, bytes], settings: Settings) -> Loaded:
         """Send a model's files (the main one first) and load it. See ``Runner.load``."""

@@ -5,6 +5,7 @@ stdout goes to stderr instead. It ends with its input, so that a worker on any m
 with its parent. Requests (see ``protocol`` for the wire format):
 
     hello                      -> {version, edgepipe, pid, host}
+    describe {runner}          -> {formats, precisions, reason, version, devices}
     load {runner, settings, file} + model files -> {inputs, outputs, placement, load_ms, …}
     run + feeds                -> {elapsed_ms} + outputs
     measure {plan} + feeds     -> {warm_up_runs, settled, …} + samples
@@ -48,6 +49,18 @@ class Worker:
             "edgepipe": version("edgepipe"),
             "pid": os.getpid(),
             "host": host.facts(),
+        }, {}
+
+    def describe(self, message: protocol.Message, _blobs: protocol.Blobs) -> Any:
+        """What a runner takes and has here, or the reason why it can't run here."""
+        runner = registry.get(message["runner"])
+        reason = runner.unavailable()
+        return {
+            "formats": runner.formats,
+            "precisions": runner.precisions,
+            "reason": reason,
+            "version": None if reason else runner.version(),
+            "devices": [] if reason else runner.devices(),
         }, {}
 
     def load(self, message: protocol.Message, blobs: protocol.Blobs) -> Any:
@@ -109,6 +122,7 @@ def serve(reader: BufferedReader, writer: BinaryIO) -> None:
     worker = Worker()
     operations: dict[str, Callable[[protocol.Message, protocol.Blobs], Any]] = {
         "hello": worker.hello,
+        "describe": worker.describe,
         "load": worker.load,
         "run": worker.run,
         "measure": worker.measure,

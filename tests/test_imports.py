@@ -57,7 +57,9 @@ def test_every_module_imports_without_heavy_libraries() -> None:
     assert done.returncode == 0, done.stderr
 
 
-@pytest.mark.parametrize("command", [(), ("export",), ("bench",), ("parity",)], ids=str)
+@pytest.mark.parametrize(
+    "command", [(), ("export",), ("bench",), ("parity",), ("runners",)], ids=str
+)
 def test_help_works_without_heavy_libraries(command: tuple[str, ...]) -> None:
     code = "sys.argv[0] = 'edgepipe'\nfrom edgepipe.pipeline.cli import main\nmain()"
     done = run(code, *command, "--help")
@@ -71,7 +73,7 @@ def test_help_lists_every_command_that_is_tested_here() -> None:
     names = {
         str(command.callback.__name__) for command in app.registered_commands if command.callback
     }
-    assert names == {"export", "bench", "parity"}
+    assert names == {"export", "bench", "parity", "runners"}
 
 
 def test_export_without_its_libraries_says_what_to_install(tmp_path: Path) -> None:

@@ -11,6 +11,7 @@ from rich.box import SIMPLE_HEAD
 from rich.console import Console, RenderableType
 from rich.table import Table
 
+from ..inventory import Inventory
 from ..stages.bench import BenchResult, CellResult
 from ..stages.parity import ParityResult
 from ..workspace import Manifest
@@ -79,6 +80,29 @@ def parity_table(result: ParityResult) -> str:
         f"  torch's float32 is {result.reference_sqnr_db:.1f} dB from its float64 on these goldens"
     )
     return _text(*parts)
+
+
+def runners_table(result: Inventory) -> str:
+    """Every runner, and below the table why some can't run and what to do about it."""
+    columns = ("runner", "target", "status", "version", "devices", "takes", "precisions", "from")
+    table = _table(*columns)
+    reasons: dict[str, list[str]] = {}
+    for runner in result.runners:
+        table.add_row(
+            runner.name,
+            runner.target,
+            runner.status,
+            runner.version or "–",
+            *(", ".join(x) or "–" for x in (runner.devices, runner.formats, runner.precisions)),
+            runner.origin or "edgepipe",
+        )
+        if runner.reason:
+            wanted = runner.install and runner.install not in runner.reason
+            remedy = f"; {runner.install}" if wanted else ""
+            reasons.setdefault(runner.reason + remedy, []).append(
+                f"{runner.name} on {runner.target}"
+            )
+    return _text(table, *(f"  {', '.join(names)}: {reason}" for reason, names in reasons.items()))
 
 
 def _number(value: float | None, form: str) -> str:
