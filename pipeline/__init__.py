@@ -16,12 +16,13 @@ from typing import TYPE_CHECKING, Any
 from .progress import Progress, Silent
 
 if TYPE_CHECKING:
+    from .diagnosis import Diagnosis
     from .inventory import Inventory
     from .stages.bench import BenchResult
     from .stages.parity import ParityResult
     from .workspace import Manifest
 
-__all__ = ["bench", "export", "parity", "runners"]
+__all__ = ["bench", "doctor", "export", "parity", "runners"]
 
 SILENT = Silent()
 
@@ -124,3 +125,14 @@ def runners(*, targets: Sequence[str] = ("local",), progress: Progress = SILENT)
     from .inventory import inventory
 
     return inventory(configuration.load(), targets, progress)
+
+
+def doctor(*, targets: Sequence[str] = ("local",)) -> Diagnosis:
+    """Look for what would make numbers or installs wrong: the machine and its packages.
+
+    Raises ``UsageError`` for an unknown or emulated target; everything else is a finding.
+    """
+    from . import config as configuration
+    from .diagnosis import diagnose
+
+    return diagnose(configuration.load(), targets)

@@ -226,6 +226,21 @@ def runners(target: Target = None, as_json: Json = False, quiet: Quiet = False) 
         print(terminal.runners_table(result))
 
 
+@app.command()
+def doctor(target: Target = None, as_json: Json = False) -> None:
+    """Look for what would make numbers or installs wrong on this machine."""
+    from . import doctor as run
+    from .report import terminal
+
+    result = run(targets=_some(target) or ("local",))
+    if as_json:
+        print(json.dumps(result.to_json(), indent=2))
+    else:
+        print(terminal.diagnosis(result))
+    if result.exit_code:
+        raise typer.Exit(int(result.exit_code))
+
+
 def main() -> None:
     """Entry point: every expected failure is one line on stderr and its exit code."""
     from .errors import Terminated

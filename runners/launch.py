@@ -160,6 +160,11 @@ class Worker:
     def __exit__(self, *_: object) -> None:
         self.close()
 
+    def inspect(self) -> Mapping[str, Any]:
+        """The machine and what is installed there: see ``host.facts``, ``installed.facts``."""
+        reply, _ = self.request("inspect", {}, {}, self.timeouts.run)
+        return reply
+
     def describe(self, runner: str) -> Description:
         """Ask about a runner. Raises ``RunnerUnavailable`` for one that isn't there or broken."""
         reply, _ = self.request("describe", {"runner": runner}, {}, self.timeouts.load)

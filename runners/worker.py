@@ -5,6 +5,7 @@ stdout goes to stderr instead. It ends with its input, so that a worker on any m
 with its parent. Requests (see ``protocol`` for the wire format):
 
     hello                      -> {version, edgepipe, pid, host}
+    inspect                    -> {host, load, installed}
     describe {runner}          -> {formats, precisions, reason, version, devices}
     load {runner, settings, file} + model files -> {inputs, outputs, placement, load_ms, …}
     run + feeds                -> {elapsed_ms} + outputs
@@ -29,7 +30,7 @@ from typing import Any, BinaryIO
 
 import numpy as np
 
-from . import host, protocol, registry
+from . import host, installed, protocol, registry
 from .base import RunnerUnavailable, Session, SessionError, Settings
 from .measure import Plan, measure
 
@@ -49,6 +50,14 @@ class Worker:
             "edgepipe": version("edgepipe"),
             "pid": os.getpid(),
             "host": host.facts(),
+        }, {}
+
+    def inspect(self, _message: protocol.Message, _blobs: protocol.Blobs) -> Any:
+        """The machine and what is installed on it, for ``edgepipe doctor``."""
+        return {
+            "host": host.facts(),
+            "load": host.load(),
+            "installed": installed.facts(),
         }, {}
 
     def describe(self, message: protocol.Message, _blobs: protocol.Blobs) -> Any:
@@ -122,6 +131,7 @@ def serve(reader: BufferedReader, writer: BinaryIO) -> None:
     worker = Worker()
     operations: dict[str, Callable[[protocol.Message, protocol.Blobs], Any]] = {
         "hello": worker.hello,
+        "inspect": worker.inspect,
         "describe": worker.describe,
         "load": worker.load,
         "run": worker.run,

@@ -11,6 +11,7 @@ from rich.box import SIMPLE_HEAD
 from rich.console import Console, RenderableType
 from rich.table import Table
 
+from ..diagnosis import Diagnosis
 from ..inventory import Inventory
 from ..stages.bench import BenchResult, CellResult
 from ..stages.parity import ParityResult
@@ -103,6 +104,19 @@ def runners_table(result: Inventory) -> str:
                 f"{runner.name} on {runner.target}"
             )
     return _text(table, *(f"  {', '.join(names)}: {reason}" for reason, names in reasons.items()))
+
+
+def diagnosis(result: Diagnosis) -> str:
+    """One line for each finding, and one below it for what to do."""
+    lines, where = [], ""
+    for finding in result.findings:
+        if finding.where != where:
+            where = finding.where
+            lines.append(f"{where}:")
+        lines.append(f"  {finding.status:<8} {finding.check:<10} {finding.what}")
+        if finding.remedy:
+            lines.append(f"{'':<22}→ {finding.remedy}")
+    return "\n".join(lines)
 
 
 def _number(value: float | None, form: str) -> str:
