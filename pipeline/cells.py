@@ -134,6 +134,15 @@ def shares_fate(other: Cell, cell: Cell, error: RunnerError) -> bool:
     return same_runner and isinstance(error, RunnerUnavailable)
 
 
+def status_of(error: RunnerError) -> str:
+    """ "unavailable" for a runner that isn't there, "failed" for one that is and gave nothing.
+
+    A place where no worker starts was asked for by name: that is a failure, too.
+    """
+    missing = isinstance(error, RunnerUnavailable) and error.greeted
+    return "unavailable" if missing else "failed"
+
+
 @contextmanager
 def open_cell(cell: Cell, model: Path) -> Iterator[OpenCell]:
     """Start a worker on the cell's target and load the cell's file in it.

@@ -12,9 +12,9 @@ from dataclasses import asdict, dataclass
 from typing import Any
 
 from ..runners import registry
-from ..runners.base import RunnerError, RunnerUnavailable
+from ..runners.base import RunnerError
 from ..runners.launch import Description, Target, Worker
-from .cells import timeouts_of
+from .cells import status_of, timeouts_of
 from .config import Config
 from .progress import Progress
 
@@ -75,7 +75,7 @@ def _facts(
     answer = _ask(name, target, python or sys.executable, unreachable)
     install: str | None = None
     if isinstance(answer, RunnerError):
-        status = "unavailable" if isinstance(answer, RunnerUnavailable) else "failed"
+        status = status_of(answer)
         answer = Description(entry.formats or (), (), str(answer), None, ())
     elif answer.reason is None:
         status = "ok"

@@ -2,7 +2,7 @@
 
 It reads requests from stdin and answers on what was its stdout; whatever a library prints to
 stdout goes to stderr instead. It ends with its input, so that a worker on any machine ends
-with its parent. Requests (see ``protocol`` for the wire format):
+with its parent: see ``watchdog``. Requests (see ``protocol`` for the wire format):
 
     hello                      -> {version, edgepipe, pid, host}
     inspect                    -> {host, load, installed}
@@ -15,11 +15,10 @@ with its parent. Requests (see ``protocol`` for the wire format):
 from __future__ import annotations
 
 import os
-import select
 import signal
+import subprocess
 import sys
 import tempfile
-import threading
 from collections.abc import Callable
 from dataclasses import asdict
 from importlib.metadata import version
@@ -30,7 +29,7 @@ from typing import Any, BinaryIO
 
 import numpy as np
 
-from . import host, installed, protocol, registry
+from . import host, installed, protocol, registry, watchdog
 from .base import RunnerUnavailable, Session, SessionError, Settings
 from .measure import Plan, measure
 
@@ -173,16 +172,21 @@ def _one_line(text: str) -> str:
     return line if len(line) <= MAX_REASON else line[: MAX_REASON - 1] + "…"
 
 
-def _end_with_parent(descriptor: int) -> None:
-    """Wait in the kernel until the other end of the pipe is gone, then end at once.
-
-    Covers a parent that was killed while this process is inside a long native call.
-    """
-    poller = select.poll()
-    # Only hang-ups are asked for: a pipe reports POLLHUP, a socket (sshd's) POLLRDHUP.
-    poller.register(descriptor, select.POLLRDHUP)
-    poller.poll()
-    os._exit(1)
+def _guard() -> subprocess.Popen[bytes]:
+    """Start the watchdog, which outlives this process by as much as it takes to tidy up."""
+    folder = tempfile.mkdtemp(prefix="edgepipe-")
+    os.environ["TMPDIR"] = tempfile.tempdir = folder
+    life, _held_until_death = os.pipe()
+    arguments = (str(os.getpid()), str(life), folder)
+    try:
+        return subprocess.Popen(
+            [sys.executable, "-I", "-S", watchdog.__file__, *arguments],
+            stdout=subprocess.DEVNULL,
+            stderr=subprocess.DEVNULL,
+            pass_fds=(life,),
+        )
+    finally:
+        os.close(life)
 
 
 def main() -> None:
@@ -192,7 +196,7 @@ def main() -> None:
     writer = os.fdopen(os.dup(1), "wb")
     os.dup2(2, 1)
     sys.stdout = sys.stderr
-    threading.Thread(target=_end_with_parent, args=(reader.fileno(),), daemon=True).start()
+    _watchdog = _guard()  # kept: there is no waiting for it
     try:
         serve(reader, writer)
     except BrokenPipeError:

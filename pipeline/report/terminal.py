@@ -154,30 +154,37 @@ def _notes(cells: Sequence[CellResult]) -> list[str]:
     for note, names in by_note.items():
         everywhere = len(names) == sum(cell.status == "ok" for cell in cells)
         lines.append(f"  {note}" if everywhere else f"  {', '.join(names)}: {note}")
+    absent: dict[str, list[str]] = {}
     for cell in cells:
-        if cell.status == "failed":
-            lines.append(f"  {cell.variant}/{cell.runner} {cell.precision}: failed: {cell.reason}")
-    missing = {cell.runner: cell.reason for cell in cells if cell.status == "unavailable"}
-    lines += [f"  {runner}: unavailable: {reason}" for runner, reason in missing.items()]
+        if cell.status != "ok":
+            failed = cell.status == "failed"
+            name = f"{cell.variant}/{cell.runner} {cell.precision}" if failed else cell.runner
+            name += f" on {cell.target}" if cell.target not in ("", "local") else ""
+            names = absent.setdefault(f"{cell.status}: {cell.reason}", [])
+            if name not in names:
+                names.append(name)
+    lines += [f"  {', '.join(names)}: {reason}" for reason, names in absent.items()]
     return lines
 
 
 def _host(result: BenchResult) -> str:
-    host = result.host
-    if not host:
+    if not result.hosts:
         return ""
-    flags = ", ".join(flag.upper() for flag in host["cpu_flags"] if flag != "fma")
-    machine = " in a virtual machine" if host["virtual_machine"] else ""
     versions = {
         f"{cell.runner} {cell.runner_version}" for cell in result.cells if cell.runner_version
     }
     batches = sorted({cell.batch for cell in result.cells if cell.batch})
-    return (
-        f"  {result.model['name']} ({result.model['weights']} weights), "
-        f"batch {', '.join(map(str, batches))}; times in ms, RSS and size in MiB\n"
-        f"  {host['cpu']}{machine}, {host['physical_cores']} cores, {flags}\n"
-        f"  {', '.join(sorted(versions))}"
-    )
+    lines = [
+        f"{result.model['name']} ({result.model['weights']} weights), "
+        f"batch {', '.join(map(str, batches))}; times in ms, RSS and size in MiB"
+    ]
+    for target, host in result.hosts.items():
+        place = f"{target}: " if len(result.hosts) > 1 or target != "local" else ""
+        flags = ", ".join(flag.upper() for flag in host["cpu_flags"] if flag != "fma")
+        machine = " in a virtual machine" if host["virtual_machine"] else ""
+        lines.append(f"{place}{host['cpu']}{machine}, {host['physical_cores']} cores, {flags}")
+    lines.append(", ".join(sorted(versions)))
+    return "\n".join(f"  {line}" for line in lines)
 
 
 def _about(manifest: Manifest, variant: str, name: str) -> str:

@@ -15,9 +15,9 @@ from typing import Any
 
 import numpy as np
 
-from ...runners.base import RunnerError, RunnerUnavailable
+from ...runners.base import RunnerError
 from .. import goldens as recorded
-from ..cells import Cell, open_cell, plan, run_goldens
+from ..cells import Cell, open_cell, plan, run_goldens, shares_fate, status_of
 from ..config import Config, GateConfig
 from ..errors import ExitCode, InputError
 from ..gates import FAIL, INCONCLUSIVE, Distance, Gate, Judgement, default_gate, judge, kind_of
@@ -171,26 +171,24 @@ def record(
     if count == 0:
         raise InputError(f"{workspace.folder / recorded.FILE}: no goldens in it")
     found: list[CellOutputs] = []
-    missing: dict[tuple[str, str], str] = {}
+    lost: list[tuple[Cell, RunnerError]] = []
     for number, cell in enumerate(cells):
 
         def step(done: int, number: int = number, cell: Cell = cell) -> None:
             progress.step(number * count + done, len(cells) * count, str(cell))
 
         step(0)
-        place = (cell.runner, cell.target.name)
-        if place in missing:
-            found.append(_without_outputs(cell, "unavailable", missing[place]))
+        error = next((error for one, error in lost if shares_fate(cell, one, error)), None)
+        if error is not None:
+            found.append(_without_outputs(cell, error))
             continue
         try:
             with open_cell(cell, workspace.folder / cell.file) as opened:
                 arrays = run_goldens(opened, goldens, preprocessing, count, step)
                 host = opened.worker.hello["host"]
-        except RunnerUnavailable as error:
-            missing[place] = str(error)
-            found.append(_without_outputs(cell, "unavailable", str(error)))
         except RunnerError as error:
-            found.append(_without_outputs(cell, "failed", str(error)))
+            lost.append((cell, error))
+            found.append(_without_outputs(cell, error))
         else:
             placement = opened.loaded.placement
             found.append(
@@ -304,7 +302,7 @@ def _exit_code(cells: Sequence[CellVerdict], config: Config) -> ExitCode:
     missing = [cell for cell in cells if cell.status == "unavailable"]
     if (
         any(cell.status == "failed" for cell in cells)
-        or any(_was_asked_for(cell, config) for cell in missing)
+        or any(cell.runner in config.parity.runners for cell in missing)
         or len(missing) == len(cells)
     ):
         return ExitCode.RUNNER
@@ -313,12 +311,9 @@ def _exit_code(cells: Sequence[CellVerdict], config: Config) -> ExitCode:
     return ExitCode.OK
 
 
-def _was_asked_for(cell: CellVerdict, config: Config) -> bool:
-    return cell.runner in config.parity.runners or cell.target != "local"
-
-
-def _without_outputs(cell: Cell, status: str, reason: str) -> CellOutputs:
-    return CellOutputs(cell.variant, cell.runner, cell.target.name, cell.precision, status, reason)
+def _without_outputs(cell: Cell, error: RunnerError) -> CellOutputs:
+    name, status = cell.target.name, status_of(error)
+    return CellOutputs(cell.variant, cell.runner, name, cell.precision, status, str(error))
 
 
 def _under(arrays: Mapping[str, np.ndarray], prefix: str) -> dict[str, np.ndarray]:
