@@ -10,18 +10,21 @@ Options are those of the command line and of ``edgepipe.toml``, spelled with und
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from typing import TYPE_CHECKING, Any
 
 from .progress import Progress, Silent
 
 if TYPE_CHECKING:
+    from .diagnosis import Diagnosis
+    from .inventory import Inventory
     from .stages.bench import BenchResult
     from .stages.evaluate import EvaluationResult
     from .stages.explain import Explanation
     from .stages.parity import ParityResult
     from .workspace import Manifest, Workspace
 
-__all__ = ["bench", "evaluate", "export", "parity"]
+__all__ = ["bench", "doctor", "evaluate", "export", "parity", "runners"]
 
 SILENT = Silent()
 
@@ -150,6 +153,28 @@ def evaluate(
         result = judge(place, manifest, config, progress)
         place.write_json(RESULT_FILE, result.to_json())
     return result
+
+
+def runners(*, targets: Sequence[str] = ("local",), progress: Progress = SILENT) -> Inventory:
+    """Ask every runner on every target what it is and has, and why it can't run if it can't.
+
+    Raises ``UsageError`` for an unknown target; a runner that fails is part of the result.
+    """
+    from . import config as configuration
+    from .inventory import inventory
+
+    return inventory(configuration.load(), targets, progress)
+
+
+def doctor(*, targets: Sequence[str] = ("local",)) -> Diagnosis:
+    """Look for what would make numbers or installs wrong: the machine and its packages.
+
+    Raises ``UsageError`` for an unknown or emulated target; everything else is a finding.
+    """
+    from . import config as configuration
+    from .diagnosis import diagnose
+
+    return diagnose(configuration.load(), targets)
 
 
 def _plot(place: Workspace, found: tuple[Explanation, ...], progress: Progress) -> None:

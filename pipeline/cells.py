@@ -20,7 +20,7 @@ from ..runners.base import (
     SessionError,
     Settings,
 )
-from ..runners.launch import Loaded, Target, Timeouts, Worker
+from ..runners.launch import LOCAL, Loaded, Target, Timeouts, Worker
 from . import environments
 from .config import CellsConfig, Config
 from .errors import UsageError
@@ -90,9 +90,8 @@ def plan(
     broken: dict[str, str] = {}
     for runner in section.runners or registry.names():
         try:
-            formats = registry.formats(runner)
-            python = config.python_of(runner) or environments.python_of(runner)
-        except RunnerUnavailable as error:
+            formats, python = formats_of(runner, config), python_of(runner, config)
+        except RunnerError as error:
             broken[runner] = str(error)
             continue
         for variant, target, precision in itertools.product(
@@ -121,6 +120,53 @@ def plan(
     return cells, broken
 
 
+def formats_of(runner: str, config: Config) -> tuple[str, ...]:
+    """The model formats that a runner takes, best first.
+
+    A plug-in is asked in a worker, so that nothing its import does can end the command.
+    Raises ``RunnerError`` if it can't say.
+    """
+    known = registry.entry(runner).formats
+    if known is not None:
+        return known
+    with Worker(LOCAL.argv(python_of(runner, config) or sys.executable)) as worker:
+        return worker.describe(runner).formats
+
+
+def python_of(runner: str, config: Config) -> str | None:
+    """The interpreter of a runner that has one: configured, or of an environment made for it.
+
+    Raises ``RunnerUnavailable`` for an environment that can't be used any more.
+    """
+    return config.python_of(runner) or environments.python_of(runner)
+
+
+def timeouts_of(target: Target) -> Timeouts:
+    """How long a worker on a target may take for an answer."""
+    return EMULATED_TIMEOUTS if target.emulated else Timeouts()
+
+
+def shares_fate(other: Cell, cell: Cell, error: RunnerError) -> bool:
+    """Whether ``other`` would fail as ``cell`` did, so that it needn't be tried.
+
+    A worker that doesn't start is missed by all cells that start it, an unavailable runner by
+    all of its cells on the target.
+    """
+    if not error.greeted:
+        return (other.target, other.python) == (cell.target, cell.python)
+    same_runner = (other.runner, other.target) == (cell.runner, cell.target)
+    return same_runner and isinstance(error, RunnerUnavailable)
+
+
+def status_of(error: RunnerError) -> str:
+    """ "unavailable" for a runner that isn't there, "failed" for one that is and gave nothing.
+
+    A place where no worker starts was asked for by name: that is a failure, too.
+    """
+    missing = isinstance(error, RunnerUnavailable) and error.greeted
+    return "unavailable" if missing else "failed"
+
+
 @contextmanager
 def open_cell(cell: Cell, model: Path) -> Iterator[OpenCell]:
     """Start a worker on the cell's target and load the cell's file in it.
@@ -128,9 +174,8 @@ def open_cell(cell: Cell, model: Path) -> Iterator[OpenCell]:
     Raises ``RunnerError``: unavailable, refused the model, placed elsewhere than asked, or the
     worker died.
     """
-    timeouts = EMULATED_TIMEOUTS if cell.target.emulated else Timeouts()
     argv = cell.target.argv(cell.python or sys.executable)
-    with Worker(argv, timeouts) as worker:
+    with Worker(argv, timeouts_of(cell.target)) as worker:
         threads = cell.threads or int(worker.hello["host"]["physical_cores"])
         settings = Settings(
             threads, cell.precision, cell.device, cell.allow_fallback, cell.optimize
@@ -194,22 +239,22 @@ def run_batches(
 
 
 class Opener:
-    """Opens cells; a runner found missing on a target is not looked for there again."""
+    """Opens cells; what was found missing for one is not looked for again for another."""
 
     def __init__(self) -> None:
-        self._missing: dict[tuple[str, str], RunnerUnavailable] = {}
+        self._lost: list[tuple[Cell, RunnerError]] = []
 
     @contextmanager
     def open(self, cell: Cell, model: Path) -> Iterator[OpenCell]:
-        """``open_cell``, or at once what it raised for this runner and target before."""
-        place = (cell.runner, cell.target.name)
-        if place in self._missing:
-            raise self._missing[place]
+        """``open_cell``, or at once what it raised for a cell whose fate this one shares."""
+        for other, error in self._lost:
+            if shares_fate(cell, other, error):
+                raise error
         try:
             with open_cell(cell, model) as opened:
                 yield opened
-        except RunnerUnavailable as error:
-            self._missing[place] = error
+        except RunnerError as error:
+            self._lost.append((cell, error))
             raise
 
 
@@ -222,11 +267,6 @@ class Outcome(Protocol):
     def target(self) -> str: ...
     @property
     def status(self) -> str: ...
-
-
-def status_of(error: RunnerError) -> str:
-    """The status of a cell that ended with ``error``."""
-    return "unavailable" if isinstance(error, RunnerUnavailable) else "failed"
 
 
 def runner_failed(outcomes: Sequence[Outcome], section: CellsConfig) -> bool:

@@ -300,6 +300,34 @@ def evaluate(
         raise typer.Exit(int(result.exit_code))
 
 
+@app.command()
+def runners(target: Target = None, as_json: Json = False, quiet: Quiet = False) -> None:
+    """List every runner: what it takes and has, or why it is missing and what installs it."""
+    from . import runners as run
+    from .report import terminal
+
+    result = run(targets=_some(target) or ("local",), progress=_progress(quiet))
+    if as_json:
+        print(json.dumps(result.to_json(), indent=2))
+    else:
+        print(terminal.runners_table(result))
+
+
+@app.command()
+def doctor(target: Target = None, as_json: Json = False) -> None:
+    """Look for what would make numbers or installs wrong on this machine."""
+    from . import doctor as run
+    from .report import terminal
+
+    result = run(targets=_some(target) or ("local",))
+    if as_json:
+        print(json.dumps(result.to_json(), indent=2))
+    else:
+        print(terminal.diagnosis(result))
+    if result.exit_code:
+        raise typer.Exit(int(result.exit_code))
+
+
 env = typer.Typer(
     no_args_is_help=True,
     rich_markup_mode=None,

@@ -8,12 +8,21 @@ from __future__ import annotations
 
 import difflib
 import os
+import re
 import tomllib
 from collections.abc import Iterable, Mapping
 from pathlib import Path
-from typing import Annotated, Any, Literal
+from typing import Annotated, Any, Literal, Self
 
-from pydantic import AfterValidator, BaseModel, ConfigDict, Field, ValidationError
+from pydantic import (
+    AfterValidator,
+    BaseModel,
+    ConfigDict,
+    Field,
+    ValidationError,
+    field_validator,
+    model_validator,
+)
 
 from ..exporters.onnx import EXPORTERS
 from ..exporters.sources import WEIGHTS
@@ -28,6 +37,8 @@ ENVIRONMENT_PREFIX = "EDGEPIPE_"
 NOT_CONFIGURATION = frozenset({"EDGEPIPE_WEIGHTS_URL", "EDGEPIPE_DEBUG"})
 VARIANTS = ("fp32", "int8", "int8-avx2")
 PRECISIONS = ("f32", "tf32", "bf16", "f16")
+_HOST = r"([\w.+][\w.+-]*@)?(\w[\w.-]*|\[[\da-fA-F:.]+\])"
+SSH_HOST = re.compile(rf"{_HOST}|ssh://{_HOST}(:\d+)?")
 
 Positive = Annotated[int, Field(ge=1)]
 
@@ -111,10 +122,41 @@ COMMANDS: dict[str, type[_Section]] = {
 
 
 class TargetConfig(_Section):
-    """``[targets.NAME]``: the command that starts a Python there."""
+    """``[targets.NAME]``: the command that starts a Python there, or a machine for ssh.
 
-    command: Annotated[tuple[str, ...], Field(min_length=1)]
+    ``ssh`` is "host", "user@host" or "ssh://user@host:port", ``python`` the interpreter on it,
+    ``options`` more of ssh's own ("-p", "2222").
+    """
+
+    command: Annotated[tuple[str, ...], Field(min_length=1)] | None = None
+    ssh: str | None = None
+    python: str | None = None
+    options: tuple[str, ...] = ()
     emulated: bool = False
+
+    @field_validator("ssh")
+    @classmethod
+    def _names_a_host(cls, ssh: str) -> str:
+        # ssh would take "-oProxyCommand=..." for an option, and hands %-escapes to commands.
+        if not SSH_HOST.fullmatch(ssh):
+            raise ValueError("not a host, user@host or ssh://user@host:port")
+        return ssh
+
+    @model_validator(mode="after")
+    def _starts_one_thing(self) -> Self:
+        if (self.command is None) == (self.ssh is None):
+            raise ValueError("give it either a command or ssh and python")
+        if (self.ssh is None) != (self.python is None) or (self.options and not self.ssh):
+            raise ValueError("ssh and python belong together, options only go with ssh")
+        return self
+
+    def target(self, name: str) -> Target:
+        """The target that this section describes."""
+        if self.command is not None:
+            return Target(name, self.command, self.emulated)
+        assert self.ssh
+        assert self.python
+        return Target.over_ssh(name, self.ssh, self.python, self.options)
 
 
 class RunnerConfig(_Section):
@@ -146,10 +188,15 @@ class Config(_Section):
     runners: dict[str, RunnerConfig] = {}
 
     def target(self, name: str) -> Target:
-        """A target by name, defined in the configuration or built in."""
+        """A target by name, defined in the configuration or built in.
+
+        Raises ``UsageError`` for an unknown one.
+        """
         if name in self.targets:
-            section = self.targets[name]
-            return Target(name, section.command, section.emulated)
+            return self.targets[name].target(name)
+        if name not in BUILT_IN_TARGETS:
+            known = (*BUILT_IN_TARGETS, *self.targets)
+            raise UsageError(f"targets: no {name!r}; {nearest(name, known)}")
         return BUILT_IN_TARGETS[name]
 
     def python_of(self, runner: str) -> str | None:
@@ -236,7 +283,8 @@ def _explain(error: ValidationError, layers: list[tuple[str, dict[str, Any]]]) -
     origin = next((name for name, layer in reversed(layers) if _has(layer, path)), "")
     place = f"{key} ({origin})" if origin else key
     if first["type"] != "extra_forbidden":
-        return f"{place}: {first['msg']}, got {first['input']!r}"
+        message = first["msg"].removeprefix("Value error, ")
+        return f"{place}: {message}, got {first['input']!r}"
     section: Any = Config
     for part in path[:-1]:
         section = {

@@ -22,7 +22,12 @@ if TYPE_CHECKING:
 
 
 class RunnerError(Exception):
-    """A runner gave no result. The message is one line: what, and what to do."""
+    """A runner gave no result. The message is one line: what, and what to do.
+
+    ``greeted`` is False if not even a worker started: then no runner works there.
+    """
+
+    greeted = True
 
 
 class RunnerUnavailable(RunnerError):

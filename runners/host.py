@@ -29,11 +29,15 @@ def facts() -> dict[str, Any]:
     cpuinfo = _read("/proc/cpuinfo")
     flags = _field(cpuinfo, "flags").split()
     return {
+        "name": platform.node(),
         "cpu": cpu_name(),
         "machine": platform.machine(),
         "cpu_flags": [flag for flag in RELEVANT_FLAGS if flag in flags],
         "physical_cores": physical_cores(),
         "logical_cpus": len(_cpus()),
+        "total_cpus": os.cpu_count() or 1,
+        "cpu_quota": cpu_quota(),
+        "governor": governor(),
         "virtual_machine": "hypervisor" in flags,
         "memory_mib": _meminfo("MemTotal") // 1024,
         "os": f"{platform.system()} {platform.release()}",
@@ -98,7 +102,27 @@ def physical_cores() -> int:
         package = _read(topology / "physical_package_id").strip()
         core = _read(topology / "core_id").strip()
         cores.add((package, core) if core else cpu)
-    return max(1, min(len(cores), _cgroup_cpus()))
+    quota = cpu_quota()
+    return max(1, len(cores) if quota is None else min(len(cores), int(quota)))
+
+
+def cpu_quota() -> float | None:
+    """CPUs' worth of time that a container's quota allows (cgroup v2), ``None`` without one."""
+    quota, _, period = _read("/sys/fs/cgroup/cpu.max").strip().partition(" ")
+    if quota.isdigit() and period.isdigit():
+        return int(quota) / int(period)
+    return None
+
+
+def governor() -> str | None:
+    """How Linux picks the clock rate of the CPUs, if it is Linux that does."""
+    text = _read("/sys/devices/system/cpu/cpu0/cpufreq/scaling_governor")
+    return text.strip() or None
+
+
+def load() -> float | None:
+    """Processes that wanted a CPU, on average over the last minute."""
+    return os.getloadavg()[0] if hasattr(os, "getloadavg") else None
 
 
 def peak_rss_mib() -> float:
@@ -143,14 +167,6 @@ def _cpus() -> list[int]:
     if hasattr(os, "sched_getaffinity"):
         return sorted(os.sched_getaffinity(0))
     return list(range(os.cpu_count() or 1))
-
-
-def _cgroup_cpus() -> int:
-    """Whole CPUs that a container's quota allows (cgroup v2), or a very large number."""
-    quota, _, period = _read("/sys/fs/cgroup/cpu.max").strip().partition(" ")
-    if quota.isdigit() and period.isdigit():
-        return max(1, int(quota) // int(period))
-    return sys.maxsize
 
 
 def _meminfo(key: str) -> int:

@@ -13,6 +13,7 @@ from __future__ import annotations
 
 import os
 import select
+import shlex
 import signal
 import subprocess
 import sys
@@ -31,6 +32,7 @@ from . import protocol
 from .base import (
     Placement,
     PlacementError,
+    RunnerError,
     RunnerUnavailable,
     SessionError,
     Settings,
@@ -63,13 +65,42 @@ class Target:
         prefix = [part.replace("{python}", python) for part in self.command]
         return [*prefix, "-P", "-m", f"{__package__}.worker"]
 
+    @classmethod
+    def over_ssh(cls, name: str, host: str, python: str, options: Sequence[str] = ()) -> Self:
+        """A machine that ``ssh`` reaches, with edgepipe for the interpreter ``python`` there.
 
+        ``options`` are further ones of ssh; they win over edgepipe's.
+        """
+        # ssh joins its arguments with spaces, and the shell at the other end reads the result.
+        home, rest = ("~/", python[2:]) if python.startswith("~/") else ("", python)
+        command = ("ssh", *options, *SSH_OPTIONS, "--", host, home + shlex.quote(rest))
+        return cls(name, command)
+
+
+# Never ask anybody anything, notice a machine that is gone, carry nothing but the pipe.
+SSH_OPTIONS = (
+    *("-T", "-x", "-a"),
+    *("-o", "BatchMode=yes"),
+    *("-o", "ConnectTimeout=10"),
+    *("-o", "ServerAliveInterval=15"),
+    *("-o", "ServerAliveCountMax=3"),
+    *("-o", "ControlMaster=no"),
+    *("-o", "ClearAllForwardings=yes"),
+)
 LOCAL = Target()
 # A CPU with AVX2 and without VNNI, as many edge boxes have. int8 kernels that saturate there do
 # so in the emulation, too: it computes instruction by instruction what the CPU would.
 HASWELL = Target("haswell", ("qemu-x86_64", "-cpu", "Haswell", "{python}"), emulated=True)
 BUILT_IN_TARGETS = {target.name: target for target in (LOCAL, HASWELL)}
-INSTALL = {"qemu-x86_64": "install qemu-user (Debian, Ubuntu: apt-get install qemu-user)"}
+# How ssh's last words end, and what to do about it.
+SSH_REMEDIES = {
+    "Host key verification failed.": "accept its key by connecting once by hand",
+    "Permission denied": "it takes a key without a passphrase, or one that ssh-agent holds",
+}
+INSTALL = {
+    "ssh": "install openssh-client",
+    "qemu-x86_64": "install qemu-user (Debian, Ubuntu: apt-get install qemu-user)",
+}
 
 
 @dataclass(frozen=True)
@@ -79,6 +110,17 @@ class Timeouts:
     start: float = 60.0
     load: float = 180.0
     run: float = 60.0
+
+
+@dataclass(frozen=True)
+class Description:
+    """What a worker said about a runner. ``reason`` is why it can't run there, if it can't."""
+
+    formats: tuple[str, ...]
+    precisions: tuple[str, ...]
+    reason: str | None
+    version: str | None
+    devices: tuple[str, ...]
 
 
 @dataclass(frozen=True)
@@ -120,13 +162,15 @@ class Worker:
                 stderr=subprocess.PIPE,
                 bufsize=0,
                 start_new_session=True,
-                env=os.environ | {"TMPDIR": self._folder.name},
+                env=os.environ | {"TMPDIR": self._folder.name, "SSH_ASKPASS_REQUIRE": "never"},
             )
         except OSError as error:
             self._folder.cleanup()
             remedy = INSTALL.get(self.argv[0])
             text = f"can't start {self.argv[0]}: {error.strerror}"
-            raise RunnerUnavailable(f"{text}; {remedy}" if remedy else text) from error
+            unavailable = RunnerUnavailable(f"{text}; {remedy}" if remedy else text)
+            unavailable.greeted = False
+            raise unavailable from error
         assert self._process.stdin
         assert self._process.stdout
         self._stdin, self._stdout = self._process.stdin.fileno(), self._process.stdout.fileno()
@@ -137,13 +181,32 @@ class Worker:
         self._drain.start()
         try:
             self.hello = self._greet()
-        except BaseException:
+        except BaseException as error:
             self.close()
+            if isinstance(error, RunnerError):
+                error.greeted = False
             raise
         return self
 
     def __exit__(self, *_: object) -> None:
         self.close()
+
+    def inspect(self) -> Mapping[str, Any]:
+        """The machine and what is installed there: see ``host.facts``, ``installed.facts``."""
+        reply, _ = self.request("inspect", {}, {}, self.timeouts.run)
+        return reply
+
+    def describe(self, runner: str) -> Description:
+        """Ask about a runner. Raises ``RunnerUnavailable`` for one that isn't there or broken."""
+        reply, _ = self.request("describe", {"runner": runner}, {}, self.timeouts.load)
+        with self._expecting("describe"):
+            return Description(
+                formats=tuple(reply["formats"]),
+                precisions=tuple(reply["precisions"]),
+                reason=reply["reason"],
+                version=reply["version"],
+                devices=tuple(reply["devices"]),
+            )
 
     def load(self, runner: str, files: Mapping[str, bytes], settings: Settings) -> Loaded:
         """Send a model's files (the main one first) and load it. See ``Runner.load``."""
@@ -222,7 +285,7 @@ class Worker:
         if hello.get("protocol") != protocol.VERSION or hello.get("edgepipe") != here:
             there = hello.get("edgepipe", "something else")
             raise WorkerError(
-                f"{self.argv[0]} runs edgepipe {there}, here it is {here}: install {here} there"
+                f"the worker has edgepipe {there}, here it is {here}: install {here} there"
             )
         with self._expecting("hello"):
             int(hello["host"]["physical_cores"])
@@ -239,7 +302,8 @@ class Worker:
         words = self._last_words()
         last = words.splitlines()[-1].strip() if words else ""
         text = f"the worker ended during {operation!r}: {how}" + (f" ({last})" if last else "")
-        return WorkerCrashed(text, words)
+        remedy = next((SSH_REMEDIES[sign] for sign in SSH_REMEDIES if sign in last), None)
+        return WorkerCrashed(f"{text}; {remedy}" if remedy else text, words)
 
     @contextmanager
     def _expecting(self, operation: str) -> Iterator[None]:
@@ -252,6 +316,8 @@ class Worker:
     def _garbage(self, operation: str, error: Exception) -> WorkerGarbage:
         self._kill()
         text = f"the worker answered {operation!r} with garbage ({error}) and was killed"
+        if operation == "hello":
+            text += "; if a shell prints that before it starts Python, silence it"
         return WorkerGarbage(text, self._last_words())
 
     def _kill(self) -> None:

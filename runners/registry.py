@@ -14,6 +14,8 @@ from importlib.metadata import EntryPoint, entry_points
 from .base import Runner, RunnerUnavailable
 
 GROUP = "edgepipe.runners"
+FIELDS = ("name", "formats", "precisions")
+METHODS = ("version", "unavailable", "devices", "load")
 
 
 @dataclass(frozen=True)
@@ -22,7 +24,8 @@ class Entry:
 
     ``formats`` are repeated here so that cells can be planned without importing the runner;
     ``None`` for a plug-in, which has to be asked. ``device`` is what it runs on unless told
-    otherwise, ``extra`` is edgepipe's extra that installs it.
+    otherwise, ``extra`` is edgepipe's extra that installs it. ``origin`` is the distribution that
+    brings the runner, with its version; edgepipe's own have none.
     """
 
     name: str
@@ -31,6 +34,7 @@ class Entry:
     formats: tuple[str, ...] | None
     device: str = "CPU"
     extra: str = ""
+    origin: str | None = None
 
 
 _PACKAGE = __name__.rpartition(".")[0]
@@ -83,54 +87,71 @@ def names() -> list[str]:
     return list(BUILT_IN) + sorted(set(_plugins()) - set(BUILT_IN))
 
 
+def entry(name: str) -> Entry:
+    """What is known of a runner without importing it. Raises ``RunnerUnavailable``."""
+    if name in BUILT_IN:
+        return BUILT_IN[name]
+    plugins = _plugins()
+    if name in plugins:
+        point = plugins[name]
+        origin = f"{point.dist.name} {point.dist.version}" if point.dist else None
+        return Entry(name, point.value, "", None, origin=origin)
+    known = names()
+    near = difflib.get_close_matches(name, known, n=1)
+    hint = f"did you mean {near[0]}?" if near else f"known: {', '.join(known)}"
+    raise RunnerUnavailable(f"no runner named {name!r}: {hint}")
+
+
 def formats(name: str) -> tuple[str, ...]:
-    """The model formats that a runner takes, best first."""
-    entry = _entry(name)
-    if entry.formats is not None:
-        return entry.formats
-    try:
-        return get(name).formats
-    except AttributeError as error:
-        raise RunnerUnavailable(f"runner {name} ({entry.path}) is no runner: {error}") from error
+    """The model formats that a runner takes, best first. Imports a plug-in to ask it."""
+    known = entry(name).formats
+    return get(name).formats if known is None else known
 
 
 def device(name: str) -> str:
     """The device that a runner runs on unless told otherwise."""
-    return _entry(name).device
+    return entry(name).device
 
 
 def get(name: str) -> Runner:
     """Import a runner and return it.
 
     Raises ``RunnerUnavailable`` for an unknown name, with the nearest known one, and for a
-    plug-in that fails to import.
+    plug-in that fails to import or is no ``Runner``.
     """
-    entry = _entry(name)
-    module, _, attribute = entry.path.partition(":")
+    found = entry(name)
+    module, _, attribute = found.path.partition(":")
     try:
-        return getattr(import_module(module), attribute)()
+        runner = getattr(import_module(module), attribute)()
+        broken = breach(runner, name)
     except (Exception, SystemExit) as error:  # whatever a plug-in does, the others go on
         reason = f"{type(error).__name__}: {error}".splitlines()[0]
         raise RunnerUnavailable(
-            f"runner {name} ({entry.path}) fails to import: {reason}"
+            f"runner {name} ({found.path}) fails to import: {reason}"
         ) from error
+    if broken:
+        raise RunnerUnavailable(f"runner {name} ({found.path}) breaks the protocol: {broken}")
+    return runner
+
+
+def breach(runner: object, name: str) -> str | None:
+    """How an object is not the ``Runner`` called ``name``; ``None`` if it is."""
+    lacking = [member for member in (*FIELDS, *METHODS) if not hasattr(runner, member)]
+    if lacking:
+        return f"it has no {', '.join(lacking)}"
+    fields = {field: getattr(runner, field) for field in FIELDS}
+    if (own := fields.pop("name")) != name:
+        return f"its name is {own!r}"
+    for field, value in fields.items():
+        if not isinstance(value, tuple) or not value or not all(isinstance(x, str) for x in value):
+            return f"its {field} are {value!r}, not a tuple of names"
+    unusable = [method for method in METHODS if not callable(getattr(runner, method))]
+    return f"its {', '.join(unusable)} can't be called" if unusable else None
 
 
 def missing(name: str, error: ImportError) -> RunnerUnavailable:
     """The error for a runner whose library is not installed (or broken), with the remedy."""
     return RunnerUnavailable(f"{error}; {BUILT_IN[name].install}")
-
-
-def _entry(name: str) -> Entry:
-    if name in BUILT_IN:
-        return BUILT_IN[name]
-    plugins = _plugins()
-    if name in plugins:
-        return Entry(name, plugins[name].value, "", None)
-    known = names()
-    near = difflib.get_close_matches(name, known, n=1)
-    hint = f"did you mean {near[0]}?" if near else f"known: {', '.join(known)}"
-    raise RunnerUnavailable(f"no runner named {name!r}: {hint}")
 
 
 def _plugins() -> dict[str, EntryPoint]:

@@ -2,9 +2,11 @@
 
 It reads requests from stdin and answers on what was its stdout; whatever a library prints to
 stdout goes to stderr instead. It ends with its input, so that a worker on any machine ends
-with its parent. Requests (see ``protocol`` for the wire format):
+with its parent: see ``watchdog``. Requests (see ``protocol`` for the wire format):
 
     hello                      -> {version, edgepipe, pid, host}
+    inspect                    -> {host, load, installed}
+    describe {runner}          -> {formats, precisions, reason, version, devices}
     load {runner, settings, file} + model files -> {inputs, outputs, placement, load_ms, …}
     run + feeds                -> {elapsed_ms} + outputs
     measure {plan} + feeds     -> {warm_up_runs, settled, …} + samples
@@ -13,11 +15,10 @@ with its parent. Requests (see ``protocol`` for the wire format):
 from __future__ import annotations
 
 import os
-import select
 import signal
+import subprocess
 import sys
 import tempfile
-import threading
 from collections.abc import Callable
 from dataclasses import asdict
 from importlib.metadata import version
@@ -28,7 +29,7 @@ from typing import Any, BinaryIO
 
 import numpy as np
 
-from . import host, protocol, registry
+from . import host, installed, protocol, registry, watchdog
 from .base import PlacementError, RunnerUnavailable, Session, SessionError, Settings
 from .measure import Plan, measure
 
@@ -48,6 +49,26 @@ class Worker:
             "edgepipe": version("edgepipe"),
             "pid": os.getpid(),
             "host": host.facts(),
+        }, {}
+
+    def inspect(self, _message: protocol.Message, _blobs: protocol.Blobs) -> Any:
+        """The machine and what is installed on it, for ``edgepipe doctor``."""
+        return {
+            "host": host.facts(),
+            "load": host.load(),
+            "installed": installed.facts(),
+        }, {}
+
+    def describe(self, message: protocol.Message, _blobs: protocol.Blobs) -> Any:
+        """What a runner takes and has here, or the reason why it can't run here."""
+        runner = registry.get(message["runner"])
+        reason = runner.unavailable()
+        return {
+            "formats": runner.formats,
+            "precisions": runner.precisions,
+            "reason": reason,
+            "version": None if reason else runner.version(),
+            "devices": [] if reason else runner.devices(),
         }, {}
 
     def load(self, message: protocol.Message, blobs: protocol.Blobs) -> Any:
@@ -110,6 +131,8 @@ def serve(reader: BufferedReader, writer: BinaryIO) -> None:
     worker = Worker()
     operations: dict[str, Callable[[protocol.Message, protocol.Blobs], Any]] = {
         "hello": worker.hello,
+        "inspect": worker.inspect,
+        "describe": worker.describe,
         "load": worker.load,
         "run": worker.run,
         "measure": worker.measure,
@@ -152,16 +175,21 @@ def _one_line(text: str) -> str:
     return line if len(line) <= MAX_REASON else line[: MAX_REASON - 1] + "…"
 
 
-def _end_with_parent(descriptor: int) -> None:
-    """Wait in the kernel until the other end of the pipe is gone, then end at once.
-
-    Covers a parent that was killed while this process is inside a long native call.
-    """
-    poller = select.poll()
-    # Only hang-ups are asked for: a pipe reports POLLHUP, a socket (sshd's) POLLRDHUP.
-    poller.register(descriptor, select.POLLRDHUP)
-    poller.poll()
-    os._exit(1)
+def _guard() -> subprocess.Popen[bytes]:
+    """Start the watchdog, which outlives this process by as much as it takes to tidy up."""
+    folder = tempfile.mkdtemp(prefix="edgepipe-")
+    os.environ["TMPDIR"] = tempfile.tempdir = folder
+    life, _held_until_death = os.pipe()
+    arguments = (str(os.getpid()), str(life), folder)
+    try:
+        return subprocess.Popen(
+            [sys.executable, "-I", "-S", watchdog.__file__, *arguments],
+            stdout=subprocess.DEVNULL,
+            stderr=subprocess.DEVNULL,
+            pass_fds=(life,),
+        )
+    finally:
+        os.close(life)
 
 
 def main() -> None:
@@ -171,7 +199,7 @@ def main() -> None:
     writer = os.fdopen(os.dup(1), "wb")
     os.dup2(2, 1)
     sys.stdout = sys.stderr
-    threading.Thread(target=_end_with_parent, args=(reader.fileno(),), daemon=True).start()
+    _watchdog = _guard()  # kept: there is no waiting for it
     try:
         serve(reader, writer)
     except BrokenPipeError:

@@ -50,5 +50,29 @@ def edgepipe(tmp_path: Path) -> Run:
     return run
 
 
+@pytest.fixture(scope="session")
+def base_environment(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """The Python of an environment with edgepipe's wheel and onnxruntime, as on an edge box.
+
+    No torch, onnx or openvino. Don't write to it.
+    """
+    folder = tmp_path_factory.mktemp("base")
+    source = Path(__file__).parents[1]
+    copied = folder / "source"  # setuptools leaves its build folder where it works
+    files = ("pyproject.toml", "README.md", "LICENSE", "pipeline", "exporters", "runners")
+    copied.mkdir()
+    for name in files:
+        copy = shutil.copytree if (source / name).is_dir() else shutil.copy
+        copy(source / name, copied / name)
+    python = folder / "environment" / "bin" / "python"
+    for command in (
+        (sys.executable, "-m", "venv", str(folder / "environment")),
+        (str(python), "-m", "pip", "install", "--quiet", f"{copied}[cpu]"),
+    ):
+        done = subprocess.run(command, capture_output=True, text=True)
+        assert done.returncode == 0, done.stdout + done.stderr
+    return python
+
+
 def pytest_addoption(parser: pytest.Parser) -> None:
     parser.addoption("--wheel", default=None, help="a built wheel, for tests/test_wheel.py")

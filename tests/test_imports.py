@@ -58,7 +58,9 @@ def test_every_module_imports_without_heavy_libraries() -> None:
 
 
 @pytest.mark.parametrize(
-    "command", [(), ("export",), ("bench",), ("parity",), ("evaluate",)], ids=str
+    "command",
+    [(), ("export",), ("bench",), ("parity",), ("evaluate",), ("runners",), ("doctor",), ("env",)],
+    ids=str,
 )
 def test_help_works_without_heavy_libraries(command: tuple[str, ...]) -> None:
     code = "sys.argv[0] = 'edgepipe'\nfrom edgepipe.pipeline.cli import main\nmain()"
@@ -73,7 +75,7 @@ def test_help_lists_every_command_that_is_tested_here() -> None:
     names = {
         str(command.callback.__name__) for command in app.registered_commands if command.callback
     }
-    assert names == {"export", "bench", "parity", "evaluate"}
+    assert names == {"export", "bench", "parity", "evaluate", "runners", "doctor"}
 
 
 def test_export_without_its_libraries_says_what_to_install(tmp_path: Path) -> None:

@@ -12,6 +12,8 @@ from rich.console import Console, RenderableType
 from rich.table import Table
 
 from .. import placement
+from ..diagnosis import Diagnosis
+from ..inventory import Inventory
 from ..stages.bench import BenchResult, CellResult
 from ..stages.evaluate import CellAccuracy, EvaluationResult
 from ..stages.parity import CellVerdict, ParityResult
@@ -155,6 +157,42 @@ def environments_table(environments: Sequence[Mapping[str, Any]]) -> str:
     return "\n".join(lines)
 
 
+def runners_table(result: Inventory) -> str:
+    """Every runner, and below the table why some can't run and what to do about it."""
+    columns = ("runner", "target", "status", "version", "devices", "takes", "precisions", "from")
+    table = _table(*columns)
+    reasons: dict[str, list[str]] = {}
+    for runner in result.runners:
+        table.add_row(
+            runner.name,
+            runner.target,
+            runner.status,
+            runner.version or "–",
+            *(", ".join(x) or "–" for x in (runner.devices, runner.formats, runner.precisions)),
+            runner.origin or "edgepipe",
+        )
+        if runner.reason:
+            wanted = runner.install and runner.install not in runner.reason
+            remedy = f"; {runner.install}" if wanted else ""
+            reasons.setdefault(runner.reason + remedy, []).append(
+                f"{runner.name} on {runner.target}"
+            )
+    return _text(table, *(f"  {', '.join(names)}: {reason}" for reason, names in reasons.items()))
+
+
+def diagnosis(result: Diagnosis) -> str:
+    """One line for each finding, and one below it for what to do."""
+    lines, where = [], ""
+    for finding in result.findings:
+        if finding.where != where:
+            where = finding.where
+            lines.append(f"{where}:")
+        lines.append(f"  {finding.status:<8} {finding.check:<10} {finding.what}")
+        if finding.remedy:
+            lines.append(f"{'':<22}→ {finding.remedy}")
+    return "\n".join(lines)
+
+
 def _number(value: float | None, form: str) -> str:
     return "–" if value is None else format(value, form)
 
@@ -190,11 +228,16 @@ def _notes(cells: Sequence[CellResult]) -> list[str]:
     for note, names in by_note.items():
         everywhere = len(names) == sum(cell.status == "ok" for cell in cells)
         lines.append(f"  {note}" if everywhere else f"  {', '.join(names)}: {note}")
+    absent: dict[str, list[str]] = {}
     for cell in cells:
-        if cell.status == "failed":
-            lines.append(f"  {cell.variant}/{cell.runner} {cell.precision}: failed: {cell.reason}")
-    missing = {cell.runner: cell.reason for cell in cells if cell.status == "unavailable"}
-    lines += [f"  {runner}: unavailable: {reason}" for runner, reason in missing.items()]
+        if cell.status != "ok":
+            failed = cell.status == "failed"
+            name = f"{cell.variant}/{cell.runner} {cell.precision}" if failed else cell.runner
+            name += f" on {cell.target}" if cell.target not in ("", "local") else ""
+            names = absent.setdefault(f"{cell.status}: {cell.reason}", [])
+            if name not in names:
+                names.append(name)
+    lines += [f"  {', '.join(names)}: {reason}" for reason, names in absent.items()]
     return lines
 
 
@@ -203,21 +246,23 @@ def _problems(problems: Sequence[str]) -> list[str]:
 
 
 def _host(result: BenchResult) -> str:
-    host = result.host
-    if not host:
+    if not result.hosts:
         return ""
-    flags = ", ".join(flag.upper() for flag in host["cpu_flags"] if flag != "fma")
-    machine = " in a virtual machine" if host["virtual_machine"] else ""
     versions = {
         f"{cell.runner} {cell.runner_version}" for cell in result.cells if cell.runner_version
     }
     batches = sorted({cell.batch for cell in result.cells if cell.batch})
-    return (
-        f"  {result.model['name']} ({result.model['weights']} weights), "
-        f"batch {', '.join(map(str, batches))}; times in ms, RSS and size in MiB\n"
-        f"  {host['cpu']}{machine}, {host['physical_cores']} cores, {flags}\n"
-        f"  {', '.join(sorted(versions))}"
-    )
+    lines = [
+        f"{result.model['name']} ({result.model['weights']} weights), "
+        f"batch {', '.join(map(str, batches))}; times in ms, RSS and size in MiB"
+    ]
+    for target, host in result.hosts.items():
+        place = f"{target}: " if len(result.hosts) > 1 or target != "local" else ""
+        flags = ", ".join(flag.upper() for flag in host["cpu_flags"] if flag != "fma")
+        machine = " in a virtual machine" if host["virtual_machine"] else ""
+        lines.append(f"{place}{host['cpu']}{machine}, {host['physical_cores']} cores, {flags}")
+    lines.append(", ".join(sorted(versions)))
+    return "\n".join(f"  {line}" for line in lines)
 
 
 def _about(manifest: Manifest, variant: str, name: str) -> str:

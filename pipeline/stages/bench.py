@@ -15,11 +15,20 @@ from typing import Any
 
 import numpy as np
 
-from ...runners.base import PlacementError, RunnerError, RunnerUnavailable, SessionError
+from ...runners.base import PlacementError, RunnerError, SessionError
 from ...runners.measure import Measurement, Plan
 from .. import goldens as recorded
 from .. import metrics, placement, statistics
-from ..cells import Cell, OpenCell, open_cell, plan, run_goldens, runner_failed, status_of
+from ..cells import (
+    Cell,
+    OpenCell,
+    open_cell,
+    plan,
+    run_goldens,
+    runner_failed,
+    shares_fate,
+    status_of,
+)
 from ..config import Config
 from ..errors import ExitCode, UsageError
 from ..gates import kind_of, mismatch
@@ -97,10 +106,14 @@ class CellResult:
 
 @dataclass(frozen=True)
 class BenchResult:
-    """What ``bench.json`` holds. ``problems`` are failures that belong to no cell."""
+    """What ``bench.json`` holds. ``hosts`` are the machines by target, ``host`` the first one.
+
+    ``problems`` are failures that belong to no cell.
+    """
 
     model: Mapping[str, Any]
     host: Mapping[str, Any]
+    hosts: Mapping[str, Mapping[str, Any]]
     quick: bool
     cells: tuple[CellResult, ...]
     artifacts: Mapping[str, str]
@@ -157,9 +170,8 @@ def bench(
                 _visit(workspace, cell, goldens, preprocessing, timing, visit)
             except RunnerError as error:
                 visit.error = error
-                if isinstance(error, RunnerUnavailable):
-                    _same_everywhere(cell, error, visits)
-                else:
+                _same_everywhere(cell, error, visits)
+                if status_of(error) == "failed":
                     progress.say(f"{cell}: failed: {error}")
     progress.step(steps, steps, "")
     reference_db = goldens.reference_sqnr_db
@@ -170,11 +182,16 @@ def bench(
     for runner, reason in broken.items():
         results.append(CellResult("", runner, "", "unavailable", reason=reason))
     results = _with_speedups(results)
-    opened = [visit.opened[0] for visit in visits.values() if visit.opened]
+    hosts = {
+        cell.target.name: visit.opened[0].worker.hello["host"]
+        for cell, visit in visits.items()
+        if visit.opened
+    }
     problems = placement.unmet([result.provider or "" for result in results], required)
     return BenchResult(
         model=manifest.model,
-        host=opened[0].worker.hello["host"] if opened else {},
+        host=next(iter(hosts.values()), {}),
+        hosts=hosts,
         quick=quick,
         cells=tuple(results),
         artifacts={name: artifact.sha256 for name, artifact in manifest.artifacts.items()},
@@ -224,9 +241,9 @@ def _visit(
 
 
 def _same_everywhere(cell: Cell, error: RunnerError, visits: Mapping[Cell, _Visits]) -> None:
-    """A runner that is missing on a target is missing for all of its cells there."""
+    """What is missing for one cell and for others, too, is tried once."""
     for other, visit in visits.items():
-        if (other.runner, other.target) == (cell.runner, cell.target):
+        if shares_fate(other, cell, error):
             visit.error = visit.error or error
 
 

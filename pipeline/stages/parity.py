@@ -218,8 +218,7 @@ def record(
                 arrays = run_goldens(opened, goldens, preprocessing, count, step)
                 host = opened.worker.hello["host"]
         except RunnerError as error:
-            misplaced = isinstance(error, PlacementError)
-            found.append(_without_outputs(cell, status_of(error), str(error), misplaced))
+            found.append(_without_outputs(cell, error))
         else:
             placed = opened.loaded.placement
             found.append(
@@ -354,16 +353,16 @@ def _exit_code(cells: Sequence[CellVerdict], config: Config) -> ExitCode:
     return ExitCode.OK
 
 
-def _without_outputs(cell: Cell, status: str, reason: str, misplaced: bool = False) -> CellOutputs:
+def _without_outputs(cell: Cell, error: RunnerError) -> CellOutputs:
     return CellOutputs(
         cell.variant,
         cell.runner,
         cell.target.name,
         cell.precision,
-        status,
-        reason,
+        status_of(error),
+        str(error),
         device=cell.device,
-        misplaced=misplaced,
+        misplaced=isinstance(error, PlacementError),
     )
 
 

@@ -190,7 +190,7 @@ def test_a_target_with_a_command_prefix(workspace: Path, edgepipe: Run, tmp_path
     assert done.returncode == 5
     nice, gone = json.loads(done.stdout)["cells"]
     assert (nice["target"], nice["status"]) == ("nice", "ok")
-    assert (gone["target"], gone["status"]) == ("gone", "unavailable")
+    assert (gone["target"], gone["status"]) == ("gone", "failed")
     assert "no-such-command" in gone["reason"]
 
 

@@ -521,7 +521,7 @@ with Worker(LOCAL.argv()) as worker:
 """
 
 
-@pytest.mark.parametrize("doing", ["waiting", "measuring"])
+@pytest.mark.parametrize("doing", ["waiting", "measuring", "stopped"])
 def test_a_worker_whose_parent_was_killed_ends_by_itself(
     tmp_path: Path, relu: bytes, doing: str
 ) -> None:
@@ -535,6 +535,8 @@ def test_a_worker_whose_parent_was_killed_ends_by_itself(
         worker = psutil.Process(int(parent.stdout.readline()))
         time.sleep(0.3)  # into the measuring
         assert alive(worker)
+        if doing == "stopped":  # as good as hanging in a library that lets no other thread run
+            worker.suspend()
         parent.kill()
     try:
         assert soon(lambda: not alive(worker))

@@ -41,9 +41,13 @@ class DoublingSession:
 class Doubling:
     name = "doubling"
     formats = ("beads", "onnx")
+    precisions = ("f32",)
 
     def version(self):
         return "7"
+
+    def devices(self):
+        return ("abacus",)
 
     def unavailable(self):
         return None
@@ -69,6 +73,17 @@ BROKEN = {
     "constructor wants arguments": (
         "class Runner:\n    def __init__(self, device): pass",
         "device",
+    ),
+    "other name": (DOUBLING.replace("Doubling:", "Runner:"), "its name is 'doubling'"),
+    "no method": ("class Runner:\n    name = 'broken'", "it has no formats, precisions, version"),
+    "no list": (
+        DOUBLING.replace("Doubling:", "Runner:").replace('("f32",)', '"f32"'),
+        "breaks the protocol",
+    ),
+    "no method but a value": (
+        DOUBLING.replace("Doubling:", "Runner:").replace("doubling", "broken")
+        + "    version = '7'",
+        "its version can't be called",
     ),
 }
 
