@@ -1,6 +1,6 @@
 """Does bench tell the truth, and does edgepipe cost little? Ratios, each pair in one run.
 
-    python benchmarks/harness.py [--pairs 24]
+    python benchmarks/harness.py [--pairs 24] [--only parity]
 
 The two sides of every ratio are measured in turn, in fresh processes, in alternating order, so
 that a slow moment of the machine hits both. Printed: the median of the pairs' ratios, its 95 %
@@ -25,6 +25,14 @@ from edgepipe.pipeline import bench
 RUNNERS = ("ort-cpu", "openvino")
 VARIANTS = ("fp32", "int8")
 SECONDS = 1.0
+PARITY_CELLS = (
+    *((runner, f"{name}.onnx") for runner in RUNNERS for name in ("fp32", "int8", "int8-avx2")),
+    ("torch", "fp32.pt2"),
+)
+# What parity may cost: this many times the inference itself, and a second for each worker.
+PARITY_FACTOR = 3
+PARITY_SECONDS_A_WORKER = 1.0
+PARITY_THREADS = 1
 BARE_LOOP = Path(__file__).parent / "bare_loop.py"
 CLI = (sys.executable, "-m", "edgepipe.pipeline.cli")
 
@@ -51,6 +59,31 @@ def bare_p50(workspace: Path, runner: str, variant: str, threads: int) -> float:
     command += [folder / "goldens.npz", str(threads), str(SECONDS)]
     done = subprocess.run(command, check=True, capture_output=True, text=True)
     return float(done.stdout)
+
+
+def parity_command(workspace: str) -> tuple[str, ...]:
+    """All variants and goldens on the three runners that come with the default installation."""
+    runners = [flag for runner in (*RUNNERS, "torch") for flag in ("--runner", runner)]
+    threads = ("--threads", str(PARITY_THREADS))
+    return (*CLI, "parity", "--workspace", workspace, "--quiet", *threads, *runners)
+
+
+def parity_allowance(workspace: Path) -> float:
+    """What parity may take, in seconds, by the bare inference that has just been measured."""
+    bare = bare_goldens(workspace, PARITY_THREADS)
+    return PARITY_FACTOR * bare + PARITY_SECONDS_A_WORKER * len(PARITY_CELLS)
+
+
+def bare_goldens(workspace: Path, threads: int) -> float:
+    """Seconds of inference for all goldens on every cell of the default parity, run bare."""
+    folder = workspace / "mobilenet_v2"
+    spent = 0.0
+    for runner, file in PARITY_CELLS:
+        command = [sys.executable, BARE_LOOP, runner, folder / file]
+        command += [folder / "goldens.npz", str(threads), "once"]
+        done = subprocess.run(command, check=True, capture_output=True, text=True)
+        spent += float(done.stdout)
+    return spent
 
 
 def seconds(command: Sequence[str]) -> float:
@@ -85,11 +118,18 @@ def main() -> None:
     """Measure and print one line a ratio."""
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--pairs", type=int, default=24, help="pairs for each ratio")
-    pairs = parser.parse_args().pairs
+    parser.add_argument("--only", default="", metavar="TEXT", help="ratios with this in the name")
+    arguments = parser.parse_args()
+    pairs = arguments.pairs
     failed = False
 
-    def report(name: str, ratios: list[float], limit: float, low: float = 0.0) -> None:
+    def report(
+        name: str, measure: Callable[[], list[float]], limit: float, low: float = 0.0
+    ) -> None:
         nonlocal failed
+        if arguments.only not in name:
+            return
+        ratios = measure()
         median = float(np.median(ratios))
         bounds = "{:.3f} to {:.3f}".format(*interval(ratios))
         ok = low <= median <= limit
@@ -102,11 +142,14 @@ def main() -> None:
         workspace = Path(folder)
         export = (*CLI, "export", "--workspace", folder, "--quiet")
         first = seconds(export)
-        again = [seconds(export) / first for _ in range(pairs)]
-        report("second export / first export", again, 0.05)
+        report(
+            "second export / first export",
+            lambda: [seconds(export) / first for _ in range(pairs)],
+            0.05,
+        )
         report(
             "edgepipe --help / python -c 'import typer'",
-            paired(
+            lambda: paired(
                 lambda: seconds((*CLI, "--help")),
                 lambda: seconds((sys.executable, "-c", "import typer")),
                 pairs,
@@ -117,9 +160,9 @@ def main() -> None:
             for variant in VARIANTS:
                 report(
                     f"bench / bare loop: {runner} {variant}, 1 thread",
-                    paired(
-                        lambda r=runner, v=variant: bench_p50(workspace, r, v, 1),
-                        lambda r=runner, v=variant: bare_p50(workspace, r, v, 1),
+                    lambda r=runner, v=variant: paired(
+                        lambda: bench_p50(workspace, r, v, 1),
+                        lambda: bare_p50(workspace, r, v, 1),
                         pairs,
                     ),
                     limit=1.03,
@@ -128,13 +171,22 @@ def main() -> None:
         for runner, limit in (("ort-cpu", 0.55), ("openvino", 0.45)):
             report(
                 f"int8 / fp32: {runner}, 1 thread (VNNI)",
-                paired(
-                    lambda r=runner: bench_p50(workspace, r, "int8", 1),
-                    lambda r=runner: bench_p50(workspace, r, "fp32", 1),
+                lambda r=runner: paired(
+                    lambda: bench_p50(workspace, r, "int8", 1),
+                    lambda: bench_p50(workspace, r, "fp32", 1),
                     pairs,
                 ),
                 limit,
             )
+        report(
+            "parity / (3 x bare inference + 1 s a worker)",
+            lambda: paired(
+                lambda: seconds(parity_command(folder)),
+                lambda: parity_allowance(workspace),
+                pairs,
+            ),
+            1.0,
+        )
     sys.exit(failed)
 
 

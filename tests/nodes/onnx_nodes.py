@@ -135,7 +135,7 @@ def expected_failures(runner: str) -> dict[str, str]:
 
 @pytest.fixture(scope="session")
 def lasting(runner: str, request: pytest.FixtureRequest) -> Iterator[Lasting]:
-    worker = Lasting(runner, request.config.getoption("--python"))
+    worker = Lasting(runner, str(request.config.getoption("--python")))
     yield worker
     worker.close()
     if request.config.getoption("--rewrite"):

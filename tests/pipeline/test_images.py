@@ -46,7 +46,7 @@ def test_normalize_scales_and_moves_the_channels() -> None:
 def test_normalize_is_the_formula_in_float32_to_the_last_bit() -> None:
     pixels = np.arange(256, dtype=np.uint8).repeat(3).reshape(1, 16, 16, 3)
     preprocessing = Preprocessing(16, (0.485, 0.456, 0.406), (0.229, 0.224, 0.225))
-    mean, std = np.float32(preprocessing.mean), np.float32(preprocessing.std)
+    mean, std = (np.array(part, np.float32) for part in (preprocessing.mean, preprocessing.std))
     expected = (pixels.astype(np.float32) / np.float32(255) - mean) / std
     found = normalize(pixels, preprocessing)
     assert found.transpose(0, 2, 3, 1).tobytes() == expected.tobytes()
