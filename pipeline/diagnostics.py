@@ -40,13 +40,13 @@ def of_kernels(graph: Any) -> list[Finding]:
     ]
     found = []
     if pairs:
-        text = f"{len(pairs)} QuantizeLinear/DequantizeLinear pairs are computed one by one"
+        text = f"QuantizeLinear/DequantizeLinear pairs that are not fused: {len(pairs)}"
         found.append(Finding("unfused", text, tuple(pairs)))
     islands = _islands(graph, producers)
     if islands:
         kinds = Counter(kind for island in islands for kind in island.values())
         listed = ", ".join(f"{count} {kind}" for kind, count in kinds.most_common())
-        text = f"{len(islands)} float islands between int8 nodes ({listed})"
+        text = f"float islands between int8 nodes: {len(islands)} ({listed})"
         names = tuple(name for island in islands for name in island)
         found.append(Finding("float-island", text, names))
     return found
@@ -73,7 +73,7 @@ def of_ranges(clipped: Mapping[str, float]) -> list[Finding]:
     if not worst:
         return []
     listed = ", ".join(f"{name} {clipped[name]:.1%}" for name in worst[:SHOWN_NAMES])
-    text = f"{len(worst)} layers have values outside their calibrated range: {listed}"
+    text = f"layers with values outside their calibrated range: {len(worst)} ({listed})"
     return [Finding("saturation", text, tuple(worst))]
 
 

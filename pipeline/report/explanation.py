@@ -88,7 +88,7 @@ def _panel(axes: Any, explanation: Explanation) -> None:
     axes.set_xticks(places, [layer.layer for layer in layers], rotation=90, fontsize=6)
     axes.margins(x=0.01)
     axes.grid(visible=True, axis="y", alpha=0.3)
-    axes.legend(fontsize=8, loc="best")
+    axes.legend(fontsize=8, loc="lower right", bbox_to_anchor=(1, 1), ncols=3, frameon=False)
 
 
 def _height(sqnr_db: float | None) -> float:

@@ -106,7 +106,7 @@ def quantized_chain(*operators: str) -> onnx.GraphProto:
 def test_float_islands_and_unfused_pairs_are_found() -> None:
     found = {one.kind: one for one in diagnostics.of_kernels(quantized_chain("Exp", "Erf"))}
     assert found["float-island"].layers == ("op0", "op1")
-    assert found["float-island"].text.startswith("2 float islands between int8 nodes")
+    assert found["float-island"].text.startswith("float islands between int8 nodes: 2")
     assert len(found["unfused"].layers) == 3
 
 
