@@ -867,7 +867,7 @@ WRONG = {
     "no section": Wrong(("bench", "edgepipe.toml"), "bench = 3"),
     "no target": Wrong(("targets.box", "edgepipe.toml"), "[targets]\nbox = 3"),
     "missing key": Wrong(
-        ("targets.box.command", "edgepipe.toml"), "[targets.box]\nemulated = true"
+        ("targets.box", "edgepipe.toml", "a command"), "[targets.box]\nemulated = true"
     ),
     "no command": Wrong(("targets.box.command", "edgepipe.toml"), "[targets.box]\ncommand = []"),
     "no table": Wrong(
