@@ -81,7 +81,9 @@ def test_bench_on_the_default_workspace(workspace: Path, edgepipe: Run) -> None:
     assert document == json.loads((workspace / "mobilenet_v2" / "bench.json").read_text())
     assert document["schema_version"] == 1
     assert document["quick"] is True
-    cells = {(cell["variant"], cell["runner"]): cell for cell in document["cells"]}
+    every = {(cell["variant"], cell["runner"]): cell for cell in document["cells"]}
+    elsewhere = ("ort-openvino", "ort-cuda")  # in environments of their own, here or not
+    cells = {key: cell for key, cell in every.items() if key[1] not in elsewhere}
     assert set(cells) == {
         ("fp32", "torch"),
         *((v, r) for v in ("fp32", "int8", "int8-avx2") for r in ("ort-cpu", "openvino")),
