@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import sys
 from collections.abc import Callable
 from hashlib import sha256
 from pathlib import Path
@@ -15,6 +16,7 @@ import pytest
 from onnx import TensorProto, helper, numpy_helper
 from PIL import Image
 
+from edgepipe.exporters.base import MissingLibrary
 from edgepipe.pipeline import evaluate, images
 from edgepipe.pipeline.errors import UsageError
 from edgepipe.pipeline.workspace import Artifact, Manifest
@@ -309,3 +311,11 @@ def test_the_default_model_keeps_its_accuracy(workspace: Path, edgepipe: Run) ->
     # What evaluate leaves behind is known to the other commands.
     again = edgepipe("parity", *ORT, "--variant", "fp32", "--workspace", workspace)
     assert again.returncode == 0, again.stderr
+
+
+def test_without_pillow_it_is_said_before_anything_starts(
+    tiny: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setitem(sys.modules, "PIL", None)
+    with pytest.raises(MissingLibrary, match=r'pip install "edgepipe\[images\]"'):
+        evaluate(workspace=tiny)
