@@ -23,7 +23,8 @@ from ..runners.base import (
 from ..runners.launch import LOCAL, Loaded, Target, Timeouts, Worker
 from . import environments
 from .config import CellsConfig, Config
-from .errors import UsageError
+from .errors import ExitCode, UsageError
+from .gates import FAIL, INCONCLUSIVE
 from .goldens import Goldens
 from .images import Preprocessing
 from .workspace import Manifest
@@ -267,6 +268,24 @@ class Outcome(Protocol):
     def target(self) -> str: ...
     @property
     def status(self) -> str: ...
+
+
+class Judged(Outcome, Protocol):
+    """The outcome of a cell under gates. ``verdict``: pass, fail, inconclusive, or none."""
+
+    @property
+    def verdict(self) -> str | None: ...
+
+
+def exit_code(cells: Sequence[Judged], section: CellsConfig) -> ExitCode:
+    """A failed gate before a failed runner before a doubt."""
+    if any(cell.verdict == FAIL for cell in cells):
+        return ExitCode.GATE_FAILED
+    if runner_failed(cells, section):
+        return ExitCode.RUNNER
+    if any(cell.verdict == INCONCLUSIVE for cell in cells):
+        return ExitCode.INCONCLUSIVE
+    return ExitCode.OK
 
 
 def runner_failed(outcomes: Sequence[Outcome], section: CellsConfig) -> bool:

@@ -135,14 +135,15 @@ def _accuracy_row(cell: CellAccuracy) -> list[str]:
 
 
 def _reasons(cells: Sequence[CellVerdict | CellAccuracy]) -> list[str]:
-    """A line for each cell that has something to say about its verdict or its absence."""
-    lines = []
+    """A line for each cell with something to say, and one for each runner that isn't there."""
+    lines: dict[str, None] = {}
     for cell in cells:
         if cell.reason:
             state = "" if cell.status == "ok" else f"{cell.status}: "
-            name = "/".join(part for part in (cell.variant, cell.runner, cell.target) if part)
-            lines.append(f"  {name}: {state}{cell.reason}")
-    return lines
+            variant = "" if cell.status == "unavailable" else cell.variant
+            name = "/".join(part for part in (variant, cell.runner, cell.target) if part)
+            lines[f"  {name}: {state}{cell.reason}"] = None
+    return list(lines)
 
 
 def environments_table(environments: Sequence[Mapping[str, Any]]) -> str:

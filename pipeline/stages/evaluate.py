@@ -21,7 +21,7 @@ from ...runners.base import RunnerError, SessionError
 from ...runners.launch import LOCAL
 from .. import accuracy, dataset, images
 from ..accuracy import Drop
-from ..cells import Cell, OpenCell, Opener, plan, run_batches, runner_failed, status_of
+from ..cells import Cell, OpenCell, Opener, exit_code, plan, run_batches, status_of
 from ..config import Config
 from ..dataset import Dataset
 from ..errors import ExitCode, UsageError
@@ -174,7 +174,7 @@ def evaluate(
         reference=_name(reference.cell) if reference else None,
         notes=tuple(notes),
         cells=tuple(rows),
-        exit_code=_exit_code(rows, config),
+        exit_code=exit_code(rows, config.evaluate),
     )
 
 
@@ -306,14 +306,3 @@ def _notes(
 
 def _name(cell: Cell) -> dict[str, str]:
     return {"variant": cell.variant, "runner": cell.runner, "target": cell.target.name}
-
-
-def _exit_code(rows: Sequence[CellAccuracy], config: Config) -> ExitCode:
-    """A failed gate before a failed runner before a doubt."""
-    if any(row.verdict == FAIL for row in rows):
-        return ExitCode.GATE_FAILED
-    if runner_failed(rows, config.evaluate):
-        return ExitCode.RUNNER
-    if any(row.verdict == INCONCLUSIVE for row in rows):
-        return ExitCode.INCONCLUSIVE
-    return ExitCode.OK

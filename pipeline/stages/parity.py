@@ -18,10 +18,10 @@ import numpy as np
 from ...runners.base import PlacementError, RunnerError
 from .. import goldens as recorded
 from .. import placement
-from ..cells import Cell, Opener, plan, run_goldens, runner_failed, status_of
+from ..cells import Cell, Opener, exit_code, plan, run_goldens, status_of
 from ..config import Config, GateConfig
 from ..errors import ExitCode, InputError
-from ..gates import FAIL, INCONCLUSIVE, Distance, Gate, Judgement, default_gate, judge, kind_of
+from ..gates import FAIL, Distance, Gate, Judgement, default_gate, judge, kind_of
 from ..images import Preprocessing
 from ..progress import Progress
 from ..workspace import Manifest, Workspace
@@ -267,7 +267,7 @@ def judge_all(recording: Recording, config: Config) -> ParityResult:
         reference_sqnr_db=recording.reference_sqnr_db,
         cells=cells,
         problems=problems,
-        exit_code=ExitCode.GATE_FAILED if problems else _exit_code(cells, config),
+        exit_code=ExitCode.GATE_FAILED if problems else exit_code(cells, config.parity),
     )
 
 
@@ -340,17 +340,6 @@ def _worst(distances: Sequence[Distance], name: str, choose: Any) -> float | Non
     if not values or not np.isfinite(choose(values)):
         return None
     return float(choose(values))
-
-
-def _exit_code(cells: Sequence[CellVerdict], config: Config) -> ExitCode:
-    """A failed gate before a failed runner before a doubt."""
-    if any(cell.verdict == FAIL for cell in cells):
-        return ExitCode.GATE_FAILED
-    if runner_failed(cells, config.parity):
-        return ExitCode.RUNNER
-    if any(cell.verdict == INCONCLUSIVE for cell in cells):
-        return ExitCode.INCONCLUSIVE
-    return ExitCode.OK
 
 
 def _without_outputs(cell: Cell, error: RunnerError) -> CellOutputs:
