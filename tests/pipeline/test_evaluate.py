@@ -276,13 +276,13 @@ def test_without_any_fp32_nothing_is_claimed(tmp_path: Path, edgepipe: Run) -> N
     assert cell["reason"] == "no fp32 to compare with"
 
 
-def test_a_runner_that_was_asked_for_and_is_missing_is_5(tiny: Path, edgepipe: Run) -> None:
+def test_a_runner_whose_interpreter_is_missing_is_5(tiny: Path, edgepipe: Run) -> None:
     flags = ("--runner", "openvino", "--runner", "ort-cpu", "--max-drop", "60")
     config = '[runners.openvino]\npython = "/no/python"\n'
     (tiny.parent / "edgepipe.toml").write_text(config)
     done = edgepipe("evaluate", "--workspace", tiny, *flags)
     assert done.returncode == 5
-    assert "int8/openvino/local: unavailable: can't start /no/python" in done.stdout
+    assert "int8/openvino/local: failed: can't start /no/python" in done.stdout
 
 
 def test_more_cells_than_workers_see_all_the_images(
