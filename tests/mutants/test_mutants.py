@@ -127,7 +127,7 @@ def batch_statistics(layer: str) -> Edit:
 def clip_at(position: int, side: int, bound: float) -> Edit:
     def edit(graph: Any) -> None:
         node = [node for node in graph.node if node.op_type == "Clip"][position]
-        graph.initializer.append(numpy_helper.from_array(np.float32(bound), "bound"))
+        graph.initializer.append(numpy_helper.from_array(np.array(bound, np.float32), "bound"))
         node.input[side] = "bound"
 
     return edit
@@ -141,7 +141,7 @@ def operator(old: str, position: int, new: str) -> Edit:
 
 
 def shift_input(graph: Any) -> None:
-    graph.initializer.append(numpy_helper.from_array(np.float32(0.1), "shift"))
+    graph.initializer.append(numpy_helper.from_array(np.array(0.1, np.float32), "shift"))
     graph.node.insert(0, onnx.helper.make_node("Add", ["input", "shift"], ["shifted"], "shift"))
     for node in list(graph.node)[1:]:
         for number, name in enumerate(node.input):

@@ -102,4 +102,4 @@ def test_the_probe_is_an_onnx_model_that_returns_its_input() -> None:
     onnx.checker.check_model(onnx.load_from_string(probe.model()), full_check=True)
     session = onnxruntime.InferenceSession(probe.model(), providers=["CPUExecutionProvider"])
     (output,) = session.run(None, probe.feeds())
-    assert np.array_equal(output, probe.feeds()[probe.INPUT])
+    assert np.array_equal(np.asarray(output), probe.feeds()[probe.INPUT])

@@ -97,8 +97,8 @@ def quantized_chain(*operators: str) -> onnx.GraphProto:
         node.name = node.name or f"node{number}"
     value = [helper.make_tensor_value_info(name, TensorProto.FLOAT, [4]) for name in ("x", tensor)]
     constants = [
-        numpy_helper.from_array(np.float32(0.1), "s"),
-        numpy_helper.from_array(np.uint8(3), "z"),
+        numpy_helper.from_array(np.array(0.1, np.float32), "s"),
+        numpy_helper.from_array(np.array(3, np.uint8), "z"),
     ]
     return helper.make_graph(nodes, "chain", value[:1], value[1:], constants)
 
