@@ -22,7 +22,7 @@ class OpenVinoSession:
     """A compiled model with one infer request."""
 
     def __init__(self, compiled: Any, placement: Placement) -> None:
-        self._request = compiled.create_infer_request()
+        self._request: Any = compiled.create_infer_request()
         self.placement = placement
         self.inputs = tuple(_spec(port) for port in compiled.inputs)
         self.outputs = tuple(_spec(port) for port in compiled.outputs)
@@ -39,8 +39,14 @@ class OpenVinoSession:
         if feeds is self._proven:
             results = self._request.infer(feeds, share_inputs=True)
             return {name: results[index] for index, name in enumerate(self._names)}
-        self._request.start_async(feeds, share_inputs=True)
-        self._request.wait()
+        # The request would go on with what it was fed last.
+        if missing := [spec.name for spec in self.inputs if spec.name not in feeds]:
+            raise SessionError(f"no feed for input {', '.join(missing)}")
+        try:
+            self._request.start_async(feeds, share_inputs=True)
+            self._request.wait()
+        except Exception as error:  # RuntimeError from the runtime, others from its bindings
+            raise SessionError(f"{type(error).__name__}: {error}") from error
         self._proven = feeds
         return {
             name: self._request.get_output_tensor(index).data.copy()
@@ -49,14 +55,14 @@ class OpenVinoSession:
 
     def close(self) -> None:
         """See ``Session.close``."""
-        del self._request
+        self._request = self._proven = None
 
 
 class OpenVino:
     """``openvino``: native OpenVINO, latency settings, one stream."""
 
     name = "openvino"
-    formats = ("onnx",)
+    formats = ("openvino-ir", "onnx")
     precisions = tuple(PRECISIONS)
 
     def version(self) -> str:
