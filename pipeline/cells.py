@@ -27,8 +27,9 @@ EMULATED_TIMEOUTS = Timeouts(start=300.0, load=900.0, run=300.0)
 class Cell:
     """One variant on one runner on one target at one precision.
 
-    ``file`` is the artifact that the runner takes. ``threads`` is ``None`` for the physical
-    cores of the target, ``python`` the interpreter if the runner has one of its own.
+    ``file`` is the artifact that the runner takes, ``beside`` are those that belong to it.
+    ``threads`` is ``None`` for the physical cores of the target, ``python`` the interpreter if
+    the runner has one of its own.
     """
 
     variant: str
@@ -38,6 +39,7 @@ class Cell:
     file: str
     threads: int | None
     python: str | None = None
+    beside: tuple[str, ...] = ()
 
     def __str__(self) -> str:
         place = "" if self.target.name == "local" else f" on {self.target.name}"
@@ -95,6 +97,7 @@ def plan(
                         file,
                         section.threads,
                         config.python_of(runner),
+                        manifest.files(file)[1:],
                     )
                 )
     if not cells and not broken:
@@ -153,7 +156,9 @@ def open_cell(cell: Cell, model: Path) -> Iterator[OpenCell]:
     with Worker(argv, timeouts_of(cell.target)) as worker:
         threads = cell.threads or int(worker.hello["host"]["physical_cores"])
         settings = Settings(threads, cell.precision)
-        loaded = worker.load(cell.runner, {cell.file: model.read_bytes()}, settings)
+        paths = (model, *map(model.with_name, cell.beside))
+        files = {path.name: path.read_bytes() for path in paths}
+        loaded = worker.load(cell.runner, files, settings)
         yield OpenCell(worker, loaded)
 
 

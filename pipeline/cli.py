@@ -53,7 +53,7 @@ Threads = Annotated[
 ]
 Variant = Annotated[
     list[str] | None,
-    typer.Option("--variant", metavar="NAME", help="fp32, int8 or int8-avx2; may be repeated."),
+    typer.Option("--variant", metavar="NAME", help="fp32, int8, int8-avx2, fp16; may be repeated."),
 ]
 
 
@@ -78,6 +78,12 @@ def export(
     ] = None,
     exporter: Annotated[
         str | None, typer.Option(help="onnx-dynamo or onnx-torchscript [default: onnx-dynamo].")
+    ] = None,
+    formats: Annotated[
+        list[str] | None,
+        typer.Option(
+            "--format", metavar="NAME", help="onnx, and openvino-ir beside it; may be repeated."
+        ),
     ] = None,
     opset: Annotated[int | None, typer.Option(help="ONNX operator set [default: 20].")] = None,
     batch: Annotated[
@@ -104,6 +110,7 @@ def export(
         variants=tuple(variant) if variant else None,
         simplify=simplify,
         exporter=exporter,
+        formats=_some(formats),
         opset=opset,
         batch=batch,
         input_size=input_size,

@@ -43,6 +43,7 @@ class CellOutputs:
     asked: str
     status: str
     reason: str | None = None
+    file: str | None = None
     precision: str | None = None
     threads: int | None = None
     runner_version: str | None = None
@@ -137,6 +138,7 @@ class CellVerdict:
     gate: Mapping[str, float]
     outputs: Mapping[str, Mapping[str, Any]]
     placement: Mapping[str, float]
+    file: str | None
     precision: str | None
     threads: int | None
     runner_version: str | None
@@ -198,6 +200,7 @@ def record(
                     cell.target.name,
                     cell.precision,
                     status="ok",
+                    file=cell.file,
                     precision=placement.precision,
                     threads=placement.threads,
                     runner_version=opened.loaded.runner_version,
@@ -279,6 +282,7 @@ def _row(
         gate=asdict(gate) if gate else {},
         outputs={name: distance.to_json() for name, distance in judgement.outputs.items()},
         placement=cell.placement,
+        file=cell.file,
         precision=cell.precision,
         threads=cell.threads,
         runner_version=cell.runner_version,
