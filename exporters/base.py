@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Protocol
 
@@ -24,25 +24,38 @@ class MissingLibrary(Exception):
 
 @dataclass(frozen=True)
 class ExportOptions:
-    """``opset`` is the ONNX operator set; ``dynamic_batch`` leaves the first dimension open."""
+    """``opset`` is the ONNX operator set; ``dynamic_batch`` leaves the first dimension open.
+
+    ``half_weights``: store float32 weights as float16, for formats whose runners widen them.
+    """
 
     opset: int
     dynamic_batch: bool
+    half_weights: bool = False
     input_names: tuple[str, ...] = ("input",)
     output_names: tuple[str, ...] = ("logits",)
 
 
 class Exporter(Protocol):
-    """One way from a module to a model file."""
+    """One way from a module to a model's files.
+
+    ``format`` is what a runner's ``formats`` call it: "onnx", else the exporter's own name.
+    ``suffixes`` are those of the files, the one that a runner is pointed to first.
+    """
 
     @property
     def name(self) -> str: ...
+    @property
+    def format(self) -> str: ...
+    @property
+    def suffixes(self) -> tuple[str, ...]: ...
 
     def export(
         self, module: torch.nn.Module, example: Sequence[torch.Tensor], options: ExportOptions
-    ) -> bytes:
+    ) -> Mapping[str, bytes]:
         """Export a module in eval mode. The same module and options give the same bytes.
 
+        Returns the contents of each file by suffix.
         ``example`` holds one tensor for each input, batch first. Raises ``ExportOptionError``
         if the file would not be what ``options`` ask for.
         """

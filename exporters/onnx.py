@@ -10,7 +10,7 @@ import io
 import json
 import logging
 import warnings
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from typing import TYPE_CHECKING, Any
 
@@ -26,14 +26,16 @@ class OnnxDynamo:
     """``torch.onnx.export(dynamo=True)``: through ``torch.export``; opset 18 and later."""
 
     name = "onnx-dynamo"
+    format = "onnx"
+    suffixes = (".onnx",)
 
     def export(
         self, module: torch.nn.Module, example: Sequence[torch.Tensor], options: ExportOptions
-    ) -> bytes:
+    ) -> Mapping[str, bytes]:
         """See ``Exporter.export``."""
         import torch
 
-        with _quiet():
+        with quiet():
             program: Any = torch.onnx.export(
                 module,
                 tuple(example),
@@ -54,24 +56,26 @@ class OnnxDynamo:
                 f"{self.name} can't write opset {options.opset}, it would be {made}: "
                 f"use --opset {made} or --exporter {OnnxTorchScript.name}"
             )
-        return program.model_proto.SerializeToString(deterministic=True)
+        return {".onnx": program.model_proto.SerializeToString(deterministic=True)}
 
 
 class OnnxTorchScript:
     """``torch.onnx.export(dynamo=False)``: the older tracer; reaches back to older opsets."""
 
     name = "onnx-torchscript"
+    format = "onnx"
+    suffixes = (".onnx",)
 
     def export(
         self, module: torch.nn.Module, example: Sequence[torch.Tensor], options: ExportOptions
-    ) -> bytes:
+    ) -> Mapping[str, bytes]:
         """See ``Exporter.export``."""
         import torch
 
         names = [*options.input_names, *options.output_names]
         buffer: Any = io.BytesIO()  # taken, though the annotation only names paths
         try:
-            with _quiet():
+            with quiet():
                 torch.onnx.export(
                     module,
                     tuple(example),
@@ -86,10 +90,18 @@ class OnnxTorchScript:
                 )
         except ValueError as error:
             raise ExportOptionError(f"{self.name}: {error}") from error
-        return buffer.getvalue()
+        return {".onnx": buffer.getvalue()}
 
 
-EXPORTERS = {exporter.name: exporter for exporter in (OnnxDynamo(), OnnxTorchScript())}
+def trace(
+    module: torch.nn.Module, example: Sequence[torch.Tensor], options: ExportOptions
+) -> torch.export.ExportedProgram:
+    """``torch.export``, with the batch left open if the options say so."""
+    import torch
+
+    return torch.export.export(
+        module, tuple(example), dynamic_shapes=_dynamic_shapes(example, options)
+    )
 
 
 def export_program(
@@ -102,10 +114,8 @@ def export_program(
     """
     import torch
 
-    with _quiet():
-        program = torch.export.export(
-            module, tuple(example), dynamic_shapes=_dynamic_shapes(example, options)
-        )
+    with quiet():
+        program = trace(module, example, options)
         for node in program.graph.nodes:
             node.meta.pop("stack_trace", None)
         buffer = io.BytesIO()
@@ -130,7 +140,7 @@ def _strip_metadata(model: Any) -> None:
 
 
 @contextmanager
-def _quiet() -> Iterator[None]:
+def quiet() -> Iterator[None]:
     """Hold back torch's remarks about its own internals; what matters is checked above."""
     loggers = [logging.getLogger(name) for name in ("torch.onnx", "onnxscript", "onnx_ir")]
     levels = [logger.level for logger in loggers]

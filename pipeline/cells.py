@@ -36,10 +36,10 @@ EMULATED_TIMEOUTS = Timeouts(start=300.0, load=900.0, run=300.0)
 class Cell:
     """One variant on one runner on one target at one precision.
 
-    ``file`` is the artifact that the runner takes. ``threads`` is ``None`` for the physical
-    cores of the target, ``python`` the interpreter if the runner has one of its own. With
-    ``allow_fallback`` nodes may be placed elsewhere than on the runner's provider and device.
-    Without ``optimize`` the graph is run as the file has it.
+    ``file`` is the artifact that the runner takes, ``beside`` are those that belong to it.
+    ``threads`` is ``None`` for the physical cores of the target, ``python`` the interpreter if
+    the runner has one of its own. With ``allow_fallback`` nodes may be placed elsewhere than on
+    the runner's provider and device. Without ``optimize`` the graph is run as the file has it.
     """
 
     variant: str
@@ -52,6 +52,7 @@ class Cell:
     device: str = "CPU"
     allow_fallback: bool = False
     optimize: bool = True
+    beside: tuple[str, ...] = ()
 
     def __str__(self) -> str:
         place = "" if self.target.name == "local" else f" on {self.target.name}"
@@ -112,6 +113,7 @@ def plan(
                         python,
                         config.device_of(runner),
                         section.allow_fallback,
+                        beside=manifest.files(file)[1:],
                     )
                 )
     if not cells and not broken:
@@ -181,7 +183,9 @@ def open_cell(cell: Cell, model: Path) -> Iterator[OpenCell]:
         settings = Settings(
             threads, cell.precision, cell.device, cell.allow_fallback, cell.optimize
         )
-        loaded = worker.load(cell.runner, {cell.file: model.read_bytes()}, settings)
+        paths = (model, *map(model.with_name, cell.beside))
+        files = {path.name: path.read_bytes() for path in paths}
+        loaded = worker.load(cell.runner, files, settings)
         _audit(cell, loaded)
         yield OpenCell(worker, loaded)
 

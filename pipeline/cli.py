@@ -65,7 +65,7 @@ AllowFallback = Annotated[
 ]
 Variant = Annotated[
     list[str] | None,
-    typer.Option("--variant", metavar="NAME", help="fp32, int8 or int8-avx2; may be repeated."),
+    typer.Option("--variant", metavar="NAME", help="fp32, int8, int8-avx2, fp16; may be repeated."),
 ]
 
 JUnit = Annotated[
@@ -99,6 +99,12 @@ def export(
     exporter: Annotated[
         str | None, typer.Option(help="onnx-dynamo or onnx-torchscript [default: onnx-dynamo].")
     ] = None,
+    formats: Annotated[
+        list[str] | None,
+        typer.Option(
+            "--format", metavar="NAME", help="onnx, and openvino-ir beside it; may be repeated."
+        ),
+    ] = None,
     opset: Annotated[int | None, typer.Option(help="ONNX operator set [default: 20].")] = None,
     batch: Annotated[
         str | None, typer.Option(metavar="N|dynamic", help="Images per run [default: 1].")
@@ -124,6 +130,7 @@ def export(
         variants=tuple(variant) if variant else None,
         simplify=simplify,
         exporter=exporter,
+        formats=_some(formats),
         opset=opset,
         batch=batch,
         input_size=input_size,

@@ -24,7 +24,7 @@ from pydantic import (
     model_validator,
 )
 
-from ..exporters.onnx import EXPORTERS
+from ..exporters import registry as exporters
 from ..exporters.sources import WEIGHTS
 from ..exporters.zoo import ARCHITECTURES
 from ..runners import registry
@@ -35,7 +35,7 @@ from .placement import required_share
 CONFIG_FILE = "edgepipe.toml"
 ENVIRONMENT_PREFIX = "EDGEPIPE_"
 NOT_CONFIGURATION = frozenset({"EDGEPIPE_WEIGHTS_URL", "EDGEPIPE_DEBUG"})
-VARIANTS = ("fp32", "int8", "int8-avx2")
+VARIANTS = ("fp32", "int8", "int8-avx2", "fp16")
 PRECISIONS = ("f32", "tf32", "bf16", "f16")
 _HOST = r"([\w.+][\w.+-]*@)?(\w[\w.-]*|\[[\da-fA-F:.]+\])"
 SSH_HOST = re.compile(rf"{_HOST}|ssh://{_HOST}(:\d+)?")
@@ -62,7 +62,10 @@ class _Section(BaseModel):
 
 
 class ExportConfig(_Section):
-    """What ``edgepipe export`` makes. ``batch`` is a number or "dynamic"."""
+    """What ``edgepipe export`` makes. ``batch`` is a number or "dynamic".
+
+    ``exporter`` makes the ONNX file. ``formats`` are written beside it.
+    """
 
     weights: str = "digits"
     exporter: str = "onnx-dynamo"
@@ -70,7 +73,8 @@ class ExportConfig(_Section):
     batch: Positive | Literal["dynamic"] = 1
     input_size: Annotated[int, Field(ge=32, le=2048)] | None = None
     simplify: bool = True
-    variants: tuple[str, ...] = VARIANTS
+    variants: tuple[str, ...] = ("fp32", "int8", "int8-avx2")
+    formats: tuple[str, ...] = (exporters.ONNX,)
 
 
 class CellsConfig(_Section):
@@ -245,7 +249,8 @@ def _check_names(config: Config) -> None:
     for key, names, known in (
         ("model", [config.model], ARCHITECTURES),
         ("export.weights", [config.export.weights], WEIGHTS),
-        ("export.exporter", [config.export.exporter], EXPORTERS),
+        ("export.exporter", [config.export.exporter], exporters.names()),
+        ("export.formats", config.export.formats, [exporters.ONNX, *exporters.names()]),
         ("export.variants", config.export.variants, VARIANTS),
         ("runners", config.runners, runners),
         *(

@@ -36,8 +36,10 @@ class Gate:
 
 
 def kind_of(variant: str, precision: str) -> str:
-    """What decides the limits of a cell: "int8" for quantized variants, else the precision."""
-    return "int8" if variant.startswith("int8") else precision
+    """What decides the limits of a cell: how the variant keeps its numbers, else the precision."""
+    if variant.startswith("int8"):
+        return "int8"
+    return "f16" if (variant, precision) == ("fp16", "f32") else precision
 
 
 def default_gate(kind: str, reference_sqnr_db: float) -> Gate:

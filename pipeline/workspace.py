@@ -77,6 +77,20 @@ class Manifest:
         """The record of a stage, if it has run."""
         return next((stage for stage in self.stages if stage.name == name), None)
 
+    def maker(self, file: str) -> StageRecord | None:
+        """The record of the stage that made an artifact."""
+        return next((stage for stage in self.stages if file in stage.artifacts), None)
+
+    def files(self, main: str) -> tuple[str, ...]:
+        """A model's files: the main one, and those that its stage made beside it.
+
+        They share the name before the suffix: ``fp32.xml`` has its weights in ``fp32.bin``.
+        """
+        stage = self.maker(main)
+        beside = stage.artifacts if stage else ()
+        stem = Path(main).stem
+        return (main, *(name for name in beside if name != main and Path(name).stem == stem))
+
     def to_json(self) -> str:
         """Text with a digest of itself, so that an edit shows."""
         body = {"schema_version": SCHEMA_VERSION, **asdict(self)}

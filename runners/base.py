@@ -141,11 +141,15 @@ class Session(Protocol):
         ...
 
     def run(self, feeds: Mapping[str, np.ndarray]) -> dict[str, np.ndarray]:
-        """Run once. ``feeds`` holds every input by name; returns every output by name."""
+        """Run once. ``feeds`` holds every input by name; returns every output by name.
+
+        The outputs are the caller's to keep, the feeds are left as they are. Raises
+        ``SessionError`` if it fails, also for an input that is missing or does not fit.
+        """
         ...
 
     def close(self) -> None:
-        """Free the session; no ``run`` after it."""
+        """Free the session; no ``run`` after it. Closing it again does nothing."""
         ...
 
 

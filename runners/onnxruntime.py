@@ -114,7 +114,7 @@ class OrtSession:
     """
 
     def __init__(self, session: Any, place: Callable[[Any], Placement]) -> None:
-        self._session = session
+        self._session: Any = session
         self._place = place
         self.inputs = tuple(_spec(node) for node in session.get_inputs())
         self.outputs = tuple(_spec(node) for node in session.get_outputs())
@@ -127,11 +127,15 @@ class OrtSession:
 
     def run(self, feeds: Mapping[str, np.ndarray]) -> dict[str, np.ndarray]:
         """See ``Session.run``. Raises ``SessionError`` for a failed run."""
-        return dict(zip(self._names, self._session.run(None, feeds), strict=True))
+        try:
+            outputs = self._session.run(None, feeds)
+        except Exception as error:  # of onnxruntime's own kinds, without a base
+            raise SessionError(f"{type(error).__name__}: {error}") from error
+        return dict(zip(self._names, outputs, strict=True))
 
     def close(self) -> None:
         """See ``Session.close``."""
-        del self._session
+        self._session = None
 
 
 class OrtCpu:

@@ -22,7 +22,7 @@ class OpenVinoSession:
     """A compiled model with one infer request."""
 
     def __init__(self, model: Any, compiled: Any, placement: Placement) -> None:
-        self._request = compiled.create_infer_request()
+        self._request: Any = compiled.create_infer_request()
         self.placement = placement
         # Named as in the file: where compiling merges two tensors, a port has both their names.
         self.inputs = _specs(model.inputs, compiled.inputs)
@@ -40,8 +40,14 @@ class OpenVinoSession:
         if feeds is self._proven:
             results = self._request.infer(feeds, share_inputs=True)
             return {name: results[index] for index, name in enumerate(self._names)}
-        self._request.start_async(feeds, share_inputs=True)
-        self._request.wait()
+        # The request would go on with what it was fed last.
+        if missing := [spec.name for spec in self.inputs if spec.name not in feeds]:
+            raise SessionError(f"no feed for input {', '.join(missing)}")
+        try:
+            self._request.start_async(feeds, share_inputs=True)
+            self._request.wait()
+        except Exception as error:  # RuntimeError from the runtime, others from its bindings
+            raise SessionError(f"{type(error).__name__}: {error}") from error
         self._proven = feeds
         return {
             name: self._request.get_output_tensor(index).data.copy()
@@ -50,14 +56,14 @@ class OpenVinoSession:
 
     def close(self) -> None:
         """See ``Session.close``."""
-        del self._request
+        self._request = self._proven = None
 
 
 class OpenVino:
     """``openvino``: native OpenVINO, latency settings, one stream."""
 
     name = "openvino"
-    formats = ("onnx",)
+    formats = ("openvino-ir", "onnx")
     precisions = tuple(PRECISIONS)
 
     def version(self) -> str:

@@ -53,7 +53,7 @@ BUILT_IN = {
             "openvino",
             f"{_PACKAGE}.openvino:OpenVino",
             'pip install "edgepipe[openvino]"',
-            ("onnx",),
+            ("openvino-ir", "onnx"),
             extra="openvino",
         ),
         Entry(

@@ -23,7 +23,7 @@ class TorchSession:
 
         self.placement = placement
         self._torch = torch
-        self._module = program.module()
+        self._module: Any = program.module()
         values = {node.name: node.meta.get("val") for node in program.graph.nodes}
         signature = program.graph_signature
         self.inputs = _specs(names["inputs"], signature.user_inputs, values)
@@ -31,9 +31,12 @@ class TorchSession:
 
     def run(self, feeds: Mapping[str, np.ndarray]) -> dict[str, np.ndarray]:
         """See ``Session.run``."""
-        with self._torch.inference_mode():
-            tensors = [self._torch.from_numpy(feeds[spec.name]) for spec in self.inputs]
-            results = self._module(*tensors)
+        try:
+            with self._torch.inference_mode():
+                tensors = [self._torch.from_numpy(feeds[spec.name]) for spec in self.inputs]
+                results = self._module(*tensors)
+        except Exception as error:  # KeyError, RuntimeError, and whatever a guard raises
+            raise SessionError(f"{type(error).__name__}: {error}") from error
         if not isinstance(results, tuple | list):
             results = (results,)
         return {
@@ -42,7 +45,7 @@ class TorchSession:
 
     def close(self) -> None:
         """See ``Session.close``."""
-        del self._module
+        self._module = None
 
 
 class Torch:

@@ -12,6 +12,8 @@ from typing import Any
 
 import pytest
 
+collect_ignore = ["plugin"]  # a package of its own: see test_plugin.py
+
 Run = Callable[..., subprocess.CompletedProcess[str]]
 
 

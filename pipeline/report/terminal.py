@@ -27,9 +27,9 @@ def export_table(manifest: Manifest) -> str:
     """The variants that an export left in the workspace."""
     table = _table("variant", "file", ">  MiB", "sha256", "what it is")
     for variant, files in manifest.variants.items():
-        for name in files.values():
+        for name in (name for main in files.values() for name in manifest.files(main)):
             artifact = manifest.artifacts[name]
-            about = _about(manifest, variant, name)
+            about = _about(manifest, name) if name in files.values() else "belongs to it"
             size = f"{artifact.size / MIB:.2f}"
             table.add_row(variant, name, size, artifact.sha256[:12], about)
     return _text(table)
@@ -266,10 +266,10 @@ def _host(result: BenchResult) -> str:
     return "\n".join(f"  {line}" for line in lines)
 
 
-def _about(manifest: Manifest, variant: str, name: str) -> str:
+def _about(manifest: Manifest, name: str) -> str:
     if name.endswith(".pt2"):
         return "torch.export program, for the torch runner"
-    stage = manifest.stage("simplify" if variant == "fp32" else variant)
+    stage = manifest.maker(name)
     return str(stage.result.get("summary", "")) if stage else ""
 
 

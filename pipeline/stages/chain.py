@@ -4,12 +4,14 @@ from __future__ import annotations
 
 from typing import Any
 
+from ...exporters import registry
 from ...exporters.sources import CALIBRATED_WEIGHTS, resolve
 from ..config import Config
 from ..errors import UsageError
 from ..workspace import Transaction
 from . import Stage, versions
 from .export import PROGRAM, Export
+from .formats import HALF, HALF_FORMATS, ExportFormat
 from .quantize import REDUCED_RANGE, Calibrate, Quantize
 from .simplify import FP32, Simplify
 
@@ -29,14 +31,35 @@ def stages_for(config: Config) -> list[Stage]:
             f"{config.export.weights} weights: use --variant fp32"
         )
     source = resolve(config.model, config.export.weights)
+    if registry.get(config.export.exporter).format != registry.ONNX:
+        raise UsageError(
+            f"exporter {config.export.exporter} writes no ONNX: ask for it with --format"
+        )
     export = Export(source, config.export)
     preprocessing = export.preprocessing()
     stages: list[Stage] = [export, Simplify(config.export.simplify, preprocessing)]
+    stages += _further_formats(export, config)
     if quantized:
         batch = config.export.batch
         count = DYNAMIC_CALIBRATION_BATCH if batch == "dynamic" else int(batch)
         stages.append(Calibrate(preprocessing, count))
     return [*stages, *(Quantize(name) for name in quantized)]
+
+
+def _further_formats(export: Export, config: Config) -> list[Stage]:
+    """One stage for each format beside ONNX, and for the variant ``fp16`` those that have it."""
+    stages: list[Stage] = []
+    formats = [name for name in dict.fromkeys(config.export.formats) if name != registry.ONNX]
+    for name in formats:
+        exporter = registry.get(name)
+        if exporter.format == registry.ONNX:
+            raise UsageError(f"{name} is no format but a way to ONNX: use --exporter {name}")
+        stages.append(ExportFormat(export, exporter))
+        if HALF in config.export.variants and name in HALF_FORMATS:
+            stages.append(ExportFormat(export, exporter, HALF))
+    if HALF in config.export.variants and not set(formats) & set(HALF_FORMATS):
+        raise UsageError(f"{HALF} needs a format for it: add --format {HALF_FORMATS[0]}")
+    return stages
 
 
 def sections(transaction: Transaction, config: Config) -> dict[str, Any]:
@@ -47,6 +70,9 @@ def sections(transaction: Transaction, config: Config) -> dict[str, Any]:
     variants |= {
         name: {"onnx": f"{name}.onnx"} for name in REDUCED_RANGE if name in transaction.stages
     }
+    for stage in transaction.stages.values():
+        if variant := stage.depends.get("variant"):
+            variants.setdefault(variant, {})[stage.depends["exporter"]] = stage.artifacts[0]
     return {
         "model": {
             "name": config.model,

@@ -9,11 +9,19 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from ...exporters.base import ExportOptions
-from ...exporters.onnx import EXPORTERS, export_program
+from ...exporters import registry
+from ...exporters.base import (
+    Exporter,
+    ExportOptionError,
+    ExportOptions,
+    MissingLibrary,
+    ModelError,
+)
+from ...exporters.onnx import export_program
 from ...exporters.sources import DIGITS_DATASET, Source, build
 from .. import goldens, images
 from ..config import ExportConfig
+from ..errors import StageError
 from ..progress import Progress
 from ..workspace import Transaction, sha256_file
 from . import versions
@@ -47,6 +55,7 @@ class Export:
         return {
             "source": source,
             "exporter": self.config.exporter,
+            **plugin(self.config.exporter),
             "opset": self.config.opset,
             "batch": self.config.batch,
             "preprocessing": self.preprocessing().to_json(),
@@ -54,21 +63,23 @@ class Export:
             "versions": versions("edgepipe", "torch", "onnx", "onnxscript", "numpy", "pillow"),
         }
 
-    def run(self, transaction: Transaction, progress: Progress) -> Mapping[str, Any]:
-        """See ``Stage.run``."""
+    def inputs(self) -> tuple[torch.nn.Module, tuple[torch.Tensor], ExportOptions]:
+        """What every exporter gets: the module, an example input, the options."""
         import torch
 
-        preprocessing = self.preprocessing()
-        module = build(self.source)
-        batch = self.config.batch
-        options = ExportOptions(self.config.opset, dynamic_batch=batch == "dynamic")
+        batch, size = self.config.batch, self.preprocessing().size
         # Two rows for a dynamic batch: torch.export would take a single one for a constant.
         rows = 2 if batch == "dynamic" else int(batch)
-        example = (torch.zeros(rows, 3, preprocessing.size, preprocessing.size),)
-        exporter = EXPORTERS[self.config.exporter]
-        transaction.write(EXPORTED, exporter.export(module, example, options))
+        options = ExportOptions(self.config.opset, dynamic_batch=batch == "dynamic")
+        return build(self.source), (torch.zeros(rows, 3, size, size),), options
+
+    def run(self, transaction: Transaction, progress: Progress) -> Mapping[str, Any]:
+        """See ``Stage.run``."""
+        module, example, options = self.inputs()
+        files = run_exporter(registry.get(self.config.exporter), module, example, options)
+        transaction.write(EXPORTED, files[".onnx"])
         transaction.write(PROGRAM, export_program(module, example, options))
-        recorded = self._record_goldens(module, preprocessing, options)
+        recorded = self._record_goldens(module, self.preprocessing(), options)
         transaction.write(goldens.FILE, recorded.to_bytes())
         output = options.output_names[0]
         parameters = sum(parameter.numel() for parameter in module.parameters())
@@ -105,6 +116,38 @@ class Export:
             fp32={name: outputs[torch.float32]},
             fp64={name: outputs[torch.float64]},
         )
+
+
+def run_exporter(
+    exporter: Exporter,
+    module: torch.nn.Module,
+    example: tuple[torch.Tensor],
+    options: ExportOptions,
+) -> Mapping[str, bytes]:
+    """Every file that the exporter names, by suffix. A plug-in's bug is a ``StageError``."""
+    origin = registry.origin(exporter.name)
+    try:
+        files = exporter.export(module, example, options)
+    except (ModelError, ExportOptionError, MissingLibrary, ImportError):
+        raise
+    except Exception as error:
+        if origin is None:
+            raise
+        raise StageError(
+            f"exporter {exporter.name} ({origin}) failed: {type(error).__name__}: {error}"
+        ) from error
+    if set(files) != set(exporter.suffixes):
+        raise StageError(
+            f"exporter {exporter.name} gave {', '.join(files) or 'no files'}, "
+            f"not {', '.join(exporter.suffixes)}"
+        )
+    return files
+
+
+def plugin(exporter: str) -> dict[str, str]:
+    """What a result depends on besides, if the exporter is somebody else's."""
+    origin = registry.origin(exporter)
+    return {"plugin": origin} if origin else {}
 
 
 @contextmanager

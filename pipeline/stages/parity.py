@@ -49,6 +49,7 @@ class CellOutputs:
     asked: str
     status: str
     reason: str | None = None
+    file: str | None = None
     precision: str | None = None
     threads: int | None = None
     runner_version: str | None = None
@@ -154,6 +155,7 @@ class CellVerdict:
     provider: str | None
     nodes: Mapping[str, int]
     placement: Mapping[str, float]
+    file: str | None
     precision: str | None
     precision_from: str | None
     threads: int | None
@@ -228,6 +230,7 @@ def record(
                     cell.target.name,
                     cell.precision,
                     status="ok",
+                    file=cell.file,
                     precision=placed.precision,
                     threads=placed.threads,
                     runner_version=opened.loaded.runner_version,
@@ -325,6 +328,7 @@ def _row(
         provider=cell.provider,
         nodes=cell.nodes,
         placement=cell.placement,
+        file=cell.file,
         precision=cell.precision,
         precision_from=cell.precision_from,
         threads=cell.threads,

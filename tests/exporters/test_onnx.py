@@ -13,7 +13,9 @@ import torch
 from torch import nn
 
 from edgepipe.exporters.base import ExportOptionError, ExportOptions
-from edgepipe.exporters.onnx import EXPORTERS, export_program
+from edgepipe.exporters.onnx import OnnxDynamo, OnnxTorchScript, export_program
+
+EXPORTERS = {exporter.name: exporter for exporter in (OnnxDynamo(), OnnxTorchScript())}
 
 
 @pytest.fixture
@@ -42,7 +44,7 @@ def run(model: bytes, images: torch.Tensor) -> np.ndarray:
 @pytest.mark.parametrize("dynamic", [False, True])
 def test_the_file_gives_torchs_answers(module: nn.Module, name: str, dynamic: bool) -> None:
     options = ExportOptions(opset=18, dynamic_batch=dynamic)
-    model = EXPORTERS[name].export(module, example(2), options)
+    model = EXPORTERS[name].export(module, example(2), options)[".onnx"]
     onnx.checker.check_model(onnx.load_from_string(model), full_check=True)
     for batch in (1, 2, 5) if dynamic else (2,):
         (images,) = example(batch)
@@ -55,7 +57,7 @@ def test_the_file_gives_torchs_answers(module: nn.Module, name: str, dynamic: bo
 def test_the_opset_is_the_one_asked_for(module: nn.Module, name: str) -> None:
     for opset in (18, 20):
         options = ExportOptions(opset=opset, dynamic_batch=False)
-        model = onnx.load_from_string(EXPORTERS[name].export(module, example(), options))
+        model = onnx.load_from_string(EXPORTERS[name].export(module, example(), options)[".onnx"])
         assert [entry.version for entry in model.opset_import if entry.domain == ""] == [opset]
 
 

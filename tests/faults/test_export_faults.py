@@ -751,7 +751,10 @@ def test_interrupt_that_a_library_takes_for_an_error(
 def test_nothing_is_collected_behind_the_users_back(
     edgepipe: Run, small: Small, small_workspace: Path, tmp_path: Path
 ) -> None:
-    """ONNX Runtime keeps a device identifier, and reports models, unless it is told not to."""
+    """ONNX Runtime keeps a device identifier, and reports models, unless it is told not to.
+
+    So does OpenVINO, of every import and every conversion.
+    """
     folders = {
         "HOME": tmp_path / "home",
         "XDG_CACHE_HOME": tmp_path / "home",
@@ -766,7 +769,9 @@ def test_nothing_is_collected_behind_the_users_back(
         "GITHUB_ACTIONS": "",
     }
     (small_workspace / MODEL / "int8.onnx").unlink()
-    for command in (("export", *small.settings), ("bench", "--quick", "--runner", "ort-cpu")):
+    runners = ("--runner", "ort-cpu", "--runner", "openvino")
+    further = ("--format", "openvino-ir")
+    for command in (("export", *small.settings, *further), ("bench", "--quick", *runners)):
         done = edgepipe(*command, "--workspace", small_workspace, env=user)
         assert done.returncode == 0, done.stderr
     assert [path for folder in folders.values() for path in folder.iterdir()] == []

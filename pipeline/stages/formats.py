@@ -1,0 +1,59 @@
+"""Further formats of the float model, each written from the module by an exporter of its own."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass, replace
+from typing import Any
+
+from ...exporters.base import Exporter
+from ..progress import Progress
+from ..workspace import Transaction
+from . import versions
+from .export import Export, plugin, run_exporter
+
+# The variant whose weights are stored as float16, and the formats that have such weights.
+HALF, HALF_FORMATS = "fp16", ("openvino-ir",)
+MIB = 1 << 20
+
+
+@dataclass(frozen=True)
+class ExportFormat:
+    """Writes one variant's files in the exporter's format, ``fp32.xml`` and ``fp32.bin``."""
+
+    export: Export
+    exporter: Exporter
+    variant: str = "fp32"
+
+    requires: tuple[str, ...] = ()
+
+    @property
+    def name(self) -> str:
+        """The stage is named after what it makes."""
+        return self.exporter.name if self.variant == "fp32" else self.variant
+
+    @property
+    def ensures(self) -> tuple[str, ...]:
+        """See ``Stage``. The file that a runner is pointed to comes first."""
+        return tuple(f"{self.variant}{suffix}" for suffix in self.exporter.suffixes)
+
+    def depends(self, transaction: Transaction) -> Mapping[str, Any]:
+        """See ``Stage.depends``."""
+        return {
+            **self.export.depends(transaction),
+            "exporter": self.exporter.name,
+            **plugin(self.exporter.name),
+            "variant": self.variant,
+            "libraries": versions("openvino") if self.exporter.name in HALF_FORMATS else {},
+        }
+
+    def run(self, transaction: Transaction, progress: Progress) -> Mapping[str, Any]:
+        """See ``Stage.run``."""
+        module, example, options = self.export.inputs()
+        options = replace(options, half_weights=self.variant == HALF)
+        files = run_exporter(self.exporter, module, example, options)
+        for suffix, data in files.items():
+            transaction.write(f"{self.variant}{suffix}", data)
+        size = sum(map(len, files.values())) / MIB
+        half = ", weights as float16" if options.half_weights else ""
+        return {"summary": f"{self.exporter.format}, {size:.1f} MiB{half}"}
