@@ -116,14 +116,17 @@ class OrtSession:
     def __init__(self, session: Any, place: Callable[[Any], Placement]) -> None:
         self._session: Any = session
         self._place = place
+        self._placement: Placement | None = None
         self.inputs = tuple(_spec(node) for node in session.get_inputs())
         self.outputs = tuple(_spec(node) for node in session.get_outputs())
         self._names = [spec.name for spec in self.outputs]
 
-    @functools.cached_property
+    @property
     def placement(self) -> Placement:
         """See ``Session.placement``."""
-        return self._place(self._session)
+        if self._placement is None:
+            self._placement = self._place(self._session)
+        return self._placement
 
     def run(self, feeds: Mapping[str, np.ndarray]) -> dict[str, np.ndarray]:
         """See ``Session.run``. Raises ``SessionError`` for a failed run."""

@@ -71,12 +71,14 @@ def recast(files: Mapping[str, bytes]) -> tuple[Case, ...]:
 @pytest.fixture(scope="class")
 def exported_cases(request: pytest.FixtureRequest) -> None:
     options = ExportOptions(18, dynamic_batch=True)
+    module, example = torch_module()
     if request.cls is TestTorch:
-        request.cls.cases = recast({"network.pt2": export_program(*torch_module(), options)})
+        named = {"network.pt2": export_program(module, example, options)}
     else:
-        files = OpenVinoIr().export(*torch_module(), options)
+        files = OpenVinoIr().export(module, example, options)
         named = {f"network{suffix}": data for suffix, data in files.items()}
-        request.cls.cases = recast(named)
+    suite: Any = request.cls
+    suite.cases = recast(named)
 
 
 @pytest.mark.usefixtures("exported_cases")
