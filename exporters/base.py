@@ -31,9 +31,9 @@ class ExportOptions:
 
     opset: int
     dynamic_batch: bool
-    half_weights: bool = False
     input_names: tuple[str, ...] = ("input",)
     output_names: tuple[str, ...] = ("logits",)
+    half_weights: bool = False
 
 
 class Exporter(Protocol):
