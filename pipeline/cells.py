@@ -297,6 +297,6 @@ def runner_failed(outcomes: Sequence[Outcome], section: CellsConfig) -> bool:
     missing = [outcome for outcome in outcomes if outcome.status == "unavailable"]
     return (
         any(outcome.status == "failed" for outcome in outcomes)
-        or any(one.runner in section.runners or one.target not in ("", "local") for one in missing)
+        or any(outcome.runner in section.runners for outcome in missing)
         or len(missing) == len(outcomes)
     )
