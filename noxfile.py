@@ -14,8 +14,6 @@ RUFF = "ruff==0.17.5"
 BASEDPYRIGHT = "basedpyright==1.40.2"
 # Tests with a session of their own.
 APART = ("tests/mutants", "tests/environments")
-# One mutant of each step, and one for OpenVINO; `nox -s mutants` takes them all.
-SOME_MUTANTS = "shifted or folded or small or layer_wrongly or openvino"
 
 
 @nox.session
@@ -46,8 +44,6 @@ def tests(session: nox.Session) -> None:
     """The test suite with everything installed."""
     session.install("-e", ".[all,train,test]")
     session.run("pytest", *(f"--ignore={folder}" for folder in APART), *session.posargs)
-    if not session.posargs:
-        session.run("pytest", "tests/mutants/test_mutants.py", "-k", SOME_MUTANTS)
 
 
 @nox.session
