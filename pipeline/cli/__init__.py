@@ -1,0 +1,79 @@
+"""The command line: parse, call, render. What the commands do is in ``edgepipe.pipeline``."""
+
+from __future__ import annotations
+
+import os
+import signal
+import sys
+from collections.abc import Callable
+from typing import Annotated, Any
+
+import typer
+
+from . import judging, machine, making
+
+DEBUG = "EDGEPIPE_DEBUG"
+
+app = typer.Typer(
+    no_args_is_help=True,
+    add_completion=False,
+    pretty_exceptions_enable=False,
+    rich_markup_mode=None,
+    help="From a trained PyTorch image classifier to verified models on the edge.",
+)
+
+for command in (
+    making.export,
+    judging.bench,
+    judging.parity,
+    judging.evaluate,
+    machine.runners,
+    machine.doctor,
+):
+    app.command()(command)
+app.add_typer(machine.env, name="env")
+
+
+@app.callback()
+def common(
+    debug: Annotated[bool, typer.Option("--debug", help="Show tracebacks of errors.")] = False,
+) -> None:
+    """Options before the command."""
+    if debug:
+        os.environ[DEBUG] = "1"
+
+
+def main() -> None:
+    """Entry point: every expected failure is one line on stderr and its exit code."""
+    from ..errors import Terminated
+
+    # Noted as well as raised: a library may catch what is raised inside it.
+    received: list[int] = []
+
+    def interrupt(number: int, _frame: object) -> None:
+        received.append(number)
+        raise Terminated if number == signal.SIGTERM else KeyboardInterrupt
+
+    signal.signal(signal.SIGTERM, interrupt)
+    signal.signal(signal.SIGINT, interrupt)
+    sys.exit(_guarded(app, received))
+
+
+def _guarded(call: Callable[[], Any], received: list[int]) -> int | str | None:
+    """Run the application; returns what ``sys.exit`` takes. A bug keeps its traceback."""
+    from .. import errors
+
+    try:
+        call()
+    except SystemExit as exit_:
+        return exit_.code if not received else 128 + received[0]
+    except BaseException as error:
+        if received and not os.environ.get(DEBUG):  # a library made something else of it
+            return 128 + received[0]
+        code = errors.exit_code(error)
+        if code is None or os.environ.get(DEBUG):
+            raise
+        text = " ".join(str(error).split()) or code.name.lower()
+        print(f"edgepipe: {text}", file=sys.stderr)
+        return int(code)
+    return 0

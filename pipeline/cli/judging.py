@@ -1,0 +1,170 @@
+"""Commands that judge cells: their speed, their fidelity, their accuracy."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from . import options
+
+
+def bench(
+    runner: options.Runner = None,
+    variant: options.Variant = None,
+    target: options.Target = None,
+    precision: options.Precision = None,
+    threads: options.Threads = None,
+    require_ep: options.RequireEp = None,
+    allow_fallback: options.AllowFallback = None,
+    rounds: Annotated[int | None, typer.Option(help="Interleaved rounds [default: 3].")] = None,
+    seconds: Annotated[
+        float | None, typer.Option(help="Least time measured in a round of a cell [default: 1].")
+    ] = None,
+    quick: Annotated[
+        bool, typer.Option("--quick", help="One round of 0.2 s a cell: a smoke test.")
+    ] = False,
+    model: options.Model = None,
+    workspace: options.Workspace = None,
+    as_json: options.Json = False,
+    quiet: options.Quiet = False,
+) -> None:
+    """Time every variant on every runner, checking its outputs on the way."""
+    from .. import bench as run
+    from ..report import terminal
+
+    result = run(
+        workspace=workspace,
+        model=model,
+        quick=quick,
+        progress=options.progress(quiet),
+        runners=options.some(runner),
+        variants=options.some(variant),
+        targets=options.some(target),
+        precisions=options.some(precision),
+        threads=threads,
+        require_ep=options.some(require_ep),
+        allow_fallback=allow_fallback,
+        rounds=rounds,
+        seconds=seconds,
+    )
+    if as_json:
+        options.show_json(result.to_json())
+    else:
+        print(terminal.bench_table(result))
+    options.leave(result.exit_code)
+
+
+def parity(
+    runner: options.Runner = None,
+    variant: options.Variant = None,
+    target: options.Target = None,
+    precision: options.Precision = None,
+    samples: Annotated[int | None, typer.Option(help="Goldens to run [default: all].")] = None,
+    threads: options.Threads = None,
+    require_ep: options.RequireEp = None,
+    allow_fallback: options.AllowFallback = None,
+    recording: Annotated[
+        Path | None,
+        typer.Option("--from", metavar="FILE", help="Judge a parity.npz again, run nothing."),
+    ] = None,
+    explain: Annotated[
+        bool, typer.Option("--explain", help="Also say which step and which layer adds the error.")
+    ] = False,
+    junit: options.JUnit = None,
+    markdown: options.Markdown = None,
+    model: options.Model = None,
+    workspace: options.Workspace = None,
+    as_json: options.Json = False,
+    quiet: options.Quiet = False,
+) -> None:
+    """Are the answers still the model's? Judge every variant on every runner."""
+    from .. import parity as run
+    from ..report import explanation as explanation_report
+    from ..report import junit as junit_report
+    from ..report import markdown as markdown_report
+    from ..report import terminal
+    from ..workspace import writing
+
+    result = run(
+        workspace=workspace,
+        model=model,
+        recording=recording,
+        explain=explain,
+        progress=options.progress(quiet),
+        runners=options.some(runner),
+        variants=options.some(variant),
+        targets=options.some(target),
+        precisions=options.some(precision),
+        samples=samples,
+        threads=threads,
+        require_ep=options.some(require_ep),
+        allow_fallback=allow_fallback,
+    )
+    if junit:
+        junit_report.write(result, junit)
+    if markdown:
+        with writing(markdown):
+            markdown.write_text(markdown_report.parity(result))
+    if as_json:
+        options.show_json(result.to_json())
+    else:
+        print(terminal.parity_table(result))
+        for explanation in result.explanations:
+            print(explanation_report.text(explanation))
+    options.leave(result.exit_code)
+
+
+def evaluate(
+    data: Annotated[
+        Path | None,
+        typer.Option(metavar="DIR", help="A folder of images for each label [default: digits]."),
+    ] = None,
+    max_drop: Annotated[
+        float | None,
+        typer.Option(
+            metavar="POINTS", help="Loss of top-1 that is allowed, in points [default: no gate]."
+        ),
+    ] = None,
+    runner: options.Runner = None,
+    variant: options.Variant = None,
+    target: options.Target = None,
+    precision: options.Precision = None,
+    threads: options.Threads = None,
+    junit: options.JUnit = None,
+    markdown: options.Markdown = None,
+    model: options.Model = None,
+    workspace: options.Workspace = None,
+    as_json: options.Json = False,
+    quiet: options.Quiet = False,
+) -> None:
+    """Judge every variant's accuracy on labelled images against fp32's."""
+    from .. import evaluate as run
+    from ..report import junit as junit_report
+    from ..report import markdown as markdown_report
+    from ..report import terminal
+    from ..workspace import writing
+
+    result = run(
+        workspace=workspace,
+        model=model,
+        progress=options.progress(quiet),
+        data=data,
+        max_drop=max_drop,
+        runners=options.some(runner),
+        variants=options.some(variant),
+        targets=options.some(target),
+        precisions=options.some(precision),
+        threads=threads,
+    )
+    if junit:
+        junit_report.write(result, junit)
+    if markdown:
+        with writing(markdown):
+            markdown.write_text(markdown_report.evaluation(result))
+    if as_json:
+        options.show_json(result.to_json())
+    else:
+        print(terminal.evaluation_table(result))
+    options.leave(result.exit_code)

@@ -1,0 +1,79 @@
+"""Commands about the machine: its runners, its faults, its environments."""
+
+from __future__ import annotations
+
+from typing import Annotated
+
+import typer
+
+from . import options
+
+
+def runners(
+    target: options.Target = None, as_json: options.Json = False, quiet: options.Quiet = False
+) -> None:
+    """List every runner: what it takes and has, or why it is missing and what installs it."""
+    from .. import runners as run
+    from ..report import terminal
+
+    result = run(targets=options.some(target) or ("local",), progress=options.progress(quiet))
+    if as_json:
+        options.show_json(result.to_json())
+    else:
+        print(terminal.runners_table(result))
+
+
+def doctor(target: options.Target = None, as_json: options.Json = False) -> None:
+    """Look for what would make numbers or installs wrong on this machine."""
+    from .. import doctor as run
+    from ..report import terminal
+
+    result = run(targets=options.some(target) or ("local",))
+    if as_json:
+        options.show_json(result.to_json())
+    else:
+        print(terminal.diagnosis(result))
+    options.leave(result.exit_code)
+
+
+env = typer.Typer(
+    no_args_is_help=True,
+    rich_markup_mode=None,
+    help="Environments of their own, for runners that can't share this one.",
+)
+EnvironmentRunner = Annotated[str, typer.Argument(metavar="RUNNER", help="Such as ort-openvino.")]
+
+
+@env.command("create")
+def env_create(
+    runner: EnvironmentRunner,
+    python: Annotated[
+        str | None, typer.Option(metavar="PATH", help="Make it with this Python [default: this].")
+    ] = None,
+    quiet: options.Quiet = False,
+) -> None:
+    """Make RUNNER's environment; bench and parity use it from then on."""
+    from .. import environments
+
+    print(environments.create(runner, python, options.progress(quiet).say).folder)
+
+
+@env.command("list")
+def env_list(as_json: options.Json = False) -> None:
+    """List the environments, with the versions that each is locked to."""
+    from .. import environments
+    from ..report import terminal
+
+    found = environments.listing()
+    if as_json:
+        options.show_json({"schema_version": environments.SCHEMA_VERSION, "environments": found})
+    else:
+        print(terminal.environments_table(found))
+
+
+@env.command("remove")
+def env_remove(runner: EnvironmentRunner) -> None:
+    """Delete RUNNER's environment."""
+    from .. import environments
+
+    environments.remove(runner)

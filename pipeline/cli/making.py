@@ -1,0 +1,63 @@
+"""Commands that make model files."""
+
+from __future__ import annotations
+
+from typing import Annotated
+
+import typer
+
+from . import options
+
+
+def export(
+    model: Annotated[str | None, typer.Argument(help="[default: mobilenet_v2]")] = None,
+    weights: Annotated[
+        str | None, typer.Option(help="digits, imagenet or random [default: digits].")
+    ] = None,
+    variant: options.Variant = None,
+    simplify: Annotated[
+        bool | None, typer.Option("--simplify/--no-simplify", help="Run onnxsim [default: yes].")
+    ] = None,
+    exporter: Annotated[
+        str | None, typer.Option(help="onnx-dynamo or onnx-torchscript [default: onnx-dynamo].")
+    ] = None,
+    formats: Annotated[
+        list[str] | None,
+        typer.Option(
+            "--format", metavar="NAME", help="onnx, and openvino-ir beside it; may be repeated."
+        ),
+    ] = None,
+    opset: Annotated[int | None, typer.Option(help="ONNX operator set [default: 20].")] = None,
+    batch: Annotated[
+        str | None, typer.Option(metavar="N|dynamic", help="Images per run [default: 1].")
+    ] = None,
+    input_size: Annotated[
+        int | None, typer.Option(help="Side of the input in pixels [default: the weights' own].")
+    ] = None,
+    force: Annotated[bool, typer.Option("--force", help="Make everything again.")] = False,
+    workspace: options.Workspace = None,
+    as_json: options.Json = False,
+    quiet: options.Quiet = False,
+) -> None:
+    """Export MODEL to ONNX, simplify it, and quantize it to int8."""
+    from .. import export as run
+    from ..report import terminal
+
+    manifest = run(
+        model,
+        workspace=workspace,
+        force=force,
+        progress=options.progress(quiet),
+        weights=weights,
+        variants=tuple(variant) if variant else None,
+        simplify=simplify,
+        exporter=exporter,
+        formats=options.some(formats),
+        opset=opset,
+        batch=batch,
+        input_size=input_size,
+    )
+    if as_json:
+        print(manifest.to_json(), end="")
+    else:
+        print(terminal.export_table(manifest))
