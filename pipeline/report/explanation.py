@@ -8,7 +8,7 @@ from collections.abc import Sequence
 from typing import Any
 
 from ..stages.explain import Explanation, Step
-from .terminal import _table, _text
+from . import tables
 
 LAYERS_SHOWN = 10
 SO_FAR, OWN, BROKEN = "#1f6feb", "#bc4c00", "#cf222e"
@@ -16,12 +16,12 @@ SO_FAR, OWN, BROKEN = "#1f6feb", "#bc4c00", "#cf222e"
 
 def text(explanation: Explanation) -> str:
     """The steps, the worst layers and the findings of one cell."""
-    steps = _table("", "step", "file", "verdict", ">SQNR dB", ">step adds dB")
+    steps = tables.table("", "step", "file", "verdict", ">SQNR dB", ">step adds dB")
     for step in explanation.steps:
         mark = "→" if step.name == explanation.step else ""
         figures = (_db(step.sqnr_db), _db(step.step_sqnr_db))
         steps.add_row(mark, step.name, step.file, step.verdict, *figures)
-    layers = _table("layer", "operators", ">SQNR dB", ">its own dB", ">clipped")
+    layers = tables.table("layer", "operators", ">SQNR dB", ">its own dB", ">clipped")
     for layer in explanation.layers[:LAYERS_SHOWN]:
         clipped = "–" if layer.clipped is None else f"{layer.clipped:.2%}"
         figures = (_db(layer.sqnr_db), _db(layer.own_sqnr_db), clipped)
@@ -33,7 +33,7 @@ def text(explanation: Explanation) -> str:
     if more > 0:
         lines.append(f"  and {more} better layers, see explain.json and explain.svg")
     parts = [_headline(explanation), steps]
-    return "\n" + _text(*parts, *([layers] if explanation.layers else []), *lines)
+    return "\n" + tables.text(*parts, *([layers] if explanation.layers else []), *lines)
 
 
 def svg(explanations: Sequence[Explanation]) -> str:

@@ -2,14 +2,10 @@
 
 from __future__ import annotations
 
-import io
-import sys
 from collections.abc import Mapping, Sequence
 from typing import Any
 
-from rich.box import SIMPLE_HEAD
-from rich.console import Console, RenderableType
-from rich.table import Table
+from rich.console import RenderableType
 
 from .. import placement
 from ..diagnosis import Diagnosis
@@ -18,21 +14,21 @@ from ..stages.bench import BenchResult, CellResult
 from ..stages.evaluate import CellAccuracy, EvaluationResult
 from ..stages.parity import CellVerdict, ParityResult
 from ..workspace import Manifest
+from .tables import ms, number, table, text
 
-WIDTH = 100
 MIB = 1 << 20
 
 
 def export_table(manifest: Manifest) -> str:
     """The variants that an export left in the workspace."""
-    table = _table("variant", "file", ">  MiB", "sha256", "what it is")
+    shown = table("variant", "file", ">  MiB", "sha256", "what it is")
     for variant, files in manifest.variants.items():
         for name in (name for main in files.values() for name in manifest.files(main)):
             artifact = manifest.artifacts[name]
             about = _about(manifest, name) if name in files.values() else "belongs to it"
             size = f"{artifact.size / MIB:.2f}"
-            table.add_row(variant, name, size, artifact.sha256[:12], about)
-    return _text(table)
+            shown.add_row(variant, name, size, artifact.sha256[:12], about)
+    return text(shown)
 
 
 def bench_table(result: BenchResult) -> str:
@@ -42,38 +38,38 @@ def bench_table(result: BenchResult) -> str:
     columns += [">x fp32", ">load", ">first", ">RSS", ">MiB", "verdict"]
     if remote:
         columns.insert(2, "target")
-    table = _table(*columns)
+    shown = table(*columns)
     for cell in result.cells:
         if cell.status == "ok":
             row = _row(cell)
             if remote:
                 row.insert(2, cell.target)
-            table.add_row(*row)
-    parts: list[RenderableType] = [table] if table.row_count else []
+            shown.add_row(*row)
+    parts: list[RenderableType] = [shown] if shown.row_count else []
     parts += [*_notes(result.cells), *_problems(result.problems), _host(result)]
-    return _text(*parts)
+    return text(*parts)
 
 
 def parity_table(result: ParityResult) -> str:
     """The cells of a parity run with the reasons below it."""
     columns = ("variant", "runner", "target", "prec", "verdict", ">SQNR dB", ">limit")
-    table = _table(*columns, ">cosine", ">max rel", ">top-1", ">n")
+    shown = table(*columns, ">cosine", ">max rel", ">top-1", ">n")
     for cell in result.cells:
         if cell.status == "ok":
-            table.add_row(
+            shown.add_row(
                 cell.variant,
                 cell.runner,
                 cell.target,
                 cell.precision or "",
                 cell.verdict or "",
-                "equal" if cell.max_abs == 0 else _number(cell.sqnr_db, ".1f"),
-                _number(cell.gate["min_sqnr_db"], ".1f"),
-                _number(cell.cosine, ".6f"),
-                _number(cell.max_rel, ".1e"),
-                _number(cell.top1_agreement, ".1%"),
+                "equal" if cell.max_abs == 0 else number(cell.sqnr_db, ".1f"),
+                number(cell.gate["min_sqnr_db"], ".1f"),
+                number(cell.cosine, ".6f"),
+                number(cell.max_rel, ".1e"),
+                number(cell.top1_agreement, ".1%"),
                 str(cell.samples),
             )
-    parts: list[RenderableType] = [table] if table.row_count else []
+    parts: list[RenderableType] = [shown] if shown.row_count else []
     for cell in result.cells:
         if note := placement.spread(cell.placement, cell.provider or ""):
             parts.append(f"  {cell.variant}/{cell.runner}: {note}")
@@ -82,7 +78,7 @@ def parity_table(result: ParityResult) -> str:
     parts.append(
         f"  torch's float32 is {result.reference_sqnr_db:.1f} dB from its float64 on these goldens"
     )
-    return _text(*parts)
+    return text(*parts)
 
 
 def evaluation_table(result: EvaluationResult) -> str:
@@ -92,14 +88,14 @@ def evaluation_table(result: EvaluationResult) -> str:
     columns += [">drop", ">95 % CI", ">p"]
     if remote:
         columns.insert(2, "target")
-    table = _table(*columns)
+    shown = table(*columns)
     for cell in result.cells:
         if cell.status == "ok":
             row = _accuracy_row(cell)
             if remote:
                 row.insert(2, cell.target)
-            table.add_row(*row)
-    parts: list[RenderableType] = [table] if table.row_count else []
+            shown.add_row(*row)
+    parts: list[RenderableType] = [shown] if shown.row_count else []
     parts += _reasons(result.cells)
     data, reference = result.data, result.reference
     parts.append(
@@ -113,7 +109,7 @@ def evaluation_table(result: EvaluationResult) -> str:
             limit = f"at most {result.max_drop:g} points may be lost"
         parts.append(f"  compared with {place}; {limit}")
     parts += [f"  {note}" for note in result.notes]
-    return _text(*parts)
+    return text(*parts)
 
 
 def _accuracy_row(cell: CellAccuracy) -> list[str]:
@@ -124,9 +120,9 @@ def _accuracy_row(cell: CellAccuracy) -> list[str]:
         cell.runner,
         cell.precision or "",
         cell.verdict or ("–" if cell.drop else "reference"),
-        _number(cell.top1, ".2%"),
+        number(cell.top1, ".2%"),
         f"{100 * low:.1f}–{100 * high:.1f}",
-        _number(cell.top5, ".1%"),
+        number(cell.top5, ".1%"),
     ]
     if drop is None:
         return [*row, "–", "–", "–"]
@@ -161,10 +157,10 @@ def environments_table(environments: Sequence[Mapping[str, Any]]) -> str:
 def runners_table(result: Inventory) -> str:
     """Every runner, and below the table why some can't run and what to do about it."""
     columns = ("runner", "target", "status", "version", "devices", "takes", "precisions", "from")
-    table = _table(*columns)
+    shown = table(*columns)
     reasons: dict[str, list[str]] = {}
     for runner in result.runners:
-        table.add_row(
+        shown.add_row(
             runner.name,
             runner.target,
             runner.status,
@@ -178,7 +174,7 @@ def runners_table(result: Inventory) -> str:
             reasons.setdefault(runner.reason + remedy, []).append(
                 f"{runner.name} on {runner.target}"
             )
-    return _text(table, *(f"  {', '.join(names)}: {reason}" for reason, names in reasons.items()))
+    return text(shown, *(f"  {', '.join(names)}: {reason}" for reason, names in reasons.items()))
 
 
 def diagnosis(result: Diagnosis) -> str:
@@ -194,10 +190,6 @@ def diagnosis(result: Diagnosis) -> str:
     return "\n".join(lines)
 
 
-def _number(value: float | None, form: str) -> str:
-    return "–" if value is None else format(value, form)
-
-
 def _row(cell: CellResult) -> list[str]:
     latency = cell.latency_ms
     assert latency
@@ -207,9 +199,9 @@ def _row(cell: CellResult) -> list[str]:
         cell.runner,
         cell.precision or "",
         str(cell.threads),
-        _ms(latency.p50),
-        f"{_ms(low)}–{_ms(high)}",
-        "–" if latency.p90 is None else _ms(latency.p90),
+        ms(latency.p50),
+        f"{ms(low)}–{ms(high)}",
+        "–" if latency.p90 is None else ms(latency.p90),
         "–" if cell.speedup is None else f"{cell.speedup:.2f}",
         f"{cell.load_ms:.0f}",
         f"{cell.first_inference_ms:.1f}",
@@ -271,28 +263,3 @@ def _about(manifest: Manifest, name: str) -> str:
         return "torch.export program, for the torch runner"
     stage = manifest.maker(name)
     return str(stage.result.get("summary", "")) if stage else ""
-
-
-def _ms(value: float) -> str:
-    """Three significant digits for what is below 100 ms."""
-    return f"{value:.2f}" if value < 10 else f"{value:.1f}" if value < 100 else f"{value:.0f}"
-
-
-def _table(*columns: str) -> Table:
-    """Columns that start with ">" are set to the right."""
-    table = Table(box=SIMPLE_HEAD, padding=0, pad_edge=False)
-    for column in columns:
-        right = column.startswith(">")
-        table.add_column(column.lstrip(">"), justify="right" if right else "left", no_wrap=True)
-    return table
-
-
-def _text(*parts: Any) -> str:
-    console = Console(
-        file=io.StringIO(), width=WIDTH, force_terminal=sys.stdout.isatty(), highlight=False
-    )
-    for part in parts:
-        console.print(part, markup=False, soft_wrap=isinstance(part, str))
-    output = console.file
-    assert isinstance(output, io.StringIO)
-    return output.getvalue().rstrip()

@@ -1,0 +1,44 @@
+"""What the tables for a terminal are made of."""
+
+from __future__ import annotations
+
+import io
+import sys
+from typing import Any
+
+from rich.box import SIMPLE_HEAD
+from rich.console import Console
+from rich.table import Table
+
+WIDTH = 100
+
+
+def table(*columns: str) -> Table:
+    """Columns that start with ">" are set to the right."""
+    made = Table(box=SIMPLE_HEAD, padding=0, pad_edge=False)
+    for column in columns:
+        right = column.startswith(">")
+        made.add_column(column.lstrip(">"), justify="right" if right else "left", no_wrap=True)
+    return made
+
+
+def text(*parts: Any) -> str:
+    """Tables and lines as a terminal shows them, without colours where nobody looks."""
+    console = Console(
+        file=io.StringIO(), width=WIDTH, force_terminal=sys.stdout.isatty(), highlight=False
+    )
+    for part in parts:
+        console.print(part, markup=False, soft_wrap=isinstance(part, str))
+    output = console.file
+    assert isinstance(output, io.StringIO)
+    return output.getvalue().rstrip()
+
+
+def number(value: float | None, form: str) -> str:
+    """A figure, or a dash where there is none."""
+    return "–" if value is None else format(value, form)
+
+
+def ms(value: float) -> str:
+    """Three significant digits for what is below 100 ms."""
+    return f"{value:.2f}" if value < 10 else f"{value:.1f}" if value < 100 else f"{value:.0f}"
