@@ -20,13 +20,13 @@ from ..runners.base import (
     SessionError,
     Settings,
 )
+from ..runners.images import Preprocessing
 from ..runners.launch import LOCAL, Loaded, Target, Timeouts, Worker
 from . import environments
 from .config import CellsConfig, Config
 from .errors import ExitCode, UsageError
 from .gates import FAIL, INCONCLUSIVE
 from .goldens import Goldens
-from .images import Preprocessing
 from .workspace import Manifest
 
 EMULATED_TIMEOUTS = Timeouts(start=300.0, load=900.0, run=300.0)

@@ -17,9 +17,10 @@ from pathlib import Path
 
 import numpy as np
 
-from . import images
+from ..runners import images
+from ..runners.images import Pixels, Preprocessing
+from . import digits as embedded
 from .errors import InputError
-from .images import Pixels, Preprocessing
 
 # Two at a time keep a worker busy with pictures of a camera, and bound what is in memory.
 DECODERS = 2
@@ -55,7 +56,7 @@ class Dataset:
         """Yield ``size`` images at the model's input size, with their labels.
 
         uint8 ``[n, side, side, 3]`` and int64 ``[n]``, in order. While one chunk is in use the
-        next one is decoded. Raises ``InputError`` for an image that can't be read.
+        next one is decoded. Raises ``ImageError`` for an image that can't be read.
         """
         pool = ThreadPoolExecutor(DECODERS, "edgepipe-decode")
         try:
@@ -76,7 +77,7 @@ class Dataset:
 
 def digits() -> Dataset:
     """The 397 embedded digits that no training and no calibration has seen."""
-    pictures, labels = images.digits("held_out")
+    pictures, labels = embedded.pictures("held_out")
     digest = hashlib.sha256(pictures.tobytes() + labels.tobytes()).hexdigest()
     return Dataset("digits (held out)", labels.astype(np.int64), pictures.__getitem__, digest)
 
@@ -86,8 +87,8 @@ def class_folders(folder: Path, labels: Sequence[str]) -> Dataset:
 
     Every header is read here, so that most of what could go wrong does before anything runs.
     Hidden files, files that aren't images by their suffix and whatever lies elsewhere are
-    ignored, and counted in ``notes``. Raises ``InputError`` for a folder that is no label, an
-    image that can't be read, or no image at all.
+    ignored, and counted in ``notes``. Raises ``InputError`` for a folder that is no label or has no
+    image at all, ``ImageError`` for an image that can't be read.
     """
     suffixes = _suffixes()
     files: list[str] = []

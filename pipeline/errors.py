@@ -17,7 +17,7 @@ from __future__ import annotations
 from enum import IntEnum
 
 from ..exporters.base import ExportOptionError, MissingLibrary, ModelError
-from ..runners.base import RunnerError
+from ..runners.base import ImageError, MissingDecoder, RunnerError
 
 
 class ExitCode(IntEnum):
@@ -67,10 +67,12 @@ EXIT_CODES: tuple[tuple[type[BaseException], ExitCode], ...] = (
     (ExportOptionError, ExitCode.USAGE),
     (InputError, ExitCode.BAD_INPUT),
     (ModelError, ExitCode.BAD_INPUT),
+    (ImageError, ExitCode.BAD_INPUT),
     (IntegrityError, ExitCode.INTEGRITY),
     (StageError, ExitCode.RUNNER),
     (RunnerError, ExitCode.RUNNER),
     (MissingLibrary, ExitCode.RUNNER),
+    (MissingDecoder, ExitCode.RUNNER),
     (KeyboardInterrupt, ExitCode.INTERRUPTED),
     (Terminated, ExitCode.TERMINATED),
 )

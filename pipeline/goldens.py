@@ -9,8 +9,8 @@ from pathlib import Path
 
 import numpy as np
 
+from ..runners.images import Preprocessing, batches, normalize
 from . import metrics
-from .images import Preprocessing, batches, normalize
 
 FILE = "goldens.npz"
 COUNT = 64

@@ -62,6 +62,14 @@ class WorkerGarbage(WorkerError):
     """The worker's answer was not the protocol; its process group was killed."""
 
 
+class ImageError(Exception):
+    """An image can't be used. One line: the file, and what is wrong with it."""
+
+
+class MissingDecoder(Exception):
+    """Pillow is not installed. Says how to install it."""
+
+
 @dataclass(frozen=True)
 class TensorSpec:
     """An input or output: ``dtype`` as numpy names it, ``None`` for a dynamic dimension."""

@@ -22,7 +22,7 @@ from torch.nn import functional
 
 from edgepipe.exporters.sources import HALVES
 from edgepipe.exporters.zoo.mobilenet_v2 import MobileNetV2
-from edgepipe.pipeline.images import Preprocessing, normalize, stack
+from edgepipe.runners.images import Preprocessing, normalize, stack
 
 SEED = 0
 HELD_OUT = 397

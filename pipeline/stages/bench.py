@@ -16,6 +16,7 @@ from typing import Any
 import numpy as np
 
 from ...runners.base import PlacementError, RunnerError, SessionError
+from ...runners.images import Preprocessing
 from ...runners.measure import Measurement, Plan
 from .. import goldens as recorded
 from .. import metrics, placement, statistics
@@ -32,7 +33,6 @@ from ..cells import (
 from ..config import Config
 from ..errors import ExitCode, UsageError
 from ..gates import kind_of, mismatch
-from ..images import Preprocessing
 from ..progress import Progress
 from ..workspace import Manifest, Workspace
 

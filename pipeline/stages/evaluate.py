@@ -17,16 +17,17 @@ from typing import Any
 import numpy as np
 
 from ...exporters.sources import CALIBRATED_WEIGHTS
+from ...runners import images
 from ...runners.base import RunnerError, SessionError
+from ...runners.images import Preprocessing, batches, normalize
 from ...runners.launch import LOCAL
-from .. import accuracy, dataset, images
+from .. import accuracy, dataset
 from ..accuracy import Drop
 from ..cells import Cell, OpenCell, Opener, exit_code, plan, run_batches, status_of
 from ..config import Config
 from ..dataset import Dataset
 from ..errors import ExitCode, UsageError
 from ..gates import FAIL, INCONCLUSIVE, wilson
-from ..images import Preprocessing, batches, normalize
 from ..progress import Progress
 from ..workspace import Manifest, Workspace
 

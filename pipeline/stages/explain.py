@@ -20,6 +20,7 @@ import numpy as np
 
 from ...exporters.base import MissingLibrary
 from ...runners.base import RunnerError
+from ...runners.images import Preprocessing
 from ...runners.launch import LOCAL
 from .. import diagnostics, goldens, metrics
 from ..cells import Cell, OpenCell, open_cell, plan, run_goldens
@@ -27,7 +28,6 @@ from ..config import Config
 from ..diagnostics import Finding
 from ..gates import FAIL, PASS, Gate, default_gate, judge
 from ..graphs import FED, Layer, LayerGraph, Watched, optimized
-from ..images import Preprocessing
 from ..progress import Progress
 from ..workspace import Manifest, Workspace
 from .export import EXPORTED, PROGRAM

@@ -19,7 +19,8 @@ from ...exporters.base import (
 )
 from ...exporters.onnx import export_program
 from ...exporters.sources import DIGITS_DATASET, Source, build
-from .. import goldens, images
+from ...runners import images
+from .. import digits, goldens
 from ..config import ExportConfig
 from ..errors import StageError
 from ..progress import Progress
@@ -99,7 +100,7 @@ class Export:
     ) -> goldens.Goldens:
         import torch
 
-        held_out, labels = images.digits("held_out")
+        held_out, labels = digits.pictures("held_out")
         pixels = images.stack(held_out[: goldens.COUNT], preprocessing)
         inputs = torch.from_numpy(images.normalize(pixels, preprocessing))
         outputs: dict[torch.dtype, np.ndarray] = {}

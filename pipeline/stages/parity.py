@@ -16,13 +16,13 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from ...runners.base import PlacementError, RunnerError
+from ...runners.images import Preprocessing
 from .. import goldens as recorded
 from .. import placement
 from ..cells import Cell, Opener, exit_code, plan, run_goldens, status_of
 from ..config import Config, GateConfig
 from ..errors import ExitCode, InputError
 from ..gates import FAIL, Distance, Gate, Judgement, default_gate, judge, kind_of
-from ..images import Preprocessing
 from ..progress import Progress
 from ..workspace import Manifest, Workspace
 

@@ -21,7 +21,8 @@ from typing import Any
 import numpy as np
 
 from ...exporters.sources import DIGITS_DATASET
-from .. import graphs, images
+from ...runners import images
+from .. import digits, graphs
 from ..progress import Progress
 from ..workspace import Transaction, sha256_file, writing
 from . import versions
@@ -71,7 +72,7 @@ class Calibrate:
     def _reader(self) -> Any:
         from onnxruntime.quantization import CalibrationDataReader
 
-        train, _ = images.digits("train")
+        train, _ = digits.pictures("train")
         pixels = images.stack(train[:CALIBRATION_IMAGES], self.preprocessing)
         chunks = np.split(pixels, range(self.batch, len(pixels), self.batch))
 

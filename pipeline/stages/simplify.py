@@ -17,11 +17,11 @@ from pathlib import Path
 from typing import Any
 
 from ...runners.base import RunnerError
+from ...runners.images import Preprocessing
 from ...runners.launch import LOCAL, signal_name
 from .. import goldens, metrics
 from ..cells import Cell, open_cell, run_goldens
 from ..errors import StageError
-from ..images import Preprocessing
 from ..progress import Progress
 from ..workspace import Transaction
 from . import versions

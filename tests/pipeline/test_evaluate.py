@@ -16,10 +16,10 @@ import pytest
 from onnx import TensorProto, helper, numpy_helper
 from PIL import Image
 
-from edgepipe.exporters.base import MissingLibrary
-from edgepipe.pipeline import evaluate, images
+from edgepipe.pipeline import digits, evaluate
 from edgepipe.pipeline.errors import UsageError
 from edgepipe.pipeline.workspace import Artifact, Manifest
+from edgepipe.runners import images
 
 Run = Callable[..., CompletedProcess[str]]
 
@@ -29,7 +29,7 @@ LABELS = tuple("0123456789")
 
 def templates() -> tuple[np.ndarray, np.ndarray]:
     """The classifier by the nearest class mean, which is linear: weights ``[192, 10]``, bias."""
-    pictures, labels = images.digits("train")
+    pictures, labels = digits.pictures("train")
     tensor = images.normalize(images.stack(pictures, PREPROCESSING), PREPROCESSING)
     flat = tensor.reshape(len(tensor), -1)
     means = np.stack([flat[labels == label].mean(axis=0) for label in range(10)])
@@ -84,7 +84,7 @@ def tiny(tmp_path: Path) -> Path:
 
 def right(weights: np.ndarray, bias: np.ndarray) -> np.ndarray:
     """Which held-out digits numpy gets right with the same model."""
-    pictures, labels = images.digits("held_out")
+    pictures, labels = digits.pictures("held_out")
     tensor = images.normalize(images.stack(pictures, PREPROCESSING), PREPROCESSING)
     return np.argmax(tensor.reshape(len(tensor), -1) @ weights + bias, axis=1) == labels
 
@@ -100,7 +100,7 @@ def test_a_variant_that_lost_accuracy_fails(tiny: Path, edgepipe: Run, tmp_path:
     document = json.loads(done.stdout)
     assert document == json.loads((tiny / "mobilenet_v2" / "evaluation.json").read_text())
     weights, bias = templates()
-    labels = images.digits("held_out")[1]
+    labels = digits.pictures("held_out")[1]
     correct = right(weights, bias)
     lost = int(np.count_nonzero(correct & np.isin(labels, (3, 8))))
     fp32, int8 = document["cells"]
@@ -176,7 +176,7 @@ def test_top_5_of_few_classes_is_not_given_and_said(tmp_path: Path, edgepipe: Ru
 
 def folders(root: Path, count: int, classes: int = 5) -> Path:
     """Held-out digits of the first classes as image files in class folders."""
-    pictures, labels = images.digits("held_out")
+    pictures, labels = digits.pictures("held_out")
     chosen = np.flatnonzero(labels < classes)[:count]
     for number in chosen:
         folder = root / str(labels[number])
@@ -317,5 +317,5 @@ def test_without_pillow_it_is_said_before_anything_starts(
     tiny: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setitem(sys.modules, "PIL", None)
-    with pytest.raises(MissingLibrary, match=r'pip install "edgepipe\[images\]"'):
+    with pytest.raises(images.MissingDecoder, match=r'pip install "edgepipe\[images\]"'):
         evaluate(workspace=tiny)

@@ -13,10 +13,11 @@ import onnx
 import pytest
 
 from edgepipe.pipeline.cells import Cell, open_cell
+from edgepipe.pipeline.digits import pictures
 from edgepipe.pipeline.goldens import Goldens
-from edgepipe.pipeline.images import Preprocessing, digits, normalize, stack
 from edgepipe.pipeline.metrics import sqnr_db
 from edgepipe.pipeline.stages.quantize import kernels
+from edgepipe.runners.images import Preprocessing, normalize, stack
 from edgepipe.runners.launch import LOCAL
 
 Run = Callable[..., CompletedProcess[str]]
@@ -75,7 +76,7 @@ def test_the_avx2_variant_keeps_weights_to_7_bits(folder: Path) -> None:
 
 def test_goldens_are_held_out_images_with_torchs_answers(folder: Path) -> None:
     goldens = Goldens.load(folder / "goldens.npz")
-    labels = digits("held_out")[1]
+    labels = pictures("held_out")[1]
     assert len(goldens) == 64
     assert np.array_equal(goldens.labels, labels[:64])
     assert goldens.fp32["logits"].dtype == np.float32
@@ -87,7 +88,7 @@ def test_goldens_are_held_out_images_with_torchs_answers(folder: Path) -> None:
 def predictions(folder: Path, variant: str, runner: str) -> np.ndarray:
     manifest = json.loads((folder / "manifest.json").read_text())
     preprocessing = Preprocessing.from_json(manifest["preprocessing"])
-    tensors = normalize(stack(digits("held_out")[0], preprocessing), preprocessing)
+    tensors = normalize(stack(pictures("held_out")[0], preprocessing), preprocessing)
     cell = Cell(variant, runner, LOCAL, "f32", f"{variant}.onnx", None)
     with open_cell(cell, folder / cell.file) as opened:
         rows = [opened.worker.run({"input": image[None]}).arrays["logits"] for image in tensors]
@@ -96,7 +97,7 @@ def predictions(folder: Path, variant: str, runner: str) -> np.ndarray:
 
 @pytest.mark.parametrize("runner", RUNNERS)
 def test_top1_on_the_held_out_digits(folder: Path, runner: str) -> None:
-    labels = digits("held_out")[1]
+    labels = pictures("held_out")[1]
     top1 = {v: np.mean(predictions(folder, v, runner) == labels) for v in ("fp32", "int8")}
     assert top1["fp32"] >= 0.98
     assert top1["int8"] >= top1["fp32"] - 0.003

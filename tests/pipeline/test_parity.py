@@ -19,7 +19,7 @@ from onnxruntime.quantization import QuantFormat, QuantType, quantize_static
 from edgepipe.pipeline import metrics
 from edgepipe.pipeline.cells import Cell, open_cell, run_goldens
 from edgepipe.pipeline.goldens import Goldens
-from edgepipe.pipeline.images import Preprocessing
+from edgepipe.runners.images import Preprocessing
 from edgepipe.runners.launch import HASWELL as HASWELL_TARGET
 from edgepipe.runners.launch import LOCAL
 

@@ -17,9 +17,7 @@ from typing import TYPE_CHECKING, Any, Self
 
 import numpy as np
 
-from ..exporters.base import MissingLibrary
-from ..exporters.sources import DIGITS_DATASET
-from .errors import InputError
+from .base import ImageError, MissingDecoder
 
 if TYPE_CHECKING:
     import PIL.Image
@@ -69,7 +67,7 @@ def load_image(path: Path) -> Pixels:
 
     EXIF rotation is honoured, transparent parts show white, 16 bits become 8, of an animation
     the first frame is taken. Colour profiles are not applied, as nobody does in training.
-    Raises ``InputError`` that names the file: can't be opened, no picture, damaged, or more than
+    Raises ``ImageError`` that names the file: can't be opened, no picture, damaged, or more than
     ``MAX_PIXELS``, which is checked before anything is decoded.
     """
     with _opened(path) as picture:
@@ -89,7 +87,7 @@ def _opened(path: Path) -> Iterator[PIL.Image.Image]:
     try:
         if not path.is_file():  # a pipe would be waited for
             path.stat()
-            raise InputError(f"{path}: not a file")
+            raise ImageError(f"{path}: not a file")
         with warnings.catch_warnings():
             warnings.simplefilter("ignore")  # the decoders': either it can be seen, or it can't
             known = [name for name in FORMATS if name in image.OPEN]
@@ -98,18 +96,18 @@ def _opened(path: Path) -> Iterator[PIL.Image.Image]:
                 if width * height > MAX_PIXELS:
                     raise image.DecompressionBombError
                 yield picture
-    except InputError:
+    except ImageError:
         raise
     except image.DecompressionBombError as error:
-        raise InputError(
+        raise ImageError(
             f"{path}: over {MAX_PIXELS / 1e6:.0f} million pixels; make it smaller"
         ) from error
     except image.UnidentifiedImageError as error:
-        raise InputError(f"{path}: no picture in any of {', '.join(FORMATS)}") from error
+        raise ImageError(f"{path}: no picture in any of {', '.join(FORMATS)}") from error
     except OSError as error:
-        raise InputError(f"{path}: {error.strerror or error}") from error
+        raise ImageError(f"{path}: {error.strerror or error}") from error
     except Exception as error:  # a damaged file fails in many ways inside the decoders
-        raise InputError(f"{path}: can't be decoded ({error})") from error
+        raise ImageError(f"{path}: can't be decoded ({error})") from error
 
 
 def _as_seen(picture: PIL.Image.Image) -> PIL.Image.Image:
@@ -130,11 +128,11 @@ def _as_seen(picture: PIL.Image.Image) -> PIL.Image.Image:
 
 
 def pillow() -> Any:
-    """``PIL.Image`` with its decoders loaded. Raises ``MissingLibrary`` without it."""
+    """``PIL.Image`` with its decoders loaded. Raises ``MissingDecoder`` without it."""
     try:
         from PIL import Image
     except ImportError as error:
-        raise MissingLibrary(f'{error}; pip install "edgepipe[images]"') from error
+        raise MissingDecoder(f'{error}; pip install "edgepipe[images]"') from error
     Image.init()
     return Image
 
@@ -184,13 +182,3 @@ def batches(array: np.ndarray, batch: int) -> Iterator[tuple[np.ndarray, slice, 
         part = array[rows]
         full = part if len(part) == batch else np.resize(part, (batch, *part.shape[1:]))
         yield full, rows, len(part)
-
-
-def digits(part: str) -> tuple[np.ndarray, np.ndarray]:
-    """The embedded digits: ``part`` is "train" or "held_out".
-
-    Returns images, uint8 ``[N, 8, 8]``, and labels, uint8 ``[N]``. They are the test set of
-    UCI's "Optical Recognition of Handwritten Digits" (Alpaydin & Kaynak 1998, CC BY 4.0).
-    """
-    with np.load(DIGITS_DATASET) as archive:
-        return archive[f"{part}_images"], archive[f"{part}_labels"]

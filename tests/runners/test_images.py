@@ -15,15 +15,13 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from edgepipe.pipeline.errors import InputError
-from edgepipe.pipeline.images import (
+from edgepipe.runners.images import (
+    ImageError,
     Preprocessing,
     batches,
     check_image,
-    digits,
     load_image,
     normalize,
-    stack,
     to_pixels,
 )
 
@@ -89,33 +87,6 @@ def test_another_input_size_keeps_the_proportion() -> None:
 
 def test_json_round_trip() -> None:
     assert Preprocessing.from_json(SHORTER.to_json()) == SHORTER
-
-
-def test_the_digits_have_a_train_and_a_held_out_part_without_overlap() -> None:
-    train, train_labels = digits("train")
-    held_out, held_out_labels = digits("held_out")
-    assert len(train) == len(train_labels) == 1400
-    assert len(held_out) == len(held_out_labels) == 397
-    assert set(np.unique(train_labels)) == set(np.unique(held_out_labels)) == set(range(10))
-    seen = {image.tobytes() for image in train}
-    assert not any(image.tobytes() in seen for image in held_out)
-    assert stack(held_out[:2], SQUASH).shape == (2, 8, 8, 3)
-
-
-def test_the_digits_are_scikit_learns() -> None:
-    from sklearn.datasets import load_digits
-
-    flat, labels = load_digits(return_X_y=True)
-    images = np.round(np.reshape(flat, (-1, 8, 8)) * (255 / 16)).astype(np.uint8)
-    theirs = sorted(
-        (image.tobytes(), int(label)) for image, label in zip(images, labels, strict=True)
-    )
-    ours = sorted(
-        (image.tobytes(), int(label))
-        for part in ("train", "held_out")
-        for image, label in zip(*digits(part), strict=True)
-    )
-    assert ours == theirs
 
 
 RED, WHITE = (255, 0, 0), (255, 255, 255)
@@ -215,15 +186,14 @@ def test_a_decompression_bomb_is_refused_by_its_header(tmp_path: Path, side: int
     code = (
         "import resource, sys\n"
         "from pathlib import Path\n"
-        "from edgepipe.pipeline.errors import InputError\n"
-        "from edgepipe.pipeline.images import load_image, pillow\n"
+        "from edgepipe.runners.images import ImageError, load_image, pillow\n"
         "pillow()\n"
         "limit = 64 << 20  # of new memory; a row of such a picture is nothing, all of it 270 MB\n"
         "used = int(Path('/proc/self/statm').read_text().split()[5]) * resource.getpagesize()\n"
         "resource.setrlimit(resource.RLIMIT_DATA, (used + limit, used + limit))\n"
         "try:\n"
         "    load_image(Path('bomb.png'))\n"
-        "except InputError as error:\n"
+        "except ImageError as error:\n"
         "    print(error)\n"
     )
     command = [sys.executable, "-W", "error", "-c", code]
@@ -241,7 +211,7 @@ def test_a_truncated_picture_is_refused_wherever_it_was_cut(tmp_path: Path) -> N
         whole = buffer.getvalue()
         for end in range(0, int(len(whole) * 0.9), 37):
             path.write_bytes(whole[:end])
-            with pytest.raises(InputError, match=r"cut: "):
+            with pytest.raises(ImageError, match=r"cut: "):
                 load_image(path)
 
 
@@ -258,14 +228,14 @@ def test_what_is_no_picture_is_refused(tmp_path: Path, content: bytes, reason: s
     path = tmp_path / "x.png"
     path.write_bytes(content)
     for call in (load_image, check_image):
-        with pytest.raises(InputError, match=f"x.png: {reason}"):
+        with pytest.raises(ImageError, match=f"x.png: {reason}"):
             call(path)
 
 
 def test_pixels_without_a_range_are_refused(tmp_path: Path) -> None:
     for dtype in (np.float32, np.int32):
         path = saved(Image.fromarray(np.ones((4, 4), dtype)), tmp_path / "x.tiff")
-        with pytest.raises(InputError, match=r"x\.tiff: .*32-bit pixels"):
+        with pytest.raises(ImageError, match=r"x\.tiff: .*32-bit pixels"):
             load_image(path)
 
 
@@ -280,5 +250,5 @@ def test_what_is_no_file_is_refused_and_not_waited_for(tmp_path: Path) -> None:
         "circle": "Too many levels of symbolic links",
         "nowhere": "No such file",
     }.items():
-        with pytest.raises(InputError, match=f"{name}.png: {reason}"):
+        with pytest.raises(ImageError, match=f"{name}.png: {reason}"):
             load_image(tmp_path / f"{name}.png")
