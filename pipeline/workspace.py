@@ -62,8 +62,26 @@ class StageRecord:
 
 
 @dataclass(frozen=True)
+class Recommendation:
+    """The settings that tune found fastest for a variant on a runner of a target.
+
+    ``settings`` are keyword arguments of ``runners.base.Settings``; ``evidence`` is what was
+    measured, and when and where.
+    """
+
+    variant: str
+    runner: str
+    target: str
+    settings: Mapping[str, Any]
+    evidence: Mapping[str, Any]
+
+
+@dataclass(frozen=True)
 class Manifest:
-    """The contents of ``manifest.json``. Holds nothing that differs between two equal runs."""
+    """The contents of ``manifest.json``.
+
+    Two equal exports make two equal manifests; ``recommended`` alone comes from measuring.
+    """
 
     model: Mapping[str, Any] = field(default_factory=dict)
     preprocessing: Mapping[str, Any] = field(default_factory=dict)
@@ -72,6 +90,7 @@ class Manifest:
     stages: tuple[StageRecord, ...] = ()
     artifacts: Mapping[str, Artifact] = field(default_factory=dict)
     tools: Mapping[str, str | None] = field(default_factory=dict)
+    recommended: tuple[Recommendation, ...] = ()
 
     def stage(self, name: str) -> StageRecord | None:
         """The record of a stage, if it has run."""
@@ -115,7 +134,8 @@ class Manifest:
                 for stage in body.pop("stages")
             )
             artifacts = {name: Artifact(**entry) for name, entry in body.pop("artifacts").items()}
-            return cls(stages=stages, artifacts=artifacts, **body)
+            recommended = tuple(Recommendation(**entry) for entry in body.pop("recommended", ()))
+            return cls(stages=stages, artifacts=artifacts, recommended=recommended, **body)
         except (ValueError, TypeError, KeyError, AttributeError, RecursionError) as error:
             raise IntegrityError(f"{path}: not a manifest ({error}); {_RESTORE}") from error
 
