@@ -12,7 +12,7 @@ from subprocess import CompletedProcess
 
 import pytest
 
-from edgepipe.pipeline import environments
+from edgepipe.pipeline import own_wheel
 
 Run = Callable[..., CompletedProcess[str]]
 RUNNER = "ort-openvino"
@@ -24,7 +24,13 @@ def cache(tmp_path_factory: pytest.TempPathFactory) -> Path:
     folder = tmp_path_factory.mktemp("cache")
     done = command(folder, "env", "create", RUNNER)
     assert done.returncode == 0, done.stderr
-    assert done.stdout.strip() == str(folder / "edgepipe" / "envs" / RUNNER)
+    assert Path(done.stdout.strip()) == environment(folder)
+    return folder
+
+
+def environment(cache: Path) -> Path:
+    """The folder of the only build there is."""
+    (folder,) = (cache / "edgepipe" / "envs").glob(f"{RUNNER}@*")
     return folder
 
 
@@ -90,8 +96,9 @@ def test_bf16_is_proven_or_refused(cache: Path, workspace: Path) -> None:
 
 
 def test_without_the_providers_library_there_are_no_numbers(cache: Path, workspace: Path) -> None:
-    folder = cache / "edgepipe" / "envs" / RUNNER
-    (library,) = folder.glob("lib/python*/site-packages/onnxruntime/capi/*providers_openvino.so")
+    (library,) = environment(cache).glob(
+        "lib/python*/site-packages/onnxruntime/capi/*providers_openvino.so"
+    )
     hidden = library.rename(library.with_suffix(".hidden"))
     try:
         flags = ("--runner", RUNNER, "--variant", "fp32", "--quick", "--json")
@@ -109,7 +116,7 @@ def test_without_the_providers_library_there_are_no_numbers(cache: Path, workspa
 
 
 def test_it_is_reused(cache: Path) -> None:
-    marker = cache / "edgepipe" / "envs" / RUNNER / environments.MARKER
+    marker = cache / "edgepipe" / "envs" / f"{RUNNER}.json"
     before = marker.stat().st_mtime_ns
     done = command(cache, "env", "create", RUNNER)
     assert done.returncode == 0
@@ -128,7 +135,7 @@ def test_the_gpu_wheel_without_a_gpu_gives_a_reason_and_no_numbers(
     python = tmp_path / "gpu" / "bin" / "python"
     subprocess.run([sys.executable, "-m", "venv", str(tmp_path / "gpu")], check=True)
     pip = [str(python), "-m", "pip", "install", "--quiet"]
-    subprocess.run([*pip, str(environments.wheel(tmp_path)), "onnxruntime-gpu"], check=True)
+    subprocess.run([*pip, str(own_wheel.pack(tmp_path)), "onnxruntime-gpu"], check=True)
     (tmp_path / "edgepipe.toml").write_text(f'[runners.ort-cuda]\npython = "{python}"\n')
     for command_ in (("bench", "--quick"), ("parity", "--samples", "16")):
         flags = ("--runner", "ort-cuda", "--variant", "fp32", "--json", "--workspace", workspace)
