@@ -43,16 +43,9 @@ def index(url: str) -> dict[str, str]:
 OFFLINE = index("http://127.0.0.1:9/simple")
 
 
-@pytest.fixture
-def silent_index() -> Iterator[dict[str, str]]:
-    """An index that takes connections and never answers."""
-    with socket.create_server(("127.0.0.1", 0), backlog=16) as server:
-        yield index(f"http://127.0.0.1:{server.getsockname()[1]}/simple")
-
-
 @dataclass(frozen=True)
 class Build:
-    """A running ``edgepipe env create`` whose pip hangs, in a session of its own."""
+    """A running ``edgepipe env create`` whose pip hangs in a question to its index."""
 
     process: subprocess.Popen[str]
     envs: Path
@@ -67,10 +60,6 @@ class Build:
             except psutil.Error:
                 continue
         return found
-
-    def hang(self) -> bool:
-        """Wait until pip asks the index."""
-        return eventually(lambda: any("pip" in process.cmdline() for process in self.others()))
 
 
 def eventually(condition: Callable[[], bool]) -> bool:
@@ -88,22 +77,28 @@ def envs(tmp_path: Path) -> Path:
 
 
 @pytest.fixture
-def build(silent_index: dict[str, str], envs: Path, tmp_path: Path) -> Iterator[Build]:
+def build(envs: Path, tmp_path: Path) -> Iterator[Build]:
     (tmp_path / "tmp").mkdir()
     places = {"XDG_CACHE_HOME": str(tmp_path / "cache"), "TMPDIR": str(tmp_path / "tmp")}
-    process = subprocess.Popen(
-        [sys.executable, "-m", "edgepipe.pipeline.cli", "env", "create", RUNNER],
-        env=os.environ | silent_index | places,
-        stdout=subprocess.PIPE,
-        stderr=subprocess.STDOUT,
-        text=True,
-        start_new_session=True,
-    )
-    running = Build(process, envs)
-    yield running
-    for one in running.others():
-        one.kill()
-    process.communicate()
+    with socket.create_server(("127.0.0.1", 0)) as server:
+        server.settimeout(PATIENCE_SECONDS)
+        silent = index(f"http://127.0.0.1:{server.getsockname()[1]}/simple")
+        process = subprocess.Popen(
+            [sys.executable, "-m", "edgepipe.pipeline.cli", "env", "create", RUNNER],
+            env=os.environ | silent | places,
+            stdout=subprocess.PIPE,
+            stderr=subprocess.STDOUT,
+            text=True,
+            start_new_session=True,
+        )
+        question, _ = server.accept()
+        with question:
+            running = Build(process, envs)
+            yield running
+            for one in running.others():
+                one.kill()
+            process.kill()
+            process.communicate()
 
 
 @pytest.fixture
@@ -157,7 +152,6 @@ def test_the_one_before_stays_until_there_is_a_new_one(
 def test_an_interrupted_build_takes_pip_along_and_leaves_nothing(
     build: Build, number: signal.Signals, code: int, tmp_path: Path
 ) -> None:
-    assert build.hang()
     build.process.send_signal(number)
     said, _ = build.process.communicate(timeout=PATIENCE_SECONDS)
     assert build.process.returncode == code, said
@@ -170,7 +164,6 @@ def test_an_interrupted_build_takes_pip_along_and_leaves_nothing(
 def test_a_killed_build_takes_pip_along_and_the_next_one_tidies_up(
     build: Build, edgepipe: Run, finished: Path, tmp_path: Path
 ) -> None:
-    assert build.hang()
     build.process.kill()
     assert eventually(lambda: not build.others()), "pip outlived who started it"
     assert list((tmp_path / "tmp").iterdir()) == []
@@ -184,7 +177,6 @@ def test_a_killed_build_takes_pip_along_and_the_next_one_tidies_up(
 def test_a_build_of_another_process_is_waited_for_and_left_alone(
     build: Build, finished: Path, tmp_path: Path
 ) -> None:
-    assert build.hang()
     before = builds(build.envs)
     assert len(before) == 2
     second = subprocess.Popen(
