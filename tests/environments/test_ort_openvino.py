@@ -4,15 +4,20 @@ from __future__ import annotations
 
 import json
 import os
+import re
 import subprocess
 import sys
 from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 from subprocess import CompletedProcess
 
+import numpy as np
+import onnx
 import pytest
 
 from edgepipe.pipeline import own_wheel
+from edgepipe.pipeline.workspace import Artifact, Manifest, sha256_file
 
 Run = Callable[..., CompletedProcess[str]]
 RUNNER = "ort-openvino"
@@ -84,6 +89,54 @@ def test_a_required_share_gates(cache: Path, workspace: Path) -> None:
     assert "no cell ran on it" in done.stdout
 
 
+@pytest.fixture
+def detour(workspace: Path) -> Path:
+    """A workspace whose fp32 leads its answer through a sequence, which OpenVINO doesn't take."""
+    folder = workspace / "mobilenet_v2"
+    model = onnx.load(folder / "fp32.onnx")
+    (last,) = [node for node in model.graph.node if "logits" in node.output]
+    last.output[:] = ["answer"]
+    model.graph.node.extend(
+        [
+            onnx.helper.make_node("SequenceConstruct", ["answer"], ["sequence"], "construct"),
+            onnx.helper.make_node("SequenceAt", ["sequence", "first"], ["logits"], "at"),
+        ]
+    )
+    model.graph.initializer.append(onnx.numpy_helper.from_array(np.array(0), "first"))
+    onnx.save(model, folder / "fp32.onnx")
+    path = folder / "manifest.json"
+    manifest = Manifest.from_json(path.read_text(), path)
+    size = (folder / "fp32.onnx").stat().st_size
+    edited = {"fp32.onnx": Artifact(sha256_file(folder / "fp32.onnx"), size)}
+    path.write_text(replace(manifest, artifacts={**manifest.artifacts, **edited}).to_json())
+    return workspace
+
+
+def test_nodes_that_the_provider_refuses_fail_the_cell(cache: Path, detour: Path) -> None:
+    flags = ("--runner", RUNNER, "--variant", "fp32", "--workspace", detour)
+    for judge in (("parity", "--samples", "16"), ("bench", "--quick")):
+        done = command(cache, *judge, *flags)
+        assert done.returncode == 1, done.stdout + done.stderr
+        assert re.search("not (SequenceAt, )?SequenceConstruct", " ".join(done.stdout.split()))
+        assert "--allow-fallback" in done.stdout
+
+
+def test_a_fallback_that_is_allowed_shows(cache: Path, detour: Path) -> None:
+    flags = ("--runner", RUNNER, "--variant", "fp32", "--allow-fallback", "--workspace", detour)
+    parity = command(cache, "parity", "--samples", "16", *flags)
+    assert parity.returncode == 0, parity.stdout + parity.stderr
+    assert re.search("fallback: [0-9.]+ % of the nodes on OpenVINOExecutionProvider", parity.stdout)
+    bench = command(cache, "bench", "--quick", "--json", *flags)
+    assert bench.returncode == 0, bench.stdout + bench.stderr
+    (cell,) = json.loads(bench.stdout)["cells"]
+    assert cell["latency_ms"]["p50"] > 0
+    assert set(cell["placement"]) == {"OpenVINOExecutionProvider", "CPUExecutionProvider"}
+    assert any(note.startswith("fallback: ") for note in cell["notes"])
+    gated = command(cache, "bench", "--quick", *flags, "--require-ep", "OpenVINO=100%")
+    assert gated.returncode == 1, gated.stdout + gated.stderr
+    assert "--require-ep OpenVINO=100% is missed" in " ".join(gated.stdout.split())
+
+
 def test_bf16_is_proven_or_refused(cache: Path, workspace: Path) -> None:
     flags = ("--runner", RUNNER, "--variant", "fp32", "--precision", "bf16", "--json")
     done = command(cache, "parity", *flags, "--workspace", workspace)
@@ -101,10 +154,20 @@ def test_without_the_providers_library_there_are_no_numbers(cache: Path, workspa
     )
     hidden = library.rename(library.with_suffix(".hidden"))
     try:
-        flags = ("--runner", RUNNER, "--variant", "fp32", "--quick", "--json")
+        flags = (
+            "--runner",
+            RUNNER,
+            "--runner",
+            "ort-cpu",
+            "--variant",
+            "fp32",
+            "--quick",
+            "--json",
+        )
         done = command(cache, "bench", *flags, "--workspace", workspace)
         assert done.returncode == 5
-        (cell,) = json.loads(done.stdout)["cells"]
+        cell, other = json.loads(done.stdout)["cells"]
+        assert other["status"] == "ok"
         assert cell["status"] in ("unavailable", "failed")
         assert cell["latency_ms"] is None
         assert "openvino" in cell["reason"].lower()
