@@ -94,6 +94,17 @@ def harness(session: nox.Session) -> None:
     session.run("python", "benchmarks/harness.py", *session.posargs)
 
 
+@nox.session
+def peers(session: nox.Session) -> None:
+    """edgepipe beside quantize_static, Olive, NNCF and benchmark_app; about half an hour."""
+    session.install("-e", ".[all]")
+    folder = Path(session.create_tmp()).resolve()
+    session.env["XDG_CACHE_HOME"] = str(folder / "cache")
+    session.run("edgepipe", "env", "create", "ort-openvino")
+    place = str(folder / "peers")
+    session.run("python", "benchmarks/peers.py", "--folder", place, *session.posargs)
+
+
 def _wheel(session: nox.Session) -> str:
     """Build the wheel from a clean slate: setuptools would pack what an old build/ holds."""
     shutil.rmtree("build", ignore_errors=True)
