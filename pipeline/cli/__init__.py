@@ -10,7 +10,7 @@ from typing import Annotated, Any
 
 import typer
 
-from . import judging, machine, making
+from . import judging, machine, making, shipping
 
 DEBUG = "EDGEPIPE_DEBUG"
 
@@ -27,6 +27,8 @@ for command in (
     judging.bench,
     judging.parity,
     judging.evaluate,
+    shipping.package,
+    shipping.verify,
     machine.runners,
     machine.doctor,
 ):
