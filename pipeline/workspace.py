@@ -15,7 +15,7 @@ import json
 import os
 import shutil
 import sys
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager, suppress
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
@@ -33,8 +33,8 @@ TEMPORARY_SUFFIX = ".tmp"
 # What judging commands leave beside the artifacts; not part of what the manifest describes.
 RESULTS = frozenset(
     {
-        *("bench.json", "evaluation.json", "parity.json", "parity.npz"),
-        *("explain.json", "explain.svg", "report.html"),
+        *("bench.json", "bench.npz", "evaluation.json", "parity.json", "parity.npz"),
+        *("explain.json", "explain.svg", "report.html", "tune.json"),
     }
 )
 
@@ -66,7 +66,7 @@ class Recommendation:
     """The settings that tune found fastest for a variant on a runner of a target.
 
     ``settings`` are keyword arguments of ``runners.base.Settings``; ``evidence`` is what was
-    measured, and when and where.
+    measured, on which file (its SHA-256 as ``sha256``), when and where.
     """
 
     variant: str
@@ -74,6 +74,7 @@ class Recommendation:
     target: str
     settings: Mapping[str, Any]
     evidence: Mapping[str, Any]
+    scenario: str = "single-stream"
 
 
 @dataclass(frozen=True)
@@ -109,6 +110,17 @@ class Manifest:
         beside = stage.artifacts if stage else ()
         stem = Path(main).stem
         return (main, *(name for name in beside if name != main and Path(name).stem == stem))
+
+    def recommendation(
+        self, variant: str, runner: str, target: str, scenario: str
+    ) -> Recommendation | None:
+        """What tune found for a cell, if the variant is still the file that was tuned."""
+        for found in self.recommended:
+            key = (found.variant, found.runner, found.target, found.scenario)
+            hashes = (self.artifacts[name].sha256 for name in self.variants[variant].values())
+            if key == (variant, runner, target, scenario) and found.evidence["sha256"] in hashes:
+                return found
+        return None
 
     def to_json(self) -> str:
         """Text with a digest of itself, so that an edit shows."""
@@ -309,12 +321,35 @@ class Transaction:
             write_synced(self._staging / name, data)
         self._written[name] = Artifact(hashlib.sha256(data).hexdigest(), len(data))
 
-    def commit(self, **sections: Any) -> Manifest:
-        """Make the new state the state. ``sections`` are the manifest's other fields."""
+    def recommend(self, found: Sequence[Recommendation]) -> Manifest:
+        """Commit what was there with other recommendations."""
+        before = self._before
+        self.stages = {stage.name: stage for stage in before.stages}
+        return self.commit(
+            recommended=found,
+            model=before.model,
+            preprocessing=before.preprocessing,
+            labels=before.labels,
+            variants=before.variants,
+            tools=before.tools,
+        )
+
+    def commit(
+        self, recommended: Sequence[Recommendation] | None = None, **sections: Any
+    ) -> Manifest:
+        """Make the new state the state. ``sections`` are the manifest's other fields.
+
+        What was ``recommended`` before holds as long as the file that was tuned does.
+        """
         names = [name for stage in self.stages.values() for name in stage.artifacts]
+        artifacts = {name: self.artifact(name) for name in sorted(names)}
+        hashes = {artifact.sha256 for artifact in artifacts.values()}
+        if recommended is None:
+            recommended = self._before.recommended
         manifest = Manifest(
             stages=tuple(self.stages.values()),
-            artifacts={name: self.artifact(name) for name in sorted(names)},
+            artifacts=artifacts,
+            recommended=tuple(found for found in recommended if found.evidence["sha256"] in hashes),
             **sections,
         )
         if manifest == self._before and not self._written:

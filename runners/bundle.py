@@ -20,6 +20,7 @@ from typing import Any, BinaryIO
 from . import archive, host
 from .base import BundleError, BundleUnreadable
 from .images import Preprocessing
+from .measure import SINGLE_STREAM
 
 SCHEMA_VERSION = 1
 INDEX, SIGNATURE, GOLDENS = "bundle.json", "bundle.sig", "goldens.npz"
@@ -78,7 +79,10 @@ class BundleGate:
 
 @dataclass(frozen=True)
 class Recommended:
-    """Settings that were found fastest for a variant on a runner: see ``base.Settings``."""
+    """Settings found fastest for a variant on a runner of a target: see ``base.Settings``.
+
+    They are for one ``scenario``: "single-stream" is one image after the other.
+    """
 
     __pydantic_config__ = STRICT
     variant: str
@@ -86,6 +90,7 @@ class Recommended:
     target: str
     settings: dict[str, Any]
     evidence: dict[str, Any]
+    scenario: str = SINGLE_STREAM
 
 
 @dataclass(frozen=True)

@@ -7,7 +7,8 @@ from dataclasses import dataclass, replace
 from typing import Any
 
 from .base import BundleError, SessionError, Settings
-from .bundle import Index
+from .bundle import Index, Recommended
+from .measure import SINGLE_STREAM
 
 # Quantized before float, and the wider weights first where the CPU computes with them exactly.
 PREFERRED = ("int8", "int8-avx2", "fp16", "fp32")
@@ -75,7 +76,7 @@ def settings_for(
     than the machine has cores. Raises ``BundleError`` for settings that don't exist here.
     """
     cores = int(facts.get("physical_cores", 1))
-    found = [one for one in index.recommended if (one.variant, one.runner) == (variant, runner)]
+    found = [one for one in _single(index) if (one.variant, one.runner) == (variant, runner)]
     if not found:
         return Settings(cores), False
     best = next((one for one in found if one.target == target), found[0])
@@ -86,11 +87,16 @@ def settings_for(
         raise BundleError(f"settings recommended for {variant}/{runner}: {error}") from error
 
 
+def _single(index: Index) -> list[Recommended]:
+    """What is recommended for one image after the other, as applications predict."""
+    return [one for one in index.recommended if one.scenario == SINGLE_STREAM]
+
+
 def _ordered(index: Index) -> list[str]:
     known = [name for name in PREFERRED if name in index.variants]
     return [*known, *(name for name in index.variants if name not in PREFERRED)]
 
 
 def _runners(index: Index, variant: str, formats: Mapping[str, tuple[str, ...]]) -> list[str]:
-    favoured = {one.runner for one in index.recommended if one.variant == variant}
+    favoured = {one.runner for one in _single(index) if one.variant == variant}
     return sorted(formats, key=lambda runner: runner not in favoured)

@@ -78,8 +78,8 @@ def test_help_lists_every_command_that_is_tested_here() -> None:
     names = {
         str(command.callback.__name__) for command in app.registered_commands if command.callback
     }
-    shipping = {"package", "verify"}
-    assert names == {"export", "bench", "parity", "evaluate", "runners", "doctor", *shipping}
+    more = {"tune", "package", "verify"}
+    assert names == {"export", "bench", "parity", "evaluate", "runners", "doctor", *more}
 
 
 def test_export_without_its_libraries_says_what_to_install(tmp_path: Path) -> None:

@@ -10,7 +10,7 @@ from typing import Annotated, Any
 
 import typer
 
-from . import judging, machine, making, shipping
+from . import judging, machine, making, shipping, speed
 
 DEBUG = "EDGEPIPE_DEBUG"
 
@@ -24,7 +24,8 @@ app = typer.Typer(
 
 for command in (
     making.export,
-    judging.bench,
+    speed.bench,
+    speed.tune,
     judging.parity,
     judging.evaluate,
     shipping.package,

@@ -21,10 +21,10 @@ from .. import goldens as recorded
 from ..config import Config
 from ..errors import Refused, UsageError
 from ..gates import Gate
+from ..measured import SCHEMA_VERSION as BENCH_SCHEMA
 from ..progress import Progress
 from ..report import bom, card
 from ..workspace import Manifest, Workspace, digest, writing
-from .bench import SCHEMA_VERSION as BENCH_SCHEMA
 from .parity import gate_of
 from .quantize import REDUCED_RANGE
 

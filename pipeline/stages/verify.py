@@ -29,7 +29,7 @@ from ..errors import ExitCode, UsageError
 from ..gates import FAIL, INCONCLUSIVE, PASS, Gate, Judgement, judge
 from ..goldens import Goldens
 from ..progress import Progress
-from .bench import MAX_TIMED_DEVIATION
+from ..validity import MAX_TIMED_DEVIATION
 
 SCHEMA_VERSION = 1
 WAIVED, NOT_CHECKED = "waived", "not checked"
