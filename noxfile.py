@@ -61,6 +61,13 @@ def openvino_ep(session: nox.Session) -> None:
 
 
 @nox.session
+def box(session: nox.Session) -> None:
+    """A bundle verified in bare environments, one for each runtime; `tests` does it, too."""
+    session.install("-e", ".[all,test]")
+    session.run("pytest", "tests/box", f"--wheel={_wheel(session)}", *session.posargs)
+
+
+@nox.session
 def cuda(session: nox.Session) -> None:
     """ort-cuda for real: needs an NVIDIA GPU with CUDA 13's driver, and downloads gigabytes."""
     session.install("-e", ".[all,test]")

@@ -21,11 +21,23 @@ if TYPE_CHECKING:
     from .measured import BenchResult
     from .stages.evaluate import EvaluationResult
     from .stages.explain import Explanation
+    from .stages.package import Packaged
     from .stages.parity import ParityResult
     from .stages.tune import TuneResult
+    from .stages.verify import Verification
     from .workspace import Manifest, Workspace
 
-__all__ = ["bench", "doctor", "evaluate", "export", "parity", "runners", "tune"]
+__all__ = [
+    "bench",
+    "doctor",
+    "evaluate",
+    "export",
+    "package",
+    "parity",
+    "runners",
+    "tune",
+    "verify",
+]
 
 SILENT = Silent()
 
@@ -207,6 +219,44 @@ def evaluate(
         result = judge(place, manifest, config, progress)
         place.write_json(RESULT_FILE, result.to_json())
     return result
+
+
+def package(
+    *,
+    workspace: Any = None,
+    model: str | None = None,
+    progress: Progress = SILENT,
+    **options: Any,
+) -> Packaged:
+    """Write the bundle of a workspace: variants, proof and settings in one archive.
+
+    ``options`` are the keys of ``[package]``. Raises what ``errors.EXIT_CODES`` lists.
+    """
+    from . import config as configuration
+    from .stages.package import package as write
+    from .workspace import Workspace
+
+    config = configuration.load({"workspace": workspace, "model": model, "package": options})
+    place = Workspace(config.workspace, config.model)
+    with place.exported("edgepipe package", progress.say) as manifest:
+        return write(place, manifest, config, progress)
+
+
+def verify(
+    bundle: Any, *, target: str = "local", progress: Progress = SILENT, **options: Any
+) -> Verification:
+    """Check a bundle and run its goldens on a target.
+
+    ``options`` are the keys of ``[verify]``. Raises what ``errors.EXIT_CODES`` lists; the verdict
+    is in the result.
+    """
+    from pathlib import Path
+
+    from . import config as configuration
+    from .stages.verify import verify as check
+
+    config = configuration.load({"verify": options})
+    return check(Path(bundle), config, config.target(target), progress)
 
 
 def runners(*, targets: Sequence[str] = ("local",), progress: Progress = SILENT) -> Inventory:

@@ -146,12 +146,52 @@ class EvaluateConfig(CellsConfig):
     max_drop: Annotated[float, Field(ge=0, le=100)] | None = None
 
 
+class PackageConfig(_Section):
+    """What ``edgepipe package`` writes. Empty ``variants``: all that have one of the formats.
+
+    ``sign_key`` is an elliptic-curve private key (PEM); with ``sign_certificate`` and the
+    certificates above it, ``sign_chain``, a box only has to know the root.
+    """
+
+    output: Path = Path("bundles")
+    variants: tuple[str, ...] = ()
+    formats: tuple[str, ...] = (exporters.ONNX,)
+    sign_key: Path | None = None
+    sign_certificate: Path | None = None
+    sign_chain: tuple[Path, ...] = ()
+    allow_untrained: bool = False
+    allow_failed_parity: bool = False
+
+    @model_validator(mode="after")
+    def _signs_with_a_key(self) -> Self:
+        if (self.sign_certificate or self.sign_chain) and not self.sign_key:
+            raise ValueError("a certificate signs nothing without its key")
+        return self
+
+
+class VerifyConfig(_Section):
+    """How ``edgepipe verify`` checks a bundle: whose signature is required, what is run.
+
+    ``key`` is a public key (PEM), ``roots`` are certificates; either makes a signature required.
+    ``samples`` is how many goldens, all by default.
+    """
+
+    key: Path | None = None
+    roots: tuple[Path, ...] = ()
+    runner: str | None = None
+    variant: str | None = None
+    samples: Positive | None = None
+    allow_unfit: bool = False
+
+
 COMMANDS: dict[str, type[_Section]] = {
     "export": ExportConfig,
     "bench": BenchConfig,
     "tune": TuneConfig,
     "parity": ParityConfig,
     "evaluate": EvaluateConfig,
+    "package": PackageConfig,
+    "verify": VerifyConfig,
 }
 
 
@@ -218,6 +258,8 @@ class Config(_Section):
     tune: TuneConfig = TuneConfig()
     parity: ParityConfig = ParityConfig()
     evaluate: EvaluateConfig = EvaluateConfig()
+    package: PackageConfig = PackageConfig()
+    verify: VerifyConfig = VerifyConfig()
     gates: dict[str, GateConfig] = {}
     targets: dict[str, TargetConfig] = {}
     runners: dict[str, RunnerConfig] = {}
@@ -294,6 +336,9 @@ def _check_names(config: Config) -> None:
         ("export.exporter", [config.export.exporter], exporters.names()),
         ("export.formats", config.export.formats, [exporters.ONNX, *exporters.names()]),
         ("export.variants", config.export.variants, VARIANTS),
+        ("package.variants", config.package.variants, VARIANTS),
+        ("package.formats", config.package.formats, [exporters.ONNX, *exporters.names()]),
+        ("verify.runner", filter(None, [config.verify.runner]), runners),
         ("runners", config.runners, runners),
         *(
             check
