@@ -16,13 +16,14 @@ import urllib.request
 import warnings
 import zipfile
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from importlib import import_module
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from .base import ModelError
-from .zoo import ARCHITECTURES
+from .zoo import ARCHITECTURES, WITH_WIDTH
+from .zoo.published import PUBLISHED
 
 if TYPE_CHECKING:
     import torch
@@ -36,7 +37,7 @@ CALIBRATED_WEIGHTS = frozenset({"digits", "random"})
 
 # torchvision's published files; the hex digits in a name begin the SHA-256 of the file.
 IMAGENET_URL = "https://download.pytorch.org/models/"
-IMAGENET_FILES = {"mobilenet_v2": "mobilenet_v2-7ebf99e0.pth"}
+IMAGENET_FILES = {name: row.weights.file for name, row in PUBLISHED.items() if row.weights}
 LOOPBACK = ("127.0.0.1", "::1", "localhost")
 DOWNLOAD_TIMEOUT_SECONDS = 30
 MAX_DOWNLOAD_BYTES = 1 << 30
@@ -48,11 +49,9 @@ HALVES: Mapping[str, Any] = {
     "mean": [0.5, 0.5, 0.5],
     "std": [0.5, 0.5, 0.5],
 }
-# torchvision, MobileNet_V2_Weights.IMAGENET1K_V2: shorter side to 232, centre crop of 224.
+# What torchvision's weights were trained with: mean and deviation of ImageNet's pixels.
 IMAGENET: Mapping[str, Any] = {
-    "size": 224,
     "resize": "shorter-side",
-    "resize_to": 232,
     "mean": [0.485, 0.456, 0.406],
     "std": [0.229, 0.224, 0.225],
 }
@@ -63,6 +62,7 @@ class Source:
     """A model before it is exported.
 
     ``digest`` is the SHA-256 of the weights file (or says which seed made the weights).
+    ``width`` is the width multiplier, ``None`` where the architecture has none.
     """
 
     architecture: str
@@ -73,16 +73,33 @@ class Source:
     classes: int
     labels: tuple[str, ...] | None
     preprocessing: Mapping[str, Any]
+    width: float | None = None
 
 
-def resolve(architecture: str, weights: str) -> Source:
+def resolve(
+    architecture: str, weights: str, width: float = 1.0, classes: int | None = None
+) -> Source:
     """Find an architecture and its weights, downloading them if they are published ones.
 
-    Raises ``ModelError`` for an unknown name, a failed download, or weights that this
-    architecture does not have.
+    ``width`` is the width multiplier. ``classes`` is how many random weights tell apart, those
+    of the digits by default. Raises ``ModelError`` for an unknown name, a failed download, or
+    weights that this architecture does not have, in this width or number of classes.
     """
     _known("model", architecture, ARCHITECTURES)
     _known("weights", weights, WEIGHTS)
+    has_width = architecture in WITH_WIDTH
+    if width != 1.0 and not has_width:
+        names = ", ".join(sorted(WITH_WIDTH))
+        raise ModelError(f"{architecture} has no width multiplier; known with one: {names}")
+    if width != 1.0 and weights != "random":
+        raise ModelError(f"{weights} weights are of width 1: use --weights random")
+    if classes is not None and weights != "random":
+        raise ModelError(f"{weights} weights have classes of their own: use --weights random")
+    source = _source(architecture, weights, classes)
+    return replace(source, width=width) if has_width else source
+
+
+def _source(architecture: str, weights: str, classes: int | None) -> Source:
     digits = tuple("0123456789")
     if weights == "digits":
         path = DATA / f"{architecture}-digits.safetensors"
@@ -93,10 +110,22 @@ def resolve(architecture: str, weights: str) -> Source:
         return Source(architecture, weights, path, _sha256(path), True, len(digits), digits, HALVES)
     if weights == "imagenet":
         path = _published(architecture)
-        return Source(architecture, weights, path, _sha256(path), True, 1000, None, IMAGENET)
-    return Source(
-        architecture, weights, None, f"seed:{RANDOM_SEED}", False, len(digits), digits, HALVES
-    )
+        preprocessing = _imagenet_preprocessing(architecture)
+        return Source(architecture, weights, path, _sha256(path), True, 1000, None, preprocessing)
+    count, labels = (len(digits), digits) if classes is None else (classes, None)
+    seed = f"seed:{RANDOM_SEED}"
+    return Source(architecture, weights, None, seed, False, count, labels, HALVES)
+
+
+def _imagenet_preprocessing(architecture: str) -> Mapping[str, Any]:
+    row = PUBLISHED[architecture]
+    assert row.weights
+    return {
+        **IMAGENET,
+        "size": row.input_size,
+        "resize_to": row.weights.resize_to,
+        "interpolation": row.weights.interpolation,
+    }
 
 
 def build(source: Source) -> torch.nn.Module:
@@ -106,14 +135,27 @@ def build(source: Source) -> torch.nn.Module:
     """
     import torch
 
-    module_name, _, class_name = ARCHITECTURES[source.architecture].partition(":")
-    architecture = getattr(import_module(module_name), class_name)
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(RANDOM_SEED)
-        module = architecture(classes=source.classes)
+        module = construct(source.architecture, source.classes, source.width)
+        if source.path is None:
+            from .zoo.initial import settle
+
+            settle(module)
     if source.path is not None:
         load_strictly(module, load_state_dict(source.path), source.path)
     return module.float().eval()
+
+
+def construct(architecture: str, classes: int, width: float | None = None) -> torch.nn.Module:
+    """An architecture of the zoo with fresh weights, from torch's generator and device.
+
+    Raises ``ModelError`` for an unknown name.
+    """
+    _known("model", architecture, ARCHITECTURES)
+    module_name, _, class_name = ARCHITECTURES[architecture].partition(":")
+    options = {} if width is None else {"width": width}
+    return getattr(import_module(module_name), class_name)(classes=classes, **options)
 
 
 def load_state_dict(path: Path) -> dict[str, torch.Tensor]:

@@ -64,10 +64,13 @@ class _Section(BaseModel):
 class ExportConfig(_Section):
     """What ``edgepipe export`` makes. ``batch`` is a number or "dynamic".
 
-    ``exporter`` makes the ONNX file. ``formats`` are written beside it.
+    ``width`` is the width multiplier of the architectures that have one, ``classes`` how many
+    random weights tell apart. ``exporter`` makes the ONNX file. ``formats`` are written beside it.
     """
 
     weights: str = "digits"
+    width: Annotated[float, Field(ge=0.1, le=4)] = 1.0
+    classes: Annotated[int, Field(ge=1, le=1_000_000)] | None = None
     exporter: str = "onnx-dynamo"
     opset: Annotated[int, Field(ge=7, le=30)] = 20
     batch: Positive | Literal["dynamic"] = 1

@@ -36,7 +36,8 @@ class Preprocessing:
 
     ``size`` is the side of the square input in pixels. ``resize`` is "squash" (to the square,
     aspect ratio not kept) or "shorter-side" (the shorter side to ``resize_to``, then the
-    centre square). ``mean`` and ``std`` are per channel (R, G, B) of values in [0, 1].
+    centre square), ``interpolation`` "bilinear" or "bicubic". ``mean`` and ``std`` are per
+    channel (R, G, B) of values in [0, 1].
     """
 
     size: int
@@ -44,6 +45,7 @@ class Preprocessing:
     std: tuple[float, ...]
     resize: str = "squash"
     resize_to: int | None = None
+    interpolation: str = "bilinear"
 
     @classmethod
     def from_json(cls, value: Mapping[str, Any]) -> Self:
@@ -138,7 +140,7 @@ def pillow() -> Any:
 
 
 def to_pixels(image: np.ndarray, preprocessing: Preprocessing) -> Pixels:
-    """Bring an image to the model's input size, bilinear with antialiasing.
+    """Bring an image to the model's input size, with antialiasing.
 
     ``image`` is uint8, ``[H, W]`` (grey, repeated over the channels) or ``[H, W, 3]``.
     Returns uint8 ``[size, size, 3]``.
@@ -146,13 +148,14 @@ def to_pixels(image: np.ndarray, preprocessing: Preprocessing) -> Pixels:
     from PIL import Image
 
     side = preprocessing.size
+    method = Image.Resampling[preprocessing.interpolation.upper()]
     picture = Image.fromarray(image).convert("RGB")
     if preprocessing.resize == "squash":
-        return np.asarray(picture.resize((side, side), Image.Resampling.BILINEAR))
+        return np.asarray(picture.resize((side, side), method))
     shorter = preprocessing.resize_to or side
     scale = shorter / min(picture.size)
     width, height = (max(shorter, round(length * scale)) for length in picture.size)
-    picture = picture.resize((width, height), Image.Resampling.BILINEAR)
+    picture = picture.resize((width, height), method)
     left, top = (width - side) // 2, (height - side) // 2
     return np.asarray(picture.crop((left, top, left + side, top + side)))
 

@@ -14,6 +14,13 @@ def export(
     weights: Annotated[
         str | None, typer.Option(help="digits, imagenet or random [default: digits].")
     ] = None,
+    width: Annotated[
+        float | None,
+        typer.Option(help="Width multiplier, of architectures that have one [default: 1]."),
+    ] = None,
+    classes: Annotated[
+        int | None, typer.Option(help="Classes of random weights [default: the 10 digits].")
+    ] = None,
     variant: options.Variant = None,
     simplify: Annotated[
         bool | None, typer.Option("--simplify/--no-simplify", help="Run onnxsim [default: yes].")
@@ -49,6 +56,8 @@ def export(
         force=force,
         progress=options.progress(quiet),
         weights=weights,
+        width=width,
+        classes=classes,
         variants=tuple(variant) if variant else None,
         simplify=simplify,
         exporter=exporter,

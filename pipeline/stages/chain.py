@@ -30,7 +30,9 @@ def stages_for(config: Config) -> list[Stage]:
             f"{', '.join(quantized)} needs images to calibrate with, and none come with "
             f"{config.export.weights} weights: use --variant fp32"
         )
-    source = resolve(config.model, config.export.weights)
+    source = resolve(
+        config.model, config.export.weights, config.export.width, config.export.classes
+    )
     if registry.get(config.export.exporter).format != registry.ONNX:
         raise UsageError(
             f"exporter {config.export.exporter} writes no ONNX: ask for it with --format"
@@ -77,6 +79,7 @@ def sections(transaction: Transaction, config: Config) -> dict[str, Any]:
         "model": {
             "name": config.model,
             "architecture": source["architecture"],
+            "width": source["width"],
             "weights": source["weights"],
             "weights_sha256": source["digest"],
             "trained": source["trained"],
