@@ -6,9 +6,9 @@ import itertools
 import sys
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Protocol
+from typing import Any, Protocol
 
 import numpy as np
 
@@ -22,6 +22,7 @@ from ..runners.base import (
 )
 from ..runners.images import Preprocessing
 from ..runners.launch import LOCAL, Loaded, Target, Timeouts, Worker
+from ..runners.measure import SINGLE_STREAM
 from . import environments
 from .config import CellsConfig, Config
 from .errors import ExitCode, UsageError
@@ -34,12 +35,14 @@ EMULATED_TIMEOUTS = Timeouts(start=300.0, load=900.0, run=300.0)
 
 @dataclass(frozen=True)
 class Cell:
-    """One variant on one runner on one target at one precision.
+    """One variant on one runner on one target with one setting.
 
     ``file`` is the artifact that the runner takes, ``beside`` are those that belong to it.
     ``threads`` is ``None`` for the physical cores of the target, ``python`` the interpreter if
     the runner has one of its own. With ``allow_fallback`` nodes may be placed elsewhere than on
     the runner's provider and device. Without ``optimize`` the graph is run as the file has it.
+    ``batch`` is ``None`` for the model's own, 1 where it is dynamic. ``streams`` and ``options``
+    are as in ``Settings``; ``tuned`` says that they are those which tune recommends.
     """
 
     variant: str
@@ -53,11 +56,29 @@ class Cell:
     allow_fallback: bool = False
     optimize: bool = True
     beside: tuple[str, ...] = ()
+    batch: int | None = None
+    streams: int | None = 1
+    options: tuple[tuple[str, Any], ...] = ()
+    tuned: bool = False
 
     def __str__(self) -> str:
         place = "" if self.target.name == "local" else f" on {self.target.name}"
         device = "" if self.device == "CPU" else f" {self.device}"
-        return f"{self.variant} / {self.runner}{device} {self.precision}{place}"
+        batch = "" if self.batch is None else f" batch {self.batch}"
+        return f"{self.variant} / {self.runner}{device} {self.precision}{batch}{place}"
+
+    def settings(self, cores: int) -> Settings:
+        """What the runner is told, on a target with so many physical cores."""
+        return Settings(
+            self.threads or cores,
+            self.precision,
+            self.device,
+            self.allow_fallback,
+            self.optimize,
+            self.streams,
+            self.batch,
+            dict(self.options),
+        )
 
 
 @dataclass(frozen=True)
@@ -66,20 +87,31 @@ class OpenCell:
 
     worker: Worker
     loaded: Loaded
+    asked_batch: int | None = None
 
     @property
     def batch(self) -> int:
-        """Images in one run: the model's own batch, 1 where it is dynamic."""
-        return self.loaded.inputs[0].shape[0] or 1
+        """Images in one run: the model's own batch; where it is dynamic what was asked for, or 1.
+
+        Raises ``SessionError`` for a model that can't have the batch that was asked for.
+        """
+        own = self.loaded.inputs[0].shape[0]
+        if own is None or self.asked_batch in (None, own):
+            return own or self.asked_batch or 1
+        raise SessionError(
+            f"the model has a batch of {own}, not {self.asked_batch}: "
+            "export it with --batch dynamic"
+        )
 
 
 def plan(
-    manifest: Manifest, config: Config, section: CellsConfig
+    manifest: Manifest, config: Config, section: CellsConfig, scenario: str = SINGLE_STREAM
 ) -> tuple[list[Cell], dict[str, str]]:
     """The cells of a command: every variant on every runner that takes one of its formats.
 
-    Returns the cells and the runners that can't even be asked for their formats, with the
-    reason. Raises ``UsageError`` if what was asked for leaves no cell.
+    They have the settings that tune recommends for the scenario, unless ``section`` says
+    otherwise. Returns the cells and the runners that can't even be asked for their formats,
+    with the reason. Raises ``UsageError`` if what was asked for leaves no cell.
     """
     variants = section.variants or tuple(manifest.variants)
     for variant in variants:
@@ -101,26 +133,35 @@ def plan(
         ):
             files = manifest.variants[variant]
             file = next((files[name] for name in formats if name in files), None)
-            if file is not None:
-                cells.append(
-                    Cell(
-                        variant,
-                        runner,
-                        config.target(target),
-                        precision,
-                        file,
-                        section.threads,
-                        python,
-                        config.device_of(runner),
-                        section.allow_fallback,
-                        beside=manifest.files(file)[1:],
-                    )
-                )
+            if file is None:
+                continue
+            cell = Cell(
+                variant,
+                runner,
+                config.target(target),
+                precision,
+                file,
+                section.threads,
+                python,
+                config.device_of(runner),
+                section.allow_fallback,
+                beside=manifest.files(file)[1:],
+            )
+            found = manifest.recommendation(variant, runner, target, scenario)
+            tuned = found if section.tuned and section.threads is None else None
+            cells.append(with_settings(cell, tuned.settings, tuned=True) if tuned else cell)
     if not cells and not broken:
         raise UsageError(
             f"no runner of {', '.join(section.runners)} takes the variants {', '.join(variants)}"
         )
     return cells, broken
+
+
+def with_settings(cell: Cell, settings: Mapping[str, Any], *, tuned: bool = False) -> Cell:
+    """A cell with some other ``Settings``, by their names."""
+    settings = dict(settings)
+    options = tuple(sorted(settings.pop("options", {}).items()))
+    return replace(cell, **settings, options=options, tuned=tuned)
 
 
 def formats_of(runner: str, config: Config) -> tuple[str, ...]:
@@ -171,23 +212,22 @@ def status_of(error: RunnerError) -> str:
 
 
 @contextmanager
-def open_cell(cell: Cell, model: Path) -> Iterator[OpenCell]:
-    """Start a worker on the cell's target and load the cell's file in it.
+def open_cell(
+    cell: Cell, model: Path, cache: Mapping[str, bytes] | None = None
+) -> Iterator[OpenCell]:
+    """Start a worker on the cell's target and load the cell's file in it, with ``Worker.load``.
 
     Raises ``RunnerError``: unavailable, refused the model, placed elsewhere than asked, or the
     worker died.
     """
     argv = cell.target.argv(cell.python or sys.executable)
     with Worker(argv, timeouts_of(cell.target)) as worker:
-        threads = cell.threads or int(worker.hello["host"]["physical_cores"])
-        settings = Settings(
-            threads, cell.precision, cell.device, cell.allow_fallback, cell.optimize
-        )
+        settings = cell.settings(int(worker.hello["host"]["physical_cores"]))
         paths = (model, *map(model.with_name, cell.beside))
         files = {path.name: path.read_bytes() for path in paths}
-        loaded = worker.load(cell.runner, files, settings)
+        loaded = worker.load(cell.runner, files, settings, cache)
         _audit(cell, loaded)
-        yield OpenCell(worker, loaded)
+        yield OpenCell(worker, loaded, cell.batch)
 
 
 def _audit(cell: Cell, loaded: Loaded) -> None:

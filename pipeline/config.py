@@ -51,6 +51,14 @@ def _share(text: str) -> str:
 Share = Annotated[str, AfterValidator(_share)]
 
 
+def _percent(text: str) -> str:
+    fraction(text)
+    return text
+
+
+Percent = Annotated[str, AfterValidator(_percent)]
+
+
 def _kebab(name: str) -> str:
     return name.replace("_", "-")
 
@@ -84,7 +92,8 @@ class CellsConfig(_Section):
     """Which cells a command judges. Empty tuples mean "all there are".
 
     ``require_ep`` are gates on placement ("CUDAExecutionProvider=95%"); ``allow_fallback`` lets
-    the nodes that a provider doesn't take run on the CPU's.
+    the nodes that a provider doesn't take run on the CPU's. ``tuned``: where nothing else is asked
+    for, cells run with the settings that ``edgepipe tune`` recommends.
     """
 
     runners: tuple[str, ...] = ()
@@ -94,13 +103,25 @@ class CellsConfig(_Section):
     threads: Positive | None = None
     require_ep: tuple[Share, ...] = ()
     allow_fallback: bool = False
+    tuned: bool = True
 
 
 class BenchConfig(CellsConfig):
-    """What ``edgepipe bench`` measures, and for how long."""
+    """What ``edgepipe bench`` measures, and for how long.
 
-    rounds: Positive = 3
-    seconds: Annotated[float, Field(gt=0, le=3600)] = 1.0
+    ``rounds`` are the most that are made; ``seconds`` is the least time that each one measures a
+    cell. ``batch`` is a number or "sweep", for a dynamic batch. ``concurrency`` is how many runs
+    are computed side by side (offline, server), ``rate`` how many arrive in a second (server).
+    ``max_slowdown`` is what a baseline allows.
+    """
+
+    rounds: Positive = 10
+    seconds: Annotated[float, Field(gt=0, le=3600)] = 0.5
+    scenario: Literal["single-stream", "offline", "server"] = "single-stream"
+    batch: Positive | Literal["sweep"] | None = None
+    concurrency: Positive | None = None
+    rate: Annotated[float, Field(gt=0)] | None = None
+    max_slowdown: Percent = "5%"
 
 
 class ParityConfig(CellsConfig):
@@ -237,6 +258,17 @@ def load(flags: Mapping[str, Any] | None = None, folder: Path = Path()) -> Confi
         raise UsageError(_explain(error, layers)) from error
     _check_names(config)
     return config
+
+
+def fraction(text: str) -> float:
+    """ "5%" as 0.05. Raises ``ValueError`` for anything else."""
+    try:
+        value = float(text.removesuffix("%")) / 100
+    except ValueError:
+        value = -1.0
+    if not text.endswith("%") or not 0 <= value < float("inf"):
+        raise ValueError('not a percentage such as "5%"')
+    return value
 
 
 def nearest(name: str, known: Iterable[str]) -> str:

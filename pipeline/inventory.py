@@ -81,7 +81,7 @@ def _facts(
     install: str | None = None
     if isinstance(answer, RunnerError):
         status = status_of(answer)
-        answer = Description(entry.formats or (), (), str(answer), None, ())
+        answer = Description(entry.formats or (), (), str(answer), None, (), {})
     elif answer.reason is None:
         status = "ok"
     else:

@@ -1,23 +1,29 @@
-"""Percentiles, intervals and validity of timing samples (pure numpy)."""
+"""Percentiles, intervals and ratios of timing samples."""
 
 from __future__ import annotations
 
+import math
 from collections.abc import Sequence
+from typing import Any
 
 import numpy as np
+
+from .errors import MissingLibrary
 
 # How many samples a percentile needs before it means anything: the smallest counts that the
 # binomial bound of MLPerf Inference's early stopping lets pass
 # (https://github.com/mlcommons/inference_policies, inference_rules.adoc, "Early Stopping").
 SAMPLES_NEEDED = {50: 1, 90: 64, 95: 130, 99: 662, 99.9: 6636}
 
-# Student's t, two-sided 95 %, by degrees of freedom (NIST/SEMATECH e-Handbook, 1.3.6.7.2).
-T_95 = (
-    *(12.706, 4.303, 3.182, 2.776, 2.571, 2.447, 2.365, 2.306, 2.262, 2.228),
-    *(2.201, 2.179, 2.160, 2.145, 2.131, 2.120, 2.110, 2.101, 2.093, 2.086),
-    *(2.080, 2.074, 2.069, 2.064, 2.060, 2.056, 2.052, 2.048, 2.045, 2.042),
-)
-NORMAL_95 = 1.96
+# Fewer rounds than this give no interval worth the name.
+MIN_ROUNDS = 5
+CONFIDENCE = 0.95
+RESAMPLES = 4000
+
+
+def require() -> None:
+    """Raise ``MissingLibrary`` where scipy is missing: better now than after the measuring."""
+    _scipy_stats()
 
 
 def percentile(samples: np.ndarray, rank: float) -> float | None:
@@ -27,39 +33,83 @@ def percentile(samples: np.ndarray, rank: float) -> float | None:
     return float(np.percentile(samples, rank))
 
 
-def median_interval(rounds: Sequence[np.ndarray]) -> tuple[float, float]:
-    """95 % interval of the median over all rounds' samples.
+def interval(figures: Sequence[float]) -> tuple[float, float]:
+    """95 % interval of the mean of the rounds' figures, by bootstrap over the rounds.
 
-    Samples within a round share its circumstances, so the rounds are the independent units:
-    the half-width is Student's t times the standard error of the rounds' medians. With one
-    round there is only the spread inside it, and the order statistics of the median are used
-    (binomial; Conover, "Practical Nonparametric Statistics", 3.2), which is too narrow for a
-    claim about another run.
+    Samples within a round share its circumstances, so the rounds are the independent units.
+    With few of them the plain percentile interval is too narrow; its level is raised so that it
+    is as wide as Student's t would have it (Hesterberg, "What Teachers Should Know About the
+    Bootstrap", The American Statistician 69, 2015, section 4). One round gives no interval:
+    its own figure comes back twice.
     """
-    pooled = np.concatenate(rounds)
-    middle = float(np.median(pooled))
-    if len(rounds) == 1:
-        ordered = np.sort(pooled)
-        half = NORMAL_95 * np.sqrt(len(ordered)) / 2
-        low = max(0, int(np.floor(len(ordered) / 2 - half)))
-        high = min(len(ordered) - 1, int(np.ceil(len(ordered) / 2 + half)))
-        return float(ordered[low]), float(ordered[high])
-    medians = np.array([np.median(samples) for samples in rounds])
-    degrees = len(rounds) - 1
-    t = T_95[degrees - 1] if degrees <= len(T_95) else NORMAL_95
-    half = t * float(medians.std(ddof=1)) / np.sqrt(len(rounds))
-    return max(0.0, middle - half), middle + half
+    if len(figures) < 2:
+        return figures[0], figures[0]
+    return _bootstrap((np.asarray(figures),), _mean)
 
 
-def round_spread(rounds: Sequence[np.ndarray]) -> float:
-    """How far the rounds' medians lie apart: (largest - smallest) / median of them."""
-    medians = np.array([np.median(samples) for samples in rounds])
-    return float(np.ptp(medians) / np.median(medians))
+def ratio_interval(
+    new: Sequence[float], old: Sequence[float], *, paired: bool
+) -> tuple[float, float]:
+    """95 % interval of new/old, of the rounds' figures; both need two rounds or more.
+
+    ``paired``: the figures of one index were measured one right after the other, so that what
+    slowed both down cancels out.
+    """
+    if not paired:
+        return _bootstrap((np.asarray(new), np.asarray(old)), _ratio)
+    ratios = np.log(np.asarray(new) / np.asarray(old))
+    low, high = _bootstrap((ratios,), _mean)
+    return math.exp(low), math.exp(high)
 
 
-def drift(samples: np.ndarray) -> float:
-    """Median of the last third of one round's samples against the first third, minus one."""
+def paired_ratio(new: Sequence[float], old: Sequence[float]) -> float:
+    """The geometric mean of the rounds' ratios new/old."""
+    return float(np.exp(np.mean(np.log(np.asarray(new) / np.asarray(old)))))
+
+
+def spread(figures: Sequence[float]) -> float:
+    """How far the rounds' figures lie apart: (largest - smallest) / median of them."""
+    return float(np.ptp(figures) / np.median(figures))
+
+
+def drift(samples: np.ndarray, center: Any = np.median) -> float:
+    """The last third of one round's samples against the first third, minus one."""
     third = len(samples) // 3
     if third == 0:
         return 0.0
-    return float(np.median(samples[-third:]) / np.median(samples[:third]) - 1)
+    return float(center(samples[-third:]) / center(samples[:third]) - 1)
+
+
+def _bootstrap(data: tuple[np.ndarray, ...], statistic: Any) -> tuple[float, float]:
+    stats = _scipy_stats()
+    rounds = min(map(len, data))
+    wide = math.sqrt(rounds / (rounds - 1)) * stats.t.ppf((1 + CONFIDENCE) / 2, rounds - 1)
+    if all(np.ptp(figures) == 0 for figures in data):  # nothing to resample, and scipy warns
+        value = float(statistic(*data, axis=-1))
+        return value, value
+    found = stats.bootstrap(
+        data,
+        statistic,
+        n_resamples=RESAMPLES,
+        vectorized=True,
+        confidence_level=1 - 2 * stats.norm.sf(wide),
+        method="percentile",
+        rng=np.random.default_rng(0),
+    ).confidence_interval
+    return float(found.low), float(found.high)
+
+
+def _mean(figures: np.ndarray, axis: int) -> np.ndarray:
+    return np.mean(figures, axis=axis)
+
+
+def _ratio(new: np.ndarray, old: np.ndarray, axis: int) -> np.ndarray:
+    return np.mean(new, axis=axis) / np.mean(old, axis=axis)
+
+
+def _scipy_stats() -> Any:
+    try:
+        from scipy import stats
+    except ImportError as error:
+        raise MissingLibrary(f'{error}; pip install "edgepipe[bench]"') from error
+    return stats

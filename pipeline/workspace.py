@@ -33,7 +33,7 @@ TEMPORARY_SUFFIX = ".tmp"
 # What judging commands leave beside the artifacts; not part of what the manifest describes.
 RESULTS = frozenset(
     {
-        *("bench.json", "evaluation.json", "parity.json", "parity.npz"),
+        *("bench.json", "bench.npz", "evaluation.json", "parity.json", "parity.npz"),
         *("explain.json", "explain.svg", "report.html"),
     }
 )
@@ -66,7 +66,7 @@ class Recommendation:
     """The settings that tune found fastest for a variant on a runner of a target.
 
     ``settings`` are keyword arguments of ``runners.base.Settings``; ``evidence`` is what was
-    measured, and when and where.
+    measured, on which file (its SHA-256 as ``sha256``), when and where.
     """
 
     variant: str
@@ -74,6 +74,7 @@ class Recommendation:
     target: str
     settings: Mapping[str, Any]
     evidence: Mapping[str, Any]
+    scenario: str = "single-stream"
 
 
 @dataclass(frozen=True)
@@ -109,6 +110,17 @@ class Manifest:
         beside = stage.artifacts if stage else ()
         stem = Path(main).stem
         return (main, *(name for name in beside if name != main and Path(name).stem == stem))
+
+    def recommendation(
+        self, variant: str, runner: str, target: str, scenario: str
+    ) -> Recommendation | None:
+        """What tune found for a cell, if the variant is still the file that was tuned."""
+        for found in self.recommended:
+            key = (found.variant, found.runner, found.target, found.scenario)
+            hashes = (self.artifacts[name].sha256 for name in self.variants[variant].values())
+            if key == (variant, runner, target, scenario) and found.evidence["sha256"] in hashes:
+                return found
+        return None
 
     def to_json(self) -> str:
         """Text with a digest of itself, so that an edit shows."""
@@ -312,9 +324,15 @@ class Transaction:
     def commit(self, **sections: Any) -> Manifest:
         """Make the new state the state. ``sections`` are the manifest's other fields."""
         names = [name for stage in self.stages.values() for name in stage.artifacts]
+        artifacts = {name: self.artifact(name) for name in sorted(names)}
+        hashes = {artifact.sha256 for artifact in artifacts.values()}
         manifest = Manifest(
             stages=tuple(self.stages.values()),
-            artifacts={name: self.artifact(name) for name in sorted(names)},
+            artifacts=artifacts,
+            # What was tuned on a file holds as long as the file does.
+            recommended=tuple(
+                found for found in self._before.recommended if found.evidence["sha256"] in hashes
+            ),
             **sections,
         )
         if manifest == self._before and not self._written:

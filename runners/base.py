@@ -12,10 +12,10 @@ RunnerError                 the cell has no result
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import TYPE_CHECKING, Protocol
+from typing import TYPE_CHECKING, Any, Protocol
 
 if TYPE_CHECKING:
     import numpy as np
@@ -83,13 +83,18 @@ class TensorSpec:
 class Settings:
     """How a session is to run.
 
-    ``threads`` is the size of the runner's compute pool. ``precision`` is that of the float
-    operations ("f32", "bf16"); a runner that can't do it raises ``SessionError``, it never
-    runs in another one. ``device`` is the runner's own name for it ("CPU", "GPU").
+    ``threads`` is the size of the runner's compute pool, which ``streams`` runs share that are
+    computed side by side; ``None`` lets the runner choose how many, for throughput.
+    ``precision`` is that of the float operations ("f32", "bf16"); a runner that can't do it
+    raises ``SessionError``, it never runs in another one. ``device`` is the runner's own name
+    for it ("CPU", "GPU").
     ``allow_fallback`` lets nodes that the runner's provider doesn't take run on the CPU's;
     without it they are a ``PlacementError``.
     Without ``optimize`` every node is to be computed as the file has it; a runner that can't do
     that raises ``SessionError``.
+    ``batch`` fixes a dynamic first dimension of every input, which a runner may compute faster.
+    ``options`` are the runner's own, those of its ``tunables``; it refuses others with
+    ``SessionError``. In the folder ``cache`` a runner may keep what makes the next load faster.
     """
 
     threads: int
@@ -97,6 +102,17 @@ class Settings:
     device: str = "CPU"
     allow_fallback: bool = False
     optimize: bool = True
+    streams: int | None = 1
+    batch: int | None = None
+    options: Mapping[str, Any] = field(default_factory=dict)
+    cache: str | None = None
+
+    def refuse_unknown(self, runner: str, tunables: Mapping[str, Any]) -> None:
+        """Raise ``SessionError`` for an option that isn't one of the runner's."""
+        for name in self.options:
+            if name not in tunables:
+                known = ", ".join(tunables) or "none"
+                raise SessionError(f"{runner} has no option {name!r}; known: {known}")
 
 
 @dataclass(frozen=True)
@@ -109,7 +125,8 @@ class Placement:
     operations and ``precision_from`` how it is known: "read back" from the session, "probed"
     with a model that tells precisions apart (see ``probe``), or the "only one" there is.
     ``convolutions`` counts convolutions by the kernel that executes them ("int8", "f32",
-    "bf16") where the runner can tell, and is empty where it can't.
+    "bf16") where the runner can tell, and is empty where it can't. ``streams`` is how many runs
+    are computed side by side.
     """
 
     device: str
@@ -120,6 +137,7 @@ class Placement:
     provider: str = ""
     device_name: str = ""
     precision_from: str = ""
+    streams: int = 1
 
     def shares(self) -> dict[str, float]:
         """Per cent of the nodes on each provider; adds up to 100."""
@@ -161,11 +179,51 @@ class Session(Protocol):
         ...
 
 
+class Queue(Protocol):
+    """Runs of one session, ``streams`` of them under way at once."""
+
+    def submit(
+        self, feeds: Mapping[str, np.ndarray], done: Callable[[dict[str, np.ndarray]], None]
+    ) -> None:
+        """Wait for a free place and start a run there.
+
+        ``done`` gets the outputs once there are any, on whatever thread; they are valid until it
+        returns. It must not raise. A run that fails is reported by ``wait``.
+        """
+        ...
+
+    def wait(self) -> None:
+        """Wait for all runs. Raises ``SessionError`` if one of them failed."""
+        ...
+
+    def close(self) -> None:
+        """Give up the places; no ``submit`` after it."""
+        ...
+
+
+class Concurrent(Protocol):
+    """What a session has beside ``Session`` if it can have several runs under way at once."""
+
+    def queue(self) -> Queue: ...
+
+
+class Cached(Protocol):
+    """What a session has beside ``Session`` if it can be loaded from ``Settings.cache``."""
+
+    @property
+    def from_cache(self) -> bool:
+        """Whether this one was."""
+        ...
+
+
 class Runner(Protocol):
     """A backend. ``formats`` are the model formats it takes, best first.
 
     ``precisions`` are those of the float operations it can be asked for, where the device has
     them; the first one is what it takes on every device.
+
+    A runner may also have ``tunables``: the names of its options with the values worth trying
+    beside the default, which is to leave the option out, as ``{"spinning": (False,)}``.
     """
 
     @property

@@ -10,6 +10,8 @@ from importlib import import_module
 from pathlib import Path
 from typing import Any
 
+from . import conditions
+
 # What decides how int8 and reduced precision run on x86; names as in /proc/cpuinfo.
 RELEVANT_FLAGS = (
     "avx2",
@@ -39,6 +41,7 @@ def facts() -> dict[str, Any]:
         "cpu_quota": cpu_quota(),
         "governor": governor(),
         "virtual_machine": "hypervisor" in flags,
+        "no_energy": conditions.energy(),
         "memory_mib": _meminfo("MemTotal") // 1024,
         "os": f"{platform.system()} {platform.release()}",
         "python": platform.python_version(),
@@ -154,13 +157,6 @@ def limit_memory(share: float = 0.9) -> None:
         limit = int(available * share)
         if soft == resource.RLIM_INFINITY or limit < soft:
             resource.setrlimit(resource.RLIMIT_DATA, (limit, hard))
-
-
-def cpu_ticks() -> tuple[int, int]:
-    """(stolen, all) CPU time of the whole machine since boot, in ticks; (0, 0) if unknown."""
-    fields = _read("/proc/stat").partition("\n")[0].split()[1:9]
-    ticks = [int(field) for field in fields]
-    return (ticks[7], sum(ticks)) if len(ticks) == 8 else (0, 0)
 
 
 def _cpus() -> list[int]:

@@ -42,6 +42,7 @@ from .base import (
     WorkerGarbage,
     WorkerTimeout,
 )
+from .conditions import Conditions
 from .measure import Measurement, Plan
 
 STDERR_KEPT = 16 << 10
@@ -121,11 +122,15 @@ class Description:
     reason: str | None
     version: str | None
     devices: tuple[str, ...]
+    tunables: Mapping[str, tuple[Any, ...]]
 
 
 @dataclass(frozen=True)
 class Loaded:
-    """What a worker said about the session it loaded. Times are in ms."""
+    """What a worker said about the session it loaded. Times are in ms.
+
+    ``from_cache``: the cache that came with the request had what the runner needed.
+    """
 
     inputs: tuple[TensorSpec, ...]
     outputs: tuple[TensorSpec, ...]
@@ -133,6 +138,7 @@ class Loaded:
     runner_version: str
     import_ms: float
     load_ms: float
+    from_cache: bool
 
 
 @dataclass(frozen=True)
@@ -206,12 +212,24 @@ class Worker:
                 reason=reply["reason"],
                 version=reply["version"],
                 devices=tuple(reply["devices"]),
+                tunables={name: tuple(values) for name, values in reply["tunables"].items()},
             )
 
-    def load(self, runner: str, files: Mapping[str, bytes], settings: Settings) -> Loaded:
-        """Send a model's files (the main one first) and load it. See ``Runner.load``."""
-        fields = {"runner": runner, "file": next(iter(files)), "settings": asdict(settings)}
-        reply, _ = self.request("load", fields, files, self.timeouts.load)
+    def load(
+        self,
+        runner: str,
+        files: Mapping[str, bytes],
+        settings: Settings,
+        cache: Mapping[str, bytes] | None = None,
+    ) -> Loaded:
+        """Send a model's files (the main one first) and load it. See ``Runner.load``.
+
+        With a ``cache`` (what ``cache`` returned, or empty) the runner may use and fill it.
+        """
+        fields: dict[str, Any] = {"runner": runner, "file": next(iter(files))}
+        fields |= {"settings": asdict(settings), "cache": None if cache is None else list(cache)}
+        blobs = {**files, **(cache or {})}
+        reply, _ = self.request("load", fields, blobs, self.timeouts.load)
         with self._expecting("load"):
             return Loaded(
                 inputs=_specs(reply["inputs"]),
@@ -220,7 +238,13 @@ class Worker:
                 runner_version=reply["runner_version"],
                 import_ms=reply["import_ms"],
                 load_ms=reply["load_ms"],
+                from_cache=reply["from_cache"],
             )
+
+    def cache(self) -> dict[str, bytes]:
+        """The files that ``load`` left in its cache; empty if the runner has none."""
+        _, files = self.request("cache", {}, {}, self.timeouts.run)
+        return files
 
     def run(self, feeds: Mapping[str, np.ndarray]) -> Outputs:
         """Run the loaded session once."""
@@ -234,7 +258,8 @@ class Worker:
         reply, arrays = self.request("measure", {"plan": asdict(plan)}, feeds, patience)
         with self._expecting("measure"):
             peak_rss_mib = reply.pop("peak_rss_mib")
-            return Measurement(samples=arrays["samples"], **reply), peak_rss_mib
+            conditions = Conditions(**reply.pop("conditions"))
+            return Measurement(arrays["samples"], conditions=conditions, **reply), peak_rss_mib
 
     def request(
         self,

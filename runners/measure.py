@@ -1,16 +1,25 @@
-"""The measuring loop: warm up, then take the time around every ``session.run``."""
+"""The measuring loop: warm up, then time runs of one session as a scenario says.
+
+The scenarios are MLPerf Inference's (inference_rules.adoc): one run after the other
+("single-stream"), as many as the machine takes ("offline"), or runs that arrive at random
+("server").
+"""
 
 from __future__ import annotations
 
 import gc
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from time import perf_counter_ns
+from typing import Protocol
 
 import numpy as np
 
-from . import host
-from .base import Session
+from .base import Session, SessionError
+from .conditions import Conditions, Meter
+
+SINGLE_STREAM, OFFLINE, SERVER = "single-stream", "offline", "server"
+SCENARIOS = (SINGLE_STREAM, OFFLINE, SERVER)
 
 WARM_UP_WINDOW_RUNS = 8
 WARM_UP_AGREEMENT = 0.02
@@ -22,7 +31,8 @@ class Plan:
     """How long to measure: at least ``seconds`` and ``min_samples``, but at most ``max_seconds``.
 
     Warming up ends when two successive windows (each at least 8 runs and ``window_seconds``)
-    have medians within 2 % of each other, or after ``warm_up_seconds``.
+    are within 2 % of each other, or after ``warm_up_seconds``. ``rate`` is how many runs
+    arrive in a second in the server scenario, at times drawn with ``seed``.
     """
 
     seconds: float
@@ -30,11 +40,18 @@ class Plan:
     max_seconds: float
     window_seconds: float
     warm_up_seconds: float
+    scenario: str = SINGLE_STREAM
+    rate: float = 0.0
+    seed: int = 0
 
 
 @dataclass(frozen=True)
 class Measurement:
-    """``samples`` are int64 nanoseconds, one for each timed run, in order.
+    """``samples`` are int64 nanoseconds, one for each timed run, in order of completion.
+
+    What they are depends on the scenario: how long the run took ("single-stream"), how long
+    after the one before it the run was complete ("offline": they add up to the elapsed time),
+    or how long after its arrival ("server": waiting for its turn included).
 
     ``deviation`` is the largest difference between any output of a timed run and the output
     of an untimed one on the same input, in units of that output's largest magnitude; it is
@@ -45,83 +62,149 @@ class Measurement:
     samples: np.ndarray
     warm_up_runs: int
     settled: bool
-    steal_percent: float
     deviation: float
+    conditions: Conditions = field(default_factory=lambda: Conditions(0.0))
     device_memory_mib: float | None = None
 
 
+class Load(Protocol):
+    """What a scenario puts on a session."""
+
+    def warm_up(self, seconds: float, runs: int, limit_ns: int) -> tuple[int, float]:
+        """Load the session for ``seconds`` and at least ``runs`` runs, but not after ``limit_ns``.
+
+        Returns how many runs were made, and ns for each.
+        """
+        ...
+
+    def timed(self, plan: Plan, kept: Kept) -> list[int]:
+        """The samples, with some of the outputs put aside."""
+        ...
+
+    def afterwards(self, kept: Kept) -> None:
+        """Put outputs of the session as it is now aside: what goes wrong mostly stays wrong."""
+        ...
+
+    def close(self) -> None:
+        """Free what the load has beside the session."""
+        ...
+
+
+class Kept:
+    """Some outputs of the timed runs, evenly spread: they are judged only after the clock."""
+
+    def __init__(self, output_bytes: int) -> None:
+        self._most = max(2, KEPT_OUTPUT_BYTES // max(1, output_bytes))
+        self._stride = 1
+        self._seen = 0
+        self.outputs: list[Mapping[str, np.ndarray]] = []
+
+    def offer(self, outputs: Mapping[str, np.ndarray], *, copy: bool = False) -> None:
+        """Keep these outputs if it is their turn; ``copy`` them if they won't last."""
+        self._seen += 1
+        if self._seen % self._stride == 0:
+            self.outputs.append(
+                {name: array.copy() for name, array in outputs.items()} if copy else outputs
+            )
+            if len(self.outputs) >= self._most:
+                del self.outputs[::2]
+                self._stride *= 2
+
+
 def measure(session: Session, feeds: Mapping[str, np.ndarray], plan: Plan) -> Measurement:
-    """Time ``session.run(feeds)`` as ``plan`` says."""
+    """Time ``session`` on ``feeds`` as ``plan`` says.
+
+    Raises ``SessionError`` if a run fails, or if the scenario needs several runs at once and
+    the session can't have them.
+    """
     expected = session.run(feeds)
-    output_bytes = sum(array.nbytes for array in expected.values())
-    most_kept = max(2, KEPT_OUTPUT_BYTES // max(1, output_bytes))
+    kept = Kept(sum(array.nbytes for array in expected.values()))
+    load = _load(session, feeds, plan)
     enabled = gc.isenabled()
     gc.collect()
     gc.disable()  # a collection in the middle of a sample would be timed as inference
     try:
-        warm_up_runs, settled = _warm_up(session, feeds, plan)
-        stolen, all_ticks = host.cpu_ticks()
-        samples, kept = _timed_loop(session, feeds, plan, most_kept)
-        stolen_after, all_after = host.cpu_ticks()
+        warm_up_runs, settled = _warm_up(load, plan)
+        meter = Meter()
+        samples = load.timed(plan, kept)
+        conditions = meter.read()
+        load.afterwards(kept)
     finally:
         if enabled:
             gc.enable()
-    ticks = all_after - all_ticks
+        load.close()
     return Measurement(
         samples=np.asarray(samples, np.int64),
         warm_up_runs=warm_up_runs,
         settled=settled,
-        steal_percent=100 * (stolen_after - stolen) / ticks if ticks else 0.0,
-        deviation=max(_deviation(outputs, expected) for outputs in kept),
+        deviation=max(_deviation(outputs, expected) for outputs in kept.outputs),
+        conditions=conditions,
     )
 
 
-def _warm_up(session: Session, feeds: Mapping[str, np.ndarray], plan: Plan) -> tuple[int, bool]:
+def _load(session: Session, feeds: Mapping[str, np.ndarray], plan: Plan) -> Load:
+    from .scenarios import Offline, Server
+
+    if plan.scenario == SINGLE_STREAM:
+        return SingleStream(session, feeds)
+    if not hasattr(session, "queue"):
+        raise SessionError(f"{plan.scenario}: this runner has one run at a time only")
+    return {OFFLINE: Offline, SERVER: Server}[plan.scenario](session, feeds)
+
+
+def _warm_up(load: Load, plan: Plan) -> tuple[int, bool]:
     """Run until two successive windows agree. Returns (runs, whether they came to agree)."""
-    started, runs, previous = perf_counter_ns(), 0, 0.0
-    while perf_counter_ns() - started < plan.warm_up_seconds * 1e9:
-        window: list[int] = []
-        window_started = perf_counter_ns()
-        while (
-            len(window) < WARM_UP_WINDOW_RUNS
-            or perf_counter_ns() - window_started < plan.window_seconds * 1e9
-        ) and perf_counter_ns() - started < plan.warm_up_seconds * 1e9:
-            before = perf_counter_ns()
-            session.run(feeds)
-            window.append(perf_counter_ns() - before)
-        runs += len(window)
-        if len(window) < WARM_UP_WINDOW_RUNS:
+    limit, runs, previous = perf_counter_ns() + int(plan.warm_up_seconds * 1e9), 0, 0.0
+    while perf_counter_ns() < limit:
+        made, pace = load.warm_up(plan.window_seconds, WARM_UP_WINDOW_RUNS, limit)
+        runs += made
+        if made < WARM_UP_WINDOW_RUNS:
             break
-        median = float(np.median(window))
-        if previous and abs(median - previous) <= WARM_UP_AGREEMENT * previous:
+        if previous and abs(pace - previous) <= WARM_UP_AGREEMENT * previous:
             return runs, True
-        previous = median
+        previous = pace
     return runs, False
 
 
-def _timed_loop(
-    session: Session, feeds: Mapping[str, np.ndarray], plan: Plan, most_kept: int
-) -> tuple[list[int], list[dict[str, np.ndarray]]]:
-    """The loop itself. Outputs are only put aside here; they are judged after the clock."""
-    run, clock = session.run, perf_counter_ns
-    samples: list[int] = []
-    kept: list[dict[str, np.ndarray]] = []
-    stride = 1
-    started = clock()
-    enough, limit = started + int(plan.seconds * 1e9), started + int(plan.max_seconds * 1e9)
-    while True:
-        before = clock()
-        outputs = run(feeds)
-        after = clock()
-        samples.append(after - before)
-        if len(samples) % stride == 0:
-            kept.append(outputs)
-            if len(kept) >= most_kept:
-                del kept[::2]
-                stride *= 2
-        if (after >= enough and len(samples) >= plan.min_samples) or after >= limit:
-            kept.append(outputs)  # the last one always: what goes wrong mostly stays wrong
-            return samples, kept
+class SingleStream:
+    """One run after the other; the next one starts when the last one is over."""
+
+    def __init__(self, session: Session, feeds: Mapping[str, np.ndarray]) -> None:
+        self._session, self._feeds = session, feeds
+
+    def warm_up(self, seconds: float, runs: int, limit_ns: int) -> tuple[int, float]:
+        """See ``Load.warm_up``; the pace is the median of the runs."""
+        window: list[int] = []
+        started = perf_counter_ns()
+        while (
+            len(window) < runs or perf_counter_ns() - started < seconds * 1e9
+        ) and perf_counter_ns() < limit_ns:
+            before = perf_counter_ns()
+            self._session.run(self._feeds)
+            window.append(perf_counter_ns() - before)
+        return len(window), float(np.median(window)) if window else 0.0
+
+    def timed(self, plan: Plan, kept: Kept) -> list[int]:
+        """See ``Load.timed``."""
+        run, feeds, clock = self._session.run, self._feeds, perf_counter_ns
+        samples: list[int] = []
+        started = clock()
+        enough, limit = started + int(plan.seconds * 1e9), started + int(plan.max_seconds * 1e9)
+        while True:
+            before = clock()
+            outputs = run(feeds)
+            after = clock()
+            samples.append(after - before)
+            kept.offer(outputs)
+            if (after >= enough and len(samples) >= plan.min_samples) or after >= limit:
+                kept.outputs.append(outputs)
+                return samples
+
+    def afterwards(self, kept: Kept) -> None:
+        """The last timed outputs are kept already."""
+
+    def close(self) -> None:
+        """Nothing to free."""
 
 
 def _deviation(outputs: Mapping[str, np.ndarray], expected: Mapping[str, np.ndarray]) -> float:

@@ -29,6 +29,7 @@ from .base import (
     Settings,
     TensorSpec,
 )
+from .queues import ThreadQueue
 
 if TYPE_CHECKING:
     import numpy as np
@@ -48,6 +49,14 @@ CPU = "CPUExecutionProvider"
 # How a session says that a node found no other place than the CPU provider, which it may not use.
 FALLBACK_REFUSED = "fallback to CPU EP has been explicitly disabled"
 OPERATORS_SHOWN = 5
+# An optimized graph is what a session would make of the model every time it is loaded.
+CACHED_MODEL = "optimized.onnx"
+# Values worth trying beside the defaults. Source: onnxruntime_session_options_config_keys.h.
+OPTIONS: Mapping[str, tuple[Any, ...]] = {
+    "spinning": (False,),  # idle threads of the pool wait in a loop by default
+    "graph_optimization": ("extended", "basic"),  # without NCHWc, without fusions
+    "dynamic_block_base": (4,),  # how work is cut for the pool: ever smaller blocks
+}
 
 
 def library(runner: str) -> Any:
@@ -110,10 +119,13 @@ class OrtSession:
     """An ``onnxruntime.InferenceSession`` behind the ``Session`` protocol.
 
     ``place`` says where the session runs once somebody asks: it may run a probe, which must not
-    be timed as loading.
+    be timed as loading. ``from_cache``: the graph was optimized by an earlier load.
     """
 
-    def __init__(self, session: Any, place: Callable[[Any], Placement]) -> None:
+    def __init__(
+        self, session: Any, place: Callable[[Any], Placement], *, from_cache: bool = False
+    ) -> None:
+        self.from_cache = from_cache
         self._session: Any = session
         self._place = place
         self._placement: Placement | None = None
@@ -136,6 +148,10 @@ class OrtSession:
             raise SessionError(f"{type(error).__name__}: {error}") from error
         return dict(zip(self._names, outputs, strict=True))
 
+    def queue(self) -> ThreadQueue:
+        """See ``Concurrent.queue``. A session's ``run`` may be called by several threads."""
+        return ThreadQueue(self.run, self.placement.streams)
+
     def close(self) -> None:
         """See ``Session.close``."""
         self._session = None
@@ -147,6 +163,7 @@ class OrtCpu:
     name = "ort-cpu"
     formats = ("onnx",)
     precisions = ("f32",)
+    tunables = OPTIONS
 
     def version(self) -> str:
         """The version of the installed onnxruntime."""
@@ -172,6 +189,8 @@ class OrtCpu:
                 f"ort-cpu runs f32 on CPU, not {settings.precision} on {settings.device}"
             )
 
+        settings.refuse_unknown(self.name, self.tunables)
+
         def place(session: Any) -> Placement:
             return Placement(
                 "CPU",
@@ -181,9 +200,23 @@ class OrtCpu:
                 provider=CPU,
                 device_name=host.cpu_name(),
                 precision_from="only one",
+                streams=streams_of(settings),
             )
 
-        return OrtSession(create(model, settings, Provider(CPU)), place)
+        cached = Path(settings.cache) / CACHED_MODEL if settings.cache else None
+        if cached is None or not cached.is_file():
+            return OrtSession(create(model, settings, Provider(CPU)), place)
+        optimized = create(cached, replace(settings, optimize=False), Provider(CPU))
+        return OrtSession(optimized, place, from_cache=True)
+
+
+def streams_of(settings: Settings) -> int:
+    """Runs side by side: as many as there are threads where the runner may choose.
+
+    On a CPU one thread for each run computes the most, since nothing is handed from one to
+    another.
+    """
+    return settings.threads if settings.streams is None else settings.streams
 
 
 def session_options(settings: Settings) -> Any:
@@ -195,15 +228,37 @@ def session_options(settings: Settings) -> Any:
     import onnxruntime
 
     options = onnxruntime.SessionOptions()
-    options.intra_op_num_threads = settings.threads
+    options.intra_op_num_threads = max(1, settings.threads // streams_of(settings))
     options.inter_op_num_threads = 1
-    levels = onnxruntime.GraphOptimizationLevel
-    options.graph_optimization_level = (
-        levels.ORT_ENABLE_ALL if settings.optimize else levels.ORT_DISABLE_ALL
-    )
+    options.graph_optimization_level = _graph_optimization(settings)
     options.log_severity_level = LOG_ERRORS_ONLY
+    if "spinning" in settings.options:
+        spinning = "1" if settings.options["spinning"] else "0"
+        options.add_session_config_entry("session.intra_op.allow_spinning", spinning)
+    if "dynamic_block_base" in settings.options:
+        blocks = str(settings.options["dynamic_block_base"])
+        options.add_session_config_entry("session.dynamic_block_base", blocks)
+    if settings.cache and settings.optimize:
+        options.optimized_model_filepath = str(Path(settings.cache) / CACHED_MODEL)
     options.add_session_config_entry("session.record_ep_graph_assignment_info", "1")
     return options
+
+
+def _graph_optimization(settings: Settings) -> Any:
+    import onnxruntime
+
+    levels = onnxruntime.GraphOptimizationLevel
+    if not settings.optimize:
+        return levels.ORT_DISABLE_ALL
+    level = settings.options.get("graph_optimization", "all")
+    known = {
+        "all": levels.ORT_ENABLE_ALL,
+        "extended": levels.ORT_ENABLE_EXTENDED,
+        "basic": levels.ORT_ENABLE_BASIC,
+    }
+    if level not in known:
+        raise SessionError(f"graph_optimization: no {level!r}; known: {', '.join(known)}")
+    return known[level]
 
 
 def create(model: Path, settings: Settings, provider: Provider) -> Any:
@@ -214,6 +269,8 @@ def create(model: Path, settings: Settings, provider: Provider) -> Any:
     """
     try:
         session = provider.session(str(model), settings)
+    except SessionError:
+        raise
     except Exception as error:  # onnxruntime raises a family of pybind classes without a base
         if FALLBACK_REFUSED not in str(error):
             raise SessionError(f"onnxruntime can't load the model: {error}") from error

@@ -15,6 +15,7 @@ from .onnxruntime import (
     create,
     library,
     probed_precision,
+    streams_of,
     why_not,
 )
 
@@ -71,6 +72,7 @@ class OrtCuda:
             raise SessionError(
                 f"{NAME} runs f32 or tf32 on GPU, not {settings.precision} on {settings.device}"
             )
+        settings.refuse_unknown(self.name, {})
         _preload()
         index = int(number or 0)
         options = {"device_id": str(index), "use_tf32": USE_TF32[settings.precision]}
@@ -86,6 +88,7 @@ class OrtCuda:
                 provider=PROVIDER,
                 device_name=names[index] if index < len(names) else "",
                 precision_from=_proven(session, provider, settings),
+                streams=streams_of(settings),
             )
 
         return OrtSession(create(model, settings, provider), place)

@@ -22,6 +22,7 @@ from .onnxruntime import (
     create,
     library,
     probed_precision,
+    streams_of,
     why_not,
 )
 
@@ -46,7 +47,7 @@ class _Kind(Protocol):
 
 
 class OrtOpenVino:
-    """``ort-openvino``: OpenVINO inside ONNX Runtime, latency settings, one stream."""
+    """``ort-openvino``: OpenVINO inside ONNX Runtime, set for latency where there is one stream."""
 
     name = NAME
     formats = ("onnx",)
@@ -75,6 +76,7 @@ class OrtOpenVino:
         """
         if settings.precision not in self.precisions:
             raise SessionError(f"{NAME} has no precision {settings.precision!r}")
+        settings.refuse_unknown(self.name, {})
         kind = _kind()
         provider = kind.provider(settings)
 
@@ -93,6 +95,7 @@ class OrtOpenVino:
                 provider=PROVIDER,
                 device_name=kind.devices().get(settings.device, ""),
                 precision_from="probed",
+                streams=streams_of(settings),
             )
 
         return OrtSession(create(model, settings, provider), place)
@@ -184,10 +187,11 @@ def _load_config(settings: Settings) -> str:
     """OpenVINO's properties for the device, as inline JSON; values have to be strings."""
     properties = {
         "INFERENCE_PRECISION_HINT": settings.precision,
-        "PERFORMANCE_HINT": "LATENCY",
+        "PERFORMANCE_HINT": "LATENCY" if settings.streams == 1 else "THROUGHPUT",
     }
     if settings.device == "CPU":
-        properties |= {"NUM_STREAMS": "1", "INFERENCE_NUM_THREADS": str(settings.threads)}
+        streams, threads = str(streams_of(settings)), str(settings.threads)
+        properties |= {"NUM_STREAMS": streams, "INFERENCE_NUM_THREADS": threads}
     return json.dumps({settings.device.partition(".")[0]: properties})
 
 

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -13,15 +13,61 @@ from .base import Placement, RunnerUnavailable, SessionError, Settings, TensorSp
 if TYPE_CHECKING:
     import numpy as np
 
+    Arrays = Mapping[str, np.ndarray]
+    Done = Callable[[dict[str, np.ndarray]], None]
+
 # edgepipe's names of precisions, as OpenVINO's element types spell them.
 PRECISIONS = {"f32": "float32", "bf16": "bfloat16", "f16": "float16"}
 KERNEL_NAMES = {"u8": "int8", "i8": "int8"}
+# Values worth trying beside the defaults, which depend on the machine.
+OPTIONS: Mapping[str, tuple[Any, ...]] = {
+    "hyper_threading": (True, False),
+    "pinning": (True, False),
+    "denormals_as_zero": (True,),
+}
+PROPERTIES = {
+    "hyper_threading": "ENABLE_HYPER_THREADING",
+    "pinning": "ENABLE_CPU_PINNING",
+    "denormals_as_zero": "CPU_DENORMALS_OPTIMIZATION",
+}
+
+
+class OpenVinoQueue:
+    """OpenVINO's own queue of infer requests, behind the ``Queue`` protocol."""
+
+    def __init__(self, compiled: Any, requests: int, names: Sequence[str]) -> None:
+        self._queue: Any = _library().AsyncInferQueue(compiled, requests)
+        self._names = names
+        self._queue.set_callback(self._completed)
+
+    def submit(self, feeds: Arrays, done: Done) -> None:
+        """See ``Queue.submit``."""
+        try:
+            self._queue.start_async(feeds, done, share_inputs=True)
+        except Exception as error:
+            raise SessionError(f"{type(error).__name__}: {error}") from error
+
+    def wait(self) -> None:
+        """See ``Queue.wait``."""
+        try:
+            self._queue.wait_all()
+        except Exception as error:
+            raise SessionError(f"{type(error).__name__}: {error}") from error
+
+    def close(self) -> None:
+        """See ``Queue.close``."""
+        self._queue = None
+
+    def _completed(self, request: Any, done: Done) -> None:
+        done({name: request.get_output_tensor(i).data for i, name in enumerate(self._names)})
 
 
 class OpenVinoSession:
-    """A compiled model with one infer request."""
+    """A compiled model with one infer request, and more of them in a queue on demand."""
 
     def __init__(self, model: Any, compiled: Any, placement: Placement) -> None:
+        self._compiled: Any = compiled
+        self.from_cache = bool(compiled.get_property("LOADED_FROM_CACHE"))
         self._request: Any = compiled.create_infer_request()
         self.placement = placement
         # Named as in the file: where compiling merges two tensors, a port has both their names.
@@ -54,17 +100,23 @@ class OpenVinoSession:
             for index, name in enumerate(self._names)
         }
 
+    def queue(self) -> OpenVinoQueue:
+        """See ``Concurrent.queue``: as many requests as OpenVINO finds best for its streams."""
+        requests = int(self._compiled.get_property("OPTIMAL_NUMBER_OF_INFER_REQUESTS"))
+        return OpenVinoQueue(self._compiled, requests, self._names)
+
     def close(self) -> None:
         """See ``Session.close``."""
-        self._request = self._proven = None
+        self._compiled = self._request = self._proven = None
 
 
 class OpenVino:
-    """``openvino``: native OpenVINO, latency settings, one stream."""
+    """``openvino``: native OpenVINO, set for latency unless it may choose its streams."""
 
     name = "openvino"
     formats = ("openvino-ir", "onnx")
     precisions = tuple(PRECISIONS)
+    tunables = OPTIONS
 
     def version(self) -> str:
         """The version of the installed openvino, without its build number."""
@@ -97,16 +149,12 @@ class OpenVino:
         if settings.device not in core.available_devices:
             found = ", ".join(core.available_devices) or "none"
             raise RunnerUnavailable(f"openvino has no device {settings.device}; found: {found}")
-        options = {
-            "PERFORMANCE_HINT": "LATENCY",
-            "NUM_STREAMS": 1,
-            "INFERENCE_PRECISION_HINT": settings.precision,
-        }
-        if settings.device == "CPU":
-            options["INFERENCE_NUM_THREADS"] = settings.threads
+        settings.refuse_unknown(self.name, self.tunables)
         try:
             read = core.read_model(model)
-            compiled = core.compile_model(read, settings.device, options)
+            if settings.batch is not None:
+                _fix_batch(read, settings.batch)
+            compiled = core.compile_model(read, settings.device, _properties(settings))
         except RuntimeError as error:
             raise SessionError(f"openvino can't load the model: {error}") from error
         placement = _placement(core, compiled, settings)
@@ -115,6 +163,31 @@ class OpenVino:
                 f"openvino runs {placement.precision} on this device, not {settings.precision}"
             )
         return OpenVinoSession(read, compiled, placement)
+
+
+def _properties(settings: Settings) -> dict[str, Any]:
+    properties: dict[str, Any] = {"INFERENCE_PRECISION_HINT": settings.precision}
+    if settings.streams is None:
+        properties["PERFORMANCE_HINT"] = "THROUGHPUT"
+    else:
+        properties |= {"PERFORMANCE_HINT": "LATENCY", "NUM_STREAMS": settings.streams}
+    if settings.device == "CPU":
+        properties["INFERENCE_NUM_THREADS"] = settings.threads
+    if settings.cache:
+        properties["CACHE_DIR"] = settings.cache
+    return properties | {PROPERTIES[name]: value for name, value in settings.options.items()}
+
+
+def _fix_batch(model: Any, batch: int) -> None:
+    """Give every input whose first dimension is dynamic this one."""
+    shapes = {}
+    for port in model.inputs:
+        shape = port.partial_shape
+        if len(shape) and shape[0].is_dynamic:
+            shape[0] = batch
+            shapes[port] = shape
+    if shapes:
+        model.reshape(shapes)
 
 
 def _placement(core: Any, compiled: Any, settings: Settings) -> Placement:
@@ -145,6 +218,7 @@ def _placement(core: Any, compiled: Any, settings: Settings) -> Placement:
         provider=next((name for name in devices if name.startswith(settings.device)), "none"),
         device_name=str(core.get_property(settings.device, "FULL_DEVICE_NAME")),
         precision_from="read back",
+        streams=int(compiled.get_property("NUM_STREAMS")),
     )
 
 

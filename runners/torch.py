@@ -79,6 +79,7 @@ class Torch:
             raise SessionError(
                 f"torch runs f32 on CPU, not {settings.precision} on {settings.device}"
             )
+        settings.refuse_unknown(self.name, {})
         library.set_num_threads(settings.threads)
         # A program knows its inputs and outputs by graph node; the exporter puts the model's
         # names for them beside it.

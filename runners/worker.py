@@ -7,7 +7,8 @@ with its parent: see ``watchdog``. Requests (see ``protocol`` for the wire forma
     hello                      -> {version, edgepipe, pid, host}
     inspect                    -> {host, load, installed}
     describe {runner}          -> {formats, precisions, reason, version, devices}
-    load {runner, settings, file} + model files -> {inputs, outputs, placement, load_ms, …}
+    load {runner, settings, file, cache} + files -> {inputs, outputs, placement, load_ms, …}
+    cache                      -> {} + files
     run + feeds                -> {elapsed_ms} + outputs
     measure {plan} + feeds     -> {warm_up_runs, settled, …} + samples
 """
@@ -20,7 +21,7 @@ import subprocess
 import sys
 import tempfile
 from collections.abc import Callable
-from dataclasses import asdict
+from dataclasses import asdict, replace
 from importlib.metadata import version
 from io import BufferedReader
 from pathlib import Path
@@ -41,6 +42,7 @@ class Worker:
 
     def __init__(self) -> None:
         self._session: Session | None = None
+        self._cache = Path(os.devnull)
 
     def hello(self, _message: protocol.Message, _blobs: protocol.Blobs) -> Any:
         """Who is at this end: versions, process id, facts about the machine."""
@@ -69,10 +71,14 @@ class Worker:
             "reason": reason,
             "version": None if reason else runner.version(),
             "devices": [] if reason else runner.devices(),
+            "tunables": getattr(runner, "tunables", {}),
         }, {}
 
     def load(self, message: protocol.Message, blobs: protocol.Blobs) -> Any:
-        """Load the model files that came with the request; ``file`` names the main one."""
+        """Load the model files that came with the request; ``file`` names the main one.
+
+        ``cache`` names those that an earlier load left in its cache, ``None`` for no cache.
+        """
         started = perf_counter_ns()
         runner = registry.get(message["runner"])
         reason = runner.unavailable()
@@ -80,13 +86,19 @@ class Worker:
             raise RunnerUnavailable(reason)
         imported = perf_counter_ns()
         host.limit_memory()
+        settings = Settings(**message["settings"])
+        cached = message.get("cache")
+        if cached is not None:
+            self._cache = Path(tempfile.mkdtemp(prefix="edgepipe-"))
+            settings = replace(settings, cache=str(self._cache))
         with tempfile.TemporaryDirectory(prefix="edgepipe-") as folder:
             for name, data in blobs.items():
                 if Path(name).name != name or not isinstance(data, bytes):
                     raise protocol.ProtocolError(f"model file name {name!r}")
-                (Path(folder) / name).write_bytes(data)
+                place = self._cache if cached and name in cached else Path(folder)
+                (place / name).write_bytes(data)
             loading = perf_counter_ns()
-            session = runner.load(Path(folder) / message["file"], Settings(**message["settings"]))
+            session = runner.load(Path(folder) / message["file"], settings)
             loaded = perf_counter_ns()
         self._session = session
         return {
@@ -96,7 +108,12 @@ class Worker:
             "runner_version": runner.version(),
             "import_ms": (imported - started) / 1e6,
             "load_ms": (loaded - loading) / 1e6,
+            "from_cache": getattr(session, "from_cache", False),
         }, {}
+
+    def cache(self, _message: protocol.Message, _blobs: protocol.Blobs) -> Any:
+        """What the load left in its cache."""
+        return {}, {path.name: path.read_bytes() for path in self._cache.iterdir()}
 
     def run(self, _message: protocol.Message, blobs: protocol.Blobs) -> Any:
         """Run the session once; the reply holds every output."""
@@ -114,8 +131,8 @@ class Worker:
         return {
             "warm_up_runs": result.warm_up_runs,
             "settled": result.settled,
-            "steal_percent": result.steal_percent,
             "deviation": result.deviation,
+            "conditions": asdict(result.conditions),
             "device_memory_mib": host.device_memory_mib(),
             "peak_rss_mib": host.peak_rss_mib(),
         }, {"samples": result.samples}
@@ -134,6 +151,7 @@ def serve(reader: BufferedReader, writer: BinaryIO) -> None:
         "inspect": worker.inspect,
         "describe": worker.describe,
         "load": worker.load,
+        "cache": worker.cache,
         "run": worker.run,
         "measure": worker.measure,
     }

@@ -10,7 +10,7 @@ from typing import Annotated, Any
 
 import typer
 
-from . import judging, machine, making
+from . import judging, machine, making, speed
 
 DEBUG = "EDGEPIPE_DEBUG"
 
@@ -24,7 +24,7 @@ app = typer.Typer(
 
 for command in (
     making.export,
-    judging.bench,
+    speed.bench,
     judging.parity,
     judging.evaluate,
     machine.runners,

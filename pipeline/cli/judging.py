@@ -10,52 +10,6 @@ import typer
 from . import options
 
 
-def bench(
-    runner: options.Runner = None,
-    variant: options.Variant = None,
-    target: options.Target = None,
-    precision: options.Precision = None,
-    threads: options.Threads = None,
-    require_ep: options.RequireEp = None,
-    allow_fallback: options.AllowFallback = None,
-    rounds: Annotated[int | None, typer.Option(help="Interleaved rounds [default: 3].")] = None,
-    seconds: Annotated[
-        float | None, typer.Option(help="Least time measured in a round of a cell [default: 1].")
-    ] = None,
-    quick: Annotated[
-        bool, typer.Option("--quick", help="One round of 0.2 s a cell: a smoke test.")
-    ] = False,
-    model: options.Model = None,
-    workspace: options.Workspace = None,
-    as_json: options.Json = False,
-    quiet: options.Quiet = False,
-) -> None:
-    """Time every variant on every runner, checking its outputs on the way."""
-    from .. import bench as run
-    from ..report import terminal
-
-    result = run(
-        workspace=workspace,
-        model=model,
-        quick=quick,
-        progress=options.progress(quiet),
-        runners=options.some(runner),
-        variants=options.some(variant),
-        targets=options.some(target),
-        precisions=options.some(precision),
-        threads=threads,
-        require_ep=options.some(require_ep),
-        allow_fallback=allow_fallback,
-        rounds=rounds,
-        seconds=seconds,
-    )
-    if as_json:
-        options.show_json(result.to_json())
-    else:
-        print(terminal.bench_table(result))
-    options.leave(result.exit_code)
-
-
 def parity(
     runner: options.Runner = None,
     variant: options.Variant = None,

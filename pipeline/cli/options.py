@@ -53,6 +53,9 @@ AllowFallback = Annotated[
     bool | None,
     typer.Option("--allow-fallback", help="Let nodes that a provider doesn't take run on the CPU."),
 ]
+Untuned = Annotated[
+    bool, typer.Option("--untuned", help="The default settings, whatever tune recommends.")
+]
 Variant = Annotated[
     list[str] | None,
     typer.Option("--variant", metavar="NAME", help="fp32, int8, int8-avx2, fp16; may be repeated."),

@@ -10,11 +10,10 @@ from rich.console import RenderableType
 from .. import placement
 from ..diagnosis import Diagnosis
 from ..inventory import Inventory
-from ..stages.bench import BenchResult, CellResult
 from ..stages.evaluate import CellAccuracy, EvaluationResult
 from ..stages.parity import CellVerdict, ParityResult
 from ..workspace import Manifest
-from .tables import ms, number, table, text
+from .tables import number, table, text
 
 MIB = 1 << 20
 
@@ -29,25 +28,6 @@ def export_table(manifest: Manifest) -> str:
             size = f"{artifact.size / MIB:.2f}"
             shown.add_row(variant, name, size, artifact.sha256[:12], about)
     return text(shown)
-
-
-def bench_table(result: BenchResult) -> str:
-    """The cells of a bench with what qualifies them below."""
-    remote = any(cell.target != "local" for cell in result.cells if cell.status == "ok")
-    columns = ["variant", "runner", "prec", ">thr", ">p50", ">95 % interval", ">p90"]
-    columns += [">x fp32", ">load", ">first", ">RSS", ">MiB", "verdict"]
-    if remote:
-        columns.insert(2, "target")
-    shown = table(*columns)
-    for cell in result.cells:
-        if cell.status == "ok":
-            row = _row(cell)
-            if remote:
-                row.insert(2, cell.target)
-            shown.add_row(*row)
-    parts: list[RenderableType] = [shown] if shown.row_count else []
-    parts += [*_notes(result.cells), *_problems(result.problems), _host(result)]
-    return text(*parts)
 
 
 def parity_table(result: ParityResult) -> str:
@@ -190,72 +170,8 @@ def diagnosis(result: Diagnosis) -> str:
     return "\n".join(lines)
 
 
-def _row(cell: CellResult) -> list[str]:
-    latency = cell.latency_ms
-    assert latency
-    low, high = latency.ci95
-    return [
-        cell.variant,
-        cell.runner,
-        cell.precision or "",
-        str(cell.threads),
-        ms(latency.p50),
-        f"{ms(low)}–{ms(high)}",
-        "–" if latency.p90 is None else ms(latency.p90),
-        "–" if cell.speedup is None else f"{cell.speedup:.2f}",
-        f"{cell.load_ms:.0f}",
-        f"{cell.first_inference_ms:.1f}",
-        f"{cell.peak_rss_mib:.0f}",
-        f"{(cell.size_bytes or 0) / MIB:.1f}",
-        cell.verdict or "",
-    ]
-
-
-def _notes(cells: Sequence[CellResult]) -> list[str]:
-    """A line for each thing a reader must know: notes once each, then what has no figures."""
-    by_note: dict[str, list[str]] = {}
-    for cell in cells:
-        for note in cell.notes:
-            by_note.setdefault(note, []).append(f"{cell.variant}/{cell.runner}")
-    lines = []
-    for note, names in by_note.items():
-        everywhere = len(names) == sum(cell.status == "ok" for cell in cells)
-        lines.append(f"  {note}" if everywhere else f"  {', '.join(names)}: {note}")
-    absent: dict[str, list[str]] = {}
-    for cell in cells:
-        if cell.status != "ok":
-            failed = cell.status == "failed"
-            name = f"{cell.variant}/{cell.runner} {cell.precision}" if failed else cell.runner
-            name += f" on {cell.target}" if cell.target not in ("", "local") else ""
-            names = absent.setdefault(f"{cell.status}: {cell.reason}", [])
-            if name not in names:
-                names.append(name)
-    lines += [f"  {', '.join(names)}: {reason}" for reason, names in absent.items()]
-    return lines
-
-
 def _problems(problems: Sequence[str]) -> list[str]:
     return [f"  {problem}" for problem in problems]
-
-
-def _host(result: BenchResult) -> str:
-    if not result.hosts:
-        return ""
-    versions = {
-        f"{cell.runner} {cell.runner_version}" for cell in result.cells if cell.runner_version
-    }
-    batches = sorted({cell.batch for cell in result.cells if cell.batch})
-    lines = [
-        f"{result.model['name']} ({result.model['weights']} weights), "
-        f"batch {', '.join(map(str, batches))}; times in ms, RSS and size in MiB"
-    ]
-    for target, host in result.hosts.items():
-        place = f"{target}: " if len(result.hosts) > 1 or target != "local" else ""
-        flags = ", ".join(flag.upper() for flag in host["cpu_flags"] if flag != "fma")
-        machine = " in a virtual machine" if host["virtual_machine"] else ""
-        lines.append(f"{place}{host['cpu']}{machine}, {host['physical_cores']} cores, {flags}")
-    lines.append(", ".join(sorted(versions)))
-    return "\n".join(f"  {line}" for line in lines)
 
 
 def _about(manifest: Manifest, name: str) -> str:

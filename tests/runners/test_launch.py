@@ -323,12 +323,13 @@ LOADED: dict[str, Any] = {
     "runner_version": "1",
     "import_ms": 1.0,
     "load_ms": 1.0,
+    "from_cache": False,
 }
 RAN = {"elapsed_ms": 1.0, "peak_rss_mib": 1.0}
 MEASURED = {
     "warm_up_runs": 1,
     "settled": True,
-    "steal_percent": 0.0,
+    "conditions": {"seconds": 1.0},
     "deviation": 0.0,
     "peak_rss_mib": 1.0,
 }

@@ -147,7 +147,7 @@ def test_equal_outputs_do_not_deviate() -> None:
 
 
 def test_steal_is_a_percentage() -> None:
-    assert 0 <= timed(steady).steal_percent <= 100
+    assert 0 <= timed(steady).conditions.steal_percent <= 100
 
 
 @pytest.mark.parametrize("first", [FIRST_TIMED, 2, 30, 60])

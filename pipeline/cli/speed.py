@@ -1,0 +1,99 @@
+"""Commands about speed: measure it, and hold it against what it was."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from . import options
+
+
+def bench(
+    runner: options.Runner = None,
+    variant: options.Variant = None,
+    target: options.Target = None,
+    precision: options.Precision = None,
+    threads: options.Threads = None,
+    scenario: Annotated[
+        str | None,
+        typer.Option(
+            metavar="NAME",
+            help="single-stream (latency), offline (throughput), server (random arrivals) "
+            "[default: single-stream].",
+        ),
+    ] = None,
+    batch: Annotated[
+        str | None,
+        typer.Option(metavar="N", help="Images in a run, for a dynamic batch; or sweep."),
+    ] = None,
+    concurrency: Annotated[
+        int | None,
+        typer.Option(metavar="N", help="Runs side by side (offline, server) [default: runner's]."),
+    ] = None,
+    rate: Annotated[
+        float | None, typer.Option(metavar="N", help="Runs that arrive in a second (server).")
+    ] = None,
+    baseline: Annotated[
+        Path | None,
+        typer.Option(metavar="FILE", help="Compare with an earlier bench.json of this machine."),
+    ] = None,
+    rerun_baseline: Annotated[
+        Path | None,
+        typer.Option(metavar="DIR", help="Compare with another workspace, measured along."),
+    ] = None,
+    max_slowdown: Annotated[
+        str | None,
+        typer.Option(metavar="N%", help="How much slower a cell may be [default: 5%]."),
+    ] = None,
+    require_ep: options.RequireEp = None,
+    allow_fallback: options.AllowFallback = None,
+    untuned: options.Untuned = False,
+    rounds: Annotated[
+        int | None,
+        typer.Option(help="Most interleaved rounds; fewer once all is clear [default: 10]."),
+    ] = None,
+    seconds: Annotated[
+        float | None, typer.Option(help="Least time measured in a round of a cell [default: 0.5].")
+    ] = None,
+    quick: Annotated[
+        bool, typer.Option("--quick", help="One round of 0.2 s a cell: a smoke test.")
+    ] = False,
+    model: options.Model = None,
+    workspace: options.Workspace = None,
+    as_json: options.Json = False,
+    quiet: options.Quiet = False,
+) -> None:
+    """Time every variant on every runner, checking its outputs on the way."""
+    from .. import bench as run
+    from ..report.benchmark import bench_table
+
+    result = run(
+        workspace=workspace,
+        model=model,
+        quick=quick,
+        baseline=baseline,
+        rerun_baseline=rerun_baseline,
+        progress=options.progress(quiet),
+        runners=options.some(runner),
+        variants=options.some(variant),
+        targets=options.some(target),
+        precisions=options.some(precision),
+        threads=threads,
+        scenario=scenario,
+        batch=batch,
+        concurrency=concurrency,
+        rate=rate,
+        max_slowdown=max_slowdown,
+        require_ep=options.some(require_ep),
+        allow_fallback=allow_fallback,
+        tuned=False if untuned else None,
+        rounds=rounds,
+        seconds=seconds,
+    )
+    if as_json:
+        options.show_json(result.to_json())
+    else:
+        print(bench_table(result))
+    options.leave(result.exit_code)
