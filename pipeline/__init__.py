@@ -32,6 +32,7 @@ SILENT = Silent()
 def export(
     model: str | None = None,
     *,
+    name: str | None = None,
     workspace: Any = None,
     force: bool = False,
     progress: Progress = SILENT,
@@ -39,23 +40,26 @@ def export(
 ) -> Manifest:
     """Export, simplify and quantize a model; returns the workspace's manifest.
 
-    ``options`` are the keys of ``[export]``. ``force`` makes everything again, whatever is in
-    the workspace. Raises what ``errors.EXIT_CODES`` lists.
+    ``model`` is the architecture, ``name`` what it is called in the workspace: the same, unless
+    told. ``options`` are the keys of ``[export]``. ``force`` makes everything again, whatever is
+    in the workspace. Raises what ``errors.EXIT_CODES`` lists.
     """
     from . import config as configuration
+    from .modelspec import settle
     from .stages import run_stages
     from .stages.chain import sections, stages_for
     from .workspace import Manifest, Transaction, Workspace
 
-    flags = {"workspace": workspace, "model": model, "export": options}
-    config = configuration.load(flags)
+    export = {"architecture": model, **options}
+    flags = {"workspace": workspace, "model": name or model, "export": export}
+    config = settle(configuration.load(flags))
     place = Workspace(config.workspace, config.model)
     with place.locked("edgepipe export", progress.say):
         before = Manifest() if force else place.manifest() or Manifest()
         if not force:
             place.check_unaltered(before)
         with Transaction(place, before) as transaction:
-            stages = stages_for(config)
+            stages = stages_for(config, progress)
             run_stages(stages, place, before, transaction, progress)
             return transaction.commit(**sections(transaction, config))
 
