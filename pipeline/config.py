@@ -142,6 +142,14 @@ class BenchConfig(CellsConfig):
     max_slowdown: Percent = "5%"
 
 
+class TuneConfig(CellsConfig):
+    """What ``edgepipe tune`` searches for, and for how many seconds altogether at most."""
+
+    scenario: Literal["single-stream", "offline"] = "single-stream"
+    budget: Annotated[float, Field(gt=0)] = 900.0
+    seconds: Annotated[float, Field(gt=0, le=3600)] = 0.3
+
+
 class ParityConfig(CellsConfig):
     """What ``edgepipe parity`` compares. ``samples`` is how many goldens, all by default."""
 
@@ -162,6 +170,7 @@ class EvaluateConfig(CellsConfig):
 COMMANDS: dict[str, type[_Section]] = {
     "export": ExportConfig,
     "bench": BenchConfig,
+    "tune": TuneConfig,
     "parity": ParityConfig,
     "evaluate": EvaluateConfig,
 }
@@ -227,6 +236,7 @@ class Config(_Section):
     model: Annotated[str, Field(pattern=NAME)] = DEFAULT_MODEL
     export: ExportConfig = ExportConfig()
     bench: BenchConfig = BenchConfig()
+    tune: TuneConfig = TuneConfig()
     parity: ParityConfig = ParityConfig()
     evaluate: EvaluateConfig = EvaluateConfig()
     gates: dict[str, GateConfig] = {}
@@ -310,6 +320,7 @@ def _check_names(config: Config) -> None:
             check
             for command, section in (
                 ("bench", config.bench),
+                ("tune", config.tune),
                 ("parity", config.parity),
                 ("evaluate", config.evaluate),
             )
