@@ -13,7 +13,7 @@ nox.options.error_on_missing_interpreters = True
 RUFF = "ruff==0.17.5"
 BASEDPYRIGHT = "basedpyright==1.40.2"
 # Tests with a session of their own.
-APART = ("tests/mutants", "tests/environments")
+APART = ("tests/mutants", "tests/environments", "tests/zoo")
 
 
 @nox.session
@@ -51,6 +51,13 @@ def mutants(session: nox.Session) -> None:
     """Broken models for parity to catch and explain, correct ones for it to pass; ten minutes."""
     session.install("-e", ".[all,test]")
     session.run("pytest", "tests/mutants", *session.posargs)
+
+
+@nox.session
+def zoo(session: nox.Session) -> None:
+    """Every architecture at its own size through export, quantize and parity; half an hour."""
+    session.install("-e", ".[all,test]")
+    session.run("pytest", "tests/zoo", *session.posargs)
 
 
 @nox.session

@@ -76,14 +76,17 @@ class _Section(BaseModel):
 class ExportConfig(_Section):
     """What ``edgepipe export`` makes. ``batch`` is a number or "dynamic".
 
-    ``exporter`` makes the ONNX file. ``formats`` are written beside it. ``checkpoint`` takes the
-    place of ``weights``, ``labels`` is a text file with one a line. ``preprocessing`` is a preset;
-    the fields after it change it, see ``runners.images.Preprocessing``. ``calibration`` is a
-    folder of images, or "synthetic".
+    ``width`` is the width multiplier of the architectures that have one (1 by default), ``classes``
+    how many random weights tell apart. ``exporter`` makes the ONNX file. ``formats`` are written
+    beside it. ``checkpoint`` takes the place of ``weights``, ``labels`` is a text file with one a
+    line. ``preprocessing`` is a preset; the fields after it change it, see
+    ``runners.images.Preprocessing``. ``calibration`` is a folder of images, or "synthetic".
     """
 
     architecture: str | None = None
     weights: str = "digits"
+    width: Annotated[float, Field(ge=0.1, le=4)] | None = None
+    classes: Annotated[int, Field(ge=1, le=1_000_000)] | None = None
     checkpoint: Path | None = None
     labels: Path | None = None
     exporter: str = "onnx-dynamo"

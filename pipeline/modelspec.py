@@ -52,11 +52,13 @@ def specify(config: Config) -> ModelSpec:
     if export.checkpoint is None:
         if export.labels is not None:
             raise UsageError("labels: they go with a --checkpoint")
-        source = resolve(architecture, export.weights)
+        source = resolve(architecture, export.weights, export.width, export.classes)
     elif "weights" in export.model_fields_set:
         raise UsageError(f"weights: {export.weights} or a checkpoint, not both")
     else:
-        source = resolve_checkpoint(architecture, export.checkpoint, export.labels)
+        if export.classes is not None:
+            raise UsageError("classes: a checkpoint has its own")
+        source = resolve_checkpoint(architecture, export.checkpoint, export.labels, export.width)
     return ModelSpec(source, *_preprocessing(source, export))
 
 
