@@ -10,7 +10,7 @@ from typing import Annotated, Any
 
 import typer
 
-from . import judging, machine, making, speed
+from . import judging, machine, making, showing, speed
 
 DEBUG = "EDGEPIPE_DEBUG"
 
@@ -27,6 +27,7 @@ for command in (
     speed.bench,
     judging.parity,
     judging.evaluate,
+    showing.report,
     machine.runners,
     machine.doctor,
 ):
