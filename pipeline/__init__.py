@@ -25,9 +25,13 @@ if TYPE_CHECKING:
     from .stages.evaluate import EvaluationResult
     from .stages.explain import Explanation
     from .stages.parity import ParityResult
+    from .stages.tune import TuneResult
     from .workspace import Manifest, Workspace
 
-__all__ = ["bench", "doctor", "evaluate", "export", "parity", "runners", "write_report"]
+__all__ = [
+    *("bench", "doctor", "evaluate", "export", "parity", "runners", "tune"),
+    "write_report",
+]
 
 SILENT = Silent()
 
@@ -110,6 +114,34 @@ def bench(
         result = measure(new, config, quick, progress, earlier, old)
         new.workspace.write_result(SAMPLES_FILE, result.samples_file())
         new.workspace.write_json(RESULT_FILE, result.to_json())
+    return result
+
+
+def tune(
+    *,
+    workspace: Any = None,
+    model: str | None = None,
+    progress: Progress = SILENT,
+    **options: Any,
+) -> TuneResult:
+    """Search for the fastest settings of every cell; what wins becomes the recommended setting.
+
+    Writes ``tune.json`` and the manifest's recommendations. ``options`` are the keys of
+    ``[tune]``. Raises what ``errors.EXIT_CODES`` lists; a cell that fails is part of the result.
+    """
+    from . import config as configuration
+    from .rounds import Source
+    from .stages.tune import RESULT_FILE
+    from .stages.tune import tune as search
+    from .workspace import Transaction, Workspace
+
+    config = configuration.load({"workspace": workspace, "model": model, "tune": options})
+    place = Workspace(config.workspace, config.model)
+    with place.exported("edgepipe tune", progress.say) as manifest:
+        result = search(Source.of(place, manifest), config, progress)
+        with Transaction(place, manifest) as transaction:
+            transaction.recommend(result.recommended)
+        place.write_json(RESULT_FILE, result.to_json())
     return result
 
 

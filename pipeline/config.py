@@ -121,6 +121,14 @@ class BenchConfig(CellsConfig):
     max_slowdown: Percent = "5%"
 
 
+class TuneConfig(CellsConfig):
+    """What ``edgepipe tune`` searches for, and for how many seconds altogether at most."""
+
+    scenario: Literal["single-stream", "offline"] = "single-stream"
+    budget: Annotated[float, Field(gt=0)] = 900.0
+    seconds: Annotated[float, Field(gt=0, le=3600)] = 0.3
+
+
 class ParityConfig(CellsConfig):
     """What ``edgepipe parity`` compares. ``samples`` is how many goldens, all by default."""
 
@@ -141,6 +149,7 @@ class EvaluateConfig(CellsConfig):
 COMMANDS: dict[str, type[_Section]] = {
     "export": ExportConfig,
     "bench": BenchConfig,
+    "tune": TuneConfig,
     "parity": ParityConfig,
     "evaluate": EvaluateConfig,
 }
@@ -206,6 +215,7 @@ class Config(_Section):
     model: str = "mobilenet_v2"
     export: ExportConfig = ExportConfig()
     bench: BenchConfig = BenchConfig()
+    tune: TuneConfig = TuneConfig()
     parity: ParityConfig = ParityConfig()
     evaluate: EvaluateConfig = EvaluateConfig()
     gates: dict[str, GateConfig] = {}
@@ -289,6 +299,7 @@ def _check_names(config: Config) -> None:
             check
             for command, section in (
                 ("bench", config.bench),
+                ("tune", config.tune),
                 ("parity", config.parity),
                 ("evaluate", config.evaluate),
             )

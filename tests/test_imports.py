@@ -61,7 +61,7 @@ def test_every_module_imports_without_heavy_libraries() -> None:
     "command",
     [
         *((), ("export",), ("bench",), ("parity",), ("evaluate",), ("report",)),
-        *(("runners",), ("doctor",), ("env",)),
+        *(("tune",), ("runners",), ("doctor",), ("env",)),
     ],
     ids=str,
 )
@@ -78,7 +78,9 @@ def test_help_lists_every_command_that_is_tested_here() -> None:
     names = {
         str(command.callback.__name__) for command in app.registered_commands if command.callback
     }
-    assert names == {"export", "bench", "parity", "evaluate", "report", "runners", "doctor"}
+    assert names == {
+        *("export", "bench", "tune", "parity", "evaluate", "report", "runners", "doctor")
+    }
 
 
 def test_export_without_its_libraries_says_what_to_install(tmp_path: Path) -> None:

@@ -25,6 +25,7 @@ app = typer.Typer(
 for command in (
     making.export,
     speed.bench,
+    speed.tune,
     judging.parity,
     judging.evaluate,
     showing.report,

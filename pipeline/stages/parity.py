@@ -198,10 +198,19 @@ class ParityResult:
 
 
 def record(
-    workspace: Workspace, manifest: Manifest, config: Config, progress: Progress
+    workspace: Workspace,
+    manifest: Manifest,
+    config: Config,
+    progress: Progress,
+    cells: Sequence[Cell] | None = None,
 ) -> Recording:
-    """Run the goldens through every cell of ``config.parity``. A cell that fails says why."""
-    cells, broken = plan(manifest, config, config.parity)
+    """Run the goldens through ``cells``, or every cell of ``config.parity``.
+
+    A cell that fails says why.
+    """
+    broken: Mapping[str, str] = {}
+    if cells is None:
+        cells, broken = plan(manifest, config, config.parity)
     goldens = recorded.Goldens.load(workspace.folder / recorded.FILE)
     preprocessing = Preprocessing.from_json(manifest.preprocessing)
     count = min(config.parity.samples or len(goldens), len(goldens))
