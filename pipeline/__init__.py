@@ -28,10 +28,7 @@ if TYPE_CHECKING:
     from .stages.tune import TuneResult
     from .workspace import Manifest, Workspace
 
-__all__ = [
-    *("bench", "doctor", "evaluate", "export", "parity", "runners", "tune"),
-    "write_report",
-]
+__all__ = ["bench", "doctor", "evaluate", "export", "parity", "runners", "tune", "write_report"]
 
 SILENT = Silent()
 

@@ -152,6 +152,8 @@ def _caveats(report: Report, best: Row, others: list[Row]) -> list[str]:
     caveats = []
     if best.bench.scenario == SERVER:
         caveats.append(f"Under random arrivals, {best.bench.rate:g} runs a second.")
+    if best.bench.tuned:
+        caveats.append("It runs with the settings that tune recommends.")
     mine = speed(best.bench)
     equals = [
         row.name() for row in others if mine and (it := speed(row.bench)) and mine.overlaps(it)
@@ -164,12 +166,12 @@ def _caveats(report: Report, best: Row, others: list[Row]) -> list[str]:
     if best.parity.gate != asdict(default):
         caveats.append("Its parity gate is not the default one.")
     elsewhere = [
-        f"{row.runner} at {row.target}"
+        row.runner if row.target == "local" else f"{row.runner} at {row.target}"
         for row in report.rows
         if row.variant == best.variant and row.parity and row.parity.verdict == FAIL
     ]
     if elsewhere:
-        caveats.append(f"{best.variant} fails parity with {_listed(elsewhere)}.")
+        caveats.append(f"{best.variant} fails parity on {_listed(elsewhere)}.")
     if best.accuracy and best.accuracy.verdict == INCONCLUSIVE:
         caveats.append(f"Its accuracy is inconclusive: {best.accuracy.reason}.")
     if best.bench.comparison and best.bench.comparison.verdict != PASS:

@@ -3,81 +3,18 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
 from typing import Any
 
 from ..choice import speed
-from ..gates import FAIL, INCONCLUSIVE, PASS
 from ..measured import CellResult
-from ..reporting import Report, Row
+from ..reporting import Report
 from ..results import ExplainedCell
 from ..statistics import SAMPLES_NEEDED
-from ..validity import INVALID, NOISY, VALID
-from .tables import ms, number
+from .elements import MIB, NONE, Column, Table, Verdict
+from .tables import number
 
-MIB = 1 << 20
-NONE = "–"
 LABELS_SHOWN = 12
 LAYERS_SHOWN = 5
-GOOD, WARN, BAD, PLAIN = "good", "warn", "bad", "plain"
-TONES = {
-    PASS: GOOD,
-    VALID: GOOD,
-    INCONCLUSIVE: WARN,
-    NOISY: WARN,
-    FAIL: BAD,
-    INVALID: BAD,
-    "failed": BAD,
-}
-SHAPES = {GOOD: "✓", WARN: "◐", BAD: "✕", PLAIN: "○"}
-
-
-@dataclass(frozen=True)
-class Verdict:
-    """A verdict: read by its word, seen by its shape, and only then by its colour."""
-
-    word: str
-
-    @property
-    def tone(self) -> str:
-        """ "good", "warn", "bad" or "plain"."""
-        return TONES.get(self.word, PLAIN)
-
-    def __str__(self) -> str:
-        return f"{SHAPES[self.tone]} {self.word}"
-
-
-Value = str | Verdict
-Get = Callable[[Row], Value]
-
-
-@dataclass(frozen=True)
-class Column:
-    """``group`` spans the columns of one command."""
-
-    title: str
-    figure: bool = False
-    group: str = ""
-
-
-@dataclass(frozen=True)
-class Table:
-    """``rows`` have a value for each column; the first one names the row."""
-
-    caption: str
-    columns: tuple[Column, ...]
-    rows: tuple[tuple[Value, ...], ...]
-
-    @property
-    def groups(self) -> list[tuple[str, int]]:
-        """The titles above the columns and how many each spans; empty if there are none."""
-        spans: list[tuple[str, int]] = []
-        for column in self.columns:
-            if spans and spans[-1][0] == column.group:
-                spans[-1] = (column.group, spans[-1][1] + 1)
-            else:
-                spans.append((column.group, 1))
-        return spans if any(name for name, _ in spans) else []
 
 
 def identity(report: Report) -> list[tuple[str, str]]:
@@ -114,36 +51,6 @@ def artifacts(report: Report) -> Table:
     ]
     columns = (Column("File"), Column("MiB", figure=True), Column("SHA-256"))
     return Table("Files of the workspace", columns, tuple(rows))
-
-
-def cells(report: Report) -> Table:
-    """Bench and parity side by side, a row for each cell.
-
-    A figure that no cell has is left out; a setting that all share stands in the caption.
-    """
-    columns: list[tuple[Column, Get]] = [(Column("cell"), lambda row: row.name(" · "))]
-    common = []
-    for title, show in _SETTINGS:
-        values = {show(row) for row in report.rows} - {NONE}
-        if len(values) == 1:
-            common.append(f"{title} {values.pop()}")
-        elif values:
-            columns.append((Column(title), show))
-    columns += [(Column("verdict", group="bench"), _timing_verdict)]
-    columns += [_bench(title, show) for title, show in _timing(report)]
-    columns += [
-        (Column("verdict", group="parity"), _parity_verdict),
-        (Column("SQNR dB", figure=True, group="parity"), _sqnr),
-        (Column("at least", figure=True, group="parity"), _limit),
-        (Column("top-1 kept", figure=True, group="parity"), _top1),
-    ]
-    shown = [
-        (column, get)
-        for column, get in columns
-        if not column.figure or any(get(row) != NONE for row in report.rows)
-    ]
-    rows = tuple(tuple(get(row) for _, get in shown) for row in report.rows)
-    return Table("; ".join(["Every cell", *common]), tuple(column for column, _ in shown), rows)
 
 
 def reasons(report: Report) -> list[tuple[str, str]]:
@@ -252,6 +159,29 @@ def worst_layers(cell: ExplainedCell) -> Table | None:
     return Table(caption, columns, rows)
 
 
+def settings(report: Report) -> Table | None:
+    """The cells that don't run with the defaults."""
+    rows = tuple(
+        (
+            row.name(" · "),
+            NONE if cell.threads is None else str(cell.threads),
+            NONE if cell.streams is None else str(cell.streams),
+            ", ".join(f"{name} {value}" for name, value in cell.options.items()) or NONE,
+            "tune" if cell.tuned else "asked for",
+        )
+        for row in report.rows
+        if (cell := row.bench) and cell.status == "ok" and (cell.tuned or cell.options)
+    )
+    columns = (
+        Column("cell"),
+        Column("threads", figure=True),
+        Column("streams", figure=True),
+        Column("options"),
+        Column("from"),
+    )
+    return Table("Settings other than the defaults", columns, rows) if rows else None
+
+
 def hosts(report: Report) -> Table:
     """The machines that the figures come from, a column for each."""
     found = report.hosts
@@ -330,85 +260,6 @@ def _percentiles(timed: Sequence[CellResult]) -> list[str]:
             have = "has" if len(poor) >= len(timed) - 1 else "have"
             lines.append(f"{some} {have} a p{rank}: that takes {SAMPLES_NEEDED[rank]} samples.")
     return lines
-
-
-def _timing(report: Report) -> list[tuple[str, Callable[[CellResult], str]]]:
-    """Columns of bench; those that say nothing of any cell are left out later."""
-    offline = any(cell.throughput_ci95 for cell in report.bench.cells) if report.bench else False
-    return [
-        ("images/s" if offline else "p50 ms", _figure),
-        ("95 % interval", _interval),
-        ("p90 ms", lambda cell: _percentile(cell, 90)),
-        ("p99 ms", lambda cell: _percentile(cell, 99)),
-        ("× fp32", lambda cell: number(cell.speedup, ".2f")),
-        ("load ms", lambda cell: number(cell.load_ms, ".0f")),
-        ("cached ms", lambda cell: number(cell.load_cached_ms, ".0f")),
-        ("RSS MiB", lambda cell: number(cell.peak_rss_mib, ".0f")),
-        ("mJ/image", lambda cell: number(cell.energy_mj, ".1f")),
-        ("file MiB", lambda cell: f"{cell.size_bytes / MIB:.1f}" if cell.size_bytes else NONE),
-        ("rounds", lambda cell: str(cell.rounds)),
-    ]
-
-
-def _threads(row: Row) -> str:
-    judge = row.bench or row.parity
-    return str(judge.threads) if judge and judge.threads else NONE
-
-
-_SETTINGS: list[tuple[str, Callable[[Row], str]]] = [
-    ("precision", lambda row: row.precision or NONE),
-    ("threads", _threads),
-]
-
-
-def _bench(title: str, show: Callable[[CellResult], str]) -> tuple[Column, Get]:
-    def get(row: Row) -> str:
-        return show(row.bench) if row.bench and row.bench.status == "ok" else NONE
-
-    return Column(title, figure=True, group="bench"), get
-
-
-def _figure(cell: CellResult) -> str:
-    found = speed(cell)
-    if found is None:
-        return NONE
-    return f"{found.value:.1f}" if found.offline else ms(found.value)
-
-
-def _interval(cell: CellResult) -> str:
-    found = speed(cell)
-    if found is None or found.low is None or found.high is None:
-        return NONE
-    show = "{:.1f}".format if found.offline else ms
-    return f"{show(found.low)}–{show(found.high)}"
-
-
-def _percentile(cell: CellResult, rank: int) -> str:
-    value = getattr(cell.latency_ms, f"p{rank}") if cell.latency_ms else None
-    return NONE if value is None else ms(value)
-
-
-def _timing_verdict(row: Row) -> Value:
-    return Verdict(row.bench.verdict or row.bench.status) if row.bench else "not timed"
-
-
-def _parity_verdict(row: Row) -> Value:
-    return Verdict(row.parity.verdict or row.parity.status) if row.parity else "not judged"
-
-
-def _sqnr(row: Row) -> str:
-    parity = row.parity
-    if parity and parity.sqnr_db is None and parity.max_abs == 0:
-        return "equal"
-    return number(parity.sqnr_db, ".1f") if parity else NONE
-
-
-def _limit(row: Row) -> str:
-    return f"{row.parity.gate['min_sqnr_db']:.1f}" if row.parity and row.parity.gate else NONE
-
-
-def _top1(row: Row) -> str:
-    return number(row.parity.top1_agreement, ".1%") if row.parity else NONE
 
 
 def _cores(host: Mapping[str, Any]) -> str:

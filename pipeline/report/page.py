@@ -8,11 +8,12 @@ from importlib import resources
 from typing import Any
 
 from ...exporters.base import MissingLibrary
-from ..choice import choose
+from ..choice import choose, speed
 from ..reporting import Report
 from ..results import EVALUATION, EXPLANATION, MISSING, OUTDATED, PARITY, SAMPLES
-from . import contents, plots
+from . import cell_table, contents, plots
 from .commands import commands
+from .elements import Verdict
 
 
 def html(report: Report) -> str:
@@ -41,13 +42,14 @@ def _contents(report: Report) -> dict[str, Any]:
         "choices": choose(report),
         "identity": contents.identity(report),
         "artifacts": contents.artifacts(report),
-        "cells": contents.cells(report) if report.rows else None,
+        "cells": cell_table.cells(report) if report.rows else None,
         "reasons": contents.reasons(report),
         "absent": report.absent,
         "comparisons": contents.comparisons(report),
         "accuracy": contents.accuracy(report),
         "accuracy_notes": report.evaluation.notes if report.evaluation else (),
         "explained": [(cell, contents.worst_layers(cell)) for cell in explained],
+        "settings": contents.settings(report),
         "hosts": contents.hosts(report) if report.hosts else None,
         "tools": contents.tools(report),
         "commands": commands(report),
@@ -68,7 +70,7 @@ def _plots(report: Report) -> dict[str, Any]:
 
     rows = report.rows
     explained = report.explanation.cells if report.explanation else ()
-    timed = [row for row in rows if contents.speed(row.bench)]
+    timed = [row for row in rows if speed(row.bench)]
     return {
         "tradeoff": both(lambda width: plots.tradeoff(rows, width)),
         "undrawn": [row.name(" · ") for row in timed if not plots.drawn(row)],
@@ -100,7 +102,7 @@ class _Code(str):
 
 def _plain(value: object) -> object:
     """Text that stays text inside a Markdown table."""
-    if isinstance(value, _Code) or not isinstance(value, str | contents.Verdict):
+    if isinstance(value, _Code) or not isinstance(value, str | Verdict):
         return value
     text = " ".join(str(value).split())
     text = text.replace("&", "&amp;").replace("<", "&lt;").replace(">", "&gt;")

@@ -1,69 +1,24 @@
-"""The plots of a report as SVG that takes its colours from the page, light or dark.
-
-matplotlib draws with stand-in colours, one for each role; ``_inline`` replaces them by the
-page's CSS variables. Equal data gives equal bytes.
-"""
+"""The plots of a report, as SVG. Equal data gives equal bytes."""
 
 from __future__ import annotations
 
-import io
 import math
-import re
-from collections.abc import Callable, Iterator, Sequence
-from contextlib import contextmanager
+from collections.abc import Iterator, Sequence
 from typing import Any
-from xml.etree import ElementTree
 
 import numpy as np
 
-from ...exporters.base import MissingLibrary
 from ..choice import Speed, speed
 from ..gates import PASS
 from ..reporting import Row
 from ..results import ExplainedCell
 from ..validity import MAX_ROUND_SPREAD, VALID
+from .inline_svg import BAND, INK, QUIET, SERIES, SURFACE, VARIABLES, figure_of
 from .tables import ms
 
 # Width of the drawing in CSS pixels, on a desk and on a phone; one unit of the SVG is one pixel.
 WIDE, NARROW = 880, 348
-DOTS_PER_INCH = 72  # matplotlib's SVG has 72 units to the inch
 MIB = 1 << 20
-# What matplotlib draws with, and the CSS variable that takes its place.
-INK, QUIET, GRID, SURFACE = "#010101", "#020202", "#030303", "#040404"
-SERIES = ("#050501", "#050502", "#050503", "#050504", "#050505", "#050506")
-BAND, BAD = "#060606", "#070707"
-VARIABLES = {
-    INK: "--ink",
-    QUIET: "--quiet",
-    GRID: "--rule",
-    SURFACE: "--surface",
-    BAND: "--band",
-    BAD: "--bad",
-    **{color: f"--series-{number}" for number, color in enumerate(SERIES, 1)},
-}
-STYLE: Any = {
-    "svg.fonttype": "none",
-    "svg.hashsalt": "edgepipe",
-    "font.size": 12,
-    "text.color": INK,
-    "axes.labelcolor": QUIET,
-    "axes.edgecolor": GRID,
-    "axes.facecolor": "none",
-    "axes.spines.top": False,
-    "axes.spines.right": False,
-    "figure.facecolor": "none",
-    "xtick.color": GRID,
-    "ytick.color": GRID,
-    "xtick.labelcolor": QUIET,
-    "ytick.labelcolor": QUIET,
-    "grid.color": GRID,
-    "axes.grid": True,
-    "axes.axisbelow": True,
-    "xtick.minor.size": 3.5,  # as the major ones: both carry numbers on a log scale
-    "xtick.minor.pad": 3.5,
-    "text.parse_math": False,
-}
-SVG, XLINK = "http://www.w3.org/2000/svg", "http://www.w3.org/1999/xlink"
 # Largest ratio of latencies that a linear axis shows well.
 LINEAR_RANGE = 4.0
 WORST_LAYERS = 3
@@ -76,7 +31,7 @@ def tradeoff(rows: Sequence[Row], width: int) -> str | None:
         return None
     offline = points[0][1].offline
     colors = _colors(rows)
-    with _figure(width, 400 if width == WIDE else 360) as (figure, finish):
+    with figure_of(width, 400 if width == WIDE else 360) as (figure, finish):
         axes = figure.add_subplot()
         _limits(axes, rows, [found.value for _, found in points])
         marks = [_point(axes, row, found, colors[row.runner]) for row, found in points]
@@ -107,7 +62,7 @@ def distributions(rows: Sequence[Row], width: int) -> str | None:
     ]
     total = heads[-1] + len(shown[-1].rounds) + 3
     colors = _colors(rows)
-    with _figure(width, int(total * step) + 56) as (figure, finish):
+    with figure_of(width, int(total * step) + 56) as (figure, finish):
         axes = figure.add_subplot()
         lowest, highest = _span(shown)
         axes.set_xscale("log")
@@ -133,7 +88,7 @@ def layers(cells: Sequence[ExplainedCell], width: int) -> str | None:
     shown = [cell for cell in cells if any(layer.sqnr_db is not None for layer in cell.layers)]
     if not shown:
         return None
-    with _figure(width, 40 + 190 * len(shown)) as (figure, finish):
+    with figure_of(width, 40 + 190 * len(shown)) as (figure, finish):
         panels = figure.subplots(len(shown), 1, squeeze=False)[:, 0]
         for axes, cell in zip(panels, shown, strict=True):
             _layers(axes, cell)
@@ -357,63 +312,3 @@ def _height(row: Row) -> float | None:
     """The SQNR that a point is drawn at: parity's, or of the few outputs that bench checks."""
     judge = row.parity or row.bench
     return judge.sqnr_db if judge else None
-
-
-@contextmanager
-def _figure(width: int, height: int) -> Iterator[tuple[Any, Callable[[str, str], str]]]:
-    """An empty figure in pixels, and what makes the SVG of it, given a name and a description."""
-    try:
-        from matplotlib import rc_context
-        from matplotlib.backends.backend_agg import FigureCanvasAgg
-        from matplotlib.figure import Figure
-    except ImportError as error:
-        raise MissingLibrary(f'report: {error}; pip install "edgepipe[report]"') from error
-
-    with rc_context(STYLE):
-        figure = Figure(
-            figsize=(width / DOTS_PER_INCH, height / DOTS_PER_INCH),
-            dpi=DOTS_PER_INCH,
-            layout="constrained",
-        )
-        FigureCanvasAgg(figure)  # measures text for the labels
-
-        def finish(name: str, description: str) -> str:
-            buffer = io.BytesIO()
-            figure.savefig(buffer, format="svg", metadata={"Date": None})
-            return _inline(buffer.getvalue(), f"{name}-{width}", description)
-
-        yield figure, finish
-
-
-def _inline(svg: bytes, name: str, description: str) -> str:
-    """SVG for inside a page: its own ids, the page's colours and fonts, a description."""
-    ElementTree.register_namespace("", SVG)
-    ElementTree.register_namespace("xlink", XLINK)
-    root = ElementTree.fromstring(svg)  # noqa: S314 - matplotlib's
-    for parent in list(root.iter()):
-        for child in list(parent):
-            if child.tag == f"{{{SVG}}}metadata":
-                parent.remove(child)
-    referenced = set(re.findall(rb'(?:href="|url\()#([^")]+)', svg))
-    for element in root.iter():
-        for key, value in list(element.attrib.items()):
-            if key == "id":
-                if value.encode() in referenced:
-                    element.set(key, f"{name}-{value}")
-                else:
-                    del element.attrib[key]
-            elif key.endswith("href"):
-                element.set(key, value.replace("#", f"#{name}-", 1))
-            else:
-                element.set(key, _restyle(value.replace("url(#", f"url(#{name}-")))
-    for key in ("width", "height"):
-        del root.attrib[key]
-    root.set("role", "img")
-    root.set("aria-label", description)
-    return ElementTree.tostring(root, encoding="unicode")
-
-
-def _restyle(value: str) -> str:
-    for color, variable in VARIABLES.items():
-        value = value.replace(color, f"var({variable})")
-    return re.sub(r"(font: [^;]*?px) [^;]*", r"\1 var(--sans)", value)

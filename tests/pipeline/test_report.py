@@ -540,7 +540,7 @@ def test_the_recommendation_is_the_fastest_of_those_that_pass(made_up: MadeUp) -
         f"p50 {choice.row.bench.latency_ms.p50:.2f} ms "
         f"(95 % interval {low:.2f}–{high:.2f} ms), SQNR 29.2 dB (at least 15.0 asked)."
     )
-    assert choice.caveats == ("int8 fails parity with ort-cpu at local.",)
+    assert choice.caveats == ("int8 fails parity on ort-cpu.",)
 
 
 def test_without_a_cell_that_qualifies_the_reasons_are_counted(made_up: MadeUp) -> None:
@@ -606,9 +606,18 @@ def test_what_limits_a_recommendation_is_said(made_up: MadeUp) -> None:
     other = "openvino" if choice.row and choice.row.runner == "ort-cpu" else "ort-cpu"
     assert f"The intervals do not tell it from int8 on {other}." in choice.caveats
     assert "Its parity gate is not the default one." in choice.caveats
-    assert "int8 fails parity with ort-cpu at haswell." in choice.caveats
+    assert "int8 fails parity on ort-cpu at haswell." in choice.caveats
     text = plain(made_up.page())
     assert "1.200 1.100–1.300 1.05 ✕ fail" in text
+
+
+def test_tuned_settings_are_listed(made_up: MadeUp) -> None:
+    options = {"allow_spinning": False}
+    made_up.bench(timed("int8", "ort-cpu", tuned=True, threads=1, options=options))
+    made_up.parity(judged("int8", "ort-cpu"))
+    (choice,) = choose(made_up.report())
+    assert choice.caveats[0] == "It runs with the settings that tune recommends."
+    assert "int8 · ort-cpu 1 1 allow_spinning False tune" in plain(made_up.page())
 
 
 def test_offline_the_fastest_is_the_one_with_the_highest_throughput(made_up: MadeUp) -> None:
