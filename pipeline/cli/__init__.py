@@ -10,7 +10,7 @@ from typing import Annotated, Any
 
 import typer
 
-from . import judging, machine, making, shipping, speed
+from . import judging, machine, making, shipping, showing, speed
 
 DEBUG = "EDGEPIPE_DEBUG"
 
@@ -30,6 +30,7 @@ for command in (
     judging.evaluate,
     shipping.package,
     shipping.verify,
+    showing.report,
     machine.runners,
     machine.doctor,
 ):
