@@ -16,10 +16,13 @@ from typing import TYPE_CHECKING, Any
 from .progress import Progress, Silent
 
 if TYPE_CHECKING:
+    from pathlib import Path
+
     from .deployment import Deployment
     from .diagnosis import Diagnosis
     from .inventory import Inventory
     from .measured import BenchResult
+    from .reporting import Report
     from .stages.evaluate import EvaluationResult
     from .stages.explain import Explanation
     from .stages.package import Packaged
@@ -39,6 +42,7 @@ __all__ = [
     "runners",
     "tune",
     "verify",
+    "write_report",
 ]
 
 SILENT = Silent()
@@ -47,6 +51,7 @@ SILENT = Silent()
 def export(
     model: str | None = None,
     *,
+    name: str | None = None,
     workspace: Any = None,
     force: bool = False,
     progress: Progress = SILENT,
@@ -54,23 +59,26 @@ def export(
 ) -> Manifest:
     """Export, simplify and quantize a model; returns the workspace's manifest.
 
-    ``options`` are the keys of ``[export]``. ``force`` makes everything again, whatever is in
-    the workspace. Raises what ``errors.EXIT_CODES`` lists.
+    ``model`` is the architecture, ``name`` what it is called in the workspace: the same, unless
+    told. ``options`` are the keys of ``[export]``. ``force`` makes everything again, whatever is
+    in the workspace. Raises what ``errors.EXIT_CODES`` lists.
     """
     from . import config as configuration
+    from .modelspec import settle
     from .stages import run_stages
     from .stages.chain import sections, stages_for
     from .workspace import Manifest, Transaction, Workspace
 
-    flags = {"workspace": workspace, "model": model, "export": options}
-    config = configuration.load(flags)
+    export = {"architecture": model, **options}
+    flags = {"workspace": workspace, "model": name or model, "export": export}
+    config = settle(configuration.load(flags))
     place = Workspace(config.workspace, config.model)
     with place.locked("edgepipe export", progress.say):
         before = Manifest() if force else place.manifest() or Manifest()
         if not force:
             place.check_unaltered(before)
         with Transaction(place, before) as transaction:
-            stages = stages_for(config)
+            stages = stages_for(config, progress)
             run_stages(stages, place, before, transaction, progress)
             return transaction.commit(**sections(transaction, config))
 
@@ -285,6 +293,45 @@ def deploy(
     checks = {"runner": runner, "variant": variant, "samples": samples}
     config = configuration.load({"deploy": options, "verify": checks})
     return bring(Path(bundle), config, config.target(target), dry_run, progress)
+
+
+def write_report(
+    *,
+    workspace: Any = None,
+    model: str | None = None,
+    format: str = "html",  # noqa: A002 - the option's name
+    output: Any = None,
+    progress: Progress = SILENT,
+) -> tuple[Report, Path]:
+    """Put what the workspace's results say on one page; runs and measures nothing.
+
+    ``format`` is "html" or "markdown". Without ``output`` the page is ``report.html`` or
+    ``report.md`` in the workspace. Returns what is on the page, and its path. Not called
+    ``report``: that is the package of the renderers. Raises what ``errors.EXIT_CODES`` lists.
+    """
+    from pathlib import Path
+
+    from . import config as configuration
+    from .errors import UsageError
+    from .report import page
+    from .reporting import gather
+    from .workspace import Workspace, writing
+
+    renderers = {"html": (page.html, "report.html"), "markdown": (page.markdown, "report.md")}
+    if format not in renderers:
+        raise UsageError(f"format: no {format!r}; {configuration.nearest(format, renderers)}")
+    render, name = renderers[format]
+    config = configuration.load({"workspace": workspace, "model": model})
+    place = Workspace(config.workspace, config.model)
+    with place.exported("edgepipe report", progress.say) as manifest:
+        found = gather(place.folder, manifest)
+        data = render(found).encode()
+        if output is None:
+            return found, place.write_result(name, data)
+    path = Path(output)
+    with writing(path):
+        path.write_bytes(data)
+    return found, path
 
 
 def runners(*, targets: Sequence[str] = ("local",), progress: Progress = SILENT) -> Inventory:

@@ -26,17 +26,21 @@ from pydantic import (
 
 from ..exporters import registry as exporters
 from ..exporters.sources import WEIGHTS
-from ..exporters.zoo import ARCHITECTURES
 from ..runners import registry
+from ..runners.images import PRESETS
 from ..runners.launch import BUILT_IN_TARGETS, LOCAL, Target
 from .errors import InputError, UsageError
 from .placement import required_share
 
+DEFAULT_MODEL = "mobilenet_v2"
+SYNTHETIC = "synthetic"
 CONFIG_FILE = "edgepipe.toml"
 ENVIRONMENT_PREFIX = "EDGEPIPE_"
 NOT_CONFIGURATION = frozenset({"EDGEPIPE_WEIGHTS_URL", "EDGEPIPE_DEBUG"})
 VARIANTS = ("fp32", "int8", "int8-avx2", "fp16")
 PRECISIONS = ("f32", "tf32", "bf16", "f16")
+# A model's name is that of its folder: nothing that leads elsewhere, or hides it.
+NAME = r"^[A-Za-z0-9_][A-Za-z0-9_.+-]*$"
 _HOST = r"([\w.+][\w.+-]*@)?(\w[\w.-]*|\[[\da-fA-F:.]+\])"
 SSH_HOST = re.compile(rf"{_HOST}|ssh://{_HOST}(:\d+)?")
 
@@ -72,14 +76,31 @@ class _Section(BaseModel):
 class ExportConfig(_Section):
     """What ``edgepipe export`` makes. ``batch`` is a number or "dynamic".
 
-    ``exporter`` makes the ONNX file. ``formats`` are written beside it.
+    ``width`` is the width multiplier of the architectures that have one (1 by default), ``classes``
+    how many random weights tell apart. ``exporter`` makes the ONNX file. ``formats`` are written
+    beside it. ``checkpoint`` takes the place of ``weights``, ``labels`` is a text file with one a
+    line. ``preprocessing`` is a preset; the fields after it change it, see
+    ``runners.images.Preprocessing``. ``calibration`` is a folder of images, or "synthetic".
     """
 
+    architecture: str | None = None
     weights: str = "digits"
+    width: Annotated[float, Field(ge=0.1, le=4)] | None = None
+    classes: Annotated[int, Field(ge=1, le=1_000_000)] | None = None
+    checkpoint: Path | None = None
+    labels: Path | None = None
     exporter: str = "onnx-dynamo"
     opset: Annotated[int, Field(ge=7, le=30)] = 20
     batch: Positive | Literal["dynamic"] = 1
     input_size: Annotated[int, Field(ge=32, le=2048)] | None = None
+    preprocessing: str | None = None
+    resize: Literal["shorter-side", "squash"] | None = None
+    resize_to: Positive | None = None
+    mean: tuple[float, float, float] | None = None
+    std: tuple[float, float, float] | None = None
+    channels: Literal["rgb", "bgr"] | None = None
+    calibration: Path | None = None
+    calibration_images: Positive = 128
     simplify: bool = True
     variants: tuple[str, ...] = ("fp32", "int8", "int8-avx2")
     formats: tuple[str, ...] = (exporters.ONNX,)
@@ -267,7 +288,7 @@ class Config(_Section):
     """Everything a command needs to know, frozen."""
 
     workspace: Path = Path("artifacts")
-    model: str = "mobilenet_v2"
+    model: Annotated[str, Field(pattern=NAME)] = DEFAULT_MODEL
     export: ExportConfig = ExportConfig()
     bench: BenchConfig = BenchConfig()
     tune: TuneConfig = TuneConfig()
@@ -347,8 +368,8 @@ def _check_names(config: Config) -> None:
     targets = {*BUILT_IN_TARGETS, *config.targets}
     runners = registry.names()
     for key, names, known in (
-        ("model", [config.model], ARCHITECTURES),
         ("export.weights", [config.export.weights], WEIGHTS),
+        ("export.preprocessing", [config.export.preprocessing or "none"], PRESETS),
         ("export.exporter", [config.export.exporter], exporters.names()),
         ("export.formats", config.export.formats, [exporters.ONNX, *exporters.names()]),
         ("export.variants", config.export.variants, VARIANTS),
