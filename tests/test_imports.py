@@ -61,7 +61,7 @@ def test_every_module_imports_without_heavy_libraries() -> None:
     "command",
     [
         *((), ("export",), ("bench",), ("parity",), ("evaluate",), ("runners",), ("doctor",)),
-        *(("env",), ("package",), ("verify",), ("report",), ("tune",)),
+        *(("env",), ("package",), ("verify",), ("deploy",), ("report",), ("tune",)),
     ],
     ids=str,
 )
@@ -78,7 +78,7 @@ def test_help_lists_every_command_that_is_tested_here() -> None:
     names = {
         str(command.callback.__name__) for command in app.registered_commands if command.callback
     }
-    more = {"tune", "package", "verify", "report"}
+    more = {"tune", "package", "verify", "deploy", "report"}
     assert names == {"export", "bench", "parity", "evaluate", "runners", "doctor", *more}
 
 

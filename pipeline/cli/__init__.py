@@ -30,6 +30,7 @@ for command in (
     judging.evaluate,
     shipping.package,
     shipping.verify,
+    shipping.deploy,
     showing.report,
     machine.runners,
     machine.doctor,
