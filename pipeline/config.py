@@ -29,11 +29,14 @@ from ..exporters.sources import WEIGHTS
 from ..runners import registry
 from ..runners.images import PRESETS
 from ..runners.launch import BUILT_IN_TARGETS, LOCAL, Target
+from .arrays import ArrayInput
 from .errors import InputError, UsageError
 from .placement import required_share
 
 DEFAULT_MODEL = "mobilenet_v2"
 SYNTHETIC = "synthetic"
+# Two at a time keep a worker busy with pictures of a camera, and bound what is in memory.
+DECODERS = 2
 CONFIG_FILE = "edgepipe.toml"
 ENVIRONMENT_PREFIX = "EDGEPIPE_"
 NOT_CONFIGURATION = frozenset({"EDGEPIPE_WEIGHTS_URL", "EDGEPIPE_DEBUG"})
@@ -52,7 +55,13 @@ def _share(text: str) -> str:
     return text
 
 
+def _input(text: str) -> str:
+    ArrayInput.parse(text)
+    return text
+
+
 Share = Annotated[str, AfterValidator(_share)]
+InputText = Annotated[str, AfterValidator(_input)]
 
 
 def _percent(text: str) -> str:
@@ -79,7 +88,8 @@ class ExportConfig(_Section):
     ``exporter`` makes the ONNX file. ``formats`` are written beside it. ``checkpoint`` takes the
     place of ``weights``, ``labels`` is a text file with one a line. ``preprocessing`` is a preset;
     the fields after it change it, see ``runners.images.Preprocessing``. ``calibration`` is a
-    folder of images, or "synthetic".
+    folder of images, or "synthetic". ``inputs`` describe those of a model of the user's own that
+    takes no images, see ``arrays``. ``fold_preprocessing`` makes normalization a part of the model.
     """
 
     architecture: str | None = None
@@ -96,6 +106,8 @@ class ExportConfig(_Section):
     mean: tuple[float, float, float] | None = None
     std: tuple[float, float, float] | None = None
     channels: Literal["rgb", "bgr"] | None = None
+    fold_preprocessing: bool = False
+    inputs: tuple[InputText, ...] = ()
     calibration: Path | None = None
     calibration_images: Positive = 128
     simplify: bool = True
@@ -149,11 +161,24 @@ class EvaluateConfig(CellsConfig):
     """What ``edgepipe evaluate`` judges. ``data`` holds class folders, ``None``: the digits.
 
     ``max_drop`` is the loss of top-1 against fp32 that is allowed, in percentage points; without
-    it accuracy is measured and not judged.
+    it accuracy is measured and not judged. ``decoders`` images are decoded at the same time.
     """
 
     data: Path | None = None
+    decoders: Positive = DECODERS
     max_drop: Annotated[float, Field(ge=0, le=100)] | None = None
+
+
+class PredictConfig(_Section):
+    """Which cell ``edgepipe predict`` asks, and how many classes of each image it tells."""
+
+    variant: str = "fp32"
+    runner: str = "ort-cpu"
+    target: str = LOCAL.name
+    precision: str = "f32"
+    threads: Positive | None = None
+    top: Positive = 5
+    decoders: Positive = DECODERS
 
 
 COMMANDS: dict[str, type[_Section]] = {
@@ -161,6 +186,7 @@ COMMANDS: dict[str, type[_Section]] = {
     "bench": BenchConfig,
     "parity": ParityConfig,
     "evaluate": EvaluateConfig,
+    "predict": PredictConfig,
 }
 
 
@@ -226,6 +252,7 @@ class Config(_Section):
     bench: BenchConfig = BenchConfig()
     parity: ParityConfig = ParityConfig()
     evaluate: EvaluateConfig = EvaluateConfig()
+    predict: PredictConfig = PredictConfig()
     gates: dict[str, GateConfig] = {}
     targets: dict[str, TargetConfig] = {}
     runners: dict[str, RunnerConfig] = {}
@@ -317,6 +344,10 @@ def _check_names(config: Config) -> None:
                 (f"{command}.precisions", section.precisions, PRECISIONS),
             )
         ),
+        ("predict.variant", [config.predict.variant], VARIANTS),
+        ("predict.runner", [config.predict.runner], runners),
+        ("predict.target", [config.predict.target], targets),
+        ("predict.precision", [config.predict.precision], PRECISIONS),
         ("gates", [name.partition("/")[0] for name in config.gates], VARIANTS),
         ("gates", [name.split("/", 1)[1] for name in config.gates if "/" in name], runners),
     ):

@@ -11,6 +11,7 @@ from pathlib import Path
 import pytest
 
 HEAVY = ("torch", "onnx", "onnxruntime", "openvino", "onnxsim", "onnxscript", "PIL", "safetensors")
+COMMANDS = ("export", "bench", "parity", "evaluate", "predict", "runners", "doctor")
 PACKAGES = ("pipeline", "exporters", "runners")
 BLOCK = f"""
 import sys
@@ -59,7 +60,7 @@ def test_every_module_imports_without_heavy_libraries() -> None:
 
 @pytest.mark.parametrize(
     "command",
-    [(), ("export",), ("bench",), ("parity",), ("evaluate",), ("runners",), ("doctor",), ("env",)],
+    [(), *((name,) for name in (*COMMANDS, "env"))],
     ids=str,
 )
 def test_help_works_without_heavy_libraries(command: tuple[str, ...]) -> None:
@@ -75,7 +76,7 @@ def test_help_lists_every_command_that_is_tested_here() -> None:
     names = {
         str(command.callback.__name__) for command in app.registered_commands if command.callback
     }
-    assert names == {"export", "bench", "parity", "evaluate", "runners", "doctor"}
+    assert names == set(COMMANDS)
 
 
 def test_export_without_its_libraries_says_what_to_install(tmp_path: Path) -> None:

@@ -27,6 +27,7 @@ for command in (
     speed.bench,
     judging.parity,
     judging.evaluate,
+    judging.predict,
     machine.runners,
     machine.doctor,
 ):
