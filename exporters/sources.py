@@ -14,6 +14,7 @@ import urllib.parse
 import urllib.request
 from collections.abc import Mapping
 from dataclasses import dataclass, replace
+from functools import partial
 from importlib import import_module
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -21,7 +22,8 @@ from typing import TYPE_CHECKING, Any
 from . import checkpoints, modules
 from .base import ModelError
 from .checkpoints import load_state_dict, load_strictly
-from .zoo import ARCHITECTURES
+from .zoo import ARCHITECTURES, WITH_WIDTH
+from .zoo.published import PUBLISHED
 
 if TYPE_CHECKING:
     import torch
@@ -37,7 +39,7 @@ CALIBRATED_WEIGHTS = frozenset({"digits", "random"})
 
 # torchvision's published files; the hex digits in a name begin the SHA-256 of the file.
 IMAGENET_URL = "https://download.pytorch.org/models/"
-IMAGENET_FILES = {"mobilenet_v2": "mobilenet_v2-7ebf99e0.pth"}
+IMAGENET_FILES = {name: row.weights.file for name, row in PUBLISHED.items() if row.weights}
 LOOPBACK = ("127.0.0.1", "::1", "localhost")
 DOWNLOAD_TIMEOUT_SECONDS = 30
 MAX_DOWNLOAD_BYTES = 1 << 30
@@ -49,11 +51,9 @@ HALVES: Mapping[str, Any] = {
     "mean": [0.5, 0.5, 0.5],
     "std": [0.5, 0.5, 0.5],
 }
-# torchvision, MobileNet_V2_Weights.IMAGENET1K_V2: shorter side to 232, centre crop of 224.
+# What torchvision's weights were trained with: mean and deviation of ImageNet's pixels.
 IMAGENET: Mapping[str, Any] = {
-    "size": 224,
     "resize": "shorter-side",
-    "resize_to": 232,
     "mean": [0.485, 0.456, 0.406],
     "std": [0.229, 0.224, 0.225],
 }
@@ -68,6 +68,7 @@ class Source:
     ``OWN``, ``digest`` the SHA-256 of the weights file (or says which seed made the weights; see
     ``modules.digest``). ``classes`` is ``None`` where only the outputs tell.
     ``preprocessing`` is what the weights were trained with, ``None`` if nothing says so.
+    ``width`` is the width multiplier, ``None`` where the architecture has none.
     """
 
     architecture: str
@@ -78,16 +79,39 @@ class Source:
     classes: int | None
     labels: tuple[str, ...] | None
     preprocessing: Mapping[str, Any] | None
+    width: float | None = None
 
 
-def resolve(architecture: str, weights: str) -> Source:
+def resolve(
+    architecture: str, weights: str, width: float | None = None, classes: int | None = None
+) -> Source:
     """Find an architecture and its weights, downloading them if they are published ones.
 
-    Raises ``ModelError`` for an unknown name, a failed download, or weights that this
-    architecture does not have.
+    ``width`` is the width multiplier, 1 by default. ``classes`` is how many random weights tell
+    apart, those of the digits by default. Raises ``ModelError`` for an unknown name, a failed
+    download, or weights that this architecture does not have, in this width or with these classes.
     """
     _known("model", architecture, ARCHITECTURES)
     _known("weights", weights, WEIGHTS)
+    _check_width(architecture, width)
+    if weights != "random" and width not in (None, 1.0):
+        raise ModelError(f"{weights} weights are of width 1: use --weights random")
+    if weights != "random" and classes is not None:
+        raise ModelError(f"{weights} weights have classes of their own: use --weights random")
+    return _in_width(_source(architecture, weights, classes), width)
+
+
+def _check_width(architecture: str, width: float | None) -> None:
+    if width is not None and architecture not in WITH_WIDTH:
+        names = ", ".join(sorted(WITH_WIDTH))
+        raise ModelError(f"{architecture} has no width multiplier; known with one: {names}")
+
+
+def _in_width(source: Source, width: float | None) -> Source:
+    return replace(source, width=width or 1.0) if source.architecture in WITH_WIDTH else source
+
+
+def _source(architecture: str, weights: str, classes: int | None) -> Source:
     digits = tuple("0123456789")
     if weights == "digits":
         path = DATA / f"{architecture}-digits.safetensors"
@@ -98,29 +122,48 @@ def resolve(architecture: str, weights: str) -> Source:
         return Source(architecture, weights, path, _sha256(path), True, len(digits), digits, HALVES)
     if weights == "imagenet":
         path = _published(architecture)
-        return Source(architecture, weights, path, _sha256(path), True, 1000, None, IMAGENET)
-    return Source(
-        architecture, weights, None, f"seed:{RANDOM_SEED}", False, len(digits), digits, HALVES
-    )
+        preprocessing = _imagenet_preprocessing(architecture)
+        return Source(architecture, weights, path, _sha256(path), True, 1000, None, preprocessing)
+    count, labels = (len(digits), digits) if classes is None else (classes, None)
+    seed = f"seed:{RANDOM_SEED}"
+    return Source(architecture, weights, None, seed, False, count, labels, HALVES)
 
 
-def resolve_checkpoint(architecture: str, path: Path, labels: Path | None) -> Source:
+def _imagenet_preprocessing(architecture: str) -> Mapping[str, Any]:
+    row = PUBLISHED[architecture]
+    assert row.weights
+    return {
+        **IMAGENET,
+        "size": row.input_size,
+        "resize_to": row.weights.resize_to,
+        "interpolation": row.weights.interpolation,
+    }
+
+
+def resolve_checkpoint(
+    architecture: str, path: Path, labels: Path | None, width: float | None = None
+) -> Source:
     """Take the weights from a file: a state dict in ``.safetensors``, ``.pt`` or ``.pth``.
 
-    The number of classes is that of the labels, which ``build`` checks, or read from the weights.
+    The number of classes is that of the labels, which ``build`` checks, or read from the weights;
+    ``width`` the one that the file says it has, unless it is given here.
     Raises ``ModelError`` for an unknown architecture or a file that can't be used.
     """
     _known("model", architecture, ARCHITECTURES)
     metadata = checkpoints.read_metadata(path)
     names = checkpoints.read_labels(labels) if labels else metadata.labels
+    width = metadata.width if width is None else width
+    _check_width(architecture, width)
     digest = _sha256(path)
     if names:
         classes = len(names)
     else:
-        classes = checkpoints.classes_of(_class(architecture), load_state_dict(path), path)
-    return Source(
+        fresh = partial(construct, architecture, width=width)
+        classes = checkpoints.classes_of(fresh, load_state_dict(path), path)
+    source = Source(
         architecture, CHECKPOINT, path, digest, True, classes, names, metadata.preprocessing
     )
+    return _in_width(source, width)
 
 
 def resolve_module(reference: str, path: Path | None, labels: Path | None) -> Source:
@@ -146,24 +189,35 @@ def build(source: Source) -> torch.nn.Module:
         if source.path and state is not None:
             load_strictly(module, state, source.path)
         return module
-    architecture = _class(source.architecture)
+    fresh = partial(construct, source.architecture, width=source.width)
     if source.path and state is not None:
-        classes = checkpoints.classes_of(architecture, state, source.path)
+        classes = checkpoints.classes_of(fresh, state, source.path)
         if classes != source.classes:
             raise ModelError(
                 f"{source.path} has weights for {classes} classes, the labels name {source.classes}"
             )
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(RANDOM_SEED)
-        module = architecture(classes=source.classes)
+        assert source.classes is not None
+        module = fresh(classes=source.classes)
+        if source.path is None:
+            from .zoo.initial import settle
+
+            settle(module)
     if source.path and state is not None:
         load_strictly(module, state, source.path)
     return module.float().eval()
 
 
-def _class(architecture: str) -> Any:
+def construct(architecture: str, classes: int, width: float | None = None) -> torch.nn.Module:
+    """An architecture of the zoo with fresh weights, from torch's generator and device.
+
+    Raises ``ModelError`` for an unknown name.
+    """
+    _known("model", architecture, ARCHITECTURES)
     module_name, _, class_name = ARCHITECTURES[architecture].partition(":")
-    return getattr(import_module(module_name), class_name)
+    options = {} if width is None else {"width": width}
+    return getattr(import_module(module_name), class_name)(classes=classes, **options)
 
 
 def _published(architecture: str) -> Path:

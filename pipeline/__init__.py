@@ -21,11 +21,25 @@ if TYPE_CHECKING:
     from .measured import BenchResult
     from .stages.evaluate import EvaluationResult
     from .stages.explain import Explanation
+    from .stages.package import Packaged
     from .stages.parity import ParityResult
     from .stages.predict import PredictResult
+    from .stages.tune import TuneResult
+    from .stages.verify import Verification
     from .workspace import Manifest, Workspace
 
-__all__ = ["bench", "doctor", "evaluate", "export", "parity", "predict", "runners"]
+__all__ = [
+    "bench",
+    "doctor",
+    "evaluate",
+    "export",
+    "package",
+    "parity",
+    "predict",
+    "runners",
+    "tune",
+    "verify",
+]
 
 SILENT = Silent()
 
@@ -113,6 +127,34 @@ def bench(
         result = measure(new, config, quick, progress, earlier, old)
         new.workspace.write_result(SAMPLES_FILE, result.samples_file())
         new.workspace.write_json(RESULT_FILE, result.to_json())
+    return result
+
+
+def tune(
+    *,
+    workspace: Any = None,
+    model: str | None = None,
+    progress: Progress = SILENT,
+    **options: Any,
+) -> TuneResult:
+    """Search for the fastest settings of every cell; what wins becomes the recommended setting.
+
+    Writes ``tune.json`` and the manifest's recommendations. ``options`` are the keys of
+    ``[tune]``. Raises what ``errors.EXIT_CODES`` lists; a cell that fails is part of the result.
+    """
+    from . import config as configuration
+    from .rounds import Source
+    from .stages.tune import RESULT_FILE
+    from .stages.tune import tune as search
+    from .workspace import Transaction, Workspace
+
+    config = configuration.load({"workspace": workspace, "model": model, "tune": options})
+    place = Workspace(config.workspace, config.model)
+    with place.exported("edgepipe tune", progress.say) as manifest:
+        result = search(Source.of(place, manifest), config, progress)
+        with Transaction(place, manifest) as transaction:
+            transaction.recommend(result.recommended)
+        place.write_json(RESULT_FILE, result.to_json())
     return result
 
 
@@ -211,6 +253,44 @@ def predict(
     names = expand([str(name) for name in images], sys.stdin)
     with place.exported("edgepipe predict", progress.say) as manifest:
         return classify(place, manifest, config, names, progress)
+
+
+def package(
+    *,
+    workspace: Any = None,
+    model: str | None = None,
+    progress: Progress = SILENT,
+    **options: Any,
+) -> Packaged:
+    """Write the bundle of a workspace: variants, proof and settings in one archive.
+
+    ``options`` are the keys of ``[package]``. Raises what ``errors.EXIT_CODES`` lists.
+    """
+    from . import config as configuration
+    from .stages.package import package as write
+    from .workspace import Workspace
+
+    config = configuration.load({"workspace": workspace, "model": model, "package": options})
+    place = Workspace(config.workspace, config.model)
+    with place.exported("edgepipe package", progress.say) as manifest:
+        return write(place, manifest, config, progress)
+
+
+def verify(
+    bundle: Any, *, target: str = "local", progress: Progress = SILENT, **options: Any
+) -> Verification:
+    """Check a bundle and run its goldens on a target.
+
+    ``options`` are the keys of ``[verify]``. Raises what ``errors.EXIT_CODES`` lists; the verdict
+    is in the result.
+    """
+    from pathlib import Path
+
+    from . import config as configuration
+    from .stages.verify import verify as check
+
+    config = configuration.load({"verify": options})
+    return check(Path(bundle), config, config.target(target), progress)
 
 
 def runners(*, targets: Sequence[str] = ("local",), progress: Progress = SILENT) -> Inventory:

@@ -226,7 +226,7 @@ def open_cell(
     with Worker(argv, timeouts_of(cell.target)) as worker:
         settings = cell.settings(int(worker.hello["host"]["physical_cores"]))
         loaded = worker.load(cell.runner, files, settings, cache)
-        _audit(cell, loaded)
+        audit(loaded, cell.allow_fallback)
         yield OpenCell(worker, loaded, cell.batch)
 
 
@@ -239,11 +239,11 @@ def _files(cell: Cell, model: Path) -> dict[str, bytes]:
     return files
 
 
-def _audit(cell: Cell, loaded: Loaded) -> None:
+def audit(loaded: Loaded, allow_fallback: bool) -> None:
     """A runner refuses by itself what it can; this is what holds for all, plug-ins included."""
     placement = loaded.placement
     elsewhere = placement.elsewhere()
-    if elsewhere and not cell.allow_fallback:
+    if elsewhere and not allow_fallback:
         where = ", ".join(f"{count} on {name}" for name, count in elsewhere.items())
         raise PlacementError(
             f"not all nodes are on {placement.provider}: {where}; --allow-fallback accepts that"

@@ -85,15 +85,19 @@ class _Section(BaseModel):
 class ExportConfig(_Section):
     """What ``edgepipe export`` makes. ``batch`` is a number or "dynamic".
 
-    ``exporter`` makes the ONNX file. ``formats`` are written beside it. ``checkpoint`` takes the
-    place of ``weights``, ``labels`` is a text file with one a line. ``preprocessing`` is a preset;
-    the fields after it change it, see ``runners.images.Preprocessing``. ``calibration`` is a
-    folder of images, or "synthetic". ``inputs`` describe those of a model of the user's own that
-    takes no images, see ``arrays``. ``fold_preprocessing`` makes normalization a part of the model.
+    ``width`` is the width multiplier of the architectures that have one (1 by default), ``classes``
+    how many random weights tell apart. ``exporter`` makes the ONNX file. ``formats`` are written
+    beside it. ``checkpoint`` takes the place of ``weights``, ``labels`` is a text file with one a
+    line. ``preprocessing`` is a preset; the fields after it change it, see
+    ``runners.images.Preprocessing``. ``fold_preprocessing`` makes normalization a part of the
+    model. ``calibration`` is a folder of images, or "synthetic". ``inputs`` describe those of a
+    model of the user's own that takes no images, see ``arrays``.
     """
 
     architecture: str | None = None
     weights: str = "digits"
+    width: Annotated[float, Field(ge=0.1, le=4)] | None = None
+    classes: Annotated[int, Field(ge=1, le=1_000_000)] | None = None
     checkpoint: Path | None = None
     labels: Path | None = None
     exporter: str = "onnx-dynamo"
@@ -103,6 +107,7 @@ class ExportConfig(_Section):
     preprocessing: str | None = None
     resize: Literal["shorter-side", "squash"] | None = None
     resize_to: Positive | None = None
+    interpolation: Literal["bilinear", "bicubic"] | None = None
     mean: tuple[float, float, float] | None = None
     std: tuple[float, float, float] | None = None
     channels: Literal["rgb", "bgr"] | None = None
@@ -151,6 +156,14 @@ class BenchConfig(CellsConfig):
     max_slowdown: Percent = "5%"
 
 
+class TuneConfig(CellsConfig):
+    """What ``edgepipe tune`` searches for, and for how many seconds altogether at most."""
+
+    scenario: Literal["single-stream", "offline"] = "single-stream"
+    budget: Annotated[float, Field(gt=0)] = 900.0
+    seconds: Annotated[float, Field(gt=0, le=3600)] = 0.3
+
+
 class ParityConfig(CellsConfig):
     """What ``edgepipe parity`` compares. ``samples`` is how many goldens, all by default."""
 
@@ -181,12 +194,53 @@ class PredictConfig(_Section):
     decoders: Positive = DECODERS
 
 
+class PackageConfig(_Section):
+    """What ``edgepipe package`` writes. Empty ``variants``: all that have one of the formats.
+
+    ``sign_key`` is an elliptic-curve private key (PEM); with ``sign_certificate`` and the
+    certificates above it, ``sign_chain``, a box only has to know the root.
+    """
+
+    output: Path = Path("bundles")
+    variants: tuple[str, ...] = ()
+    formats: tuple[str, ...] = (exporters.ONNX,)
+    sign_key: Path | None = None
+    sign_certificate: Path | None = None
+    sign_chain: tuple[Path, ...] = ()
+    allow_untrained: bool = False
+    allow_failed_parity: bool = False
+
+    @model_validator(mode="after")
+    def _signs_with_a_key(self) -> Self:
+        if (self.sign_certificate or self.sign_chain) and not self.sign_key:
+            raise ValueError("a certificate signs nothing without its key")
+        return self
+
+
+class VerifyConfig(_Section):
+    """How ``edgepipe verify`` checks a bundle: whose signature is required, what is run.
+
+    ``key`` is a public key (PEM), ``roots`` are certificates; either makes a signature required.
+    ``samples`` is how many goldens, all by default.
+    """
+
+    key: Path | None = None
+    roots: tuple[Path, ...] = ()
+    runner: str | None = None
+    variant: str | None = None
+    samples: Positive | None = None
+    allow_unfit: bool = False
+
+
 COMMANDS: dict[str, type[_Section]] = {
     "export": ExportConfig,
     "bench": BenchConfig,
+    "tune": TuneConfig,
     "parity": ParityConfig,
     "evaluate": EvaluateConfig,
     "predict": PredictConfig,
+    "package": PackageConfig,
+    "verify": VerifyConfig,
 }
 
 
@@ -250,9 +304,12 @@ class Config(_Section):
     model: Annotated[str, Field(pattern=NAME)] = DEFAULT_MODEL
     export: ExportConfig = ExportConfig()
     bench: BenchConfig = BenchConfig()
+    tune: TuneConfig = TuneConfig()
     parity: ParityConfig = ParityConfig()
     evaluate: EvaluateConfig = EvaluateConfig()
     predict: PredictConfig = PredictConfig()
+    package: PackageConfig = PackageConfig()
+    verify: VerifyConfig = VerifyConfig()
     gates: dict[str, GateConfig] = {}
     targets: dict[str, TargetConfig] = {}
     runners: dict[str, RunnerConfig] = {}
@@ -329,11 +386,15 @@ def _check_names(config: Config) -> None:
         ("export.exporter", [config.export.exporter], exporters.names()),
         ("export.formats", config.export.formats, [exporters.ONNX, *exporters.names()]),
         ("export.variants", config.export.variants, VARIANTS),
+        ("package.variants", config.package.variants, VARIANTS),
+        ("package.formats", config.package.formats, [exporters.ONNX, *exporters.names()]),
+        ("verify.runner", filter(None, [config.verify.runner]), runners),
         ("runners", config.runners, runners),
         *(
             check
             for command, section in (
                 ("bench", config.bench),
+                ("tune", config.tune),
                 ("parity", config.parity),
                 ("evaluate", config.evaluate),
             )

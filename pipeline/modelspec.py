@@ -66,15 +66,19 @@ def specify(config: Config, say: Callable[[str], None]) -> ModelSpec:
         raise UsageError(f"weights: {export.weights} or the model's own, not both")
     if export.labels and not (own or export.checkpoint):
         raise UsageError("labels: they go with a --checkpoint or a module of your own")
+    if export.classes is not None and (own or export.checkpoint):
+        raise UsageError("classes: the model has its own")
+    if export.width is not None and own:
+        raise UsageError("width: for architectures of the zoo")
     if export.inputs and not own:
         raise UsageError("inputs: only a module of your own takes others than images")
     if own:
         say(f"warning: {architecture} is code, and runs: only export what you trust")
         source = resolve_module(architecture, export.checkpoint, export.labels)
     elif export.checkpoint:
-        source = resolve_checkpoint(architecture, export.checkpoint, export.labels)
+        source = resolve_checkpoint(architecture, export.checkpoint, export.labels, export.width)
     else:
-        source = resolve(architecture, export.weights)
+        source = resolve(architecture, export.weights, export.width, export.classes)
     if export.inputs:
         if export.fold_preprocessing or export.labels:
             raise UsageError("inputs: a model that takes no images has no preprocessing, no labels")
@@ -101,7 +105,7 @@ def _preprocessing(source: Source, config: ExportConfig) -> tuple[Preprocessing,
             )
     given = {
         name: value
-        for name in ("resize", "resize_to", "mean", "std", "channels")
+        for name in ("resize", "resize_to", "interpolation", "mean", "std", "channels")
         if (value := getattr(config, name)) is not None
     }
     if "resize" in given:

@@ -82,14 +82,14 @@ class Rounds:
         self._progress = progress
         self.visits = {entry: Visits() for group in groups for entry in group}
 
-    def run(self, rounds: int, enough: Callable[[], bool]) -> None:
+    def run(self, rounds: int, enough: Callable[[], bool], at_least: int = MIN_ROUNDS) -> None:
         """Visit every entry ``rounds`` times, or fewer once ``enough`` says so.
 
-        It is asked after each round, as soon as there are enough rounds for an interval.
+        It is asked after each round from the one ``at_least`` on.
         """
         for number in range(rounds):
             self._round(number, rounds)
-            if number + 1 >= MIN_ROUNDS and enough():
+            if number + 1 >= at_least and enough():
                 break
         self._progress.step(1, 1, "")
 

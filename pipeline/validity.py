@@ -93,6 +93,15 @@ def _noise(measurements: Sequence[Measurement], scenario: str) -> list[str]:
     drift = max((statistics.drift(found.samples, center) for found in measurements), key=abs)
     if scenario != SERVER and abs(drift) > MAX_DRIFT:  # arrivals come in bunches
         noise.append(f"drifted by {drift:+.0%} within a round")
+    noise += interference(measurements)
+    if not all(found.settled for found in measurements):
+        noise.append("did not settle while warming up")
+    return noise
+
+
+def interference(measurements: Sequence[Measurement]) -> list[str]:
+    """What the machine did beside: such numbers say little about it when it is left alone."""
+    noise = []
     conditions = [found.conditions for found in measurements]
     steal = max(found.steal_percent for found in conditions)
     if steal > MAX_STEAL_PERCENT:
@@ -103,6 +112,4 @@ def _noise(measurements: Sequence[Measurement], scenario: str) -> list[str]:
     throttled = sum(found.throttled for found in conditions)
     if throttled:
         noise.append(f"the CPU slowed down {throttled} times because of its heat")
-    if not all(found.settled for found in measurements):
-        noise.append("did not settle while warming up")
     return noise

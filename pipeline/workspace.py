@@ -15,7 +15,7 @@ import json
 import os
 import shutil
 import sys
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager, suppress
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
@@ -34,7 +34,7 @@ TEMPORARY_SUFFIX = ".tmp"
 RESULTS = frozenset(
     {
         *("bench.json", "bench.npz", "evaluation.json", "parity.json", "parity.npz"),
-        *("explain.json", "explain.svg", "report.html"),
+        *("explain.json", "explain.svg", "report.html", "tune.json"),
     }
 )
 
@@ -326,18 +326,35 @@ class Transaction:
             write_synced(self._staging / name, data)
         self._written[name] = Artifact(hashlib.sha256(data).hexdigest(), len(data))
 
-    def commit(self, **sections: Any) -> Manifest:
-        """Make the new state the state. ``sections`` are the manifest's other fields."""
+    def recommend(self, found: Sequence[Recommendation]) -> Manifest:
+        """Commit what was there with other recommendations."""
+        before = self._before
+        self.stages = {stage.name: stage for stage in before.stages}
+        return self.commit(
+            recommended=found,
+            model=before.model,
+            preprocessing=before.preprocessing,
+            labels=before.labels,
+            variants=before.variants,
+            tools=before.tools,
+        )
+
+    def commit(
+        self, recommended: Sequence[Recommendation] | None = None, **sections: Any
+    ) -> Manifest:
+        """Make the new state the state. ``sections`` are the manifest's other fields.
+
+        What was ``recommended`` before holds as long as the file that was tuned does.
+        """
         names = [name for stage in self.stages.values() for name in stage.artifacts]
         artifacts = {name: self.artifact(name) for name in sorted(names)}
         hashes = {artifact.sha256 for artifact in artifacts.values()}
+        if recommended is None:
+            recommended = self._before.recommended
         manifest = Manifest(
             stages=tuple(self.stages.values()),
             artifacts=artifacts,
-            # What was tuned on a file holds as long as the file does.
-            recommended=tuple(
-                found for found in self._before.recommended if found.evidence["sha256"] in hashes
-            ),
+            recommended=tuple(found for found in recommended if found.evidence["sha256"] in hashes),
             **sections,
         )
         if manifest == self._before and not self._written:

@@ -33,6 +33,7 @@ MAX_PIXELS = 89_478_485
 LONGEST = 16
 
 RESIZES = ("shorter-side", "squash")
+INTERPOLATIONS = ("bilinear", "bicubic")
 CHANNELS = ("rgb", "bgr")
 _CROPPED: Mapping[str, Any] = {"size": 224, "resize": "shorter-side", "resize_to": 256}
 # What models are commonly trained with. "imagenet" is torchvision's, whose mean and deviation are
@@ -50,10 +51,11 @@ class Preprocessing:
     """How an image becomes a tensor.
 
     ``resize`` is "squash" (to a square, aspect ratio not kept) or "shorter-side"; the square's
-    or the shorter side gets ``resize_to`` pixels (``None``: ``size``), and of that the centre
-    square of ``size`` is cut. ``channels`` is the order that the model takes them in, "rgb" or
-    "bgr"; ``mean`` and ``std`` are in this order, of values in [0, 1]. With ``folded`` all but
-    the geometry is part of the model, which then takes uint8 ``[N, size, size, 3]``, RGB.
+    or the shorter side gets ``resize_to`` pixels (``None``: ``size``) by ``interpolation``,
+    "bilinear" or "bicubic", and of that the centre square of ``size`` is cut. ``channels`` is the
+    order that the model takes them in, "rgb" or "bgr"; ``mean`` and ``std`` are in this order, of
+    values in [0, 1]. With ``folded`` all but the geometry is part of the model, which then takes
+    uint8 ``[N, size, size, 3]``, RGB.
     """
 
     size: int
@@ -61,12 +63,14 @@ class Preprocessing:
     std: tuple[float, ...]
     resize: str = "squash"
     resize_to: int | None = None
+    interpolation: str = "bilinear"
     channels: str = "rgb"
     folded: bool = False
 
     def __post_init__(self) -> None:
         for name, value, known in (
             ("resize", self.resize, RESIZES),
+            ("interpolation", self.interpolation, INTERPOLATIONS),
             ("channels", self.channels, CHANNELS),
         ):
             if value not in known:
@@ -183,7 +187,7 @@ def pillow() -> Any:
 
 
 def to_pixels(image: np.ndarray, preprocessing: Preprocessing) -> Pixels:
-    """Bring an image to the model's input size, bilinear with antialiasing.
+    """Bring an image to the model's input size, with antialiasing.
 
     ``image`` is uint8, ``[H, W]`` (grey, repeated over the channels) or ``[H, W, 3]``.
     Returns uint8 ``[size, size, 3]``.
@@ -191,6 +195,7 @@ def to_pixels(image: np.ndarray, preprocessing: Preprocessing) -> Pixels:
     from PIL import Image
 
     side = preprocessing.size
+    method = Image.Resampling[preprocessing.interpolation.upper()]
     before = preprocessing.resize_to or side
     picture = Image.fromarray(image).convert("RGB")
     width = height = before
@@ -198,7 +203,7 @@ def to_pixels(image: np.ndarray, preprocessing: Preprocessing) -> Pixels:
         picture = _centre(picture)
         scale = before / min(picture.size)
         width, height = (max(before, round(length * scale)) for length in picture.size)
-    picture = picture.resize((width, height), Image.Resampling.BILINEAR)
+    picture = picture.resize((width, height), method)
     left, top = (width - side) // 2, (height - side) // 2
     return np.asarray(picture.crop((left, top, left + side, top + side)))
 

@@ -11,7 +11,10 @@ from pathlib import Path
 import pytest
 
 HEAVY = ("torch", "onnx", "onnxruntime", "openvino", "onnxsim", "onnxscript", "PIL", "safetensors")
-COMMANDS = ("export", "bench", "parity", "evaluate", "predict", "runners", "doctor")
+COMMANDS = (
+    *("export", "bench", "tune", "parity", "evaluate", "predict"),
+    *("package", "verify", "runners", "doctor"),
+)
 PACKAGES = ("pipeline", "exporters", "runners")
 BLOCK = f"""
 import sys

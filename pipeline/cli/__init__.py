@@ -10,7 +10,7 @@ from typing import Annotated, Any
 
 import typer
 
-from . import judging, machine, making, speed
+from . import judging, machine, making, shipping, speed
 
 DEBUG = "EDGEPIPE_DEBUG"
 
@@ -25,9 +25,12 @@ app = typer.Typer(
 for command in (
     making.export,
     speed.bench,
+    speed.tune,
     judging.parity,
     judging.evaluate,
     judging.predict,
+    shipping.package,
+    shipping.verify,
     machine.runners,
     machine.doctor,
 ):

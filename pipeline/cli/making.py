@@ -20,6 +20,13 @@ def export(
     weights: Annotated[
         str | None, typer.Option(help="digits, imagenet or random [default: digits].")
     ] = None,
+    width: Annotated[
+        float | None,
+        typer.Option(help="Width multiplier, of architectures that have one [default: 1]."),
+    ] = None,
+    classes: Annotated[
+        int | None, typer.Option(help="Classes of random weights [default: the 10 digits].")
+    ] = None,
     checkpoint: Annotated[
         Path | None,
         typer.Option(metavar="FILE", help="Weights: a state dict (.safetensors, .pt, .pth)."),
@@ -92,6 +99,8 @@ def export(
         progress=options.progress(quiet),
         name=name,
         weights=weights,
+        width=width,
+        classes=classes,
         checkpoint=checkpoint,
         labels=labels,
         preprocessing=preprocessing,

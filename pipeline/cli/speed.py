@@ -1,4 +1,4 @@
-"""Commands about speed: measure it, and hold it against what it was."""
+"""Commands about speed: measure it, hold it against what it was, make the most of it."""
 
 from __future__ import annotations
 
@@ -96,4 +96,44 @@ def bench(
         options.show_json(result.to_json())
     else:
         print(bench_table(result))
+    options.leave(result.exit_code)
+
+
+def tune(
+    runner: options.Runner = None,
+    variant: options.Variant = None,
+    target: options.Target = None,
+    scenario: Annotated[
+        str | None,
+        typer.Option(
+            metavar="NAME",
+            help="single-stream (latency) or offline (throughput) [default: single-stream].",
+        ),
+    ] = None,
+    budget: Annotated[
+        float | None, typer.Option(metavar="SECONDS", help="Time for all cells [default: 900].")
+    ] = None,
+    model: options.Model = None,
+    workspace: options.Workspace = None,
+    as_json: options.Json = False,
+    quiet: options.Quiet = False,
+) -> None:
+    """Search for settings that are significantly faster than the defaults, under parity."""
+    from .. import tune as run
+    from ..report.benchmark import tune_table
+
+    result = run(
+        workspace=workspace,
+        model=model,
+        progress=options.progress(quiet),
+        runners=options.some(runner),
+        variants=options.some(variant),
+        targets=options.some(target),
+        scenario=scenario,
+        budget=budget,
+    )
+    if as_json:
+        options.show_json(result.to_json())
+    else:
+        print(tune_table(result))
     options.leave(result.exit_code)

@@ -1,15 +1,17 @@
-"""A bench as a table for a terminal of 100 columns."""
+"""What bench and tune found, as tables for a terminal of 100 columns."""
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from textwrap import wrap
+from typing import Any
 
 from rich.console import RenderableType
 
 from ...runners.measure import OFFLINE, SERVER, SINGLE_STREAM
 from ..measured import BenchResult, CellResult
 from ..regression import Comparison
+from ..stages.tune import TuneResult
 from .tables import WIDTH, ms, number, table, text
 
 MIB = 1 << 20
@@ -28,6 +30,36 @@ def bench_table(result: BenchResult) -> str:
         parts += [f"  compared with {result.baseline}:", _comparisons(measured)]
     parts += [*_notes(result.cells), *(f"  {problem}" for problem in result.problems)]
     return text(*parts, _host(result))
+
+
+def tune_table(result: TuneResult) -> str:
+    """What tune recommends for each cell, and why it doesn't for the others."""
+    shown = table("variant", "runner", "target", "settings", ">default", ">tuned", "verdict")
+    lines = []
+    for cell in result.cells:
+        name = "/".join(part for part in (cell.variant, cell.runner, cell.target) if part)
+        if cell.status == "ok":
+            shown.add_row(
+                cell.variant,
+                cell.runner,
+                cell.target,
+                _shown(cell.settings) or "–",
+                number(cell.default_ms, ".2f"),
+                number(cell.tuned_ms, ".2f"),
+                cell.verdict or "",
+            )
+        line = f"{name}: {cell.reason}" if cell.status == "ok" else f"{name}: {cell.status}: "
+        line += "" if cell.status == "ok" else str(cell.reason)
+        lines += wrap(line, WIDTH, initial_indent="  ", subsequent_indent="    ")
+    parts: list[RenderableType] = [shown] if shown.row_count else []
+    about = f"  ms an image, {result.cells[0].scenario}; {result.seconds:.0f} s"
+    return text(*parts, *lines, about)
+
+
+def _shown(settings: Mapping[str, Any]) -> str:
+    options = settings.get("options", {})
+    plain = {name: value for name, value in settings.items() if name != "options"}
+    return ", ".join(f"{name} {value}" for name, value in {**plain, **options}.items())
 
 
 def _columns(scenario: str, cells: Sequence[CellResult]) -> list[Column]:

@@ -243,12 +243,23 @@ class _Run:
             verdict, notes = INVALID, (*missed, *notes)
         if spread := placement.spread(placed.shares(), placed.provider):
             notes = (spread, *notes)
+        if elsewhere := self._tuned_elsewhere(entry.cell):
+            notes = (elsewhere, *notes)
         if self._quick:  # whose few samples need no further mention
             return INVALID if verdict == INVALID else NOISY, (
                 *(note for note in notes if not note.startswith("too few")),
                 QUICK,
             )
         return verdict, notes
+
+    def _tuned_elsewhere(self, cell: Cell) -> str:
+        found = self._source.manifest.recommendation(
+            cell.variant, cell.runner, cell.target.name, self._section.scenario
+        )
+        here = self.hosts.get(cell.target.name, {}).get("cpu")
+        if not cell.tuned or found is None or found.evidence.get("cpu") == here:
+            return ""
+        return f"tuned on another CPU ({found.evidence.get('cpu')}): tune again, or --untuned"
 
 
 def _partners(cells: Sequence[Cell], old: Source | None, config: Config) -> dict[Cell, Entry]:

@@ -79,6 +79,7 @@ def sections(transaction: Transaction, config: Config) -> dict[str, Any]:
         "model": {
             "name": config.model,
             "architecture": source["architecture"],
+            "width": source["width"],
             "weights": source["weights"],
             "weights_sha256": source["digest"],
             "trained": source["trained"],

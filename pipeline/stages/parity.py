@@ -197,10 +197,19 @@ class ParityResult:
 
 
 def record(
-    workspace: Workspace, manifest: Manifest, config: Config, progress: Progress
+    workspace: Workspace,
+    manifest: Manifest,
+    config: Config,
+    progress: Progress,
+    cells: Sequence[Cell] | None = None,
 ) -> Recording:
-    """Run the goldens through every cell of ``config.parity``. A cell that fails says why."""
-    cells, broken = plan(manifest, config, config.parity)
+    """Run the goldens through ``cells``, or every cell of ``config.parity``.
+
+    A cell that fails says why.
+    """
+    broken: Mapping[str, str] = {}
+    if cells is None:
+        cells, broken = plan(manifest, config, config.parity)
     goldens = recorded.Goldens.load(workspace.folder / recorded.FILE)
     preprocessing = recorded.preprocessing_of(manifest)
     count = min(config.parity.samples or len(goldens), len(goldens))
@@ -274,9 +283,16 @@ def judge_all(recording: Recording, config: Config) -> ParityResult:
 
 
 def gate_for(cell: CellOutputs, recording: Recording, config: Config) -> Gate:
+    """The limits of a recorded cell."""
+    return gate_of(cell.variant, cell.runner, cell.asked, recording.reference_sqnr_db, config)
+
+
+def gate_of(
+    variant: str, runner: str | None, precision: str, reference_sqnr_db: float, config: Config
+) -> Gate:
     """The default for the cell's kind, then what ``[gates]`` says of its variant and runner."""
-    gate = asdict(default_gate(kind_of(cell.variant, cell.asked), recording.reference_sqnr_db))
-    for key in (cell.variant, f"{cell.variant}/{cell.runner}"):
+    gate = asdict(default_gate(kind_of(variant, precision), reference_sqnr_db))
+    for key in (variant, f"{variant}/{runner}"):
         override = config.gates.get(key, GateConfig())
         gate |= {name: value for name, value in vars(override).items() if value is not None}
     return Gate(**gate)
