@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from pathlib import Path
 from typing import NamedTuple
 
@@ -117,11 +118,8 @@ def test_outputs_are_named_by_key_field_and_place() -> None:
 
 @pytest.mark.parametrize("channels", ["rgb", "bgr"])
 def test_folding_is_the_same_arithmetic(channels: str) -> None:
-    preprocessing = Preprocessing.preset("imagenet", 16)
+    preprocessing = replace(Preprocessing.preset("imagenet", 16), channels=channels)
     reverse = channels == "bgr"
-    preprocessing = Preprocessing(
-        16, preprocessing.mean, preprocessing.std, preprocessing.resize, 18, channels
-    )
     pixels = np.random.default_rng(0).integers(0, 256, (2, 16, 16, 3), np.uint8)
     folded = fold(torch.nn.Identity(), preprocessing.mean, preprocessing.std, reverse)
     found = folded(torch.from_numpy(pixels)).numpy()
