@@ -34,7 +34,7 @@ TEMPORARY_SUFFIX = ".tmp"
 RESULTS = frozenset(
     {
         *("bench.json", "bench.npz", "evaluation.json", "parity.json", "parity.npz"),
-        *("explain.json", "explain.svg", "report.html", "tune.json"),
+        *("explain.json", "explain.svg", "report.html", "report.md", "tune.json"),
     }
 )
 

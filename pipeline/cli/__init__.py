@@ -10,7 +10,7 @@ from typing import Annotated, Any
 
 import typer
 
-from . import judging, machine, making, shipping, speed
+from . import judging, machine, making, shipping, showing, speed
 
 DEBUG = "EDGEPIPE_DEBUG"
 
@@ -31,6 +31,7 @@ for command in (
     judging.predict,
     shipping.package,
     shipping.verify,
+    showing.report,
     machine.runners,
     machine.doctor,
 ):
