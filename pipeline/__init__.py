@@ -27,6 +27,7 @@ if TYPE_CHECKING:
     from .stages.explain import Explanation
     from .stages.package import Packaged
     from .stages.parity import ParityResult
+    from .stages.predict import PredictResult
     from .stages.tune import TuneResult
     from .stages.verify import Verification
     from .workspace import Manifest, Workspace
@@ -39,6 +40,7 @@ __all__ = [
     "export",
     "package",
     "parity",
+    "predict",
     "runners",
     "tune",
     "verify",
@@ -59,18 +61,19 @@ def export(
 ) -> Manifest:
     """Export, simplify and quantize a model; returns the workspace's manifest.
 
-    ``model`` is the architecture, ``name`` what it is called in the workspace: the same, unless
-    told. ``options`` are the keys of ``[export]``. ``force`` makes everything again, whatever is
-    in the workspace. Raises what ``errors.EXIT_CODES`` lists.
+    ``model`` is an architecture or "package.module:attribute", code of your own that is imported
+    from the current folder. ``name`` is what it is called in the workspace: the same, or the
+    attribute. ``options`` are the keys of ``[export]``. ``force`` makes everything again, whatever
+    is in the workspace. Raises what ``errors.EXIT_CODES`` lists.
     """
     from . import config as configuration
-    from .modelspec import settle
+    from .modelspec import name_of, settle
     from .stages import run_stages
     from .stages.chain import sections, stages_for
     from .workspace import Manifest, Transaction, Workspace
 
     export = {"architecture": model, **options}
-    flags = {"workspace": workspace, "model": name or model, "export": export}
+    flags = {"workspace": workspace, "model": name or (model and name_of(model)), "export": export}
     config = settle(configuration.load(flags))
     place = Workspace(config.workspace, config.model)
     with place.locked("edgepipe export", progress.say):
@@ -229,6 +232,33 @@ def evaluate(
         result = judge(place, manifest, config, progress)
         place.write_json(RESULT_FILE, result.to_json())
     return result
+
+
+def predict(
+    images: Sequence[str],
+    *,
+    workspace: Any = None,
+    model: str | None = None,
+    progress: Progress = SILENT,
+    **options: Any,
+) -> PredictResult:
+    """Classify images: files, folders, patterns, or "-" for a list of files on stdin.
+
+    ``options`` are the keys of ``[predict]``. Raises what ``errors.EXIT_CODES`` lists; an image
+    that can't be read is part of the result, whose ``exit_code`` says so.
+    """
+    import sys
+
+    from . import config as configuration
+    from .stages.predict import expand
+    from .stages.predict import predict as classify
+    from .workspace import Workspace
+
+    config = configuration.load({"workspace": workspace, "model": model, "predict": options})
+    place = Workspace(config.workspace, config.model)
+    names = expand([str(name) for name in images], sys.stdin)
+    with place.exported("edgepipe predict", progress.say) as manifest:
+        return classify(place, manifest, config, names, progress)
 
 
 def package(

@@ -28,6 +28,7 @@ for command in (
     speed.tune,
     judging.parity,
     judging.evaluate,
+    judging.predict,
     shipping.package,
     shipping.verify,
     shipping.deploy,
