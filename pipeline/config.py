@@ -167,12 +167,50 @@ class EvaluateConfig(CellsConfig):
     max_drop: Annotated[float, Field(ge=0, le=100)] | None = None
 
 
+class CompareConfig(CellsConfig):
+    """What ``edgepipe compare`` measures, and for how long.
+
+    ``rounds`` and ``seconds`` as in ``[bench]``. ``input_size`` is that of the zoo's models, and
+    ``training`` says whether a training step is timed, too.
+    """
+
+    rounds: Positive = 5
+    seconds: Annotated[float, Field(gt=0, le=3600)] = 0.3
+    input_size: Annotated[int, Field(ge=32, le=2048)] | None = None
+    training: bool = True
+
+
+class TrainConfig(_Section):
+    """What ``edgepipe train`` learns, and from which weights: ``init`` (a file) or ``weights``.
+
+    ``held_out`` is the part of each class that is judged by, ``patience`` how many epochs it may
+    get no better for. ``learning_rate`` is the schedule's peak, by default one that goes with
+    where the weights come from. ``augment`` says what the images show.
+    """
+
+    data: Path | None = None
+    weights: Literal["random", "imagenet"] = "random"
+    init: Path | None = None
+    width: Annotated[float, Field(ge=0.1, le=4)] | None = None
+    input_size: Annotated[int, Field(ge=32, le=2048)] | None = None
+    epochs: Annotated[int, Field(ge=1, le=10_000)] = 20
+    batch: Annotated[int, Field(ge=2, le=4096)] = 32
+    learning_rate: Annotated[float, Field(gt=0, le=1)] | None = None
+    held_out: Annotated[float, Field(gt=0, lt=1)] = 0.2
+    patience: Positive = 5
+    augment: Literal["photos", "shapes", "none"] = "photos"
+    seed: Annotated[int, Field(ge=0, lt=1 << 32)] = 0
+    threads: Positive | None = None
+
+
 COMMANDS: dict[str, type[_Section]] = {
     "export": ExportConfig,
     "bench": BenchConfig,
     "tune": TuneConfig,
     "parity": ParityConfig,
     "evaluate": EvaluateConfig,
+    "compare": CompareConfig,
+    "train": TrainConfig,
 }
 
 
@@ -239,6 +277,8 @@ class Config(_Section):
     tune: TuneConfig = TuneConfig()
     parity: ParityConfig = ParityConfig()
     evaluate: EvaluateConfig = EvaluateConfig()
+    compare: CompareConfig = CompareConfig()
+    train: TrainConfig = TrainConfig()
     gates: dict[str, GateConfig] = {}
     targets: dict[str, TargetConfig] = {}
     runners: dict[str, RunnerConfig] = {}
@@ -323,6 +363,7 @@ def _check_names(config: Config) -> None:
                 ("tune", config.tune),
                 ("parity", config.parity),
                 ("evaluate", config.evaluate),
+                ("compare", config.compare),
             )
             for check in (
                 (f"{command}.variants", section.variants, VARIANTS),

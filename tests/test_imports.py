@@ -59,7 +59,10 @@ def test_every_module_imports_without_heavy_libraries() -> None:
 
 @pytest.mark.parametrize(
     "command",
-    [(), ("export",), ("bench",), ("parity",), ("evaluate",), ("runners",), ("doctor",), ("env",)],
+    [
+        *((), ("export",), ("bench",), ("parity",), ("evaluate",), ("compare",), ("train",)),
+        *(("runners",), ("doctor",), ("env",)),
+    ],
     ids=str,
 )
 def test_help_works_without_heavy_libraries(command: tuple[str, ...]) -> None:
@@ -75,7 +78,8 @@ def test_help_lists_every_command_that_is_tested_here() -> None:
     names = {
         str(command.callback.__name__) for command in app.registered_commands if command.callback
     }
-    assert names == {"export", "bench", "parity", "evaluate", "runners", "doctor"}
+    judging = {"bench", "parity", "evaluate", "compare"}
+    assert names == {"export", "train", *judging, "runners", "doctor"}
 
 
 def test_export_without_its_libraries_says_what_to_install(tmp_path: Path) -> None:
