@@ -127,9 +127,7 @@ def _notes(result: CompareResult) -> list[str]:
             by_source.setdefault(row.published_top1_from, []).append(row.model)
     lines += [f"    {', '.join(names)}: {source}" for source, names in by_source.items()]
     if any(speed.pareto for row in result.models for speed in row.speeds):
-        lines.append(
-            "  ◆ nothing else here is both faster on the runner and more accurate by what is published"
-        )
+        lines.append("  ◆ nothing else here is both faster on that runner and more accurate")
     if any(row.training_step_ms for row in result.models):
         lines.append("  train: torch, one image of a step with a batch of 8")
     lines += _why(result.models)
