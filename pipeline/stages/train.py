@@ -277,7 +277,7 @@ class _Training:
         if self._start.width is not None:
             metadata["width"] = str(self._start.width)
         state = self._module.state_dict()
-        return save({name: value.contiguous() for name, value in state.items()}, metadata)
+        return _ordered(save({name: value.contiguous() for name, value in state.items()}, metadata))
 
     def _epoch(self, number: int) -> Epoch:
         import torch
@@ -390,3 +390,13 @@ def _reproducible(section: TrainConfig) -> Iterator[None]:
         finally:
             torch.use_deterministic_algorithms(before)
             torch.set_num_threads(threads)
+
+
+def _ordered(file: bytes) -> bytes:
+    """A ``.safetensors`` file with its metadata in order: it is written as a hash map has it."""
+    size = int.from_bytes(file[:8], "little")
+    header = json.loads(file[8 : 8 + size])
+    header["__metadata__"] = dict(sorted(header["__metadata__"].items()))
+    text = json.dumps(header, separators=(",", ":")).encode()
+    text += b" " * (-len(text) % 8)  # the tensors stay aligned
+    return len(text).to_bytes(8, "little") + text + file[8 + size :]
