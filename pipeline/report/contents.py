@@ -196,7 +196,7 @@ def hosts(report: Report) -> Table:
         ("Python", lambda host: str(host.get("python", NONE))),
     ]
     rows = tuple((title, *(show(host) for host in found.values())) for title, show in facts)
-    return Table("Machines", (Column(""), *map(Column, found)), rows)
+    return Table("By target", (Column(""), *map(Column, found)), rows)
 
 
 def tools(report: Report) -> Table:
@@ -211,7 +211,11 @@ def tools(report: Report) -> Table:
         if cell and cell.runner_version
     }
     rows += [(name, version, f"runner at {target}") for name, version, target in sorted(versions)]
-    return Table("Versions", (Column("tool"), Column("version"), Column("used by")), tuple(rows))
+    return Table(
+        "Versions that were used",
+        (Column("tool"), Column("version"), Column("used by")),
+        tuple(rows),
+    )
 
 
 def limits(report: Report) -> list[str]:
