@@ -8,7 +8,7 @@ from dataclasses import asdict, dataclass
 from ..runners.measure import OFFLINE, SERVER
 from .gates import FAIL, INCONCLUSIVE, PASS, default_gate, kind_of
 from .measured import CellResult
-from .report.tables import ms
+from .report.tables import ms, number
 from .reporting import Report, Row
 from .results import BENCH, MISSING, PARITY, Source
 from .validity import VALID
@@ -191,7 +191,8 @@ def _sqnr(row: Row) -> str:
     assert parity
     if parity.sqnr_db is None:
         return "outputs bit for bit torch's" if parity.max_abs == 0 else "SQNR not known"
-    return f"SQNR {parity.sqnr_db:.1f} dB (at least {parity.gate['min_sqnr_db']:.1f} asked)"
+    least = number(parity.gate.get("min_sqnr_db"), ".1f")
+    return f"SQNR {parity.sqnr_db:.1f} dB (parity asks for {least})"
 
 
 def _cost(row: Row) -> float:

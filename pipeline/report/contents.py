@@ -8,7 +8,7 @@ from typing import Any
 from ..choice import speed
 from ..measured import CellResult
 from ..reporting import Report
-from ..results import ExplainedCell
+from ..results import MEASURED, ExplainedCell
 from ..statistics import SAMPLES_NEEDED
 from .elements import MIB, NONE, Column, Table, Verdict
 from .tables import number
@@ -139,8 +139,8 @@ def worst_layers(cell: ExplainedCell) -> Table | None:
         (
             layer.layer,
             layer.operators,
-            number(layer.sqnr_db, ".1f"),
-            number(layer.own_sqnr_db, ".1f"),
+            _db(layer.sqnr_db, layer.state if layer.own_sqnr_db is None else MEASURED),
+            _db(layer.own_sqnr_db, layer.state),
             number(layer.clipped, ".2%"),
         )
         for layer in cell.layers[:LAYERS_SHOWN]
@@ -264,6 +264,11 @@ def _percentiles(timed: Sequence[CellResult]) -> list[str]:
             have = "has" if len(poor) >= len(timed) - 1 else "have"
             lines.append(f"{some} {have} a p{rank}: that takes {SAMPLES_NEEDED[rank]} samples.")
     return lines
+
+
+def _db(value: float | None, state: str) -> str:
+    """A distance, or what there is in its place: "equal", "broken", or a dash."""
+    return state if value is None and state != MEASURED else number(value, ".1f")
 
 
 def _cores(host: Mapping[str, Any]) -> str:

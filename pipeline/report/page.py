@@ -10,7 +10,7 @@ from typing import Any
 from ...exporters.base import MissingLibrary
 from ..choice import choose, speed
 from ..reporting import Report
-from ..results import EVALUATION, EXPLANATION, MISSING, OUTDATED, PARITY, SAMPLES
+from ..results import BROKEN, EVALUATION, EXPLANATION, MISSING, OUTDATED, PARITY, SAMPLES
 from . import cell_table, contents, plots
 from .commands import commands
 from .elements import Verdict
@@ -75,6 +75,7 @@ def _plots(report: Report) -> dict[str, Any]:
         "tradeoff": both(lambda width: plots.tradeoff(rows, width)),
         "undrawn": [row.name(" · ") for row in timed if not plots.drawn(row)],
         "distributions": both(lambda width: plots.distributions(rows, width)),
+        "broken": any(layer.state == BROKEN for cell in explained for layer in cell.layers),
         "layers": both(lambda width: plots.layers(explained, width)),
         "runner_colors": plots.runner_colors(rows),
     }

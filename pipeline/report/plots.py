@@ -11,9 +11,9 @@ import numpy as np
 from ..choice import Speed, speed
 from ..gates import PASS
 from ..reporting import Row
-from ..results import ExplainedCell
+from ..results import BROKEN, ExplainedCell
 from ..validity import MAX_ROUND_SPREAD, VALID
-from .inline_svg import BAND, INK, QUIET, SERIES, SURFACE, VARIABLES, figure_of
+from .inline_svg import BAD, BAND, INK, QUIET, SERIES, SURFACE, VARIABLES, figure_of
 from .tables import ms
 
 # Width of the drawing in CSS pixels, on a desk and on a phone; one unit of the SVG is one pixel.
@@ -21,7 +21,6 @@ WIDE, NARROW = 880, 348
 MIB = 1 << 20
 # Largest ratio of latencies that a linear axis shows well.
 LINEAR_RANGE = 4.0
-WORST_LAYERS = 3
 
 
 def tradeoff(rows: Sequence[Row], width: int) -> str | None:
@@ -85,7 +84,11 @@ def distributions(rows: Sequence[Row], width: int) -> str | None:
 
 def layers(cells: Sequence[ExplainedCell], width: int) -> str | None:
     """Each layer's SQNR in the order of the graph: what has piled up, and its own."""
-    shown = [cell for cell in cells if any(layer.sqnr_db is not None for layer in cell.layers)]
+    shown = [
+        cell
+        for cell in cells
+        if any(layer.sqnr_db is not None or layer.state == BROKEN for layer in cell.layers)
+    ]
     if not shown:
         return None
     with figure_of(width, 40 + 190 * len(shown)) as (figure, finish):
@@ -137,8 +140,9 @@ def _limits(axes: Any, rows: Sequence[Row], values: Sequence[float]) -> None:
     axes.set_ylim(min(0.0, *heights) - 5, max(heights) + 18)
     gates: dict[float, list[str]] = {}
     for row in rows:
-        if row.parity and row.bench and row.parity.gate:
-            names = gates.setdefault(round(row.parity.gate["min_sqnr_db"], 1), [])
+        least = row.parity.gate.get("min_sqnr_db") if row.parity and row.bench else None
+        if least is not None:
+            names = gates.setdefault(round(least, 1), [])
             if row.variant not in names:
                 names.append(row.variant)
     for limit, names in gates.items():
@@ -271,13 +275,15 @@ def _layers(axes: Any, cell: ExplainedCell) -> None:
     own = [math.nan if layer.own_sqnr_db is None else layer.own_sqnr_db for layer in ordered]
     axes.plot(so_far, color=SERIES[0], linewidth=1.5)
     axes.plot(own, ".", color=SERIES[1], markersize=6)
+    broken = [places[layer.tensor] for layer in ordered if layer.state == BROKEN]
+    bottom = axes.get_ylim()[0]
+    axes.plot(broken, [bottom] * len(broken), "x", color=BAD, markersize=7, markeredgewidth=1.6)
     place = "" if cell.target == "local" else f" at {cell.target}"
     axes.set_title(f"{cell.variant} · {cell.runner}{place}", loc="left", fontsize=12)
     axes.set_ylabel("SQNR, dB")
     axes.set_xticks([])
     axes.margins(x=0.02, y=0.25)
-    worst = [layer for layer in cell.layers if layer.own_sqnr_db is not None][:WORST_LAYERS]
-    for layer in worst[:1]:
+    for layer in [layer for layer in cell.layers if layer.own_sqnr_db is not None][:1]:
         axes.annotate(
             layer.layer,
             (places[layer.tensor], layer.own_sqnr_db or 0.0),

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import html
 import json
+import math
 import re
 import shutil
 import subprocess
@@ -538,7 +539,7 @@ def test_the_recommendation_is_the_fastest_of_those_that_pass(made_up: MadeUp) -
     assert choice.sentence == (
         "int8 on openvino is the fastest of the 2 cells that pass: "
         f"p50 {choice.row.bench.latency_ms.p50:.2f} ms "
-        f"(95 % interval {low:.2f}–{high:.2f} ms), SQNR 29.2 dB (at least 15.0 asked)."
+        f"(95 % interval {low:.2f}–{high:.2f} ms), SQNR 29.2 dB (parity asks for 15.0)."
     )
     assert choice.caveats == ("int8 fails parity on ort-cpu.",)
 
@@ -609,6 +610,18 @@ def test_what_limits_a_recommendation_is_said(made_up: MadeUp) -> None:
     assert "int8 fails parity on ort-cpu at haswell." in choice.caveats
     text = plain(made_up.page())
     assert "1.200 1.100–1.300 1.05 ✕ fail" in text
+
+
+def test_broken_and_equal_layers_are_called_so(made_up: MadeUp) -> None:
+    found = explained("int8", "ort-cpu")
+    first, second, *rest = found.layers
+    broken = replace(first, sqnr_db=-math.inf, own_sqnr_db=-math.inf)
+    equal = replace(second, own_sqnr_db=math.inf)
+    made_up.explain(replace(found, layers=(broken, equal, *rest)))
+    text = plain(made_up.page())
+    assert f"{first.layer} Conv broken broken" in text
+    assert f"{second.layer} Conv {second.sqnr_db:.1f} equal" in text
+    assert "✕ broken: not finite" in text
 
 
 def test_tuned_settings_are_listed(made_up: MadeUp) -> None:
