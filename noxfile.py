@@ -13,7 +13,7 @@ nox.options.error_on_missing_interpreters = True
 RUFF = "ruff==0.17.5"
 BASEDPYRIGHT = "basedpyright==1.40.2"
 # Tests with a session of their own.
-APART = ("tests/mutants", "tests/environments")
+APART = ("tests/mutants", "tests/environments", "tests/zoo")
 
 
 @nox.session
@@ -54,10 +54,24 @@ def mutants(session: nox.Session) -> None:
 
 
 @nox.session
+def zoo(session: nox.Session) -> None:
+    """Every architecture at its own size through export, quantize and parity; half an hour."""
+    session.install("-e", ".[all,test]")
+    session.run("pytest", "tests/zoo", *session.posargs)
+
+
+@nox.session
 def openvino_ep(session: nox.Session) -> None:
     """ort-openvino in an environment that edgepipe makes, and onnxruntime-gpu without a GPU."""
     session.install("-e", ".[all,test]")
     session.run("pytest", "tests/environments", *session.posargs)
+
+
+@nox.session
+def box(session: nox.Session) -> None:
+    """A bundle verified in bare environments, one for each runtime; `tests` does it, too."""
+    session.install("-e", ".[all,test]")
+    session.run("pytest", "tests/box", f"--wheel={_wheel(session)}", *session.posargs)
 
 
 @nox.session
@@ -80,8 +94,10 @@ def kill(session: nox.Session) -> None:
 
 @nox.session
 def node_tests(session: nox.Session) -> None:
-    """ONNX's own node tests through the workers, over a thousand a runner; about three minutes."""
+    """ONNX's own node tests through the workers, 1,600 on each of three runners; five minutes."""
     session.install("-e", ".[all,test]")
+    session.env["XDG_CACHE_HOME"] = str(Path(session.create_tmp()).resolve())
+    session.run("edgepipe", "env", "create", "ort-openvino")
     session.run("pytest", "tests/nodes/onnx_nodes.py", *session.posargs)
 
 
@@ -90,6 +106,17 @@ def harness(session: nox.Session) -> None:
     """Does bench tell the truth? Ratios against bare loops; see benchmarks/README.md."""
     session.install("-e", ".[all]")
     session.run("python", "benchmarks/harness.py", *session.posargs)
+
+
+@nox.session
+def peers(session: nox.Session) -> None:
+    """edgepipe beside quantize_static, Olive, NNCF and benchmark_app; about half an hour."""
+    session.install("-e", ".[all]")
+    folder = Path(session.create_tmp()).resolve()
+    session.env["XDG_CACHE_HOME"] = str(folder / "cache")
+    session.run("edgepipe", "env", "create", "ort-openvino")
+    place = str(folder / "peers")
+    session.run("python", "benchmarks/peers.py", "--folder", place, *session.posargs)
 
 
 def _wheel(session: nox.Session) -> str:

@@ -1,8 +1,7 @@
 """Which architecture and which weights: what can be said about them, and the module itself.
 
 ``resolve`` answers without importing torch, so that an up-to-date export stays cheap;
-``build`` makes the ``nn.Module``. Checkpoints are only ever read as data: a pickle that holds
-anything but tensors is refused, never run.
+``build`` makes the ``nn.Module``.
 """
 
 from __future__ import annotations
@@ -13,16 +12,18 @@ import http.client
 import os
 import urllib.parse
 import urllib.request
-import warnings
-import zipfile
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
+from functools import partial
 from importlib import import_module
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from . import checkpoints
 from .base import ModelError
-from .zoo import ARCHITECTURES
+from .checkpoints import load_state_dict, load_strictly
+from .zoo import ARCHITECTURES, WITH_WIDTH
+from .zoo.published import PUBLISHED
 
 if TYPE_CHECKING:
     import torch
@@ -31,12 +32,14 @@ DATA = Path(__file__).parent / "data"
 DIGITS_DATASET = DATA / "digits.npz"
 RANDOM_SEED = 0
 WEIGHTS = ("digits", "imagenet", "random")
+# What ``Source.weights`` says of weights that came from a file of the user's.
+CHECKPOINT = "checkpoint"
 # Weights that come with real training images to calibrate int8 with.
 CALIBRATED_WEIGHTS = frozenset({"digits", "random"})
 
 # torchvision's published files; the hex digits in a name begin the SHA-256 of the file.
 IMAGENET_URL = "https://download.pytorch.org/models/"
-IMAGENET_FILES = {"mobilenet_v2": "mobilenet_v2-7ebf99e0.pth"}
+IMAGENET_FILES = {name: row.weights.file for name, row in PUBLISHED.items() if row.weights}
 LOOPBACK = ("127.0.0.1", "::1", "localhost")
 DOWNLOAD_TIMEOUT_SECONDS = 30
 MAX_DOWNLOAD_BYTES = 1 << 30
@@ -48,11 +51,9 @@ HALVES: Mapping[str, Any] = {
     "mean": [0.5, 0.5, 0.5],
     "std": [0.5, 0.5, 0.5],
 }
-# torchvision, MobileNet_V2_Weights.IMAGENET1K_V2: shorter side to 232, centre crop of 224.
+# What torchvision's weights were trained with: mean and deviation of ImageNet's pixels.
 IMAGENET: Mapping[str, Any] = {
-    "size": 224,
     "resize": "shorter-side",
-    "resize_to": 232,
     "mean": [0.485, 0.456, 0.406],
     "std": [0.229, 0.224, 0.225],
 }
@@ -62,7 +63,10 @@ IMAGENET: Mapping[str, Any] = {
 class Source:
     """A model before it is exported.
 
-    ``digest`` is the SHA-256 of the weights file (or says which seed made the weights).
+    ``weights`` is one of ``WEIGHTS`` or ``CHECKPOINT``, ``digest`` the SHA-256 of the weights
+    file (or says which seed made the weights). ``preprocessing`` is what the weights were
+    trained with, ``None`` if nothing says so.
+    ``width`` is the width multiplier, ``None`` where the architecture has none.
     """
 
     architecture: str
@@ -72,17 +76,40 @@ class Source:
     trained: bool
     classes: int
     labels: tuple[str, ...] | None
-    preprocessing: Mapping[str, Any]
+    preprocessing: Mapping[str, Any] | None
+    width: float | None = None
 
 
-def resolve(architecture: str, weights: str) -> Source:
+def resolve(
+    architecture: str, weights: str, width: float | None = None, classes: int | None = None
+) -> Source:
     """Find an architecture and its weights, downloading them if they are published ones.
 
-    Raises ``ModelError`` for an unknown name, a failed download, or weights that this
-    architecture does not have.
+    ``width`` is the width multiplier, 1 by default. ``classes`` is how many random weights tell
+    apart, those of the digits by default. Raises ``ModelError`` for an unknown name, a failed
+    download, or weights that this architecture does not have, in this width or with these classes.
     """
     _known("model", architecture, ARCHITECTURES)
     _known("weights", weights, WEIGHTS)
+    _check_width(architecture, width)
+    if weights != "random" and width not in (None, 1.0):
+        raise ModelError(f"{weights} weights are of width 1: use --weights random")
+    if weights != "random" and classes is not None:
+        raise ModelError(f"{weights} weights have classes of their own: use --weights random")
+    return _in_width(_source(architecture, weights, classes), width)
+
+
+def _check_width(architecture: str, width: float | None) -> None:
+    if width is not None and architecture not in WITH_WIDTH:
+        names = ", ".join(sorted(WITH_WIDTH))
+        raise ModelError(f"{architecture} has no width multiplier; known with one: {names}")
+
+
+def _in_width(source: Source, width: float | None) -> Source:
+    return replace(source, width=width or 1.0) if source.architecture in WITH_WIDTH else source
+
+
+def _source(architecture: str, weights: str, classes: int | None) -> Source:
     digits = tuple("0123456789")
     if weights == "digits":
         path = DATA / f"{architecture}-digits.safetensors"
@@ -93,10 +120,48 @@ def resolve(architecture: str, weights: str) -> Source:
         return Source(architecture, weights, path, _sha256(path), True, len(digits), digits, HALVES)
     if weights == "imagenet":
         path = _published(architecture)
-        return Source(architecture, weights, path, _sha256(path), True, 1000, None, IMAGENET)
-    return Source(
-        architecture, weights, None, f"seed:{RANDOM_SEED}", False, len(digits), digits, HALVES
+        preprocessing = _imagenet_preprocessing(architecture)
+        return Source(architecture, weights, path, _sha256(path), True, 1000, None, preprocessing)
+    count, labels = (len(digits), digits) if classes is None else (classes, None)
+    seed = f"seed:{RANDOM_SEED}"
+    return Source(architecture, weights, None, seed, False, count, labels, HALVES)
+
+
+def _imagenet_preprocessing(architecture: str) -> Mapping[str, Any]:
+    row = PUBLISHED[architecture]
+    assert row.weights
+    return {
+        **IMAGENET,
+        "size": row.input_size,
+        "resize_to": row.weights.resize_to,
+        "interpolation": row.weights.interpolation,
+    }
+
+
+def resolve_checkpoint(
+    architecture: str, path: Path, labels: Path | None, width: float | None = None
+) -> Source:
+    """Take the weights from a file: a state dict in ``.safetensors``, ``.pt`` or ``.pth``.
+
+    The number of classes is that of the labels, which ``build`` checks, or read from the weights;
+    ``width`` the one that the file says it has, unless it is given here.
+    Raises ``ModelError`` for an unknown architecture or a file that can't be used.
+    """
+    _known("model", architecture, ARCHITECTURES)
+    metadata = checkpoints.read_metadata(path)
+    names = checkpoints.read_labels(labels) if labels else metadata.labels
+    width = metadata.width if width is None else width
+    _check_width(architecture, width)
+    digest = _sha256(path)
+    if names:
+        classes = len(names)
+    else:
+        fresh = partial(construct, architecture, width=width)
+        classes = checkpoints.classes_of(fresh, load_state_dict(path), path)
+    source = Source(
+        architecture, CHECKPOINT, path, digest, True, classes, names, metadata.preprocessing
     )
+    return _in_width(source, width)
 
 
 def build(source: Source) -> torch.nn.Module:
@@ -106,127 +171,35 @@ def build(source: Source) -> torch.nn.Module:
     """
     import torch
 
-    module_name, _, class_name = ARCHITECTURES[source.architecture].partition(":")
-    architecture = getattr(import_module(module_name), class_name)
+    fresh = partial(construct, source.architecture, width=source.width)
+    state = load_state_dict(source.path) if source.path else None
+    if source.path and state is not None:
+        classes = checkpoints.classes_of(fresh, state, source.path)
+        if classes != source.classes:
+            raise ModelError(
+                f"{source.path} has weights for {classes} classes, the labels name {source.classes}"
+            )
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(RANDOM_SEED)
-        module = architecture(classes=source.classes)
-    if source.path is not None:
-        load_strictly(module, load_state_dict(source.path), source.path)
+        module = fresh(classes=source.classes)
+        if source.path is None:
+            from .zoo.initial import settle
+
+            settle(module)
+    if source.path and state is not None:
+        load_strictly(module, state, source.path)
     return module.float().eval()
 
 
-def load_state_dict(path: Path) -> dict[str, torch.Tensor]:
-    """Read a state dict from ``.safetensors`` or from torch's own format, as data only.
+def construct(architecture: str, classes: int, width: float | None = None) -> torch.nn.Module:
+    """An architecture of the zoo with fresh weights, from torch's generator and device.
 
-    Raises ``ModelError`` that says what the file is if it is something else: a TorchScript
-    archive, an ONNX model, text, truncated, empty, or a pickle with code in it.
+    Raises ``ModelError`` for an unknown name.
     """
-    try:
-        with path.open("rb") as file:
-            head = file.read(512)
-    except OSError as error:
-        raise ModelError(f"{path}: {error.strerror}") from error
-    if not head:
-        raise ModelError(f"{path}: an empty file")
-    # The header's length, of which safetensors allows 100 MB; text has a larger one there.
-    if head[8:9] == b"{" and int.from_bytes(head[:8], "little") <= 100_000_000:
-        return _read_safetensors(path)
-    if head.startswith(b"PK"):
-        _check_archive(path)
-    elif head[:1] != b"\x80":
-        raise ModelError(f"{path}: {_kind(head)}, not a checkpoint (.safetensors, .pt, .pth)")
-    return _read_torch(path)
-
-
-def load_strictly(module: torch.nn.Module, state: Mapping[str, torch.Tensor], path: Path) -> None:
-    """Load weights that fit the module exactly; ``ModelError`` lists what doesn't."""
-    expected = module.state_dict()
-    # Checkpoints older than this counter lack it, and inference never reads it.
-    missing = [
-        key for key in expected if key not in state and not key.endswith("num_batches_tracked")
-    ]
-    unexpected = [key for key in state if key not in expected]
-    shapes = [
-        f"{key} is {tuple(state[key].shape)}, the model has {tuple(tensor.shape)}"
-        for key, tensor in expected.items()
-        if key in state and state[key].shape != tensor.shape
-    ]
-    problems = [
-        f"{label}: {', '.join(found[:3])}" + (f" and {len(found) - 3} more" if found[3:] else "")
-        for label, found in (
-            ("missing", missing),
-            ("unexpected", unexpected),
-            ("wrong shape", shapes),
-        )
-        if found
-    ]
-    if problems:
-        raise ModelError(f"{path} does not fit {type(module).__name__}; {'; '.join(problems)}")
-    module.load_state_dict({**expected, **state})
-
-
-def _read_safetensors(path: Path) -> dict[str, torch.Tensor]:
-    from safetensors import SafetensorError
-    from safetensors.torch import load_file
-
-    try:
-        return load_file(path)
-    except SafetensorError as error:
-        raise ModelError(f"{path}: damaged safetensors file ({error})") from error
-
-
-def _read_torch(path: Path) -> dict[str, torch.Tensor]:
-    import pickle
-
-    import torch
-
-    try:
-        with warnings.catch_warnings():
-            warnings.simplefilter("ignore")  # about pickle protocols, which is the file's business
-            content = torch.load(path, map_location="cpu", weights_only=True)
-    except pickle.UnpicklingError as error:
-        raise ModelError(
-            f"{path}: holds more than tensors, which could run code; it was not loaded. "
-            "Save its state_dict() and use that"
-        ) from error
-    except Exception as error:  # torch raises RuntimeError, EOFError, OSError… for damage
-        reason = " ".join(str(error).split())[:120]
-        raise ModelError(f"{path}: damaged or truncated checkpoint ({reason})") from error
-    for key in ("state_dict", "model"):
-        if isinstance(content, dict) and isinstance(content.get(key), dict):
-            content = content[key]
-    if not isinstance(content, dict) or not all(
-        isinstance(key, str) and isinstance(value, torch.Tensor) for key, value in content.items()
-    ):
-        raise ModelError(f"{path}: not a state dict (name -> tensor)")
-    return {key.removeprefix("module."): value for key, value in content.items()}
-
-
-def _check_archive(path: Path) -> None:
-    try:
-        with zipfile.ZipFile(path) as archive:
-            names = archive.namelist()
-    except zipfile.BadZipFile as error:
-        raise ModelError(f"{path}: a truncated archive") from error
-    if any("/code/" in name for name in names) or any(
-        name.endswith("constants.pkl") for name in names
-    ):
-        raise ModelError(f"{path}: a TorchScript archive, not a state dict: save state_dict()")
-    if not any(name.endswith("data.pkl") for name in names):
-        raise ModelError(f"{path}: a zip archive that is no torch checkpoint")
-
-
-def _kind(head: bytes) -> str:
-    # An ONNX file is a protobuf whose first field is ir_version (field 1, varint).
-    # What follows is another of ModelProto's fields: most often the producer or the graph.
-    if head[:1] == b"\x08" and head[2:3] in (b"\x12", b"\x3a", b"\x42"):
-        return "an ONNX model"
-    try:
-        text = head.decode()
-    except UnicodeDecodeError:
-        return "an unknown binary file"
-    return "a text file" if text.isprintable() or "\n" in text else "an unknown binary file"
+    _known("model", architecture, ARCHITECTURES)
+    module_name, _, class_name = ARCHITECTURES[architecture].partition(":")
+    options = {} if width is None else {"width": width}
+    return getattr(import_module(module_name), class_name)(classes=classes, **options)
 
 
 def _published(architecture: str) -> Path:

@@ -24,11 +24,24 @@ if TYPE_CHECKING:
     from .reporting import Report
     from .stages.evaluate import EvaluationResult
     from .stages.explain import Explanation
+    from .stages.package import Packaged
     from .stages.parity import ParityResult
     from .stages.tune import TuneResult
+    from .stages.verify import Verification
     from .workspace import Manifest, Workspace
 
-__all__ = ["bench", "doctor", "evaluate", "export", "parity", "runners", "tune", "write_report"]
+__all__ = [
+    "bench",
+    "doctor",
+    "evaluate",
+    "export",
+    "package",
+    "parity",
+    "runners",
+    "tune",
+    "verify",
+    "write_report",
+]
 
 SILENT = Silent()
 
@@ -36,6 +49,7 @@ SILENT = Silent()
 def export(
     model: str | None = None,
     *,
+    name: str | None = None,
     workspace: Any = None,
     force: bool = False,
     progress: Progress = SILENT,
@@ -43,23 +57,26 @@ def export(
 ) -> Manifest:
     """Export, simplify and quantize a model; returns the workspace's manifest.
 
-    ``options`` are the keys of ``[export]``. ``force`` makes everything again, whatever is in
-    the workspace. Raises what ``errors.EXIT_CODES`` lists.
+    ``model`` is the architecture, ``name`` what it is called in the workspace: the same, unless
+    told. ``options`` are the keys of ``[export]``. ``force`` makes everything again, whatever is
+    in the workspace. Raises what ``errors.EXIT_CODES`` lists.
     """
     from . import config as configuration
+    from .modelspec import settle
     from .stages import run_stages
     from .stages.chain import sections, stages_for
     from .workspace import Manifest, Transaction, Workspace
 
-    flags = {"workspace": workspace, "model": model, "export": options}
-    config = configuration.load(flags)
+    export = {"architecture": model, **options}
+    flags = {"workspace": workspace, "model": name or model, "export": export}
+    config = settle(configuration.load(flags))
     place = Workspace(config.workspace, config.model)
     with place.locked("edgepipe export", progress.say):
         before = Manifest() if force else place.manifest() or Manifest()
         if not force:
             place.check_unaltered(before)
         with Transaction(place, before) as transaction:
-            stages = stages_for(config)
+            stages = stages_for(config, progress)
             run_stages(stages, place, before, transaction, progress)
             return transaction.commit(**sections(transaction, config))
 
@@ -210,6 +227,44 @@ def evaluate(
         result = judge(place, manifest, config, progress)
         place.write_json(RESULT_FILE, result.to_json())
     return result
+
+
+def package(
+    *,
+    workspace: Any = None,
+    model: str | None = None,
+    progress: Progress = SILENT,
+    **options: Any,
+) -> Packaged:
+    """Write the bundle of a workspace: variants, proof and settings in one archive.
+
+    ``options`` are the keys of ``[package]``. Raises what ``errors.EXIT_CODES`` lists.
+    """
+    from . import config as configuration
+    from .stages.package import package as write
+    from .workspace import Workspace
+
+    config = configuration.load({"workspace": workspace, "model": model, "package": options})
+    place = Workspace(config.workspace, config.model)
+    with place.exported("edgepipe package", progress.say) as manifest:
+        return write(place, manifest, config, progress)
+
+
+def verify(
+    bundle: Any, *, target: str = "local", progress: Progress = SILENT, **options: Any
+) -> Verification:
+    """Check a bundle and run its goldens on a target.
+
+    ``options`` are the keys of ``[verify]``. Raises what ``errors.EXIT_CODES`` lists; the verdict
+    is in the result.
+    """
+    from pathlib import Path
+
+    from . import config as configuration
+    from .stages.verify import verify as check
+
+    config = configuration.load({"verify": options})
+    return check(Path(bundle), config, config.target(target), progress)
 
 
 def write_report(

@@ -226,15 +226,15 @@ def open_cell(
         paths = (model, *map(model.with_name, cell.beside))
         files = {path.name: path.read_bytes() for path in paths}
         loaded = worker.load(cell.runner, files, settings, cache)
-        _audit(cell, loaded)
+        audit(loaded, cell.allow_fallback)
         yield OpenCell(worker, loaded, cell.batch)
 
 
-def _audit(cell: Cell, loaded: Loaded) -> None:
+def audit(loaded: Loaded, allow_fallback: bool) -> None:
     """A runner refuses by itself what it can; this is what holds for all, plug-ins included."""
     placement = loaded.placement
     elsewhere = placement.elsewhere()
-    if elsewhere and not cell.allow_fallback:
+    if elsewhere and not allow_fallback:
         where = ", ".join(f"{count} on {name}" for name, count in elsewhere.items())
         raise PlacementError(
             f"not all nodes are on {placement.provider}: {where}; --allow-fallback accepts that"

@@ -26,17 +26,21 @@ from pydantic import (
 
 from ..exporters import registry as exporters
 from ..exporters.sources import WEIGHTS
-from ..exporters.zoo import ARCHITECTURES
 from ..runners import registry
+from ..runners.images import PRESETS
 from ..runners.launch import BUILT_IN_TARGETS, LOCAL, Target
 from .errors import InputError, UsageError
 from .placement import required_share
 
+DEFAULT_MODEL = "mobilenet_v2"
+SYNTHETIC = "synthetic"
 CONFIG_FILE = "edgepipe.toml"
 ENVIRONMENT_PREFIX = "EDGEPIPE_"
 NOT_CONFIGURATION = frozenset({"EDGEPIPE_WEIGHTS_URL", "EDGEPIPE_DEBUG"})
 VARIANTS = ("fp32", "int8", "int8-avx2", "fp16")
 PRECISIONS = ("f32", "tf32", "bf16", "f16")
+# A model's name is that of its folder: nothing that leads elsewhere, or hides it.
+NAME = r"^[A-Za-z0-9_][A-Za-z0-9_.+-]*$"
 _HOST = r"([\w.+][\w.+-]*@)?(\w[\w.-]*|\[[\da-fA-F:.]+\])"
 SSH_HOST = re.compile(rf"{_HOST}|ssh://{_HOST}(:\d+)?")
 
@@ -72,14 +76,31 @@ class _Section(BaseModel):
 class ExportConfig(_Section):
     """What ``edgepipe export`` makes. ``batch`` is a number or "dynamic".
 
-    ``exporter`` makes the ONNX file. ``formats`` are written beside it.
+    ``width`` is the width multiplier of the architectures that have one (1 by default), ``classes``
+    how many random weights tell apart. ``exporter`` makes the ONNX file. ``formats`` are written
+    beside it. ``checkpoint`` takes the place of ``weights``, ``labels`` is a text file with one a
+    line. ``preprocessing`` is a preset; the fields after it change it, see
+    ``runners.images.Preprocessing``. ``calibration`` is a folder of images, or "synthetic".
     """
 
+    architecture: str | None = None
     weights: str = "digits"
+    width: Annotated[float, Field(ge=0.1, le=4)] | None = None
+    classes: Annotated[int, Field(ge=1, le=1_000_000)] | None = None
+    checkpoint: Path | None = None
+    labels: Path | None = None
     exporter: str = "onnx-dynamo"
     opset: Annotated[int, Field(ge=7, le=30)] = 20
     batch: Positive | Literal["dynamic"] = 1
     input_size: Annotated[int, Field(ge=32, le=2048)] | None = None
+    preprocessing: str | None = None
+    resize: Literal["shorter-side", "squash"] | None = None
+    resize_to: Positive | None = None
+    mean: tuple[float, float, float] | None = None
+    std: tuple[float, float, float] | None = None
+    channels: Literal["rgb", "bgr"] | None = None
+    calibration: Path | None = None
+    calibration_images: Positive = 128
     simplify: bool = True
     variants: tuple[str, ...] = ("fp32", "int8", "int8-avx2")
     formats: tuple[str, ...] = (exporters.ONNX,)
@@ -146,12 +167,52 @@ class EvaluateConfig(CellsConfig):
     max_drop: Annotated[float, Field(ge=0, le=100)] | None = None
 
 
+class PackageConfig(_Section):
+    """What ``edgepipe package`` writes. Empty ``variants``: all that have one of the formats.
+
+    ``sign_key`` is an elliptic-curve private key (PEM); with ``sign_certificate`` and the
+    certificates above it, ``sign_chain``, a box only has to know the root.
+    """
+
+    output: Path = Path("bundles")
+    variants: tuple[str, ...] = ()
+    formats: tuple[str, ...] = (exporters.ONNX,)
+    sign_key: Path | None = None
+    sign_certificate: Path | None = None
+    sign_chain: tuple[Path, ...] = ()
+    allow_untrained: bool = False
+    allow_failed_parity: bool = False
+
+    @model_validator(mode="after")
+    def _signs_with_a_key(self) -> Self:
+        if (self.sign_certificate or self.sign_chain) and not self.sign_key:
+            raise ValueError("a certificate signs nothing without its key")
+        return self
+
+
+class VerifyConfig(_Section):
+    """How ``edgepipe verify`` checks a bundle: whose signature is required, what is run.
+
+    ``key`` is a public key (PEM), ``roots`` are certificates; either makes a signature required.
+    ``samples`` is how many goldens, all by default.
+    """
+
+    key: Path | None = None
+    roots: tuple[Path, ...] = ()
+    runner: str | None = None
+    variant: str | None = None
+    samples: Positive | None = None
+    allow_unfit: bool = False
+
+
 COMMANDS: dict[str, type[_Section]] = {
     "export": ExportConfig,
     "bench": BenchConfig,
     "tune": TuneConfig,
     "parity": ParityConfig,
     "evaluate": EvaluateConfig,
+    "package": PackageConfig,
+    "verify": VerifyConfig,
 }
 
 
@@ -212,12 +273,14 @@ class Config(_Section):
     """Everything a command needs to know, frozen."""
 
     workspace: Path = Path("artifacts")
-    model: str = "mobilenet_v2"
+    model: Annotated[str, Field(pattern=NAME)] = DEFAULT_MODEL
     export: ExportConfig = ExportConfig()
     bench: BenchConfig = BenchConfig()
     tune: TuneConfig = TuneConfig()
     parity: ParityConfig = ParityConfig()
     evaluate: EvaluateConfig = EvaluateConfig()
+    package: PackageConfig = PackageConfig()
+    verify: VerifyConfig = VerifyConfig()
     gates: dict[str, GateConfig] = {}
     targets: dict[str, TargetConfig] = {}
     runners: dict[str, RunnerConfig] = {}
@@ -289,11 +352,14 @@ def _check_names(config: Config) -> None:
     targets = {*BUILT_IN_TARGETS, *config.targets}
     runners = registry.names()
     for key, names, known in (
-        ("model", [config.model], ARCHITECTURES),
         ("export.weights", [config.export.weights], WEIGHTS),
+        ("export.preprocessing", [config.export.preprocessing or "none"], PRESETS),
         ("export.exporter", [config.export.exporter], exporters.names()),
         ("export.formats", config.export.formats, [exporters.ONNX, *exporters.names()]),
         ("export.variants", config.export.variants, VARIANTS),
+        ("package.variants", config.package.variants, VARIANTS),
+        ("package.formats", config.package.formats, [exporters.ONNX, *exporters.names()]),
+        ("verify.runner", filter(None, [config.verify.runner]), runners),
         ("runners", config.runners, runners),
         *(
             check

@@ -1,4 +1,4 @@
-"""Labelled images to judge accuracy on: the embedded digits, or a folder with one for each class.
+"""Images: the embedded digits, folders of them, a sample of such a folder, synthetic ones.
 
 Images are decoded when they are needed, a chunk ahead of the one in use, so that memory does
 not grow with their number. Kept of a folder is only the list of its files.
@@ -7,10 +7,11 @@ not grow with their number. Kept of a folder is only the list of its files.
 from __future__ import annotations
 
 import hashlib
+import itertools
 import json
 import os
 import stat
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass
 from pathlib import Path
@@ -18,6 +19,7 @@ from pathlib import Path
 import numpy as np
 
 from ..runners import images
+from ..runners.base import ImageError
 from ..runners.images import Pixels, Preprocessing
 from . import digits as embedded
 from .errors import InputError
@@ -25,15 +27,18 @@ from .errors import InputError
 # Two at a time keep a worker busy with pictures of a camera, and bound what is in memory.
 DECODERS = 2
 LABELS_SHOWN = 20
+# Squares of noise that a synthetic picture is the mean of, from one patch of colour to pixels.
+SYNTHETIC_SIDES = (2, 4, 8, 16, 32, 64, 128, 256)
 
 
 @dataclass(frozen=True)
 class Dataset:
     """Images with their classes.
 
-    ``labels`` are int64 ``[N]``, indices into the model's classes; ``image(i)`` decodes one:
-    uint8 ``[H, W]`` or ``[H, W, 3]``. ``digest`` is of the digits' pixels, or of the list of
-    files: class, name and size of each. ``notes`` is what a reader has to know about it.
+    ``labels`` are int64 ``[N]``, indices into the model's classes, -1 where it isn't known;
+    ``image(i)`` decodes one: uint8 ``[H, W]`` or ``[H, W, 3]``. ``digest`` is of the digits'
+    pixels, of the contents of a sample's files, or of the list of files to evaluate: class, name
+    and size of each. ``notes`` is what a reader has to know about it.
     """
 
     name: str
@@ -75,11 +80,101 @@ class Dataset:
         return images.to_pixels(self.image(row), preprocessing)
 
 
-def digits() -> Dataset:
-    """The 397 embedded digits that no training and no calibration has seen."""
-    pictures, labels = embedded.pictures("held_out")
+def digits(part: str = "held_out", count: int | None = None) -> Dataset:
+    """The first ``count`` embedded digits: of the 397 that no training has seen, or "train"."""
+    pictures, labels = (array[:count] for array in embedded.pictures(part))
     digest = hashlib.sha256(pictures.tobytes() + labels.tobytes()).hexdigest()
-    return Dataset("digits (held out)", labels.astype(np.int64), pictures.__getitem__, digest)
+    name = f"digits ({part.replace('_', ' ')})"
+    return Dataset(name, labels.astype(np.int64), pictures.__getitem__, digest)
+
+
+def synthetic(start: int, count: int) -> Dataset:
+    """Pictures of nothing, coarse and fine texture in equal parts; number ``i`` never changes.
+
+    Only their form is a picture's: ranges measured on them are not those of photographs.
+    """
+
+    def image(row: int) -> np.ndarray:
+        from PIL import Image
+
+        random = np.random.default_rng(start + row)
+        layers, whole = [], SYNTHETIC_SIDES[-1]
+        for side in SYNTHETIC_SIDES:
+            noise = Image.fromarray(random.integers(0, 256, (side, side, 3), np.uint8))
+            layers.append(np.asarray(noise.resize((whole, whole)), np.float32))
+        mixed = np.mean(layers, axis=0)
+        low, high = mixed.min(), mixed.max()
+        return (255 * (mixed - low) / (high - low)).astype(np.uint8)
+
+    digest = hashlib.sha256(f"synthetic {start} {count} {SYNTHETIC_SIDES}".encode()).hexdigest()
+    return Dataset("synthetic", np.full(count, -1, np.int64), image, digest)
+
+
+def of_files(files: Sequence[Path], labels: Sequence[str] = ()) -> Dataset:
+    """A dataset of image files; their class is the label that their folder is named after.
+
+    The digest is of their contents. Raises ``ImageError`` for one that can't be opened.
+    """
+    hasher = hashlib.sha256()
+    for file in files:
+        try:
+            with file.open("rb") as opened:
+                hasher.update(hashlib.file_digest(opened, "sha256").digest())
+        except OSError as error:
+            raise ImageError(f"{file}: {error.strerror}") from error
+    kept = [str(file) for file in files]
+    known = {label: number for number, label in enumerate(labels)}
+    classes = np.array([known.get(file.parent.name, -1) for file in files], np.int64)
+    return Dataset(
+        "files", classes, lambda row: images.load_image(Path(kept[row])), hasher.hexdigest()
+    )
+
+
+@dataclass(frozen=True)
+class Listing:
+    """The image files of a folder by class folder; under "" in a flat one, ``classes`` False."""
+
+    files: Mapping[str, list[Path]]
+    classes: bool
+    notes: tuple[str, ...]
+
+    def sample(self, count: int) -> list[Path]:
+        """``count`` of the files, or all if there are no more.
+
+        As many of each class as there are, spread over its names, and the same ones every time,
+        wherever the folder lies.
+        """
+        shuffled = [
+            sorted(files, key=lambda file: hashlib.sha256(f"{name}/{file.name}".encode()).digest())
+            for name, files in self.files.items()
+        ]
+        rounds = itertools.zip_longest(*shuffled)
+        return [file for one in rounds for file in one if file is not None][:count]
+
+
+def list_images(folder: Path) -> Listing:
+    """The images that lie in a folder or, if none do, in the folders in it, sorted by name.
+
+    Hidden files and those that aren't images by their suffix are ignored, and counted in the
+    notes. Raises ``InputError`` if there are none, or a folder can't be read.
+    """
+    flat, ignored = _image_files(folder)
+    found = {"": flat} if flat else {}
+    if not flat:
+        ignored = 0
+        for entry in _entries(folder):
+            if entry.name.startswith(".") or not _is_folder(entry):
+                ignored += 1
+                continue
+            files, others = _image_files(entry)
+            ignored += others
+            if files:
+                found[entry.name] = files
+    if not found:
+        others = f"; {ignored} other entries are none" if ignored else ""
+        raise InputError(f"{folder}: no images in it{others}")
+    notes = (f"{folder}: {ignored} entries ignored: hidden or no image",) if ignored else ()
+    return Listing(found, not flat, notes)
 
 
 def class_folders(folder: Path, labels: Sequence[str]) -> Dataset:
@@ -90,7 +185,6 @@ def class_folders(folder: Path, labels: Sequence[str]) -> Dataset:
     ignored, and counted in ``notes``. Raises ``InputError`` for a folder that is no label or has no
     image at all, ``ImageError`` for an image that can't be read.
     """
-    suffixes = _suffixes()
     files: list[str] = []
     classes: list[int] = []
     seen: set[str] = set()
@@ -101,10 +195,9 @@ def class_folders(folder: Path, labels: Sequence[str]) -> Dataset:
             ignored += 1
             continue
         number = _class_of(entry, labels)
-        for file in _entries(entry):
-            if file.name.startswith(".") or file.suffix.lower() not in suffixes or file.is_dir():
-                ignored += 1
-                continue
+        found, others = _image_files(entry)
+        ignored += others
+        for file in found:
             images.check_image(file)
             size = file.stat().st_size
             hasher.update(json.dumps([entry.name, file.name, size]).encode())
@@ -112,8 +205,8 @@ def class_folders(folder: Path, labels: Sequence[str]) -> Dataset:
             classes.append(number)
             seen.add(entry.name)
     if not files:
-        found = f"; {ignored} other entries are none" if ignored else ""
-        raise InputError(f"{folder}: no images in class folders{found}")
+        others = f"; {ignored} other entries are none" if ignored else ""
+        raise InputError(f"{folder}: no images in class folders{others}")
     return Dataset(
         str(folder),
         np.array(classes, np.int64),
@@ -148,6 +241,18 @@ def _shown(labels: Sequence[str]) -> str:
     """A list of labels, cut where it gets long."""
     more = len(labels) - LABELS_SHOWN
     return ", ".join(labels[:LABELS_SHOWN]) + (f" and {more} more" if more > 0 else "")
+
+
+def _image_files(folder: Path) -> tuple[list[Path], int]:
+    """The images in a folder, going by their names, and how many entries are something else."""
+    suffixes = _suffixes()
+    entries = _entries(folder)
+    found = [
+        file
+        for file in entries
+        if not file.name.startswith(".") and file.suffix.lower() in suffixes and not file.is_dir()
+    ]
+    return found, len(entries) - len(found)
 
 
 def _entries(folder: Path) -> list[Path]:

@@ -29,14 +29,33 @@ FORMATS = ("JPEG", "PNG", "GIF", "BMP", "WEBP", "TIFF", "PPM", "AVIF")
 # Pillow's own limit, above which it warns of a decompression bomb: a quarter of a GiB as RGB.
 MAX_PIXELS = 89_478_485
 
+# Sides of an image in relation to each other, beyond which its ends are cut off before a resize.
+LONGEST = 16
+
+RESIZES = ("shorter-side", "squash")
+INTERPOLATIONS = ("bilinear", "bicubic")
+CHANNELS = ("rgb", "bgr")
+_CROPPED: Mapping[str, Any] = {"size": 224, "resize": "shorter-side", "resize_to": 256}
+# What models are commonly trained with. "imagenet" is torchvision's, whose mean and deviation are
+# those of ImageNet's training set; "inception" is that of TensorFlow's models, values in [-1, 1];
+# "none" only scales to [0, 1].
+PRESETS: Mapping[str, Mapping[str, Any]] = {
+    "imagenet": {**_CROPPED, "mean": (0.485, 0.456, 0.406), "std": (0.229, 0.224, 0.225)},
+    "inception": {**_CROPPED, "mean": (0.5, 0.5, 0.5), "std": (0.5, 0.5, 0.5)},
+    "none": {"size": 224, "mean": (0.0, 0.0, 0.0), "std": (1.0, 1.0, 1.0)},
+}
+
 
 @dataclass(frozen=True)
 class Preprocessing:
     """How an image becomes a tensor.
 
-    ``size`` is the side of the square input in pixels. ``resize`` is "squash" (to the square,
-    aspect ratio not kept) or "shorter-side" (the shorter side to ``resize_to``, then the
-    centre square). ``mean`` and ``std`` are per channel (R, G, B) of values in [0, 1].
+    ``resize`` is "squash" (to a square, aspect ratio not kept) or "shorter-side", ``interpolation``
+    "bilinear" or "bicubic"; the square's
+    or the shorter side gets ``resize_to`` pixels (``None``: ``size``), and of that the centre
+    square of ``size`` is cut. ``channels`` is the order that the model takes them in, "rgb" or
+    "bgr"; ``mean`` and ``std`` are in this order, of values in [0, 1]. With ``folded`` all but
+    the geometry is part of the model, which then takes uint8 ``[N, size, size, 3]``, RGB.
     """
 
     size: int
@@ -44,11 +63,35 @@ class Preprocessing:
     std: tuple[float, ...]
     resize: str = "squash"
     resize_to: int | None = None
+    interpolation: str = "bilinear"
+    channels: str = "rgb"
+    folded: bool = False
+
+    def __post_init__(self) -> None:
+        for name, value, known in (
+            ("resize", self.resize, RESIZES),
+            ("interpolation", self.interpolation, INTERPOLATIONS),
+            ("channels", self.channels, CHANNELS),
+        ):
+            if value not in known:
+                raise ValueError(f"{name} is one of {', '.join(known)}, got {value!r}")
+        if len(self.mean) != 3 or len(self.std) != 3 or min(self.std) <= 0:
+            raise ValueError("mean and std have 3 values each, those of std above 0")
+        if self.size < 1 or (self.resize_to or self.size) < self.size:
+            raise ValueError(f"can't cut {self.size} pixels out of {self.resize_to}")
 
     @classmethod
     def from_json(cls, value: Mapping[str, Any]) -> Self:
-        """From the manifest's ``preprocessing``."""
-        return cls(**{**value, "mean": tuple(value["mean"]), "std": tuple(value["std"])})
+        """From the manifest's ``preprocessing``. Raises ``ValueError`` for what is none."""
+        try:
+            return cls(**{**value, "mean": tuple(value["mean"]), "std": tuple(value["std"])})
+        except (TypeError, KeyError) as error:
+            raise ValueError(f"no preprocessing: {error}") from error
+
+    @classmethod
+    def preset(cls, name: str, size: int | None = None) -> Self:
+        """One of ``PRESETS``, which are given at 224 pixels, for an input size."""
+        return cls(**PRESETS[name]).at(size)
 
     def to_json(self) -> dict[str, Any]:
         """For the manifest: JSON values only."""
@@ -60,6 +103,12 @@ class Preprocessing:
             return self
         resize_to = self.resize_to and round(self.resize_to * size / self.size)
         return replace(self, size=size, resize_to=resize_to)
+
+    @property
+    def shape(self) -> tuple[int, int, int]:
+        """The shape of an image as the model takes it, without the batch."""
+        side = self.size
+        return (side, side, 3) if self.folded else (3, side, side)
 
 
 def load_image(path: Path) -> Pixels:
@@ -138,7 +187,7 @@ def pillow() -> Any:
 
 
 def to_pixels(image: np.ndarray, preprocessing: Preprocessing) -> Pixels:
-    """Bring an image to the model's input size, bilinear with antialiasing.
+    """Bring an image to the model's input size, with antialiasing.
 
     ``image`` is uint8, ``[H, W]`` (grey, repeated over the channels) or ``[H, W, 3]``.
     Returns uint8 ``[size, size, 3]``.
@@ -146,15 +195,27 @@ def to_pixels(image: np.ndarray, preprocessing: Preprocessing) -> Pixels:
     from PIL import Image
 
     side = preprocessing.size
+    method = Image.Resampling[preprocessing.interpolation.upper()]
+    before = preprocessing.resize_to or side
     picture = Image.fromarray(image).convert("RGB")
-    if preprocessing.resize == "squash":
-        return np.asarray(picture.resize((side, side), Image.Resampling.BILINEAR))
-    shorter = preprocessing.resize_to or side
-    scale = shorter / min(picture.size)
-    width, height = (max(shorter, round(length * scale)) for length in picture.size)
-    picture = picture.resize((width, height), Image.Resampling.BILINEAR)
+    width = height = before
+    if preprocessing.resize == "shorter-side":
+        picture = _centre(picture)
+        scale = before / min(picture.size)
+        width, height = (max(before, round(length * scale)) for length in picture.size)
+    picture = picture.resize((width, height), method)
     left, top = (width - side) // 2, (height - side) // 2
     return np.asarray(picture.crop((left, top, left + side, top + side)))
+
+
+def _centre(picture: PIL.Image.Image) -> PIL.Image.Image:
+    """A strip cut down to what can end up in the crop: enlarged as a whole it fills the memory."""
+    shorter = min(picture.size)
+    left, top = (max(0, (length - LONGEST * shorter) // 2) for length in picture.size)
+    if not (left or top):
+        return picture
+    width, height = picture.size
+    return picture.crop((left, top, width - left, height - top))
 
 
 def stack(images: np.ndarray, preprocessing: Preprocessing) -> Pixels:
@@ -163,12 +224,20 @@ def stack(images: np.ndarray, preprocessing: Preprocessing) -> Pixels:
 
 
 def normalize(pixels: Pixels, preprocessing: Preprocessing) -> np.ndarray:
-    """Turn uint8 ``[N, H, W, 3]`` into float32 ``[N, 3, H, W]``: ``(x / 255 - mean) / std``."""
+    """Turn uint8 ``[N, H, W, 3]`` into what the model takes.
+
+    float32 ``[N, 3, H, W]``, ``(x / 255 - mean) / std``; or, if the model does that itself
+    (``folded``), the pixels as they are.
+    """
+    if preprocessing.folded:
+        return pixels
     mean = np.asarray(preprocessing.mean, np.float32)
     std = np.asarray(preprocessing.std, np.float32)
     # A byte has 256 values: compute each once and look it up, a quarter of the time.
     values = (np.arange(256, dtype=np.float32)[:, None] / np.float32(255) - mean) / std
-    return np.stack([values[:, channel][pixels[..., channel]] for channel in range(3)], axis=1)
+    order = (0, 1, 2) if preprocessing.channels == "rgb" else (2, 1, 0)
+    parts = [values[:, place][pixels[..., channel]] for place, channel in enumerate(order)]
+    return np.stack(parts, axis=1)
 
 
 def batches(array: np.ndarray, batch: int) -> Iterator[tuple[np.ndarray, slice, int]]:

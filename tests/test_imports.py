@@ -60,8 +60,8 @@ def test_every_module_imports_without_heavy_libraries() -> None:
 @pytest.mark.parametrize(
     "command",
     [
-        *((), ("export",), ("bench",), ("parity",), ("evaluate",), ("report",)),
-        *(("tune",), ("runners",), ("doctor",), ("env",)),
+        *((), ("export",), ("bench",), ("parity",), ("evaluate",), ("runners",), ("doctor",)),
+        *(("env",), ("package",), ("verify",), ("report",), ("tune",)),
     ],
     ids=str,
 )
@@ -78,9 +78,8 @@ def test_help_lists_every_command_that_is_tested_here() -> None:
     names = {
         str(command.callback.__name__) for command in app.registered_commands if command.callback
     }
-    assert names == {
-        *("export", "bench", "tune", "parity", "evaluate", "report", "runners", "doctor")
-    }
+    more = {"tune", "package", "verify", "report"}
+    assert names == {"export", "bench", "parity", "evaluate", "runners", "doctor", *more}
 
 
 def test_export_without_its_libraries_says_what_to_install(tmp_path: Path) -> None:

@@ -10,7 +10,7 @@ from typing import Annotated, Any
 
 import typer
 
-from . import judging, machine, making, showing, speed
+from . import judging, machine, making, shipping, showing, speed
 
 DEBUG = "EDGEPIPE_DEBUG"
 
@@ -28,6 +28,8 @@ for command in (
     speed.tune,
     judging.parity,
     judging.evaluate,
+    shipping.package,
+    shipping.verify,
     showing.report,
     machine.runners,
     machine.doctor,

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from pathlib import Path
 from typing import Annotated
 
 import typer
@@ -13,6 +14,34 @@ def export(
     model: Annotated[str | None, typer.Argument(help="[default: mobilenet_v2]")] = None,
     weights: Annotated[
         str | None, typer.Option(help="digits, imagenet or random [default: digits].")
+    ] = None,
+    width: Annotated[
+        float | None,
+        typer.Option(help="Width multiplier, of architectures that have one [default: 1]."),
+    ] = None,
+    classes: Annotated[
+        int | None, typer.Option(help="Classes of random weights [default: the 10 digits].")
+    ] = None,
+    checkpoint: Annotated[
+        Path | None,
+        typer.Option(metavar="FILE", help="Weights: a state dict (.safetensors, .pt, .pth)."),
+    ] = None,
+    labels: Annotated[
+        Path | None, typer.Option(metavar="FILE", help="The checkpoint's labels, one a line.")
+    ] = None,
+    name: Annotated[
+        str | None, typer.Option(help="What to call it in the workspace [default: MODEL].")
+    ] = None,
+    preprocessing: Annotated[
+        str | None,
+        typer.Option(help="imagenet, inception or none [default: the weights' own, or imagenet]."),
+    ] = None,
+    calibration: Annotated[
+        Path | None,
+        typer.Option(metavar="DIR", help="Images to calibrate int8 with; or: synthetic."),
+    ] = None,
+    calibration_images: Annotated[
+        int | None, typer.Option(metavar="N", help="How many of them [default: 128].")
     ] = None,
     variant: options.Variant = None,
     simplify: Annotated[
@@ -48,7 +77,15 @@ def export(
         workspace=workspace,
         force=force,
         progress=options.progress(quiet),
+        name=name,
         weights=weights,
+        width=width,
+        classes=classes,
+        checkpoint=checkpoint,
+        labels=labels,
+        preprocessing=preprocessing,
+        calibration=calibration,
+        calibration_images=calibration_images,
         variants=tuple(variant) if variant else None,
         simplify=simplify,
         exporter=exporter,

@@ -8,6 +8,7 @@ from typing import Any
 from rich.console import RenderableType
 
 from .. import placement
+from ..config import SYNTHETIC
 from ..diagnosis import Diagnosis
 from ..inventory import Inventory
 from ..stages.evaluate import CellAccuracy, EvaluationResult
@@ -27,7 +28,10 @@ def export_table(manifest: Manifest) -> str:
             about = _about(manifest, name) if name in files.values() else "belongs to it"
             size = f"{artifact.size / MIB:.2f}"
             shown.add_row(variant, name, size, artifact.sha256[:12], about)
-    return text(shown)
+    parts: list[RenderableType] = [shown]
+    if (manifest.model["calibration"] or {}).get("from") == SYNTHETIC:
+        parts.append("  int8 is calibrated on synthetic images: try it, don't ship it")
+    return text(*parts)
 
 
 def parity_table(result: ParityResult) -> str:

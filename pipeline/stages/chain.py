@@ -5,9 +5,12 @@ from __future__ import annotations
 from typing import Any
 
 from ...exporters import registry
-from ...exporters.sources import CALIBRATED_WEIGHTS, resolve
+from ...exporters.sources import CALIBRATED_WEIGHTS, CHECKPOINT
+from .. import samples
 from ..config import Config
 from ..errors import UsageError
+from ..modelspec import specify
+from ..progress import Progress, Silent
 from ..workspace import Transaction
 from . import Stage, versions
 from .export import PROGRAM, Export
@@ -17,32 +20,34 @@ from .simplify import FP32, Simplify
 
 # Images in one calibration run when the model leaves the batch open.
 DYNAMIC_CALIBRATION_BATCH = 16
+SILENT = Silent()
 
 
-def stages_for(config: Config) -> list[Stage]:
+def stages_for(config: Config, progress: Progress = SILENT) -> list[Stage]:
     """Export and simplify, then calibrate and one quantize for each int8 variant asked for.
 
     Raises ``UsageError`` for int8 variants of weights that come without calibration images.
     """
-    quantized = [name for name in REDUCED_RANGE if name in config.export.variants]
-    if quantized and config.export.weights not in CALIBRATED_WEIGHTS:
-        raise UsageError(
-            f"{', '.join(quantized)} needs images to calibrate with, and none come with "
-            f"{config.export.weights} weights: use --variant fp32"
-        )
-    source = resolve(config.model, config.export.weights)
+    quantized = tuple(name for name in REDUCED_RANGE if name in config.export.variants)
+    if quantized and config.export.calibration is None:  # before anything is downloaded
+        weights = CHECKPOINT if config.export.checkpoint else config.export.weights
+        if weights not in CALIBRATED_WEIGHTS:
+            raise samples.refusal(weights, quantized)
+    spec = specify(config)
+    chosen = samples.choose(config.export, spec.source, quantized)
+    for note in (*spec.notes, *chosen.notes):
+        progress.say(f"warning: {note}")
     if registry.get(config.export.exporter).format != registry.ONNX:
         raise UsageError(
             f"exporter {config.export.exporter} writes no ONNX: ask for it with --format"
         )
-    export = Export(source, config.export)
-    preprocessing = export.preprocessing()
-    stages: list[Stage] = [export, Simplify(config.export.simplify, preprocessing)]
+    export = Export(spec, config.export, chosen)
+    stages: list[Stage] = [export, Simplify(config.export.simplify, spec.preprocessing)]
     stages += _further_formats(export, config)
-    if quantized:
+    if chosen.calibration:
         batch = config.export.batch
         count = DYNAMIC_CALIBRATION_BATCH if batch == "dynamic" else int(batch)
-        stages.append(Calibrate(preprocessing, count))
+        stages.append(Calibrate(spec.preprocessing, count, chosen))
     return [*stages, *(Quantize(name) for name in quantized)]
 
 
@@ -66,6 +71,7 @@ def sections(transaction: Transaction, config: Config) -> dict[str, Any]:
     """The manifest's sections about the model, from what the stages recorded."""
     export = transaction.stages["export"]
     source = export.depends["source"]
+    calibrate = transaction.stages.get("calibrate")
     variants: dict[str, dict[str, str]] = {"fp32": {"onnx": FP32, "pt2": PROGRAM}}
     variants |= {
         name: {"onnx": f"{name}.onnx"} for name in REDUCED_RANGE if name in transaction.stages
@@ -77,6 +83,7 @@ def sections(transaction: Transaction, config: Config) -> dict[str, Any]:
         "model": {
             "name": config.model,
             "architecture": source["architecture"],
+            "width": source["width"],
             "weights": source["weights"],
             "weights_sha256": source["digest"],
             "trained": source["trained"],
@@ -84,6 +91,8 @@ def sections(transaction: Transaction, config: Config) -> dict[str, Any]:
             "classes": source["classes"],
             "batch": export.depends["batch"],
             "input_size": export.depends["preprocessing"]["size"],
+            "goldens": export.depends["goldens"],
+            "calibration": calibrate.depends["images"] if calibrate else None,
             "simplified": transaction.stages["simplify"].result["simplified"],
             "not_simplified_because": transaction.stages["simplify"].result["reason"],
         },

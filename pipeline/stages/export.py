@@ -18,13 +18,15 @@ from ...exporters.base import (
     ModelError,
 )
 from ...exporters.onnx import export_program
-from ...exporters.sources import DIGITS_DATASET, Source, build
+from ...exporters.sources import build
 from ...runners import images
-from .. import digits, goldens
+from .. import goldens
 from ..config import ExportConfig
 from ..errors import StageError
+from ..modelspec import ModelSpec
 from ..progress import Progress
-from ..workspace import Transaction, sha256_file
+from ..samples import Samples
+from ..workspace import Transaction
 from . import versions
 
 if TYPE_CHECKING:
@@ -39,28 +41,25 @@ GOLDEN_BATCH = 8
 class Export:
     """Writes ``exported.onnx``, ``fp32.pt2`` and ``goldens.npz``."""
 
-    source: Source
+    spec: ModelSpec
     config: ExportConfig
+    samples: Samples
 
     name = "export"
     requires: tuple[str, ...] = ()
     ensures: tuple[str, ...] = (EXPORTED, PROGRAM, goldens.FILE)
 
-    def preprocessing(self) -> images.Preprocessing:
-        """The source's preprocessing, at the input size that was asked for."""
-        return images.Preprocessing.from_json(self.source.preprocessing).at(self.config.input_size)
-
     def depends(self, transaction: Transaction) -> Mapping[str, Any]:
         """See ``Stage.depends``."""
-        source = {key: value for key, value in asdict(self.source).items() if key != "path"}
+        source = {key: value for key, value in asdict(self.spec.source).items() if key != "path"}
         return {
             "source": source,
             "exporter": self.config.exporter,
             **plugin(self.config.exporter),
             "opset": self.config.opset,
             "batch": self.config.batch,
-            "preprocessing": self.preprocessing().to_json(),
-            "goldens": {"images": sha256_file(DIGITS_DATASET), "count": goldens.COUNT},
+            "preprocessing": self.spec.preprocessing.to_json(),
+            "goldens": self.samples.about(self.samples.goldens),
             "versions": versions("edgepipe", "torch", "onnx", "onnxscript", "numpy", "pillow"),
         }
 
@@ -68,11 +67,11 @@ class Export:
         """What every exporter gets: the module, an example input, the options."""
         import torch
 
-        batch, size = self.config.batch, self.preprocessing().size
+        batch, size = self.config.batch, self.spec.preprocessing.size
         # Two rows for a dynamic batch: torch.export would take a single one for a constant.
         rows = 2 if batch == "dynamic" else int(batch)
         options = ExportOptions(self.config.opset, dynamic_batch=batch == "dynamic")
-        return build(self.source), (torch.zeros(rows, 3, size, size),), options
+        return build(self.spec.source), (torch.zeros(rows, 3, size, size),), options
 
     def run(self, transaction: Transaction, progress: Progress) -> Mapping[str, Any]:
         """See ``Stage.run``."""
@@ -80,28 +79,27 @@ class Export:
         files = run_exporter(registry.get(self.config.exporter), module, example, options)
         transaction.write(EXPORTED, files[".onnx"])
         transaction.write(PROGRAM, export_program(module, example, options))
-        recorded = self._record_goldens(module, self.preprocessing(), options)
+        recorded = self._record_goldens(module, options)
         transaction.write(goldens.FILE, recorded.to_bytes())
         output = options.output_names[0]
         parameters = sum(parameter.numel() for parameter in module.parameters())
-        if not self.source.trained:
+        source = self.spec.source
+        if not source.trained:
             progress.say("warning: random weights: good for timing, its answers mean nothing")
         return {
             "parameters": parameters,
             "input": options.input_names[0],
             "output": output,
             "reference_sqnr_db": recorded.reference_sqnr_db,
-            "summary": f"{self.source.architecture} with {self.source.weights} weights, "
+            "summary": f"{source.architecture} with {source.weights} weights, "
             f"{parameters:,} parameters, opset {self.config.opset}, {self.config.exporter}",
         }
 
-    def _record_goldens(
-        self, module: torch.nn.Module, preprocessing: images.Preprocessing, options: ExportOptions
-    ) -> goldens.Goldens:
+    def _record_goldens(self, module: torch.nn.Module, options: ExportOptions) -> goldens.Goldens:
         import torch
 
-        held_out, labels = digits.pictures("held_out")
-        pixels = images.stack(held_out[: goldens.COUNT], preprocessing)
+        preprocessing, chosen = self.spec.preprocessing, self.samples.goldens
+        ((pixels, labels),) = chosen.chunks(preprocessing, len(chosen))
         inputs = torch.from_numpy(images.normalize(pixels, preprocessing))
         outputs: dict[torch.dtype, np.ndarray] = {}
         with _one_thread(), torch.inference_mode():
@@ -113,7 +111,7 @@ class Export:
         name = options.output_names[0]
         return goldens.Goldens(
             pixels,
-            labels[: goldens.COUNT],
+            labels,
             fp32={name: outputs[torch.float32]},
             fp64={name: outputs[torch.float64]},
         )

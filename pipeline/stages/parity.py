@@ -284,9 +284,16 @@ def judge_all(recording: Recording, config: Config) -> ParityResult:
 
 
 def gate_for(cell: CellOutputs, recording: Recording, config: Config) -> Gate:
+    """The limits of a recorded cell."""
+    return gate_of(cell.variant, cell.runner, cell.asked, recording.reference_sqnr_db, config)
+
+
+def gate_of(
+    variant: str, runner: str | None, precision: str, reference_sqnr_db: float, config: Config
+) -> Gate:
     """The default for the cell's kind, then what ``[gates]`` says of its variant and runner."""
-    gate = asdict(default_gate(kind_of(cell.variant, cell.asked), recording.reference_sqnr_db))
-    for key in (cell.variant, f"{cell.variant}/{cell.runner}"):
+    gate = asdict(default_gate(kind_of(variant, precision), reference_sqnr_db))
+    for key in (variant, f"{variant}/{runner}"):
         override = config.gates.get(key, GateConfig())
         gate |= {name: value for name, value in vars(override).items() if value is not None}
     return Gate(**gate)

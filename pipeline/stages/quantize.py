@@ -20,16 +20,16 @@ from typing import Any
 
 import numpy as np
 
-from ...exporters.sources import DIGITS_DATASET
 from ...runners import images
-from .. import digits, graphs
+from .. import graphs
+from ..dataset import Dataset
 from ..progress import Progress
-from ..workspace import Transaction, sha256_file, writing
+from ..samples import Samples
+from ..workspace import Transaction, writing
 from . import versions
 from .simplify import FP32
 
 CALIBRATION = "calibration.json"
-CALIBRATION_IMAGES = 128
 REDUCED_RANGE = {"int8": False, "int8-avx2": True}
 # Convolutions that may stay in float: the first one sees 3 channels, which the int8 kernels
 # don't take in fours; in float it is faster and more exact.
@@ -38,10 +38,11 @@ MOST_FLOAT_CONVOLUTIONS = 1
 
 @dataclass(frozen=True)
 class Calibrate:
-    """Writes ``calibration.json``: the range of every activation over real training images."""
+    """Writes ``calibration.json``: the range of every activation over the calibration images."""
 
     preprocessing: images.Preprocessing
     batch: int
+    samples: Samples
 
     name = "calibrate"
     requires: tuple[str, ...] = (FP32,)
@@ -51,8 +52,7 @@ class Calibrate:
         """See ``Stage.depends``."""
         return {
             "model": transaction.artifact(FP32).sha256,
-            "images": sha256_file(DIGITS_DATASET),
-            "count": CALIBRATION_IMAGES,
+            "images": self.samples.about(self._images()),
             "preprocessing": self.preprocessing.to_json(),
             "method": "MinMax",
             "versions": versions("edgepipe", "onnxruntime", "onnx", "numpy", "pillow"),
@@ -67,29 +67,32 @@ class Calibrate:
             # The quantizer writes the tensors in the order of a set.
             ranges = json.dumps(json.loads(cache.read_text()), indent=1, sort_keys=True)
             transaction.write(CALIBRATION, ranges.encode())
-        return {"summary": f"{CALIBRATION_IMAGES} training images, MinMax"}
+        return {"summary": f"{len(self._images())} images ({self.samples.origin}), MinMax"}
+
+    def _images(self) -> Dataset:
+        assert self.samples.calibration
+        return self.samples.calibration
 
     def _reader(self) -> Any:
         from onnxruntime.quantization import CalibrationDataReader
 
-        train, _ = digits.pictures("train")
-        pixels = images.stack(train[:CALIBRATION_IMAGES], self.preprocessing)
-        chunks = np.split(pixels, range(self.batch, len(pixels), self.batch))
+        chunks, preprocessing = (
+            self._images().chunks(self.preprocessing, self.batch),
+            self.preprocessing,
+        )
+        batch = self.batch
 
         class Reader(CalibrationDataReader):
             """Hands out one batch after the other, the last one filled up."""
 
-            def __init__(self, preprocessing: images.Preprocessing, batch: int) -> None:
-                self._feeds = (np.resize(chunk, (batch, *chunk.shape[1:])) for chunk in chunks)
-                self._preprocessing = preprocessing
-
             def get_next(self) -> Any:
-                pixels = next(self._feeds, None)
+                pixels, _ = next(chunks, (None, None))
                 if pixels is None:
                     return None
-                return {"input": images.normalize(pixels, self._preprocessing)}
+                full = np.resize(pixels, (batch, *pixels.shape[1:]))
+                return {"input": images.normalize(full, preprocessing)}
 
-        return Reader(self.preprocessing, self.batch)
+        return Reader()
 
 
 @dataclass(frozen=True)

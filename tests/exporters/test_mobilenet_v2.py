@@ -4,27 +4,9 @@ from __future__ import annotations
 
 import pytest
 import torch
-from torch import nn
 
+from edgepipe.exporters import complexity
 from edgepipe.exporters.zoo.mobilenet_v2 import MobileNetV2, round_channels
-
-
-def multiply_accumulates(model: nn.Module, size: int) -> int:
-    """Counted from the shapes that pass through convolutions and linear layers."""
-    counts: list[int] = []
-
-    def count(module: nn.Module, inputs: tuple[torch.Tensor, ...], output: torch.Tensor) -> None:
-        if isinstance(module, nn.Conv2d):
-            counts.append(output[0].numel() * module.weight[0].numel())
-        elif isinstance(module, nn.Linear):
-            counts.append(module.weight.numel())
-
-    handles = [module.register_forward_hook(count) for module in model.modules()]
-    with torch.inference_mode():
-        model.eval()(torch.zeros(1, 3, size, size))
-    for handle in handles:
-        handle.remove()
-    return sum(counts)
 
 
 def torchvision_shapes() -> dict[str, tuple[int, ...]]:
@@ -61,14 +43,6 @@ def torchvision_shapes() -> dict[str, tuple[int, ...]]:
     return shapes
 
 
-def test_parameters_are_those_of_the_paper() -> None:
-    assert sum(parameter.numel() for parameter in MobileNetV2().parameters()) == 3_504_872
-
-
-def test_multiply_accumulates_are_those_of_the_paper() -> None:
-    assert multiply_accumulates(MobileNetV2(), 224) == pytest.approx(300.8e6, rel=1e-3)
-
-
 def test_a_torchvision_checkpoint_loads_strictly() -> None:
     generator = torch.Generator().manual_seed(1)
     state = {
@@ -92,10 +66,9 @@ def test_a_torchvision_checkpoint_loads_strictly() -> None:
 def test_width_multiplier(
     width: float, size: int, million_macs: float, million_parameters: float
 ) -> None:
-    model = MobileNetV2(width=width)
-    parameters = sum(parameter.numel() for parameter in model.parameters())
-    assert multiply_accumulates(model, size) / 1e6 == pytest.approx(million_macs, abs=1)
-    assert parameters / 1e6 == pytest.approx(million_parameters, rel=0.02)
+    found = complexity.of_architecture("mobilenet_v2", size, width=width)
+    assert found.macs / 1e6 == pytest.approx(million_macs, abs=1)
+    assert found.parameters / 1e6 == pytest.approx(million_parameters, rel=0.02)
 
 
 @pytest.mark.parametrize(

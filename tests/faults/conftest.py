@@ -31,6 +31,17 @@ def pytest_addoption(parser: pytest.Parser) -> None:
     )
 
 
+def refused(done: subprocess.CompletedProcess[str], code: int, *words: str) -> None:
+    """Assert an expected failure: its exit code, and one line that holds all the words."""
+    line = done.stderr.strip()
+    assert done.returncode == code, line.splitlines()[-1]
+    assert "\n" not in line
+    assert line.startswith("edgepipe: ")
+    assert done.stdout == ""
+    for word in words:
+        assert word in line
+
+
 def snapshot(folder: Path) -> dict[str, bytes]:
     """Every file below a folder but the lock, which stays for good. Empty if it isn't there."""
     return {

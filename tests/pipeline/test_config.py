@@ -82,7 +82,6 @@ def test_targets_and_interpreters(tmp_path: Path) -> None:
         ("[bench]\ntargets = ['lokal']", r"bench\.targets: no 'lokal'; .*local\?"),
         ("[bench]\nvariants = ['int9']", r"bench\.variants: no 'int9'; .*int8"),
         ("[runners.openvimo]\npython = 'x'", r"runners: no 'openvimo'; .*openvino\?"),
-        ("model = 'mobilenet_v3'", r"model: no 'mobilenet_v3'; .*mobilenet_v2\?"),
         ("[export]\nweights = 'digit'", r"export\.weights: no 'digit'; .*digits\?"),
         ("threads = [", r"edgepipe\.toml: not valid TOML"),
         ("bench = 3", r"bench"),
