@@ -238,7 +238,7 @@ def limits(report: Report) -> list[str]:
         lines.append("Loading from a runner's cache was not measured.")
     lines += _percentiles(timed)
     if report.bench and len(report.bench.hosts) == 1:
-        lines.append("One machine was measured; another CPU ranks the cells differently.")
+        lines.append("One machine was measured; another CPU may rank the cells differently.")
     if report.rows:
         lines.append(
             "SQNR and top-1 say how near the outputs are to torch's, not how right torch is."
