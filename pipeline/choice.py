@@ -150,6 +150,8 @@ def _caveats(report: Report, best: Row, others: list[Row]) -> list[str]:
     assert best.parity
     assert report.parity
     caveats = []
+    if not report.manifest.model["trained"]:
+        caveats.append("The weights are untrained: its speed counts, its answers mean nothing.")
     if best.bench.scenario == SERVER:
         caveats.append(f"Under random arrivals, {best.bench.rate:g} runs a second.")
     if best.bench.tuned:

@@ -6,6 +6,7 @@ from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 from ..choice import speed
+from ..config import SYNTHETIC
 from ..measured import CellResult
 from ..reporting import Report
 from ..results import MEASURED, ExplainedCell
@@ -24,19 +25,26 @@ def identity(report: Report) -> list[tuple[str, str]]:
     export = manifest.stage("export")
     depends = export.depends if export else {}
     trained = "" if model["trained"] else ", untrained"
-    size = model["input_size"]
+    width = f" of width {model['width']:g}" if model.get("width") is not None else ""
+    size, order = model["input_size"], str(shape.get("channels", "rgb")).upper()
     simplified = "yes" if model["simplified"] else f"no: {model['not_simplified_because']}"
     facts = [
-        ("Architecture", f"{model['architecture']}, {model['parameters']:,} parameters"),
+        ("Architecture", f"{model['architecture']}{width}, {model['parameters']:,} parameters"),
         ("Weights", f"{model['weights']}{trained}"),
         ("SHA-256 of the weights", str(model["weights_sha256"] or "none: they are random")),
-        ("Input", f"{size} × {size} pixels RGB, batch {model['batch']}, {shape['resize']} resize"),
+        (
+            "Input",
+            f"{size} × {size} pixels {order}, batch {model['batch']}, {shape['resize']} resize",
+        ),
         ("Normalization", f"mean {_listing(shape['mean'])}, std {_listing(shape['std'])}"),
         ("Labels", _labels(model["classes"], manifest.labels)),
         ("Exporter", f"{depends.get('exporter', 'unknown')}, opset {depends.get('opset', NONE)}"),
         ("Simplified", simplified),
         ("Variants", ", ".join(manifest.variants)),
     ]
+    for title, part in (("Calibrated on", "calibration"), ("Goldens", "goldens")):
+        if about := model.get(part):
+            facts.append((title, f"{about['count']} images, {about['from']}"))
     if export and "reference_sqnr_db" in export.result:
         distance = export.result["reference_sqnr_db"]
         facts.append(("Reference", f"torch's float32, {distance:.1f} dB from its own float64"))
@@ -226,6 +234,9 @@ def limits(report: Report) -> list[str]:
         for source in report.sources
         if source.state != "current"
     ]
+    goldens = report.manifest.model.get("goldens")
+    if goldens and goldens["from"] == SYNTHETIC:
+        lines.append("The goldens are noise: fidelity on photographs was not measured.")
     timed = [row.bench for row in report.rows if row.bench and speed(row.bench)]
     if report.bench and report.bench.quick:
         lines.append("The bench was a quick one: a single round, which carries no interval.")

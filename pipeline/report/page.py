@@ -12,7 +12,7 @@ from ..choice import choose, speed
 from ..reporting import Report
 from ..results import BROKEN, EVALUATION, EXPLANATION, MISSING, OUTDATED, PARITY, SAMPLES
 from . import cell_table, contents, plots
-from .commands import commands
+from .commands import commands, placeholders
 from .elements import Verdict
 
 
@@ -53,6 +53,7 @@ def _contents(report: Report) -> dict[str, Any]:
         "hosts": contents.hosts(report) if report.hosts else None,
         "tools": contents.tools(report),
         "commands": commands(report),
+        "placeholders": placeholders(report.manifest),
         "limits": contents.limits(report),
         "files": {"parity": PARITY, "evaluation": EVALUATION, "explanation": EXPLANATION},
         "samples_file": SAMPLES,

@@ -91,6 +91,7 @@ class MadeUp:
         for name in VARIANTS:
             (self.folder / f"{name}.onnx").write_text(f"the {name} of {model}")
         self.labels = tuple(labels)
+        self.model_facts: dict[str, Any] = {**MODEL, "name": model}
         self.manifest()
 
     def manifest(self) -> None:
@@ -98,7 +99,7 @@ class MadeUp:
         files = sorted(self.folder.glob("*.onnx"))
         artifacts = {path.name: Artifact(sha256_file(path), path.stat().st_size) for path in files}
         manifest = Manifest(
-            model={**MODEL, "name": self.model},
+            model=self.model_facts,
             preprocessing=SHAPE,
             labels=self.labels,
             variants={path.stem: {"onnx": path.name} for path in files},
@@ -693,9 +694,39 @@ def test_commands_spell_out_what_was_run(workspace: Path) -> None:
     text = (workspace / "mobilenet_v2" / "report.md").read_text()
     assert found.manifest.model["weights"] == "digits"
     assert (
-        "    edgepipe export mobilenet_v2 --weights digits --exporter onnx-dynamo --opset 20 "
+        "    edgepipe export mobilenet_v2 --weights digits --calibration-images 128 "
+        "--exporter onnx-dynamo --opset 20 "
         "--batch 1 --input-size 224 --variant fp32 --variant int8 --variant int8-avx2\n"
     ) in text
+
+
+def test_commands_of_a_checkpoint_have_placeholders(made_up: MadeUp) -> None:
+    made_up.model_facts |= {
+        "weights": "checkpoint",
+        "width": 0.5,
+        "trained": True,
+        "goldens": {"from": "folder", "count": 64, "digest": "0" * 64},
+        "calibration": {"from": "folder", "count": 100, "digest": "1" * 64},
+    }
+    made_up.manifest()
+    text = plain(made_up.page())
+    assert "--checkpoint CHECKPOINT --width 0.5" in text
+    assert "--calibration IMAGES --calibration-images 100" in text
+    assert "CHECKPOINT is the file" in text
+    assert "IMAGES is the folder" in text
+    assert "mobilenet_v2 of width 0.5" in text
+
+
+def test_untrained_weights_and_goldens_of_noise_are_called_so(made_up: MadeUp) -> None:
+    noise = {"from": "synthetic", "count": 64, "digest": "0" * 64}
+    made_up.model_facts |= {"weights": "random", "trained": False, "goldens": noise}
+    made_up.manifest()
+    made_up.bench(timed("fp32", "ort-cpu"))
+    made_up.parity(judged("fp32", "ort-cpu"))
+    text = plain(made_up.page())
+    assert "random, untrained" in text
+    assert "its answers mean nothing" in text
+    assert "The goldens are noise" in text
 
 
 def test_the_command_on_a_real_workspace(workspace: Path, edgepipe: Run, tmp_path: Path) -> None:
