@@ -119,6 +119,14 @@ def peers(session: nox.Session) -> None:
     session.run("python", "benchmarks/peers.py", "--folder", place, *session.posargs)
 
 
+@nox.session
+def trust(session: nox.Session) -> None:
+    """Do bench's verdicts hold? Repeated benches, and the regression gate on a slower model."""
+    session.install("-e", ".[all]")
+    session.run("python", "benchmarks/trust.py", "repeat", "--runs=3")
+    session.run("python", "benchmarks/trust.py", "gate")
+
+
 def _wheel(session: nox.Session) -> str:
     """Build the wheel from a clean slate: setuptools would pack what an old build/ holds."""
     shutil.rmtree("build", ignore_errors=True)

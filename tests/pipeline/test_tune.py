@@ -47,7 +47,7 @@ class Napper(OrtCpu):
         if options.get("refused"):
             raise SessionError("refused")
         broken = -1 if options.get("broken") else 1
-        return Session(super().load(model, settings), options.get("nap", 0.05), broken)
+        return Session(super().load(model, settings), options.get("nap", 0.02), broken)
 """
 
 
@@ -74,12 +74,12 @@ def napper(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Any:
 def search(workspace: Path) -> Any:
     return tune(
         workspace=workspace, runners=("napper",), variants=("int8",), threads=1, seconds=0.05,
-        budget=120,
+        budget=12,
     )  # fmt: skip
 
 
 def test_the_faster_setting_is_recommended_and_then_used(workspace: Path, napper: Any) -> None:
-    napper('{"nap": (0.1, 0.0), "refused": (True,)}')
+    napper('{"nap": (0.04, 0.0), "refused": (True,)}')
     result = search(workspace)
     (row,) = result.cells
     assert (row.status, row.verdict) == ("ok", "recommended"), row.reason
@@ -119,7 +119,7 @@ def test_a_setting_that_answers_wrong_is_not_recommended(workspace: Path, napper
 
 
 def test_nothing_is_recommended_where_nothing_is_faster(workspace: Path, napper: Any) -> None:
-    napper('{"nap": (0.08, 0.1)}')
+    napper('{"nap": (0.03, 0.04)}')
     result = search(workspace)
     (row,) = result.cells
     assert row.verdict == "default", row.reason
