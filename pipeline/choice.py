@@ -118,7 +118,7 @@ def _choose(report: Report, target: str, rows: list[Row]) -> Choice:
         f"the fastest of the {len(good)} cells that pass" if others else "the only cell that passes"
     )
     found, sqnr = speed(best.bench), _sqnr(best)
-    sentence = f"{place}{best.name()} is {rank}: {found}, {sqnr}."
+    sentence = f"{best.name()} is {rank}: {found}, {sqnr}."
     return Choice(target, best, sentence, tuple(_caveats(report, best, others)))
 
 

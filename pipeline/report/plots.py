@@ -32,7 +32,7 @@ def tradeoff(rows: Sequence[Row], width: int) -> str | None:
     colors = _colors(rows)
     with figure_of(width, 400 if width == WIDE else 360) as (figure, finish):
         axes = figure.add_subplot()
-        _limits(axes, rows, [found.value for _, found in points])
+        notes = _limits(axes, rows, [found.value for _, found in points])
         marks = [_point(axes, row, found, colors[row.runner]) for row, found in points]
         axes.set_xlabel("images per second, more is better" if offline else "p50 latency, ms")
         axes.set_ylabel("SQNR against torch, dB")
@@ -40,7 +40,7 @@ def tradeoff(rows: Sequence[Row], width: int) -> str | None:
             (row.name(" · "), colors[row.runner], *mark)
             for (row, _), mark in zip(points, marks, strict=True)
         ]
-        _label(axes, labels)
+        _label(axes, labels, notes)
         described = "; ".join(
             f"{row.name()}: {found}, SQNR {_height(row):.1f} dB" for row, found in points
         )
@@ -125,8 +125,11 @@ def _point(axes: Any, row: Row, found: Speed, color: str) -> tuple[float, float]
     return found.value, height
 
 
-def _limits(axes: Any, rows: Sequence[Row], values: Sequence[float]) -> None:
-    """Room for the labels, a log scale where the range asks for it, the gates as lines."""
+def _limits(axes: Any, rows: Sequence[Row], values: Sequence[float]) -> list[Any]:
+    """Room for the labels, a log scale where the range asks for it, the gates as lines.
+
+    Returns the texts beside the lines.
+    """
     if max(values) > LINEAR_RANGE * min(values):
         axes.set_xscale("log")
         axes.set_xlim(min(values) / 1.8, max(values) * 2.2)
@@ -145,9 +148,10 @@ def _limits(axes: Any, rows: Sequence[Row], values: Sequence[float]) -> None:
             names = gates.setdefault(round(least, 1), [])
             if row.variant not in names:
                 names.append(row.variant)
+    notes = []
     for limit, names in gates.items():
         axes.axhline(limit, color=QUIET, linewidth=1, linestyle=(0, (1, 3)))
-        axes.annotate(
+        note = axes.annotate(
             f"least for {', '.join(names)}",
             (1, limit),
             xycoords=("axes fraction", "data"),
@@ -158,10 +162,14 @@ def _limits(axes: Any, rows: Sequence[Row], values: Sequence[float]) -> None:
             fontsize=10,
             color=QUIET,
         )
+        notes.append(note)
+    return notes
 
 
-def _label(axes: Any, labels: Sequence[tuple[str, str, float, float]]) -> None:
-    """Write each (name, color) beside its point (x, y), where it covers nothing.
+def _label(
+    axes: Any, labels: Sequence[tuple[str, str, float, float]], notes: Sequence[Any]
+) -> None:
+    """Write each (name, color) beside its point (x, y), where it covers nothing, no note either.
 
     A name that can't stand right beside its point, and nearer to it than to any other one, gets
     a line to it.
@@ -173,7 +181,7 @@ def _label(axes: Any, labels: Sequence[tuple[str, str, float, float]]) -> None:
     renderer = figure.canvas.get_renderer()
     frame = axes.get_window_extent(renderer).padded(3)
     places = [axes.transData.transform((x, y)) for _, _, x, y in labels]
-    taken: list[Any] = []
+    taken = [Text.get_window_extent(note, renderer) for note in notes]
     # From the right, so that the names of a cluster fan out around it.
     for number in sorted(range(len(labels)), key=lambda number: -places[number][0]):
         name, color, x, y = labels[number]

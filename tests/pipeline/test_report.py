@@ -666,7 +666,7 @@ def test_each_target_has_its_own_recommendation(made_up: MadeUp) -> None:
         hosts={"local": HOST, "atom": HOST},
     )
     atom, local = choose(made_up.report())
-    assert atom.sentence.startswith("On atom: int8 on ort-cpu at atom is the only cell")
+    assert atom.sentence.startswith("int8 on ort-cpu at atom is the only cell")
     assert local.sentence.startswith("fp32 on ort-cpu is the only cell")
 
 
