@@ -300,6 +300,8 @@ def _layers(axes: Any, cell: ExplainedCell) -> None:
             va="top",
             ha="left" if places[layer.tensor] < len(ordered) / 2 else "right",
             fontsize=10,
+            bbox={"facecolor": SURFACE, "edgecolor": "none", "pad": 1, "alpha": 0.85},
+            zorder=4,
         )
 
 

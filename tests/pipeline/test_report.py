@@ -427,7 +427,7 @@ def test_a_bare_export_says_what_would_make_the_rest(made_up: MadeUp, form: str)
 def test_one_missing_file_costs_its_own_part_only(made_up: MadeUp, file: str, said: str) -> None:
     made_up.everything()
     (made_up.folder / file).unlink()
-    text = plain(made_up.page())
+    text = made_up.page(format="markdown")
     assert said in text
     assert ("RSS MiB" in text) == (file != "bench.json")
     assert ("29.2" in text) == (file != "parity.json")
@@ -685,6 +685,7 @@ def test_markdown_has_the_same_facts_in_tables_that_hold(full: MadeUp) -> None:
     assert len(set(widths)) <= len(heads)
     for part in ("## Recommendation", "is the fastest of the 7 cells that pass", "98.74%"):
         assert part in text
+    assert "| cell | bench: verdict | bench: p50 ms |" in text
     assert "| int8 · ort-cpu | ✓ valid | 2." in text
     assert "\n\n\n" not in text
 
