@@ -7,13 +7,17 @@ from collections.abc import Iterable, Mapping
 from typing import Any
 
 from ...exporters.registry import ONNX
+from ...exporters.sources import WEIGHTS
 from ...runners.measure import SINGLE_STREAM
+from ..config import SYNTHETIC
 from ..measured import CellResult
+from ..modelspec import name_of
 from ..reporting import Report
 from ..stages.evaluate import CellAccuracy
 from ..stages.parity import CellVerdict
 from ..workspace import Manifest
 
+CALIBRATION_FLAGS = {"folder": "DIR", "file": "FILE.npz", SYNTHETIC: SYNTHETIC}
 Judged = CellResult | CellVerdict | CellAccuracy
 
 
@@ -39,17 +43,40 @@ def commands(report: Report) -> list[str]:
 def _export(manifest: Manifest) -> str:
     model, stage = manifest.model, manifest.stage("export")
     depends: Mapping[str, Any] = stage.depends if stage else {}
-    flags: list[object] = ["--weights", model["weights"]]
+    flags = _source(manifest, depends)
     if stage:
         flags += ["--exporter", depends["exporter"], "--opset", depends["opset"]]
-    flags += ["--batch", model["batch"], "--input-size", model["input_size"]]
+    flags += ["--batch", model["batch"]]
+    if model["input_size"]:
+        flags += ["--input-size", model["input_size"]]
     simplify = manifest.stage("simplify")
     if simplify and not simplify.depends.get("wanted", True):
         flags.append("--no-simplify")
     flags += _repeated("--variant", manifest.variants)
     formats = {name for files in manifest.variants.values() for name in files}
     flags += _repeated("--format", sorted(formats - {ONNX, "pt2"}))
-    return _line("edgepipe export", model["name"], *flags)
+    return _line("edgepipe export", model["architecture"], *flags)
+
+
+def _source(manifest: Manifest, depends: Mapping[str, Any]) -> list[object]:
+    """The weights and images. Files go by their names: a manifest has no paths of a machine."""
+    model = manifest.model
+    flags: list[object] = []
+    if model["name"] != name_of(model["architecture"]):
+        flags += ["--name", model["name"]]
+    if model["weights"] in WEIGHTS:
+        flags += ["--weights", model["weights"]]
+    if model.get("weights_file"):
+        flags += ["--checkpoint", model["weights_file"]]
+        flags += ["--labels", "labels.txt"] if manifest.labels else []
+    flags += _repeated("--input", depends.get("inputs", ()))
+    if manifest.preprocessing.get("folded"):
+        flags.append("--fold-preprocessing")
+    calibration = model.get("calibration") or {}
+    if calibration.get("from") in CALIBRATION_FLAGS:
+        flags += ["--calibration", CALIBRATION_FLAGS[calibration["from"]]]
+        flags += ["--calibration-images", calibration["count"]]
+    return flags
 
 
 def _cells(cells: Iterable[Judged]) -> list[object]:
