@@ -18,6 +18,7 @@ from .progress import Progress, Silent
 if TYPE_CHECKING:
     from pathlib import Path
 
+    from .deployment import Deployment
     from .diagnosis import Diagnosis
     from .inventory import Inventory
     from .measured import BenchResult
@@ -33,6 +34,7 @@ if TYPE_CHECKING:
 
 __all__ = [
     "bench",
+    "deploy",
     "doctor",
     "evaluate",
     "export",
@@ -295,6 +297,32 @@ def verify(
 
     config = configuration.load({"verify": options})
     return check(Path(bundle), config, config.target(target), progress)
+
+
+def deploy(
+    bundle: Any,
+    *,
+    target: str,
+    dry_run: bool = False,
+    runner: str | None = None,
+    variant: str | None = None,
+    samples: int | None = None,
+    progress: Progress = SILENT,
+    **options: Any,
+) -> Deployment:
+    """Bring a bundle onto a target, verify it there, and let it be served there.
+
+    ``runner``, ``variant`` and ``samples`` are those of ``[verify]``, ``options`` are the keys of
+    ``[deploy]``. Raises what ``errors.EXIT_CODES`` lists; what became of it is in the result.
+    """
+    from pathlib import Path
+
+    from . import config as configuration
+    from .deployment import deploy as bring
+
+    checks = {"runner": runner, "variant": variant, "samples": samples}
+    config = configuration.load({"deploy": options, "verify": checks})
+    return bring(Path(bundle), config, config.target(target), dry_run, progress)
 
 
 def write_report(

@@ -198,12 +198,14 @@ class PackageConfig(_Section):
     """What ``edgepipe package`` writes. Empty ``variants``: all that have one of the formats.
 
     ``sign_key`` is an elliptic-curve private key (PEM); with ``sign_certificate`` and the
-    certificates above it, ``sign_chain``, a box only has to know the root.
+    certificates above it, ``sign_chain``, a box only has to know the root. With ``layout`` it is
+    a folder for that server instead of a bundle, which carries no proof.
     """
 
     output: Path = Path("bundles")
     variants: tuple[str, ...] = ()
     formats: tuple[str, ...] = (exporters.ONNX,)
+    layout: Literal["ovms", "triton", "kserve"] | None = None
     sign_key: Path | None = None
     sign_certificate: Path | None = None
     sign_chain: tuple[Path, ...] = ()
@@ -232,6 +234,18 @@ class VerifyConfig(_Section):
     allow_unfit: bool = False
 
 
+class DeployConfig(_Section):
+    """How ``edgepipe deploy`` brings a bundle onto a box. Paths are the box's own.
+
+    ``folder`` holds the releases, ``key`` is the public key that the box requires a signature
+    by, ``restart`` the systemd service that serves ``folder/current``.
+    """
+
+    folder: str = "~/edgepipe"
+    key: str | None = None
+    restart: str | None = None
+
+
 COMMANDS: dict[str, type[_Section]] = {
     "export": ExportConfig,
     "bench": BenchConfig,
@@ -241,6 +255,7 @@ COMMANDS: dict[str, type[_Section]] = {
     "predict": PredictConfig,
     "package": PackageConfig,
     "verify": VerifyConfig,
+    "deploy": DeployConfig,
 }
 
 
@@ -310,6 +325,7 @@ class Config(_Section):
     predict: PredictConfig = PredictConfig()
     package: PackageConfig = PackageConfig()
     verify: VerifyConfig = VerifyConfig()
+    deploy: DeployConfig = DeployConfig()
     gates: dict[str, GateConfig] = {}
     targets: dict[str, TargetConfig] = {}
     runners: dict[str, RunnerConfig] = {}

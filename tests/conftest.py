@@ -97,4 +97,7 @@ def base_environment(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 def pytest_addoption(parser: pytest.Parser) -> None:
+    parser.addoption(
+        "--all-cuts", action="store_true", help="test_deploy.py: every step, three cuts each"
+    )
     parser.addoption("--wheel", default=None, help="a built wheel, for tests/test_wheel.py")

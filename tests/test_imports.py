@@ -13,7 +13,7 @@ import pytest
 HEAVY = ("torch", "onnx", "onnxruntime", "openvino", "onnxsim", "onnxscript", "PIL", "safetensors")
 COMMANDS = (
     *("export", "bench", "tune", "parity", "evaluate", "predict"),
-    *("package", "verify", "report", "runners", "doctor"),
+    *("package", "verify", "deploy", "report", "runners", "doctor"),
 )
 PACKAGES = ("pipeline", "exporters", "runners")
 BLOCK = f"""

@@ -31,6 +31,7 @@ for command in (
     judging.predict,
     shipping.package,
     shipping.verify,
+    shipping.deploy,
     showing.report,
     machine.runners,
     machine.doctor,

@@ -22,6 +22,12 @@ def package(
             "--format", metavar="NAME", help="onnx, openvino-ir [default: onnx]; may be repeated."
         ),
     ] = None,
+    layout: Annotated[
+        str | None,
+        typer.Option(
+            "--layout", metavar="NAME", help="A folder for ovms, triton or kserve instead."
+        ),
+    ] = None,
     sign_key: Annotated[
         Path | None,
         typer.Option("--sign-key", metavar="FILE", help="Sign with this private key (EC, PEM)."),
@@ -59,6 +65,7 @@ def package(
         output=output,
         variants=options.some(variant),
         formats=options.some(formats),
+        layout=layout,
         sign_key=sign_key,
         sign_certificate=sign_certificate,
         sign_chain=tuple(sign_chain) if sign_chain else None,
@@ -123,4 +130,57 @@ def verify(
         options.show_json(result.to_json())
     else:
         print(report.verification(result))
+    options.leave(result.exit_code)
+
+
+def deploy(
+    bundle: Annotated[Path, typer.Argument(metavar="BUNDLE", help="What `package` wrote.")],
+    target: Annotated[
+        str, typer.Option("--target", metavar="NAME", help="The box, a [targets.NAME].")
+    ],
+    folder: Annotated[
+        str | None,
+        typer.Option("--folder", metavar="DIR", help="On the box [default: ~/edgepipe]."),
+    ] = None,
+    key: Annotated[
+        str | None,
+        typer.Option("--key", metavar="FILE", help="On the box: require a signature by it."),
+    ] = None,
+    restart: Annotated[
+        str | None,
+        typer.Option("--restart", metavar="UNIT", help="systemd service that serves it."),
+    ] = None,
+    runner: Annotated[
+        str | None, typer.Option("--runner", metavar="NAME", help="As for `verify`, there.")
+    ] = None,
+    variant: Annotated[
+        str | None, typer.Option("--variant", metavar="NAME", help="As for `verify`, there.")
+    ] = None,
+    samples: Annotated[int | None, typer.Option(help="Goldens to run [default: all].")] = None,
+    dry_run: Annotated[
+        bool, typer.Option("--dry-run", help="Connect and say what would happen.")
+    ] = False,
+    as_json: options.Json = False,
+    quiet: options.Quiet = False,
+) -> None:
+    """Bring BUNDLE onto a box: verified there, then served, with a way back."""
+    from .. import deploy as run
+    from ..report import shipping as report
+
+    result = run(
+        bundle,
+        target=target,
+        dry_run=dry_run,
+        progress=options.progress(quiet),
+        folder=folder,
+        key=key,
+        restart=restart,
+        runner=runner,
+        variant=variant,
+        samples=samples,
+    )
+    if as_json:
+        options.show_json(result.to_json())
+    else:
+        print(report.deployment(result))
     options.leave(result.exit_code)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from ..deployment import Deployment
 from ..stages.package import Packaged
 from ..stages.verify import Verification
 from .tables import ms, table, text
@@ -54,3 +55,14 @@ def _latency(result: Verification) -> list[str]:
     if result.recorded_p50_ms is not None:
         there = f"; {ms(result.recorded_p50_ms)} ms on the build machine ({result.recorded_on})"
     return [f"  p50 {ms(result.p50_ms)} ms in half a second{there}; not judged"]
+
+
+def deployment(result: Deployment) -> str:
+    """What the box serves now, what it served before, and why if that is not what was asked."""
+    lines = [f"{result.outcome}: {result.bundle} on {result.target}, {result.folder}"]
+    if result.reason:
+        lines.append(f"  {result.reason}")
+    lines += [f"  {name} was removed" for name in result.removed]
+    lines.append(f"  sent {result.bytes_sent / MIB:.1f} MiB; before: {result.before or 'nothing'}")
+    serves, back = result.current or "nothing", result.previous or "nothing"
+    return text(*lines, f"  current: {serves}; previous: {back}")

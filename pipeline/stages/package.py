@@ -25,6 +25,7 @@ from ..measured import SCHEMA_VERSION as BENCH_SCHEMA
 from ..progress import Progress
 from ..report import bom, card
 from ..workspace import Manifest, Workspace, digest, writing
+from .layouts import Tensors, layout
 from .parity import gate_of
 from .quantize import REDUCED_RANGE
 
@@ -67,6 +68,8 @@ def package(
     configuration allows it. Equal workspaces give equal bytes, but for a signature.
     """
     index, members, notes = collect(workspace, manifest, config)
+    if config.package.layout:
+        return _lay_out(index, members, notes, manifest, config)
     contents = {bundle.INDEX: index.to_bytes(), **members}
     settings = config.package
     if settings.sign_key:
@@ -86,6 +89,48 @@ def package(
             temporary.unlink(missing_ok=True)
     size = path.stat().st_size
     return Packaged(path, label, size, bundle.SIGNATURE in contents, index, tuple(notes))
+
+
+def _lay_out(
+    index: Index,
+    members: Mapping[str, bytes],
+    notes: list[str],
+    manifest: Manifest,
+    config: Config,
+) -> Packaged:
+    """Write a server's model repository. One that is there already is replaced as a whole."""
+    kind, settings = str(config.package.layout), config.package
+    if settings.sign_key:
+        raise UsageError("a folder for a server is not signed: leave --sign-key or --layout away")
+    files = layout(kind, index, _tensors(manifest), members)
+    label = digest({name: _member(data).sha256 for name, data in files.items()})
+    path = settings.output / f"{index.name}-{kind}-{label[:16]}"
+    with writing(path):
+        settings.output.mkdir(parents=True, exist_ok=True)
+        with tempfile.TemporaryDirectory(prefix=".edgepipe-", dir=settings.output) as folder:
+            made = Path(folder) / path.name
+            for name, data in files.items():
+                (made / name).parent.mkdir(parents=True, exist_ok=True)
+                (made / name).write_bytes(data)
+            if path.exists():
+                path.replace(Path(folder) / "before")
+            made.replace(path)
+    listed = replace(index, members={name: _member(data) for name, data in files.items()})
+    size = sum(map(len, files.values()))
+    return Packaged(path, label, size, False, listed, tuple(notes))
+
+
+def _tensors(manifest: Manifest) -> Tensors:
+    exported = manifest.stage("export")
+    assert exported
+    batch = manifest.model["batch"]
+    return Tensors(
+        exported.result["input"],
+        exported.result["output"],
+        None if batch == "dynamic" else int(batch),
+        manifest.preprocessing["size"],
+        manifest.model["classes"],
+    )
 
 
 def collect(
