@@ -23,17 +23,20 @@ if TYPE_CHECKING:
     from .inventory import Inventory
     from .measured import BenchResult
     from .reporting import Report
+    from .stages.compare import CompareResult
     from .stages.evaluate import EvaluationResult
     from .stages.explain import Explanation
     from .stages.package import Packaged
     from .stages.parity import ParityResult
     from .stages.predict import PredictResult
+    from .stages.train import TrainResult
     from .stages.tune import TuneResult
     from .stages.verify import Verification
     from .workspace import Manifest, Workspace
 
 __all__ = [
     "bench",
+    "compare",
     "deploy",
     "doctor",
     "evaluate",
@@ -42,6 +45,7 @@ __all__ = [
     "parity",
     "predict",
     "runners",
+    "train",
     "tune",
     "verify",
     "write_report",
@@ -362,6 +366,86 @@ def write_report(
     with writing(path):
         path.write_bytes(data)
     return found, path
+
+
+def compare(
+    models: Sequence[str] = (),
+    *,
+    workspace: Any = None,
+    static: bool = False,
+    convolutions: bool = False,
+    quick: bool = False,
+    progress: Progress = SILENT,
+    **options: Any,
+) -> CompareResult:
+    """Put models side by side: what they cost by arithmetic and, unless ``static``, measured.
+
+    With ``workspace`` those exported there, all of them if none is named. Without one the
+    architectures of the zoo, which are exported with random weights into the user's cache the
+    first time. ``convolutions`` compares standard with separable ones, too, at MobileNetV2's
+    shapes. ``options`` are the keys of ``[compare]``. Raises what ``errors.EXIT_CODES`` lists.
+    """
+    from contextlib import ExitStack
+    from dataclasses import replace
+
+    from . import candidates
+    from . import config as configuration
+    from .stages import compare as comparing
+    from .stages.convolutions import by_arithmetic, by_the_clock
+
+    config = configuration.load({"workspace": workspace, "compare": options})
+    names = tuple(models)
+    with ExitStack() as stack:
+        if workspace is not None:
+            found = candidates.open_exported(config.workspace, names, stack, progress)
+        elif static:
+            found = []
+        else:
+            found = candidates.open_zoo(names, config.compare, stack, progress)
+        if static:
+            rows = tuple(map(comparing.exported, found))
+            if workspace is None:
+                rows = comparing.architectures(names, config.compare)
+            result = comparing.CompareResult(rows, (), {}, static=True)
+        else:
+            result = comparing.compare(found, config, quick, progress)
+    if convolutions:
+        shapes = by_arithmetic() if static else by_the_clock(config, progress)
+        result = replace(result, convolutions=shapes)
+    return result
+
+
+def train(
+    model: str | None = None,
+    *,
+    output: Any = None,
+    restart: bool = False,
+    progress: Progress = SILENT,
+    **options: Any,
+) -> TrainResult:
+    """Fine-tune a model of the zoo on a folder of images; writes a checkpoint for ``export``.
+
+    ``output`` is the file of weights, ``MODEL-DATA.safetensors`` by default. A run that was
+    killed goes on after its last epoch, unless ``restart``. ``options`` are the keys of
+    ``[train]``. Raises what ``errors.EXIT_CODES`` lists.
+    """
+    from pathlib import Path
+
+    from . import config as configuration
+    from .report import confusion
+    from .stages.train import PLOT_SUFFIX
+    from .stages.train import train as learn
+    from .workspace import write_whole
+
+    config = configuration.load({"model": model, "train": options})
+    name = config.train.data.resolve().name if config.train.data else ""
+    file = Path(output) if output else Path(f"{config.model}-{name}.safetensors")
+    result = learn(config, file, restart, progress)
+    try:
+        write_whole(file.with_suffix(PLOT_SUFFIX), confusion.svg(result).encode())
+    except ImportError as error:
+        progress.say(f'warning: no {PLOT_SUFFIX}: {error}; pip install "edgepipe[report]"')
+    return result
 
 
 def runners(*, targets: Sequence[str] = ("local",), progress: Progress = SILENT) -> Inventory:

@@ -246,6 +246,42 @@ class DeployConfig(_Section):
     restart: str | None = None
 
 
+class CompareConfig(CellsConfig):
+    """What ``edgepipe compare`` measures, and for how long.
+
+    ``rounds`` and ``seconds`` as in ``[bench]``. ``input_size`` is that of the zoo's models, and
+    ``training`` says whether a training step is timed, too.
+    """
+
+    rounds: Positive = 5
+    seconds: Annotated[float, Field(gt=0, le=3600)] = 0.3
+    input_size: Annotated[int, Field(ge=32, le=2048)] | None = None
+    training: bool = True
+
+
+class TrainConfig(_Section):
+    """What ``edgepipe train`` learns, and from which weights: ``init`` (a file) or ``weights``.
+
+    ``held_out`` is the part of each class that is judged by, ``patience`` how many epochs it may
+    get no better for. ``learning_rate`` is the schedule's peak, by default one that goes with
+    where the weights come from. ``augment`` says what the images show.
+    """
+
+    data: Path | None = None
+    weights: Literal["random", "imagenet"] = "random"
+    init: Path | None = None
+    width: Annotated[float, Field(ge=0.1, le=4)] | None = None
+    input_size: Annotated[int, Field(ge=32, le=2048)] | None = None
+    epochs: Annotated[int, Field(ge=1, le=10_000)] = 20
+    batch: Annotated[int, Field(ge=2, le=4096)] = 32
+    learning_rate: Annotated[float, Field(gt=0, le=1)] | None = None
+    held_out: Annotated[float, Field(gt=0, lt=1)] = 0.2
+    patience: Positive = 5
+    augment: Literal["photos", "shapes", "none"] = "photos"
+    seed: Annotated[int, Field(ge=0, lt=1 << 32)] = 0
+    threads: Positive | None = None
+
+
 COMMANDS: dict[str, type[_Section]] = {
     "export": ExportConfig,
     "bench": BenchConfig,
@@ -256,6 +292,8 @@ COMMANDS: dict[str, type[_Section]] = {
     "package": PackageConfig,
     "verify": VerifyConfig,
     "deploy": DeployConfig,
+    "compare": CompareConfig,
+    "train": TrainConfig,
 }
 
 
@@ -326,6 +364,8 @@ class Config(_Section):
     package: PackageConfig = PackageConfig()
     verify: VerifyConfig = VerifyConfig()
     deploy: DeployConfig = DeployConfig()
+    compare: CompareConfig = CompareConfig()
+    train: TrainConfig = TrainConfig()
     gates: dict[str, GateConfig] = {}
     targets: dict[str, TargetConfig] = {}
     runners: dict[str, RunnerConfig] = {}
@@ -413,6 +453,7 @@ def _check_names(config: Config) -> None:
                 ("tune", config.tune),
                 ("parity", config.parity),
                 ("evaluate", config.evaluate),
+                ("compare", config.compare),
             )
             for check in (
                 (f"{command}.variants", section.variants, VARIANTS),

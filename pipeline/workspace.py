@@ -397,6 +397,21 @@ def write_synced(path: Path, data: bytes) -> None:
         os.fsync(file.fileno())
 
 
+def write_whole(path: Path, data: bytes) -> None:
+    """Put a file that stands by itself in place, whole or not at all, with the folder it is in.
+
+    Raises ``WorkspaceError`` if it can't be written.
+    """
+    temporary = path.with_name(f".{path.name}.tmp")
+    with writing(path):
+        try:
+            path.parent.mkdir(parents=True, exist_ok=True)
+            write_synced(temporary, data)
+            temporary.replace(path)
+        finally:
+            temporary.unlink(missing_ok=True)
+
+
 def sha256_file(path: Path) -> str:
     """SHA-256 of a file, as hex digits."""
     with path.open("rb") as file:

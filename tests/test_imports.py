@@ -13,7 +13,7 @@ import pytest
 HEAVY = ("torch", "onnx", "onnxruntime", "openvino", "onnxsim", "onnxscript", "PIL", "safetensors")
 COMMANDS = (
     *("export", "bench", "tune", "parity", "evaluate", "predict"),
-    *("package", "verify", "deploy", "report", "runners", "doctor"),
+    *("compare", "train", "package", "verify", "deploy", "report", "runners", "doctor"),
 )
 PACKAGES = ("pipeline", "exporters", "runners")
 BLOCK = f"""

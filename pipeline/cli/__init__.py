@@ -10,7 +10,7 @@ from typing import Annotated, Any
 
 import typer
 
-from . import judging, machine, making, shipping, showing, speed
+from . import judging, machine, making, models, shipping, showing, speed
 
 DEBUG = "EDGEPIPE_DEBUG"
 
@@ -24,6 +24,8 @@ app = typer.Typer(
 
 for command in (
     making.export,
+    models.compare,
+    models.train,
     speed.bench,
     speed.tune,
     judging.parity,

@@ -4,10 +4,12 @@ from __future__ import annotations
 
 import shlex
 from collections.abc import Iterable, Mapping
+from dataclasses import replace
 from typing import Any
 
 from ...exporters.registry import ONNX
-from ...exporters.sources import WEIGHTS
+from ...exporters.sources import CHECKPOINT, OWN
+from ...runners.images import PRESETS, Preprocessing
 from ...runners.measure import SINGLE_STREAM
 from ..config import SYNTHETIC
 from ..measured import CellResult
@@ -17,7 +19,8 @@ from ..stages.evaluate import CellAccuracy
 from ..stages.parity import CellVerdict
 from ..workspace import Manifest
 
-CALIBRATION_FLAGS = {"folder": "DIR", "file": "FILE.npz", SYNTHETIC: SYNTHETIC}
+# ``Samples.origin`` of inputs of the user's, and how the names of edgepipe's own begin.
+FOLDER, FILE, DIGITS = "folder", "file", "digits"
 Judged = CellResult | CellVerdict | CellAccuracy
 
 
@@ -36,14 +39,51 @@ def commands(report: Report) -> list[str]:
     if report.evaluation:
         drop = report.evaluation.max_drop
         gate = [] if drop is None else ["--max-drop", f"{drop:g}"]
-        lines.append(_line("edgepipe evaluate", *_cells(report.evaluation.cells), *gate))
+        name = str(report.evaluation.data["name"])
+        data = [] if name.startswith(DIGITS) else ["--data", name]
+        flags = [*_cells(report.evaluation.cells), *data, *gate]
+        lines.append(_line("edgepipe evaluate", *flags))
     return [*lines, _line("edgepipe report", *_model(report.manifest.model))]
+
+
+def placeholders(manifest: Manifest) -> list[str]:
+    """What the manifest can't name of the commands: files of the user's, keys of a file."""
+    model, lines = manifest.model, []
+    if model["weights"] == CHECKPOINT:
+        lines.append("CHECKPOINT is the file whose weights have the SHA-256 above.")
+    if model["weights"] == OWN:
+        lines.append("The module is code of the user's, imported from where export is run.")
+    if FILE in _origins(manifest):
+        lines.append("SAMPLES is the .npz file that calibrated int8.")
+    if FOLDER in _origins(manifest):
+        lines.append("IMAGES is the folder that calibrated int8 and gave the goldens.")
+    if _preprocessing(manifest) is None:
+        lines.append("How images are prepared was set key by key under [export].")
+    return lines
 
 
 def _export(manifest: Manifest) -> str:
     model, stage = manifest.model, manifest.stage("export")
     depends: Mapping[str, Any] = stage.depends if stage else {}
-    flags = _source(manifest, depends)
+    flags: list[object] = []
+    if model["name"] != name_of(model["architecture"]):
+        flags += ["--name", model["name"]]
+    if model["weights"] == CHECKPOINT:
+        flags += ["--checkpoint", "CHECKPOINT"]
+    elif model["weights"] != OWN:
+        flags += ["--weights", model["weights"]]
+    flags += _repeated("--input", depends.get("inputs", ()))
+    if not model["trained"]:
+        flags += ["--classes", model["classes"]]
+    if model.get("width") is not None:
+        flags += ["--width", f"{model['width']:g}"]
+    flags += _preprocessing(manifest) or []
+    origins = _origins(manifest)
+    flags += ["--calibration", SYNTHETIC] * (SYNTHETIC in origins)
+    flags += ["--calibration", "IMAGES"] * (FOLDER in origins)
+    flags += ["--calibration", "SAMPLES"] * (FILE in origins)
+    if count := (model.get("calibration") or {}).get("count"):
+        flags += ["--calibration-images", count]
     if stage:
         flags += ["--exporter", depends["exporter"], "--opset", depends["opset"]]
     flags += ["--batch", model["batch"]]
@@ -58,25 +98,27 @@ def _export(manifest: Manifest) -> str:
     return _line("edgepipe export", model["architecture"], *flags)
 
 
-def _source(manifest: Manifest, depends: Mapping[str, Any]) -> list[object]:
-    """The weights and images. Files go by their names: a manifest has no paths of a machine."""
-    model = manifest.model
-    flags: list[object] = []
-    if model["name"] != name_of(model["architecture"]):
-        flags += ["--name", model["name"]]
-    if model["weights"] in WEIGHTS:
-        flags += ["--weights", model["weights"]]
-    if model.get("weights_file"):
-        flags += ["--checkpoint", model["weights_file"]]
-        flags += ["--labels", "labels.txt"] if manifest.labels else []
-    flags += _repeated("--input", depends.get("inputs", ()))
-    if manifest.preprocessing.get("folded"):
-        flags.append("--fold-preprocessing")
-    calibration = model.get("calibration") or {}
-    if calibration.get("from") in CALIBRATION_FLAGS:
-        flags += ["--calibration", CALIBRATION_FLAGS[calibration["from"]]]
-        flags += ["--calibration-images", calibration["count"]]
-    return flags
+def _origins(manifest: Manifest) -> set[str]:
+    """Where the inputs of the export are from: "digits", "folder", "file", "synthetic"."""
+    chosen = (manifest.model.get("goldens"), manifest.model.get("calibration"))
+    return {about["from"] for about in chosen if about}
+
+
+def _preprocessing(manifest: Manifest) -> list[object] | None:
+    """The flags for it; none if the weights bring it along, ``None`` if no preset is it."""
+    if not manifest.preprocessing:
+        return []
+    stage = manifest.stage("export")
+    own = stage.depends["source"].get("preprocessing") if stage else manifest.preprocessing
+    kept = Preprocessing.from_json(manifest.preprocessing)
+    used = replace(kept, folded=False)
+    folding: list[object] = ["--fold-preprocessing"] * kept.folded
+    if own and Preprocessing.from_json(own).at(used.size) == used:
+        return folding
+    for name in PRESETS:
+        if Preprocessing.preset(name, used.size) == used:
+            return ["--preprocessing", name, *folding]
+    return None
 
 
 def _cells(cells: Iterable[Judged]) -> list[object]:

@@ -82,7 +82,6 @@ def sections(transaction: Transaction, config: Config) -> dict[str, Any]:
             "width": source["width"],
             "weights": source["weights"],
             "weights_sha256": source["digest"],
-            "weights_file": export.result["weights_file"],
             "trained": source["trained"],
             "parameters": export.result["parameters"],
             "classes": export.result["classes"],

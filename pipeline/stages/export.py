@@ -19,7 +19,7 @@ from ...exporters.base import (
 )
 from ...exporters.folding import fold
 from ...exporters.onnx import export_program
-from ...exporters.sources import CHECKPOINT, OWN, Source, build
+from ...exporters.sources import OWN, Source, build
 from ...runners import images
 from .. import goldens
 from ..arrays import Arrays
@@ -171,9 +171,6 @@ class Export:
         }
         return {
             "parameters": parameters,
-            "weights_file": source.path.name
-            if source.weights in (CHECKPOINT, OWN) and source.path
-            else None,
             "classes": made.classes,
             "inputs": _described(inputs),
             "outputs": _described(recorded.fp32),
