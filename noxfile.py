@@ -68,6 +68,13 @@ def openvino_ep(session: nox.Session) -> None:
 
 
 @nox.session
+def box(session: nox.Session) -> None:
+    """A bundle verified in bare environments, one for each runtime; `tests` does it, too."""
+    session.install("-e", ".[all,test]")
+    session.run("pytest", "tests/box", f"--wheel={_wheel(session)}", *session.posargs)
+
+
+@nox.session
 def cuda(session: nox.Session) -> None:
     """ort-cuda for real: needs an NVIDIA GPU with CUDA 13's driver, and downloads gigabytes."""
     session.install("-e", ".[all,test]")
@@ -87,8 +94,10 @@ def kill(session: nox.Session) -> None:
 
 @nox.session
 def node_tests(session: nox.Session) -> None:
-    """ONNX's own node tests through the workers, over a thousand a runner; about three minutes."""
+    """ONNX's own node tests through the workers, 1,600 on each of three runners; five minutes."""
     session.install("-e", ".[all,test]")
+    session.env["XDG_CACHE_HOME"] = str(Path(session.create_tmp()).resolve())
+    session.run("edgepipe", "env", "create", "ort-openvino")
     session.run("pytest", "tests/nodes/onnx_nodes.py", *session.posargs)
 
 
@@ -97,6 +106,25 @@ def harness(session: nox.Session) -> None:
     """Does bench tell the truth? Ratios against bare loops; see benchmarks/README.md."""
     session.install("-e", ".[all]")
     session.run("python", "benchmarks/harness.py", *session.posargs)
+
+
+@nox.session
+def peers(session: nox.Session) -> None:
+    """edgepipe beside quantize_static, Olive, NNCF and benchmark_app; about half an hour."""
+    session.install("-e", ".[all]")
+    folder = Path(session.create_tmp()).resolve()
+    session.env["XDG_CACHE_HOME"] = str(folder / "cache")
+    session.run("edgepipe", "env", "create", "ort-openvino")
+    place = str(folder / "peers")
+    session.run("python", "benchmarks/peers.py", "--folder", place, *session.posargs)
+
+
+@nox.session
+def trust(session: nox.Session) -> None:
+    """Do bench's verdicts hold? Repeated benches, and the regression gate on a slower model."""
+    session.install("-e", ".[all]")
+    session.run("python", "benchmarks/trust.py", "repeat", "--runs=3")
+    session.run("python", "benchmarks/trust.py", "gate")
 
 
 def _wheel(session: nox.Session) -> str:

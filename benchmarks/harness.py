@@ -11,6 +11,7 @@ from __future__ import annotations
 
 import argparse
 import math
+import re
 import subprocess
 import sys
 import tempfile
@@ -50,6 +51,32 @@ def bench_p50(workspace: Path, runner: str, variant: str, threads: int) -> float
     latency = result.cells[0].latency_ms
     assert latency, result.cells[0].reason
     return latency.p50
+
+
+def offline_throughput(workspace: Path, variant: str) -> float:
+    """Images per second on openvino as bench reports them."""
+    result = bench(
+        workspace=workspace,
+        runners=("openvino",),
+        variants=(variant,),
+        scenario="offline",
+        rounds=1,
+        seconds=3 * SECONDS,
+    )
+    throughput = result.cells[0].throughput_per_s
+    assert throughput, result.cells[0].reason
+    return throughput
+
+
+def benchmark_app_throughput(workspace: Path, variant: str) -> float:
+    """Images per second as OpenVINO's benchmark_app reports them."""
+    command = [Path(sys.executable).with_name("benchmark_app"), "-d", "CPU"]
+    command += ["-m", workspace / "mobilenet_v2" / f"{variant}.onnx", "-hint", "throughput"]
+    command += ["-infer_precision", "f32", "-t", f"{3 * SECONDS:g}"]
+    done = subprocess.run(command, check=True, capture_output=True, text=True)
+    found = re.search(r"Throughput: +([\d.]+) FPS", done.stdout)
+    assert found, done.stdout
+    return float(found[1])
 
 
 def bare_p50(workspace: Path, runner: str, variant: str, threads: int) -> float:
@@ -168,6 +195,17 @@ def main() -> None:
                     limit=1.03,
                     low=0.97,
                 )
+        for variant in VARIANTS:
+            report(
+                f"offline / benchmark_app -hint throughput: {variant}",
+                lambda v=variant: paired(
+                    lambda: offline_throughput(workspace, v),
+                    lambda: benchmark_app_throughput(workspace, v),
+                    pairs,
+                ),
+                limit=1.05,
+                low=0.95,
+            )
         for runner, limit in (("ort-cpu", 0.55), ("openvino", 0.45)):
             report(
                 f"int8 / fp32: {runner}, 1 thread (VNNI)",

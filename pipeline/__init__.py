@@ -16,18 +16,40 @@ from typing import TYPE_CHECKING, Any
 from .progress import Progress, Silent
 
 if TYPE_CHECKING:
+    from pathlib import Path
+
+    from .deployment import Deployment
     from .diagnosis import Diagnosis
     from .inventory import Inventory
     from .measured import BenchResult
+    from .reporting import Report
     from .stages.compare import CompareResult
     from .stages.evaluate import EvaluationResult
     from .stages.explain import Explanation
+    from .stages.package import Packaged
     from .stages.parity import ParityResult
+    from .stages.predict import PredictResult
     from .stages.train import TrainResult
     from .stages.tune import TuneResult
+    from .stages.verify import Verification
     from .workspace import Manifest, Workspace
 
-__all__ = ["bench", "compare", "doctor", "evaluate", "export", "parity", "runners", "train", "tune"]
+__all__ = [
+    "bench",
+    "compare",
+    "deploy",
+    "doctor",
+    "evaluate",
+    "export",
+    "package",
+    "parity",
+    "predict",
+    "runners",
+    "train",
+    "tune",
+    "verify",
+    "write_report",
+]
 
 SILENT = Silent()
 
@@ -43,18 +65,19 @@ def export(
 ) -> Manifest:
     """Export, simplify and quantize a model; returns the workspace's manifest.
 
-    ``model`` is the architecture, ``name`` what it is called in the workspace: the same, unless
-    told. ``options`` are the keys of ``[export]``. ``force`` makes everything again, whatever is
-    in the workspace. Raises what ``errors.EXIT_CODES`` lists.
+    ``model`` is an architecture or "package.module:attribute", code of your own that is imported
+    from the current folder. ``name`` is what it is called in the workspace: the same, or the
+    attribute. ``options`` are the keys of ``[export]``. ``force`` makes everything again, whatever
+    is in the workspace. Raises what ``errors.EXIT_CODES`` lists.
     """
     from . import config as configuration
-    from .modelspec import settle
+    from .modelspec import name_of, settle
     from .stages import run_stages
     from .stages.chain import sections, stages_for
     from .workspace import Manifest, Transaction, Workspace
 
     export = {"architecture": model, **options}
-    flags = {"workspace": workspace, "model": name or model, "export": export}
+    flags = {"workspace": workspace, "model": name or (model and name_of(model)), "export": export}
     config = settle(configuration.load(flags))
     place = Workspace(config.workspace, config.model)
     with place.locked("edgepipe export", progress.say):
@@ -213,6 +236,136 @@ def evaluate(
         result = judge(place, manifest, config, progress)
         place.write_json(RESULT_FILE, result.to_json())
     return result
+
+
+def predict(
+    images: Sequence[str],
+    *,
+    workspace: Any = None,
+    model: str | None = None,
+    progress: Progress = SILENT,
+    **options: Any,
+) -> PredictResult:
+    """Classify images: files, folders, patterns, or "-" for a list of files on stdin.
+
+    ``options`` are the keys of ``[predict]``. Raises what ``errors.EXIT_CODES`` lists; an image
+    that can't be read is part of the result, whose ``exit_code`` says so.
+    """
+    import sys
+
+    from . import config as configuration
+    from .stages.predict import expand
+    from .stages.predict import predict as classify
+    from .workspace import Workspace
+
+    config = configuration.load({"workspace": workspace, "model": model, "predict": options})
+    place = Workspace(config.workspace, config.model)
+    names = expand([str(name) for name in images], sys.stdin)
+    with place.exported("edgepipe predict", progress.say) as manifest:
+        return classify(place, manifest, config, names, progress)
+
+
+def package(
+    *,
+    workspace: Any = None,
+    model: str | None = None,
+    progress: Progress = SILENT,
+    **options: Any,
+) -> Packaged:
+    """Write the bundle of a workspace: variants, proof and settings in one archive.
+
+    ``options`` are the keys of ``[package]``. Raises what ``errors.EXIT_CODES`` lists.
+    """
+    from . import config as configuration
+    from .stages.package import package as write
+    from .workspace import Workspace
+
+    config = configuration.load({"workspace": workspace, "model": model, "package": options})
+    place = Workspace(config.workspace, config.model)
+    with place.exported("edgepipe package", progress.say) as manifest:
+        return write(place, manifest, config, progress)
+
+
+def verify(
+    bundle: Any, *, target: str = "local", progress: Progress = SILENT, **options: Any
+) -> Verification:
+    """Check a bundle and run its goldens on a target.
+
+    ``options`` are the keys of ``[verify]``. Raises what ``errors.EXIT_CODES`` lists; the verdict
+    is in the result.
+    """
+    from pathlib import Path
+
+    from . import config as configuration
+    from .stages.verify import verify as check
+
+    config = configuration.load({"verify": options})
+    return check(Path(bundle), config, config.target(target), progress)
+
+
+def deploy(
+    bundle: Any,
+    *,
+    target: str,
+    dry_run: bool = False,
+    runner: str | None = None,
+    variant: str | None = None,
+    samples: int | None = None,
+    progress: Progress = SILENT,
+    **options: Any,
+) -> Deployment:
+    """Bring a bundle onto a target, verify it there, and let it be served there.
+
+    ``runner``, ``variant`` and ``samples`` are those of ``[verify]``, ``options`` are the keys of
+    ``[deploy]``. Raises what ``errors.EXIT_CODES`` lists; what became of it is in the result.
+    """
+    from pathlib import Path
+
+    from . import config as configuration
+    from .deployment import deploy as bring
+
+    checks = {"runner": runner, "variant": variant, "samples": samples}
+    config = configuration.load({"deploy": options, "verify": checks})
+    return bring(Path(bundle), config, config.target(target), dry_run, progress)
+
+
+def write_report(
+    *,
+    workspace: Any = None,
+    model: str | None = None,
+    format: str = "html",  # noqa: A002 - the option's name
+    output: Any = None,
+    progress: Progress = SILENT,
+) -> tuple[Report, Path]:
+    """Put what the workspace's results say on one page; runs and measures nothing.
+
+    ``format`` is "html" or "markdown". Without ``output`` the page is ``report.html`` or
+    ``report.md`` in the workspace. Returns what is on the page, and its path. Not called
+    ``report``: that is the package of the renderers. Raises what ``errors.EXIT_CODES`` lists.
+    """
+    from pathlib import Path
+
+    from . import config as configuration
+    from .errors import UsageError
+    from .report import page
+    from .reporting import gather
+    from .workspace import Workspace, writing
+
+    renderers = {"html": (page.html, "report.html"), "markdown": (page.markdown, "report.md")}
+    if format not in renderers:
+        raise UsageError(f"format: no {format!r}; {configuration.nearest(format, renderers)}")
+    render, name = renderers[format]
+    config = configuration.load({"workspace": workspace, "model": model})
+    place = Workspace(config.workspace, config.model)
+    with place.exported("edgepipe report", progress.say) as manifest:
+        found = gather(place.folder, manifest)
+        data = render(found).encode()
+        if output is None:
+            return found, place.write_result(name, data)
+    path = Path(output)
+    with writing(path):
+        path.write_bytes(data)
+    return found, path
 
 
 def compare(

@@ -29,11 +29,14 @@ from ..exporters.sources import WEIGHTS
 from ..runners import registry
 from ..runners.images import PRESETS
 from ..runners.launch import BUILT_IN_TARGETS, LOCAL, Target
+from .arrays import ArrayInput
 from .errors import InputError, UsageError
 from .placement import required_share
 
 DEFAULT_MODEL = "mobilenet_v2"
 SYNTHETIC = "synthetic"
+# Two at a time keep a worker busy with pictures of a camera, and bound what is in memory.
+DECODERS = 2
 CONFIG_FILE = "edgepipe.toml"
 ENVIRONMENT_PREFIX = "EDGEPIPE_"
 NOT_CONFIGURATION = frozenset({"EDGEPIPE_WEIGHTS_URL", "EDGEPIPE_DEBUG"})
@@ -52,7 +55,13 @@ def _share(text: str) -> str:
     return text
 
 
+def _input(text: str) -> str:
+    ArrayInput.parse(text)
+    return text
+
+
 Share = Annotated[str, AfterValidator(_share)]
+InputText = Annotated[str, AfterValidator(_input)]
 
 
 def _percent(text: str) -> str:
@@ -80,7 +89,9 @@ class ExportConfig(_Section):
     how many random weights tell apart. ``exporter`` makes the ONNX file. ``formats`` are written
     beside it. ``checkpoint`` takes the place of ``weights``, ``labels`` is a text file with one a
     line. ``preprocessing`` is a preset; the fields after it change it, see
-    ``runners.images.Preprocessing``. ``calibration`` is a folder of images, or "synthetic".
+    ``runners.images.Preprocessing``. ``fold_preprocessing`` makes normalization a part of the
+    model. ``calibration`` is a folder of images, or "synthetic". ``inputs`` describe those of a
+    model of the user's own that takes no images, see ``arrays``.
     """
 
     architecture: str | None = None
@@ -96,9 +107,12 @@ class ExportConfig(_Section):
     preprocessing: str | None = None
     resize: Literal["shorter-side", "squash"] | None = None
     resize_to: Positive | None = None
+    interpolation: Literal["bilinear", "bicubic"] | None = None
     mean: tuple[float, float, float] | None = None
     std: tuple[float, float, float] | None = None
     channels: Literal["rgb", "bgr"] | None = None
+    fold_preprocessing: bool = False
+    inputs: tuple[InputText, ...] = ()
     calibration: Path | None = None
     calibration_images: Positive = 128
     simplify: bool = True
@@ -160,11 +174,76 @@ class EvaluateConfig(CellsConfig):
     """What ``edgepipe evaluate`` judges. ``data`` holds class folders, ``None``: the digits.
 
     ``max_drop`` is the loss of top-1 against fp32 that is allowed, in percentage points; without
-    it accuracy is measured and not judged.
+    it accuracy is measured and not judged. ``decoders`` images are decoded at the same time.
     """
 
     data: Path | None = None
+    decoders: Positive = DECODERS
     max_drop: Annotated[float, Field(ge=0, le=100)] | None = None
+
+
+class PredictConfig(_Section):
+    """Which cell ``edgepipe predict`` asks, and how many classes of each image it tells."""
+
+    variant: str = "fp32"
+    runner: str = "ort-cpu"
+    target: str = LOCAL.name
+    precision: str = "f32"
+    threads: Positive | None = None
+    top: Positive = 5
+    decoders: Positive = DECODERS
+
+
+class PackageConfig(_Section):
+    """What ``edgepipe package`` writes. Empty ``variants``: all that have one of the formats.
+
+    ``sign_key`` is an elliptic-curve private key (PEM); with ``sign_certificate`` and the
+    certificates above it, ``sign_chain``, a box only has to know the root. With ``layout`` it is
+    a folder for that server instead of a bundle, which carries no proof.
+    """
+
+    output: Path = Path("bundles")
+    variants: tuple[str, ...] = ()
+    formats: tuple[str, ...] = (exporters.ONNX,)
+    layout: Literal["ovms", "triton", "kserve"] | None = None
+    sign_key: Path | None = None
+    sign_certificate: Path | None = None
+    sign_chain: tuple[Path, ...] = ()
+    allow_untrained: bool = False
+    allow_failed_parity: bool = False
+
+    @model_validator(mode="after")
+    def _signs_with_a_key(self) -> Self:
+        if (self.sign_certificate or self.sign_chain) and not self.sign_key:
+            raise ValueError("a certificate signs nothing without its key")
+        return self
+
+
+class VerifyConfig(_Section):
+    """How ``edgepipe verify`` checks a bundle: whose signature is required, what is run.
+
+    ``key`` is a public key (PEM), ``roots`` are certificates; either makes a signature required.
+    ``samples`` is how many goldens, all by default.
+    """
+
+    key: Path | None = None
+    roots: tuple[Path, ...] = ()
+    runner: str | None = None
+    variant: str | None = None
+    samples: Positive | None = None
+    allow_unfit: bool = False
+
+
+class DeployConfig(_Section):
+    """How ``edgepipe deploy`` brings a bundle onto a box. Paths are the box's own.
+
+    ``folder`` holds the releases, ``key`` is the public key that the box requires a signature
+    by, ``restart`` the systemd service that serves ``folder/current``.
+    """
+
+    folder: str = "~/edgepipe"
+    key: str | None = None
+    restart: str | None = None
 
 
 class CompareConfig(CellsConfig):
@@ -209,8 +288,12 @@ COMMANDS: dict[str, type[_Section]] = {
     "tune": TuneConfig,
     "parity": ParityConfig,
     "evaluate": EvaluateConfig,
+    "predict": PredictConfig,
     "compare": CompareConfig,
     "train": TrainConfig,
+    "package": PackageConfig,
+    "verify": VerifyConfig,
+    "deploy": DeployConfig,
 }
 
 
@@ -277,8 +360,12 @@ class Config(_Section):
     tune: TuneConfig = TuneConfig()
     parity: ParityConfig = ParityConfig()
     evaluate: EvaluateConfig = EvaluateConfig()
+    predict: PredictConfig = PredictConfig()
     compare: CompareConfig = CompareConfig()
     train: TrainConfig = TrainConfig()
+    package: PackageConfig = PackageConfig()
+    verify: VerifyConfig = VerifyConfig()
+    deploy: DeployConfig = DeployConfig()
     gates: dict[str, GateConfig] = {}
     targets: dict[str, TargetConfig] = {}
     runners: dict[str, RunnerConfig] = {}
@@ -355,6 +442,9 @@ def _check_names(config: Config) -> None:
         ("export.exporter", [config.export.exporter], exporters.names()),
         ("export.formats", config.export.formats, [exporters.ONNX, *exporters.names()]),
         ("export.variants", config.export.variants, VARIANTS),
+        ("package.variants", config.package.variants, VARIANTS),
+        ("package.formats", config.package.formats, [exporters.ONNX, *exporters.names()]),
+        ("verify.runner", filter(None, [config.verify.runner]), runners),
         ("runners", config.runners, runners),
         *(
             check
@@ -372,6 +462,10 @@ def _check_names(config: Config) -> None:
                 (f"{command}.precisions", section.precisions, PRECISIONS),
             )
         ),
+        ("predict.variant", [config.predict.variant], VARIANTS),
+        ("predict.runner", [config.predict.runner], runners),
+        ("predict.target", [config.predict.target], targets),
+        ("predict.precision", [config.predict.precision], PRECISIONS),
         ("gates", [name.partition("/")[0] for name in config.gates], VARIANTS),
         ("gates", [name.split("/", 1)[1] for name in config.gates if "/" in name], runners),
     ):

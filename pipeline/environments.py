@@ -2,27 +2,26 @@
 
 onnxruntime, onnxruntime-gpu and onnxruntime-openvino overwrite one another. ``create`` makes a
 virtual environment for one runner, with edgepipe's base install and that runner's libraries, in
-the user's cache; ``bench`` and ``parity`` then start the runner's workers in it. A virtual
-environment can't be renamed once it is made, so a marker is written into it last: without one
-it is unfinished, is never used, and is made anew.
+the user's cache; ``bench`` and ``parity`` then start the runner's workers in it.
+
+A virtual environment can't be renamed once it is made. So each build has a folder of its own,
+``RUNNER@xxxxxxxx``, and a marker beside it, ``RUNNER.json``, names the one that is used. The
+marker is replaced last, in one step: until then the environment before goes on being used, and
+what a killed build left is a folder that no marker names.
 """
 
 from __future__ import annotations
 
-import base64
-import hashlib
 import json
 import os
 import shutil
 import subprocess
 import sys
 import tempfile
-import zipfile
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import asdict, dataclass
 from importlib.metadata import distribution, distributions, version
-from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
 
@@ -31,12 +30,12 @@ import filelock
 from ..runners import probe, registry
 from ..runners.base import RunnerError, RunnerUnavailable, Settings
 from ..runners.launch import LOCAL, Worker
+from . import guarded, own_wheel
 from .errors import UsageError
 from .workspace import write_synced
 
 SCHEMA_VERSION = 1
-MARKER = "edgepipe-environment.json"
-PACKAGES = ("pipeline", "exporters", "runners")
+SCRATCH = "scratch"
 PIP = ("-I", "-m", "pip", "--no-input", "--disable-pip-version-check")
 
 
@@ -44,11 +43,13 @@ PIP = ("-I", "-m", "pip", "--no-input", "--disable-pip-version-check")
 class Environment:
     """A finished environment, as its marker tells.
 
-    ``base`` is the interpreter it was made with, ``code`` the digest of the runners in it.
-    ``packages`` is the lock: name -> version and SHA-256 of the archive it came from.
+    ``directory`` is the name of its folder, ``base`` the interpreter that it was made with,
+    ``code`` the digest of the runners in it. ``packages`` is the lock: name -> version and
+    SHA-256 of the archive it came from.
     """
 
     runner: str
+    directory: str
     base: str
     edgepipe: str
     code: str
@@ -57,7 +58,7 @@ class Environment:
     @property
     def folder(self) -> Path:
         """Where it is."""
-        return folder_of(self.runner)
+        return root() / self.directory
 
     @property
     def python(self) -> Path:
@@ -66,9 +67,11 @@ class Environment:
 
     def problem(self) -> str:
         """Why it can't be used by this edgepipe, at a glance; empty if it can."""
+        if not self.folder.is_dir():
+            return "its folder is gone"
         if not self.python.exists():
             return f"its interpreter ({self.base}) is gone"
-        if (self.edgepipe, self.code) != (version("edgepipe"), code_digest()):
+        if (self.edgepipe, self.code) != (version("edgepipe"), own_wheel.runners_digest()):
             return "it holds another edgepipe than this one"
         return ""
 
@@ -93,9 +96,9 @@ def root() -> Path:
     return Path(cache).absolute() / "edgepipe" / "envs"
 
 
-def folder_of(runner: str) -> Path:
-    """Where a runner's environment is, or would be."""
-    return root() / runner
+def marker_of(runner: str) -> Path:
+    """The file that names a runner's environment."""
+    return root() / f"{runner}.json"
 
 
 def known() -> list[str]:
@@ -106,7 +109,7 @@ def known() -> list[str]:
 def find(runner: str) -> Environment | None:
     """A runner's environment, if there is a finished one."""
     try:
-        document = json.loads((folder_of(runner) / MARKER).read_text())
+        document = json.loads(marker_of(runner).read_text())
         if document.pop("schema_version") != SCHEMA_VERSION:
             return None
         return Environment(**document)
@@ -137,37 +140,51 @@ def create(
     ``python`` is the interpreter to make it with, this one by default. What was damaged is made
     anew from the versions it was locked to; ``remove`` it first to have newer ones. Raises
     ``UsageError`` for a runner without a recipe, ``RunnerUnavailable`` if the environment can't
-    be made (nothing is left of it then) or does not run a model (it is left).
+    be made (nothing is left of it then) or does not run a model. That one stays if there was
+    none that does.
     """
     check_known(runner)
-    folder = folder_of(runner)
+    base = _interpreter(python or sys.executable)
     try:
-        folder.parent.mkdir(parents=True, exist_ok=True)
+        root().mkdir(parents=True, exist_ok=True)
         with _locked(runner, say):
             before = find(runner)
-            if before and _reusable(before, python, say):
-                environment = before
-            else:
-                environment = _make(runner, python, before, say)
+            _sweep(runner, before)
+            unfit = _unfit(before) if before else "there is none"
+            if before and not unfit and (python is None or base == before.base):
+                return before
+            if before:
+                say(f"{runner}: {unfit or f'it was made with {before.base}'}; making it anew")
+            kept = before
+            try:
+                made = _make(runner, base, before, say)
+                failure = _failure(made)
+                if unfit or not failure:
+                    _switch(made)
+                    kept = made
+            finally:
+                _sweep(runner, kept)
     except OSError as error:
-        raise RunnerUnavailable(f"{folder}: {error.strerror or error}") from error
-    _try_out(environment)
-    return environment
+        raise RunnerUnavailable(f"{root()}: {error.strerror or error}") from error
+    if failure:
+        end = "" if kept == made else "; the one before stays"
+        raise RunnerUnavailable(f"{made.folder} is complete, but {failure}{end}")
+    return made
 
 
 def listing() -> list[dict[str, Any]]:
     """The environments that are there, as JSON values: ``state`` is "ready" or what is wrong."""
     found = []
     for runner in known():
-        if not folder_of(runner).is_dir():
+        environment, folders = find(runner), _folders(runner)
+        if not environment and not folders:
             continue
-        environment = find(runner)
         state = environment.problem() or environment.damage() if environment else "unfinished"
         found.append(
             {
                 "runner": runner,
                 "state": state or "ready",
-                "folder": str(folder_of(runner)),
+                "folder": str(environment.folder if environment else folders[0]),
                 "base": environment.base if environment else None,
                 "packages": environment.packages if environment else {},
             }
@@ -175,18 +192,17 @@ def listing() -> list[dict[str, Any]]:
     return found
 
 
-def remove(runner: str) -> bool:
-    """Delete a runner's environment, finished or not. Returns whether there was one."""
+def remove(runner: str, say: Callable[[str], None] = lambda _text: None) -> list[Path]:
+    """Delete a runner's environment, and unfinished ones. Returns the folders that are gone."""
     check_known(runner)
-    folder = folder_of(runner)
-    if not folder.is_dir():
-        return False
+    if not root().is_dir():
+        return []
     try:
-        with _locked(runner, lambda _text: None):
-            _delete(folder)
+        with _locked(runner, say):
+            marker_of(runner).unlink(missing_ok=True)
+            return _sweep(runner)
     except OSError as error:
-        raise RunnerUnavailable(f"{folder}: {error.strerror or error}") from error
-    return True
+        raise RunnerUnavailable(f"{root()}: {error.strerror or error}") from error
 
 
 def check_known(runner: str) -> None:
@@ -195,23 +211,14 @@ def check_known(runner: str) -> None:
         raise UsageError(f"no environment can be made for {runner!r}; known: {', '.join(known())}")
 
 
-def code_digest() -> str:
-    """SHA-256 over the runners' sources: what a worker in the environment executes."""
-    digest = hashlib.sha256()
-    package = _package("runners")
-    for path in sorted(package.rglob("*.py")):
-        digest.update(str(path.relative_to(package)).encode() + b"\0" + path.read_bytes())
-    return digest.hexdigest()
-
-
 @contextmanager
 def _locked(runner: str, say: Callable[[str], None]) -> Iterator[None]:
     """One maker at a time; a second one waits, and then finds the work done."""
-    lock = filelock.FileLock(f"{folder_of(runner)}.lock")
+    lock = filelock.FileLock(root() / f"{runner}.lock")
     try:
         lock.acquire(timeout=0)
     except filelock.Timeout:
-        say(f"{runner}: another process is making it; waiting")
+        say(f"{runner}: another process is at work on it; waiting")
         lock.acquire()
     try:
         yield
@@ -219,34 +226,46 @@ def _locked(runner: str, say: Callable[[str], None]) -> Iterator[None]:
         lock.release()
 
 
-def _reusable(environment: Environment, python: str | None, say: Callable[[str], None]) -> bool:
-    reason = environment.problem() or environment.damage() or _failure(environment)
-    if not reason and python and _interpreter(python) != environment.base:
-        reason = f"it was made with {environment.base}"
-    if reason:
-        say(f"{environment.runner}: {reason}; making it anew")
-    return not reason
+def _folders(runner: str) -> list[Path]:
+    """The folders of all builds of a runner, finished or not."""
+    return sorted(path for path in root().glob(f"{runner}@*") if path.is_dir())
+
+
+def _sweep(runner: str, kept: Environment | None = None) -> list[Path]:
+    """Delete all builds but one. Only for who holds the lock: no other is being built then."""
+    swept = [path for path in _folders(runner) if kept is None or path != kept.folder]
+    for folder in swept:
+        shutil.rmtree(folder)
+    return swept
+
+
+def _unfit(environment: Environment) -> str:
+    """Why it has to be made anew, or an empty string."""
+    return environment.problem() or environment.damage() or _failure(environment)
 
 
 def _make(
-    runner: str, python: str | None, before: Environment | None, say: Callable[[str], None]
+    runner: str, base: str, before: Environment | None, say: Callable[[str], None]
 ) -> Environment:
-    """Make it in place, the marker last; whatever goes wrong, nothing half-made is left."""
-    folder = folder_of(runner)
-    base = _interpreter(python or sys.executable)
-    _delete(folder)
-    try:
-        say(f"{runner}: making {folder} with {base}")
-        _run([base, "-I", "-m", "venv", str(folder)], f"{base} can't make an environment")
-        with tempfile.TemporaryDirectory(prefix="edgepipe-") as scratch:
-            packages = _install(runner, folder / "bin" / "python", Path(scratch), before)
-        environment = Environment(runner, base, version("edgepipe"), code_digest(), packages)
-        document = {"schema_version": SCHEMA_VERSION, **asdict(environment)}
-        write_synced(folder / MARKER, (json.dumps(document, indent=2) + "\n").encode())
-    except BaseException:
-        _delete(folder)
-        raise
-    return environment
+    """Build an environment that no marker names yet."""
+    folder = Path(tempfile.mkdtemp(prefix=f"{runner}@", dir=root()))
+    scratch = folder / SCRATCH  # inside: it goes with the folder if this process is killed
+    say(f"{runner}: making {folder} with {base}")
+    scratch.mkdir()
+    _run([base, "-I", "-m", "venv", str(folder)], scratch, f"{base} can't make an environment")
+    packages = _install(runner, folder / "bin" / "python", scratch, before)
+    shutil.rmtree(scratch)
+    code = own_wheel.runners_digest()
+    return Environment(runner, folder.name, base, version("edgepipe"), code, packages)
+
+
+def _switch(environment: Environment) -> None:
+    """Let the marker name it, in one step."""
+    marker = marker_of(environment.runner)
+    document = {"schema_version": SCHEMA_VERSION, **asdict(environment)}
+    written = marker.with_suffix(".tmp")
+    write_synced(written, (json.dumps(document, indent=2) + "\n").encode())
+    written.replace(marker)
 
 
 def _install(
@@ -267,9 +286,10 @@ def _install(
             f"the installed edgepipe has no extra {extra}, its metadata are older than its code: "
             "install it again"
         )
-    requirement = f"edgepipe[{extra}] @ {wheel(scratch).as_uri()}"
+    requirement = f"edgepipe[{extra}] @ {own_wheel.pack(scratch).as_uri()}"
     command = [str(python), *PIP, "install", "--quiet", "--report", str(report)]
-    _run([*command, "--constraint", str(constraints), requirement], f"pip can't install {runner}")
+    command += ["--constraint", str(constraints), requirement]
+    _run(command, scratch, f"pip can't install {runner}")
     lock = {}
     for item in json.loads(report.read_text())["install"]:
         archive = item["download_info"].get("archive_info", {})
@@ -277,45 +297,6 @@ def _install(
         about, sha256 = item["metadata"], hashes.get("sha256", "")
         lock[about["name"]] = {"version": about["version"], "sha256": sha256}
     return dict(sorted(lock.items()))
-
-
-def wheel(folder: Path) -> Path:
-    """Pack this edgepipe as a wheel in ``folder``, from the files that are running.
-
-    Not from where it was installed from, which may be gone, offline, or changed since; and not
-    by a path to this environment, which would take its libraries along. The same three packages
-    and the same metadata are there whether it is a wheel, editable, or a source tree, and they
-    are pure Python: what runs here runs on every Python that the metadata allows.
-    """
-    here = distribution("edgepipe")
-    info = f"edgepipe-{here.version}.dist-info"
-    files = {
-        f"edgepipe/{name}/{path.relative_to(_package(name)).as_posix()}": path.read_bytes()
-        for name in PACKAGES
-        for path in sorted(_package(name).rglob("*"))
-        if path.is_file() and "__pycache__" not in path.parts
-    }
-    files[f"{info}/METADATA"] = (here.read_text("METADATA") or "").encode()
-    files[f"{info}/entry_points.txt"] = (here.read_text("entry_points.txt") or "").encode()
-    files[f"{info}/WHEEL"] = b"Wheel-Version: 1.0\nRoot-Is-Purelib: true\nTag: py3-none-any\n"
-    record = [f"{name},sha256={_record_hash(data)},{len(data)}" for name, data in files.items()]
-    files[f"{info}/RECORD"] = "\n".join([*record, f"{info}/RECORD,,", ""]).encode()
-    path = folder / f"edgepipe-{here.version}-py3-none-any.whl"
-    with zipfile.ZipFile(path, "w", zipfile.ZIP_DEFLATED) as archive:
-        for name, data in files.items():
-            archive.writestr(name, data)
-    return path
-
-
-def _record_hash(data: bytes) -> str:
-    """A hash as RECORD has them: URL-safe base64 without padding (PyPA, binary distributions)."""
-    return base64.urlsafe_b64encode(hashlib.sha256(data).digest()).rstrip(b"=").decode()
-
-
-def _try_out(environment: Environment) -> None:
-    """Raise ``RunnerUnavailable`` unless a model runs in it."""
-    if reason := _failure(environment):
-        raise RunnerUnavailable(f"{environment.folder} is complete, but {reason}")
 
 
 def _failure(environment: Environment) -> str:
@@ -329,13 +310,10 @@ def _failure(environment: Environment) -> str:
     return ""
 
 
-def _run(command: list[str], failure: str) -> None:
-    try:
-        done = subprocess.run(command, stdin=subprocess.DEVNULL, capture_output=True, text=True)
-    except OSError as error:
-        raise RunnerUnavailable(f"{failure}: {error.strerror}") from error
+def _run(command: list[str], scratch: Path, failure: str) -> None:
+    done = guarded.run(command, os.environ | {"TMPDIR": str(scratch)})
     if done.returncode:
-        lines = [line for line in (done.stdout + done.stderr).splitlines() if line.strip()]
+        lines = [line for line in done.stdout.splitlines() if line.strip()]
         errors = [line for line in lines if line.startswith(("ERROR:", "Error:"))]
         reason = (errors or lines or [f"exit status {done.returncode}"])[0]
         offline = any("Retrying (" in line for line in lines)
@@ -353,17 +331,3 @@ def _interpreter(python: str) -> str:
     if done.returncode or not done.stdout.strip():
         raise UsageError(f"--python {python}: is no Python interpreter")
     return done.stdout.strip()
-
-
-def _package(name: str) -> Path:
-    spec = find_spec(f"edgepipe.{name}")
-    assert spec
-    assert spec.origin
-    return Path(spec.origin).parent
-
-
-def _delete(folder: Path) -> None:
-    """The marker first: what is half deleted must not look finished."""
-    (folder / MARKER).unlink(missing_ok=True)
-    if folder.exists():
-        shutil.rmtree(folder)

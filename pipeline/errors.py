@@ -1,6 +1,7 @@
 """One exception tree and one exit-code table.
 
     EdgepipeError
+    +-- Refused             a condition for going on is not met                 1
     +-- UsageError          a flag, a key or a value that makes no sense        2
     +-- InputError          a model, checkpoint, image or dataset               3
     |   +-- WorkspaceError  the workspace can't be read, written or found       3
@@ -17,7 +18,14 @@ from __future__ import annotations
 from enum import IntEnum
 
 from ..exporters.base import ExportOptionError, MissingLibrary, ModelError
-from ..runners.base import ImageError, MissingDecoder, RunnerError
+from ..runners.base import (
+    BundleError,
+    BundleUnreadable,
+    ImageError,
+    MissingDecoder,
+    MissingSigner,
+    RunnerError,
+)
 
 
 class ExitCode(IntEnum):
@@ -36,6 +44,10 @@ class ExitCode(IntEnum):
 
 class EdgepipeError(Exception):
     """An expected failure. Its message is one line: what and which, and what to do."""
+
+
+class Refused(EdgepipeError):
+    """A condition for going on is not met: what there is has not passed what it must."""
 
 
 class UsageError(EdgepipeError):
@@ -63,16 +75,20 @@ class Terminated(BaseException):
 
 
 EXIT_CODES: tuple[tuple[type[BaseException], ExitCode], ...] = (
+    (Refused, ExitCode.GATE_FAILED),
     (UsageError, ExitCode.USAGE),
     (ExportOptionError, ExitCode.USAGE),
     (InputError, ExitCode.BAD_INPUT),
     (ModelError, ExitCode.BAD_INPUT),
     (ImageError, ExitCode.BAD_INPUT),
+    (BundleUnreadable, ExitCode.BAD_INPUT),
     (IntegrityError, ExitCode.INTEGRITY),
+    (BundleError, ExitCode.INTEGRITY),
     (StageError, ExitCode.RUNNER),
     (RunnerError, ExitCode.RUNNER),
     (MissingLibrary, ExitCode.RUNNER),
     (MissingDecoder, ExitCode.RUNNER),
+    (MissingSigner, ExitCode.RUNNER),
     (KeyboardInterrupt, ExitCode.INTERRUPTED),
     (Terminated, ExitCode.TERMINATED),
 )

@@ -34,7 +34,7 @@ TEMPORARY_SUFFIX = ".tmp"
 RESULTS = frozenset(
     {
         *("bench.json", "bench.npz", "evaluation.json", "parity.json", "parity.npz"),
-        *("explain.json", "explain.svg", "report.html", "tune.json"),
+        *("explain.json", "explain.svg", "report.html", "report.md", "tune.json"),
     }
 )
 
@@ -202,7 +202,7 @@ class Workspace:
         Nothing is created where nothing was exported. Raises as ``verified`` does.
         """
         if not self.folder.is_dir():
-            raise WorkspaceError(f"{self.folder}: nothing exported yet; run `edgepipe export`")
+            raise self._nothing()
         with self.locked(command, say):
             yield self.verified()
 
@@ -224,7 +224,7 @@ class Workspace:
         """
         manifest = self.manifest()
         if manifest is None:
-            raise WorkspaceError(f"{self.folder}: nothing exported yet; run `edgepipe export`")
+            raise self._nothing()
         for name in manifest.artifacts:
             if self.state(manifest, name) == "missing":
                 raise IntegrityError(f"{self.folder / name}: missing; {_RESTORE}")
@@ -242,6 +242,11 @@ class Workspace:
             known = path.name in manifest.artifacts or path.name in RESULTS
             if not known and path.name != MANIFEST and path.name not in (LOCK, HOLDER):
                 raise IntegrityError(f"{path}: not in the manifest; move it elsewhere")
+
+    def _nothing(self) -> WorkspaceError:
+        others = sorted(path.parent.name for path in self.folder.parent.glob(f"*/{MANIFEST}"))
+        hint = f", or use --model {' or '.join(others)}" if others else ""
+        return WorkspaceError(f"{self.folder}: nothing exported yet; run `edgepipe export`{hint}")
 
     def state(self, manifest: Manifest, name: str) -> str:
         """ "intact", "edited" or "missing": an artifact against the manifest."""

@@ -70,6 +70,18 @@ class MissingDecoder(Exception):
     """Pillow is not installed. Says how to install it."""
 
 
+class MissingSigner(Exception):
+    """The library for signatures is not installed. Says how to install it."""
+
+
+class BundleError(Exception):
+    """A bundle is damaged, or not what it claims to be. One line: the file, and what is wrong."""
+
+
+class BundleUnreadable(BundleError):
+    """A bundle that this edgepipe can't read, though nothing says that it was tampered with."""
+
+
 @dataclass(frozen=True)
 class TensorSpec:
     """An input or output: ``dtype`` as numpy names it, ``None`` for a dynamic dimension."""

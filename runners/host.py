@@ -6,11 +6,12 @@ import ctypes
 import os
 import platform
 import sys
+from collections.abc import Collection, Mapping
 from importlib import import_module
 from pathlib import Path
 from typing import Any
 
-from . import conditions
+from . import conditions, cpuid
 
 # What decides how int8 and reduced precision run on x86; names as in /proc/cpuinfo.
 RELEVANT_FLAGS = (
@@ -34,7 +35,7 @@ def facts() -> dict[str, Any]:
         "name": platform.node(),
         "cpu": cpu_name(),
         "machine": platform.machine(),
-        "cpu_flags": [flag for flag in RELEVANT_FLAGS if flag in flags],
+        "cpu_flags": cpu_flags(flags),
         "physical_cores": physical_cores(),
         "logical_cpus": len(_cpus()),
         "total_cpus": os.cpu_count() or 1,
@@ -46,6 +47,29 @@ def facts() -> dict[str, Any]:
         "os": f"{platform.system()} {platform.release()}",
         "python": platform.python_version(),
     }
+
+
+def cpu_flags(listed: Collection[str]) -> list[str]:
+    """Those of ``RELEVANT_FLAGS`` that the kernel lists and the CPU itself confirms.
+
+    The kernel knows what it keeps from programs, the CPU whether it is an emulated one.
+    """
+    confirmed = cpuid.flags()
+    return [
+        flag
+        for flag in RELEVANT_FLAGS
+        if flag in listed and (confirmed is None or flag in confirmed)
+    ]
+
+
+def saturates(facts: Mapping[str, Any]) -> bool:
+    """Whether int8 kernels of a machine add pairs of products in 16 bits, which can overflow.
+
+    So do those of x86 CPUs without VNNI or AMX (Intel, "Lower Numerical Precision Deep Learning
+    Inference and Training", 2018). ``facts`` are those of ``facts()``.
+    """
+    x86 = facts.get("machine") in ("x86_64", "AMD64", "i686")
+    return x86 and not {"avx512_vnni", "avx_vnni", "amx_int8"} & set(facts.get("cpu_flags", ()))
 
 
 def cpu_name() -> str:

@@ -47,6 +47,7 @@ from .measure import Measurement, Plan
 
 STDERR_KEPT = 16 << 10
 KILL_GRACE_SECONDS = 5.0
+WORKER = f"{__package__}.worker"
 
 
 @dataclass(frozen=True)
@@ -61,10 +62,10 @@ class Target:
     command: tuple[str, ...] = ("{python}",)
     emulated: bool = False
 
-    def argv(self, python: str = sys.executable) -> list[str]:
-        """The full command line of a worker on this target."""
+    def argv(self, python: str = sys.executable, module: str = WORKER) -> list[str]:
+        """The full command line of a worker on this target, or of another module."""
         prefix = [part.replace("{python}", python) for part in self.command]
-        return [*prefix, "-P", "-m", f"{__package__}.worker"]
+        return [*prefix, "-P", "-m", module]
 
     @classmethod
     def over_ssh(cls, name: str, host: str, python: str, options: Sequence[str] = ()) -> Self:

@@ -20,7 +20,7 @@ import signal
 import subprocess
 import sys
 import tempfile
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import asdict, replace
 from importlib.metadata import version
 from io import BufferedReader
@@ -35,6 +35,7 @@ from .base import PlacementError, RunnerUnavailable, Session, SessionError, Sett
 from .measure import Plan, measure
 
 MAX_REASON = 600
+Operation = Callable[[protocol.Message, protocol.Blobs], Any]
 
 
 class Worker:
@@ -143,10 +144,10 @@ class Worker:
         return self._session
 
 
-def serve(reader: BufferedReader, writer: BinaryIO) -> None:
-    """Answer requests until the input ends."""
+def operations() -> dict[str, Operation]:
+    """What a new worker answers, by the name of the request."""
     worker = Worker()
-    operations: dict[str, Callable[[protocol.Message, protocol.Blobs], Any]] = {
+    return {
         "hello": worker.hello,
         "inspect": worker.inspect,
         "describe": worker.describe,
@@ -155,6 +156,10 @@ def serve(reader: BufferedReader, writer: BinaryIO) -> None:
         "run": worker.run,
         "measure": worker.measure,
     }
+
+
+def serve(reader: BufferedReader, writer: BinaryIO, answers: Mapping[str, Operation]) -> None:
+    """Answer requests until the input ends."""
     while line := reader.readline(protocol.MAX_HEADER_BYTES):
         message, entries = protocol.decode_header(line)
         blobs: protocol.Blobs = {}
@@ -165,7 +170,7 @@ def serve(reader: BufferedReader, writer: BinaryIO) -> None:
             blobs[entry["name"]] = protocol.decode_blob(entry, data)
         try:
             # Encoded here: outputs that can't travel (text) are the session's failure too.
-            reply = list(protocol.encode(*operations[message["op"]](message, blobs)))
+            reply = list(protocol.encode(*answers[message["op"]](message, blobs)))
         except RunnerUnavailable as error:
             reply = protocol.encode({"unavailable": _one_line(str(error))})
         except PlacementError as error:
@@ -210,8 +215,8 @@ def _guard() -> subprocess.Popen[bytes]:
         os.close(life)
 
 
-def main() -> None:
-    """Serve on stdin and the original stdout."""
+def main(answers: Mapping[str, Operation] | None = None) -> None:
+    """Serve on stdin and the original stdout: a worker's answers, unless others are given."""
     signal.signal(signal.SIGINT, signal.SIG_IGN)  # the parent decides when a worker ends
     reader = os.fdopen(os.dup(0), "rb")
     writer = os.fdopen(os.dup(1), "wb")
@@ -219,7 +224,7 @@ def main() -> None:
     sys.stdout = sys.stderr
     _watchdog = _guard()  # kept: there is no waiting for it
     try:
-        serve(reader, writer)
+        serve(reader, writer, answers or operations())
     except BrokenPipeError:
         os._exit(1)
 

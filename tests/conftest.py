@@ -53,6 +53,26 @@ def edgepipe(tmp_path: Path) -> Run:
 
 
 @pytest.fixture(scope="session")
+def measured(exported: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A copy of ``exported`` with parity and a quick bench on ort-cpu. Don't write to it."""
+    root = Path(shutil.copytree(exported, tmp_path_factory.mktemp("measured") / "artifacts"))
+    for command in (("parity",), ("bench", "--quick")):
+        flags = ("--runner", "ort-cpu", "--workspace", str(root))
+        program = [sys.executable, "-m", "edgepipe.pipeline.cli"]
+        done = subprocess.run([*program, *command, *flags], capture_output=True, text=True)
+        assert done.returncode == 0, done.stdout + done.stderr
+    return root
+
+
+@pytest.fixture(scope="session")
+def bundle(measured: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """The bundle of ``measured``, not signed. Don't write to it."""
+    from edgepipe.pipeline import package
+
+    return package(workspace=measured, output=tmp_path_factory.mktemp("bundle")).path
+
+
+@pytest.fixture(scope="session")
 def base_environment(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """The Python of an environment with edgepipe's wheel and onnxruntime, as on an edge box.
 
@@ -77,4 +97,7 @@ def base_environment(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 def pytest_addoption(parser: pytest.Parser) -> None:
+    parser.addoption(
+        "--all-cuts", action="store_true", help="test_deploy.py: every step, three cuts each"
+    )
     parser.addoption("--wheel", default=None, help="a built wheel, for tests/test_wheel.py")

@@ -10,7 +10,7 @@ from typing import Annotated, Any
 
 import typer
 
-from . import judging, machine, making, models, speed
+from . import judging, machine, making, models, shipping, showing, speed
 
 DEBUG = "EDGEPIPE_DEBUG"
 
@@ -23,13 +23,18 @@ app = typer.Typer(
 )
 
 for command in (
-    making.export,
     models.compare,
     models.train,
+    making.export,
     speed.bench,
     speed.tune,
     judging.parity,
     judging.evaluate,
+    judging.predict,
+    shipping.package,
+    shipping.verify,
+    shipping.deploy,
+    showing.report,
     machine.runners,
     machine.doctor,
 ):

@@ -72,8 +72,9 @@ def env_list(as_json: options.Json = False) -> None:
 
 
 @env.command("remove")
-def env_remove(runner: EnvironmentRunner) -> None:
-    """Delete RUNNER's environment."""
+def env_remove(runner: EnvironmentRunner, quiet: options.Quiet = False) -> None:
+    """Delete RUNNER's environment, and what unfinished builds of it have left."""
     from .. import environments
 
-    environments.remove(runner)
+    for folder in environments.remove(runner, options.progress(quiet).say):
+        print(f"removed {folder}")

@@ -220,15 +220,19 @@ class _Search:
         return fastest if self._ratio(fastest) < 1 else None
 
     def _pools(self) -> list[Settings]:
-        """Other numbers of threads, and offline of streams, than the default's."""
+        """Other numbers of threads, and offline of streams, than the default's.
+
+        The threads stay if they were asked for.
+        """
         host = self.host or {}
         cores, cpus = int(host["physical_cores"]), int(host["logical_cpus"])
         counts = sorted({1, *(2**n for n in range(1, 8) if 2**n < cpus), cores, cpus})
         default = self._cell.threads or cores
+        others = [] if self._cell.threads else [count for count in counts if count != default]
         if self._scenario != OFFLINE:
-            return [{"threads": count} for count in counts if count != default]
+            return [{"threads": count} for count in others]
         streams = [{"streams": count} for count in counts if count <= default]
-        return [*streams, *({"threads": count} for count in counts if count > default)]
+        return [*streams, *({"threads": count} for count in others if count > default)]
 
     def _dynamic(self) -> bool:
         export = self._source.manifest.stage("export")

@@ -4,15 +4,20 @@ from __future__ import annotations
 
 import json
 import os
+import re
 import subprocess
 import sys
 from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 from subprocess import CompletedProcess
 
+import numpy as np
+import onnx
 import pytest
 
-from edgepipe.pipeline import environments
+from edgepipe.pipeline import own_wheel
+from edgepipe.pipeline.workspace import Artifact, Manifest, sha256_file
 
 Run = Callable[..., CompletedProcess[str]]
 RUNNER = "ort-openvino"
@@ -24,7 +29,13 @@ def cache(tmp_path_factory: pytest.TempPathFactory) -> Path:
     folder = tmp_path_factory.mktemp("cache")
     done = command(folder, "env", "create", RUNNER)
     assert done.returncode == 0, done.stderr
-    assert done.stdout.strip() == str(folder / "edgepipe" / "envs" / RUNNER)
+    assert Path(done.stdout.strip()) == environment(folder)
+    return folder
+
+
+def environment(cache: Path) -> Path:
+    """The folder of the only build there is."""
+    (folder,) = (cache / "edgepipe" / "envs").glob(f"{RUNNER}@*")
     return folder
 
 
@@ -56,8 +67,8 @@ def test_bench_of_all_four_runners(cache: Path, workspace: Path) -> None:
         pytest.skip("this machine has an NVIDIA GPU")
     runners = ("ort-cpu", "openvino", RUNNER, "ort-cuda")
     flags = [part for name in runners for part in ("--runner", name)]
-    bench = ("bench", "--quick", "--variant", "fp32", "--json", "--workspace", workspace)
-    done = command(cache, *bench, *flags)
+    bench = ("bench", "--variant", "fp32", "--json", "--workspace", workspace)
+    done = command(cache, *bench, *flags, "--rounds", "1", "--seconds", "0.2")
     assert done.returncode == 5, done.stderr
     cells = {cell["runner"]: cell for cell in json.loads(done.stdout)["cells"]}
     for name in runners[:3]:
@@ -67,7 +78,7 @@ def test_bench_of_all_four_runners(cache: Path, workspace: Path) -> None:
     assert cells["ort-cuda"]["status"] == "unavailable"
     assert "no NVIDIA GPU found" in cells["ort-cuda"]["reason"]
     assert cells["ort-cuda"]["latency_ms"] is None
-    assert command(cache, *bench).returncode == 0, "nobody asked for ort-cuda by name"
+    assert command(cache, *bench, "--quick").returncode == 0, "nobody asked for ort-cuda by name"
 
 
 def test_a_required_share_gates(cache: Path, workspace: Path) -> None:
@@ -76,6 +87,54 @@ def test_a_required_share_gates(cache: Path, workspace: Path) -> None:
     done = command(cache, "parity", *flags, "--require-ep", "CUDA=95%")
     assert done.returncode == 1
     assert "no cell ran on it" in done.stdout
+
+
+@pytest.fixture
+def detour(workspace: Path) -> Path:
+    """A workspace whose fp32 leads its answer through a sequence, which OpenVINO doesn't take."""
+    folder = workspace / "mobilenet_v2"
+    model = onnx.load(folder / "fp32.onnx")
+    (last,) = [node for node in model.graph.node if "logits" in node.output]
+    last.output[:] = ["answer"]
+    model.graph.node.extend(
+        [
+            onnx.helper.make_node("SequenceConstruct", ["answer"], ["sequence"], "construct"),
+            onnx.helper.make_node("SequenceAt", ["sequence", "first"], ["logits"], "at"),
+        ]
+    )
+    model.graph.initializer.append(onnx.numpy_helper.from_array(np.array(0), "first"))
+    onnx.save(model, folder / "fp32.onnx")
+    path = folder / "manifest.json"
+    manifest = Manifest.from_json(path.read_text(), path)
+    size = (folder / "fp32.onnx").stat().st_size
+    edited = {"fp32.onnx": Artifact(sha256_file(folder / "fp32.onnx"), size)}
+    path.write_text(replace(manifest, artifacts={**manifest.artifacts, **edited}).to_json())
+    return workspace
+
+
+def test_nodes_that_the_provider_refuses_fail_the_cell(cache: Path, detour: Path) -> None:
+    flags = ("--runner", RUNNER, "--variant", "fp32", "--workspace", detour)
+    for judge in (("parity", "--samples", "16"), ("bench", "--quick")):
+        done = command(cache, *judge, *flags)
+        assert done.returncode == 1, done.stdout + done.stderr
+        assert re.search("not (SequenceAt, )?SequenceConstruct", " ".join(done.stdout.split()))
+        assert "--allow-fallback" in done.stdout
+
+
+def test_a_fallback_that_is_allowed_shows(cache: Path, detour: Path) -> None:
+    flags = ("--runner", RUNNER, "--variant", "fp32", "--allow-fallback", "--workspace", detour)
+    parity = command(cache, "parity", "--samples", "16", *flags)
+    assert parity.returncode == 0, parity.stdout + parity.stderr
+    assert re.search("fallback: [0-9.]+ % of the nodes on OpenVINOExecutionProvider", parity.stdout)
+    bench = command(cache, "bench", "--quick", "--json", *flags)
+    assert bench.returncode == 0, bench.stdout + bench.stderr
+    (cell,) = json.loads(bench.stdout)["cells"]
+    assert cell["latency_ms"]["p50"] > 0
+    assert set(cell["placement"]) == {"OpenVINOExecutionProvider", "CPUExecutionProvider"}
+    assert any(note.startswith("fallback: ") for note in cell["notes"])
+    gated = command(cache, "bench", "--quick", *flags, "--require-ep", "OpenVINO=100%")
+    assert gated.returncode == 1, gated.stdout + gated.stderr
+    assert "--require-ep OpenVINO=100% is missed" in " ".join(gated.stdout.split())
 
 
 def test_bf16_is_proven_or_refused(cache: Path, workspace: Path) -> None:
@@ -90,14 +149,25 @@ def test_bf16_is_proven_or_refused(cache: Path, workspace: Path) -> None:
 
 
 def test_without_the_providers_library_there_are_no_numbers(cache: Path, workspace: Path) -> None:
-    folder = cache / "edgepipe" / "envs" / RUNNER
-    (library,) = folder.glob("lib/python*/site-packages/onnxruntime/capi/*providers_openvino.so")
+    (library,) = environment(cache).glob(
+        "lib/python*/site-packages/onnxruntime/capi/*providers_openvino.so"
+    )
     hidden = library.rename(library.with_suffix(".hidden"))
     try:
-        flags = ("--runner", RUNNER, "--variant", "fp32", "--quick", "--json")
+        flags = (
+            "--runner",
+            RUNNER,
+            "--runner",
+            "ort-cpu",
+            "--variant",
+            "fp32",
+            "--quick",
+            "--json",
+        )
         done = command(cache, "bench", *flags, "--workspace", workspace)
         assert done.returncode == 5
-        (cell,) = json.loads(done.stdout)["cells"]
+        cell, other = json.loads(done.stdout)["cells"]
+        assert other["status"] == "ok"
         assert cell["status"] in ("unavailable", "failed")
         assert cell["latency_ms"] is None
         assert "openvino" in cell["reason"].lower()
@@ -109,7 +179,7 @@ def test_without_the_providers_library_there_are_no_numbers(cache: Path, workspa
 
 
 def test_it_is_reused(cache: Path) -> None:
-    marker = cache / "edgepipe" / "envs" / RUNNER / environments.MARKER
+    marker = cache / "edgepipe" / "envs" / f"{RUNNER}.json"
     before = marker.stat().st_mtime_ns
     done = command(cache, "env", "create", RUNNER)
     assert done.returncode == 0
@@ -128,7 +198,7 @@ def test_the_gpu_wheel_without_a_gpu_gives_a_reason_and_no_numbers(
     python = tmp_path / "gpu" / "bin" / "python"
     subprocess.run([sys.executable, "-m", "venv", str(tmp_path / "gpu")], check=True)
     pip = [str(python), "-m", "pip", "install", "--quiet"]
-    subprocess.run([*pip, str(environments.wheel(tmp_path)), "onnxruntime-gpu"], check=True)
+    subprocess.run([*pip, str(own_wheel.pack(tmp_path)), "onnxruntime-gpu"], check=True)
     (tmp_path / "edgepipe.toml").write_text(f'[runners.ort-cuda]\npython = "{python}"\n')
     for command_ in (("bench", "--quick"), ("parity", "--samples", "16")):
         flags = ("--runner", "ort-cuda", "--variant", "fp32", "--json", "--workspace", workspace)

@@ -2,11 +2,9 @@
 
 from __future__ import annotations
 
-import sys
-
 import pytest
 
-RUNNERS = ["ort-cpu", "openvino"]
+RUNNERS = ["ort-cpu", "openvino", "ort-openvino"]
 
 
 def pytest_addoption(parser: pytest.Parser) -> None:
@@ -20,9 +18,9 @@ def pytest_addoption(parser: pytest.Parser) -> None:
     )
     parser.addoption(
         "--python",
-        default=sys.executable,
+        default=None,
         metavar="PATH",
-        help="the interpreter of the environment that holds the runner [default: this one]",
+        help="the interpreter that has the runner [default: its environment's, or this one]",
     )
     parser.addoption(
         "--rewrite",

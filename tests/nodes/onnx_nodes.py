@@ -6,6 +6,7 @@ runner can't do stands in ``RUNNER.txt`` beside this file, a line for each case 
 which it fails:
 
     load    the runner refuses the model
+    part    its provider takes some of the nodes only; with the fallback allowed the case passes
     run     it fails while running it
     form    an output is missing, extra, or of another shape or dtype
     values  an output is further from ONNX's reference than the case allows
@@ -19,6 +20,7 @@ runs many cases and is replaced when one of them kills it.
 
 from __future__ import annotations
 
+import sys
 import warnings
 from collections import Counter
 from collections.abc import Iterator, Mapping
@@ -32,6 +34,7 @@ import onnx
 import pytest
 from onnx import TensorProto, numpy_helper
 
+from edgepipe.pipeline import environments
 from edgepipe.runners.base import RunnerUnavailable, SessionError, Settings, WorkerError
 from edgepipe.runners.launch import LOCAL, Timeouts, Worker
 from edgepipe.runners.protocol import travels
@@ -43,8 +46,11 @@ with warnings.catch_warnings():
     CASES = {case.name: case for case in load_model_tests(kind="node")}
 
 TIMEOUTS = Timeouts(start=60.0, load=60.0, run=60.0)
-LEAST_PASSED = 1000
-PASS = "pass"
+PASS, PART = "pass", "part"
+LEAST_RUN = 1000
+# onnxruntime's OpenVINO provider (1.24.1) takes no node at all of 315 cases and can't compile 103,
+# and the onnxruntime around it does not know what ONNX has added since.
+LEAST_PASSED = {"ort-cpu": 1000, "openvino": 1000, "ort-openvino": 850}
 
 
 def tensors(names: list[str], values: Any) -> dict[str, np.ndarray]:
@@ -91,7 +97,15 @@ class Lasting:
     _worker: Worker | None = None
 
     def outcome(self, case: Any) -> tuple[str, str]:
-        """Run a case; (outcome, explanation)."""
+        """Run a case, and once more with the fallback allowed if that is all it needs."""
+        outcome, explanation = self._try(case, Settings(threads=1))
+        if "--allow-fallback" not in explanation:
+            return outcome, explanation
+        again, why = self._try(case, Settings(threads=1, allow_fallback=True))
+        return (PART, explanation) if again == PASS else (again, why)
+
+    def _try(self, case: Any, settings: Settings) -> tuple[str, str]:
+        """(outcome, explanation)."""
         graph, (data,) = case.model.graph, case.data_sets
         feeds = tensors([value.name for value in graph.input], data[0])
         expected = tensors([value.name for value in graph.output], data[1])
@@ -99,7 +113,7 @@ class Lasting:
         phase = "load"
         try:
             worker = self._ready()
-            self.version = worker.load(self.runner, model, Settings(threads=1)).runner_version
+            self.version = worker.load(self.runner, model, settings).runner_version
             phase = "run"
             found = worker.run(feeds).arrays
         except RunnerUnavailable as error:
@@ -135,7 +149,8 @@ def expected_failures(runner: str) -> dict[str, str]:
 
 @pytest.fixture(scope="session")
 def lasting(runner: str, request: pytest.FixtureRequest) -> Iterator[Lasting]:
-    worker = Lasting(runner, str(request.config.getoption("--python")))
+    python = request.config.getoption("--python") or environments.python_of(runner)
+    worker = Lasting(runner, str(python or sys.executable))
     yield worker
     worker.close()
     if request.config.getoption("--rewrite"):
@@ -171,4 +186,6 @@ def test_enough_cases_passed(lasting: Lasting) -> None:
     """Last, since it counts. Says what became of all of them with ``-rA``."""
     count = Counter(lasting.outcomes.values())
     print(lasting.runner, dict(count), "skipped", len(CASES) - len(lasting.outcomes))
-    assert count[PASS] >= LEAST_PASSED or len(lasting.outcomes) < LEAST_PASSED, "selected fewer"
+    if len(lasting.outcomes) < LEAST_RUN:
+        pytest.skip(f"only {len(lasting.outcomes)} cases were selected")
+    assert count[PASS] + count[PART] >= LEAST_PASSED[lasting.runner]

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import os
 import subprocess
 import sys
@@ -13,27 +12,10 @@ from subprocess import CompletedProcess
 
 import pytest
 
-from edgepipe.pipeline import environments
+from edgepipe.pipeline import own_wheel
 from edgepipe.runners import probe
 
 Run = Callable[..., CompletedProcess[str]]
-# Every name that pip would look up is refused at once.
-OFFLINE = {
-    "PIP_INDEX_URL": "http://127.0.0.1:9/simple",
-    "PIP_EXTRA_INDEX_URL": "",
-    "PIP_FIND_LINKS": "",
-    "PIP_CONFIG_FILE": os.devnull,
-    "PIP_RETRIES": "0",
-}
-
-
-def test_an_index_that_can_not_be_reached_leaves_nothing(edgepipe: Run, tmp_path: Path) -> None:
-    done = edgepipe("env", "create", "ort-openvino", env=OFFLINE)
-    assert done.returncode == 5, done.stdout + done.stderr
-    last = done.stderr.splitlines()[-1]
-    assert last.startswith("edgepipe: pip can't install ort-openvino: ")
-    assert "Traceback" not in done.stderr
-    assert not (tmp_path / "cache" / "edgepipe" / "envs" / "ort-openvino").exists()
 
 
 @pytest.mark.parametrize("name", ["torch", "nothing", "../up"])
@@ -49,18 +31,8 @@ def test_a_python_that_is_none(edgepipe: Run) -> None:
     assert "/no/python" in done.stderr
 
 
-def test_a_half_made_environment_is_not_used(edgepipe: Run, tmp_path: Path) -> None:
-    folder = tmp_path / "cache" / "edgepipe" / "envs" / "ort-openvino"
-    (folder / "bin").mkdir(parents=True)
-    (folder / "bin" / "python").write_text("#!/bin/sh\nexit 7\n")
-    listed = json.loads(edgepipe("env", "list", "--json").stdout)["environments"]
-    assert [(one["runner"], one["state"]) for one in listed] == [("ort-openvino", "unfinished")]
-    assert edgepipe("env", "remove", "ort-openvino").returncode == 0
-    assert not folder.exists()
-
-
 def test_the_wheel_of_the_running_code_installs_and_works(tmp_path: Path) -> None:
-    wheel = environments.wheel(tmp_path)
+    wheel = own_wheel.pack(tmp_path)
     with zipfile.ZipFile(wheel) as archive:
         names = archive.namelist()
         assert archive.testzip() is None

@@ -1,0 +1,91 @@
+"""What the build machine measured, as far as it is about the very files that are to be shipped."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Callable, Iterable, Mapping
+from dataclasses import asdict
+from pathlib import Path
+from typing import Any
+
+from ..runners.bundle import Variant
+from .errors import InputError
+from .gates import FAIL, PASS, Gate
+
+# (variant, runner, precision) -> the limits that hold now
+GateOf = Callable[[str, str, str], Gate]
+
+
+def read(path: Path) -> dict[str, Any] | None:
+    """A result that a command left in the workspace, ``None`` if there is none."""
+    try:
+        document = json.loads(path.read_text())
+    except FileNotFoundError:
+        return None
+    except (OSError, ValueError, RecursionError) as error:
+        raise InputError(f"{path}: no result of edgepipe ({error})") from error
+    if not isinstance(document, dict) or not isinstance(document.get("cells"), list):
+        raise InputError(f"{path}: no result of edgepipe")
+    return document
+
+
+def outdated(document: Mapping[str, Any], digests: Mapping[str, str]) -> list[str]:
+    """The files that a result is not about: another digest, or none at all."""
+    seen = document.get("artifacts", {})
+    return [name for name, digest in digests.items() if seen.get(name) != digest]
+
+
+def parity_problems(
+    document: Mapping[str, Any] | None,
+    variants: Mapping[str, Variant],
+    digests: Mapping[str, str],
+    gate_of: GateOf,
+) -> list[str]:
+    """Why a parity result does not carry these variants, nothing if it does.
+
+    Every file needs a cell that passed under the gates of today, and none that failed. A failure
+    on a machine that the variant is not for says nothing against it: ``verify`` refuses it there.
+    """
+    if document is None:
+        return ["there is no parity.json"]
+    if stale := outdated(document, digests):
+        return [f"parity.json is not about this {name}" for name in stale]
+    problems = [str(problem) for problem in document.get("problems", ())]
+    for name, variant in variants.items():
+        cells = [cell for cell in document["cells"] if cell["variant"] == name]
+        problems += [
+            f"{name} fails on {cell['runner']} ({cell['target']}): {cell['reason']}"
+            for cell in cells
+            if (cell["verdict"] == FAIL or cell["status"] == "failed")
+            and variant.misfit(document["hosts"].get(cell["target"], {})) is None
+        ]
+        passed = [cell for cell in cells if cell["verdict"] == PASS]
+        problems += [
+            f"no cell passed with {files[0]}"
+            for files in variant.files.values()
+            if files[0] not in {cell["file"] for cell in passed}
+        ]
+        problems += [
+            f"{name} passed on {cell['runner']} under other gates than today's"
+            for cell in passed
+            if cell["gate"] != asdict(gate_of(name, cell["runner"], cell["precision"]))
+        ]
+    return problems
+
+
+def recorded_p50(
+    document: Mapping[str, Any] | None, variant: str, runner: str, precision: str
+) -> float | None:
+    """What bench measured for a cell on the build machine, ms; ``None`` if it didn't."""
+    for cell in (document or {}).get("cells", ()):
+        same = (cell["variant"], cell["runner"], cell["precision"]) == (variant, runner, precision)
+        if same and cell["target"] == "local" and cell["latency_ms"]:
+            return float(cell["latency_ms"]["p50"])
+    return None
+
+
+def precisions(document: Mapping[str, Any] | None) -> Iterable[str]:
+    """The precisions that any cell was computed in."""
+    return dict.fromkeys(
+        cell["precision"] for cell in (document or {}).get("cells", ()) if cell["precision"]
+    )

@@ -1,0 +1,96 @@
+"""A model card in Markdown: what the bundle holds and what was measured, all from its index."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any
+
+from ...runners.bundle import EXACT_INT8, Index
+
+WAIVED = {
+    "untrained": "**The weights are untrained**: the answers mean nothing (`--allow-untrained`).",
+    "failed-parity": "**Parity did not pass** on the build machine, or was not measured "
+    "(`--allow-failed-parity`).",
+}
+
+
+def model_card(
+    index: Index, parity: Mapping[str, Any] | None, bench: Mapping[str, Any] | None
+) -> str:
+    """The card. ``parity`` and ``bench`` are the documents of the build machine, if there are."""
+    model, source = index.model, index.provenance
+    parts = [
+        f"# {index.name}",
+        f"{model['architecture']}, {model['weights']} weights (SHA-256 "
+        f"`{str(model['weights_sha256'])[:16]}…`), {model['parameters']:,} parameters, "
+        f"{model['classes']} classes. Packaged by edgepipe {index.edgepipe}"
+        + (f" from commit `{source['git']['commit']}`" if source["git"] else "")
+        + (", with uncommitted changes" if source["git"] and source["git"]["dirty"] else "")
+        + ".",
+    ]
+    parts += [WAIVED[name] for name in index.waived]
+    parts += ["## Use", _use(index), "## Variants", _variants(index)]
+    parts += ["## Fidelity on the build machine", _parity(index, parity)]
+    parts += ["## Latency on the build machine", _bench(index, bench)]
+    parts += [
+        "## Limits",
+        "Fidelity says how near the answers are to the trained model's own, not how often those "
+        "are right. The latencies are those of the machine named, not of yours: "
+        "`edgepipe verify` measures there.",
+    ]
+    return "\n\n".join(parts) + "\n"
+
+
+def _use(index: Index) -> str:
+    data = index.preprocessing
+    labels = ", ".join(index.labels or ())
+    shape = f"RGB image, {data.size}×{data.size}, resized by “{data.resize}”"
+    scale = f"(x/255 − {list(data.mean)}) / {list(data.std)}"
+    known = f"Labels: {labels}." if labels else "No labels."
+    return f"Input: {shape}, then {scale}, float32, channels first. {known}"
+
+
+def _variants(index: Index) -> str:
+    rows = ["| variant | files | MiB | for |", "|---|---|---|---|"]
+    for name, variant in index.variants.items():
+        files = variant.names()
+        size = sum(index.members[file].size for file in files) / (1 << 20)
+        needs = "CPUs with VNNI" if variant.needs == EXACT_INT8 else "every CPU"
+        rows.append(f"| {name} | {', '.join(files)} | {size:.1f} | {needs} |")
+    return "\n".join(rows)
+
+
+def _parity(index: Index, document: Mapping[str, Any] | None) -> str:
+    if document is None:
+        return "Not measured."
+    rows = ["| variant | runner | target | verdict | SQNR dB | top-1 | n |", "|---" * 7 + "|"]
+    for cell in document["cells"]:
+        if cell["status"] == "ok" and cell["variant"] in index.variants:
+            figures = (_figure(cell["sqnr_db"], ".1f"), _figure(cell["top1_agreement"], ".1%"))
+            rows.append(
+                f"| {cell['variant']} | {cell['runner']} | {cell['target']} | {cell['verdict']} "
+                f"| {figures[0]} | {figures[1]} | {cell['samples']} |"
+            )
+    return "Answers on the goldens against torch's float32.\n\n" + "\n".join(rows)
+
+
+def _bench(index: Index, document: Mapping[str, Any] | None) -> str:
+    if document is None:
+        return "Not measured."
+    host = document["host"]
+    rows = ["| variant | runner | threads | p50 ms | 95 % interval | verdict |", "|---" * 6 + "|"]
+    for cell in document["cells"]:
+        latency = cell["latency_ms"]
+        if latency and cell["variant"] in index.variants:
+            low, high = latency["ci95"]
+            rows.append(
+                f"| {cell['variant']} | {cell['runner']} | {cell['threads']} "
+                f"| {latency['p50']:.2f} | {low:.2f}–{high:.2f} | {cell['verdict']} |"
+            )
+    quick = " One short round only (`--quick`)." if document["quick"] else ""
+    machine = f"{host.get('cpu')}, {host.get('physical_cores')} cores.{quick}"
+    return machine + "\n\n" + "\n".join(rows)
+
+
+def _figure(value: float | None, form: str) -> str:
+    return "–" if value is None else format(value, form)

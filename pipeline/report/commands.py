@@ -1,0 +1,87 @@
+"""The commands that make a report's results again, as one types them."""
+
+from __future__ import annotations
+
+import shlex
+from collections.abc import Iterable, Mapping
+from typing import Any
+
+from ...exporters.registry import ONNX
+from ...runners.measure import SINGLE_STREAM
+from ..measured import CellResult
+from ..reporting import Report
+from ..stages.evaluate import CellAccuracy
+from ..stages.parity import CellVerdict
+from ..workspace import Manifest
+
+Judged = CellResult | CellVerdict | CellAccuracy
+
+
+def commands(report: Report) -> list[str]:
+    """Export, then each command whose result is there, with every choice spelled out."""
+    lines = [_export(report.manifest)]
+    if report.bench:
+        cells = report.bench.cells
+        flags = [*_cells(cells), *_scenario(cells)]
+        lines.append(_line("edgepipe bench", *flags, *(["--quick"] if report.bench.quick else [])))
+    if report.parity:
+        samples = max((cell.samples for cell in report.parity.cells), default=0)
+        counted = ["--samples", samples] if samples else []
+        explain = ["--explain"] if report.explanation else []
+        lines.append(_line("edgepipe parity", *_cells(report.parity.cells), *counted, *explain))
+    if report.evaluation:
+        drop = report.evaluation.max_drop
+        gate = [] if drop is None else ["--max-drop", f"{drop:g}"]
+        lines.append(_line("edgepipe evaluate", *_cells(report.evaluation.cells), *gate))
+    return [*lines, _line("edgepipe report", *_model(report.manifest.model))]
+
+
+def _export(manifest: Manifest) -> str:
+    model, stage = manifest.model, manifest.stage("export")
+    depends: Mapping[str, Any] = stage.depends if stage else {}
+    flags: list[object] = ["--weights", model["weights"]]
+    if stage:
+        flags += ["--exporter", depends["exporter"], "--opset", depends["opset"]]
+    flags += ["--batch", model["batch"], "--input-size", model["input_size"]]
+    simplify = manifest.stage("simplify")
+    if simplify and not simplify.depends.get("wanted", True):
+        flags.append("--no-simplify")
+    flags += _repeated("--variant", manifest.variants)
+    formats = {name for files in manifest.variants.values() for name in files}
+    flags += _repeated("--format", sorted(formats - {ONNX, "pt2"}))
+    return _line("edgepipe export", model["name"], *flags)
+
+
+def _cells(cells: Iterable[Judged]) -> list[object]:
+    """What leads to the same cells: their runners, variants and so on."""
+    named = [cell for cell in cells if cell.variant]
+    flags = _repeated("--runner", (cell.runner for cell in named))
+    flags += _repeated("--variant", (cell.variant for cell in named))
+    flags += _repeated("--target", (cell.target for cell in named))
+    flags += _repeated("--precision", (cell.precision for cell in named if cell.precision))
+    threads = {cell.threads for cell in named if cell.threads and not getattr(cell, "tuned", False)}
+    return [*flags, "--threads", *threads] if len(threads) == 1 else flags
+
+
+def _scenario(cells: Iterable[CellResult]) -> list[object]:
+    measured = [cell for cell in cells if cell.status == "ok"]
+    flags: list[object] = []
+    if measured and measured[0].scenario != SINGLE_STREAM:
+        flags += ["--scenario", measured[0].scenario]
+        if measured[0].rate:
+            flags += ["--rate", f"{measured[0].rate:g}"]
+    if len({cell.batch for cell in measured}) > 1:
+        flags += ["--batch", "sweep"]
+    return flags
+
+
+def _model(model: Mapping[str, Any]) -> list[object]:
+    return ["--model", model["name"]]
+
+
+def _repeated(flag: str, values: Iterable[object]) -> list[object]:
+    return [part for value in dict.fromkeys(values) for part in (flag, value)]
+
+
+def _line(command: str, *arguments: object) -> str:
+    return " ".join([command, *(shlex.quote(str(argument)) for argument in arguments)])

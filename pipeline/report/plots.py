@@ -1,0 +1,314 @@
+"""The plots of a report, as SVG. Equal data gives equal bytes."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Iterator, Sequence
+from typing import Any
+
+import numpy as np
+
+from ..choice import Speed, speed
+from ..gates import PASS
+from ..reporting import Row
+from ..results import ExplainedCell
+from ..validity import MAX_ROUND_SPREAD, VALID
+from .inline_svg import BAND, INK, QUIET, SERIES, SURFACE, VARIABLES, figure_of
+from .tables import ms
+
+# Width of the drawing in CSS pixels, on a desk and on a phone; one unit of the SVG is one pixel.
+WIDE, NARROW = 880, 348
+MIB = 1 << 20
+# Largest ratio of latencies that a linear axis shows well.
+LINEAR_RANGE = 4.0
+WORST_LAYERS = 3
+
+
+def tradeoff(rows: Sequence[Row], width: int) -> str | None:
+    """Speed against SQNR, a disc for each cell whose area is the file's size."""
+    points = [(row, found) for row in rows if (found := speed(row.bench)) and _height(row)]
+    if not points:
+        return None
+    offline = points[0][1].offline
+    colors = _colors(rows)
+    with figure_of(width, 400 if width == WIDE else 360) as (figure, finish):
+        axes = figure.add_subplot()
+        _limits(axes, rows, [found.value for _, found in points])
+        marks = [_point(axes, row, found, colors[row.runner]) for row, found in points]
+        axes.set_xlabel("images per second, more is better" if offline else "p50 latency, ms")
+        axes.set_ylabel("SQNR against torch, dB")
+        labels = [
+            (row.name(" · "), colors[row.runner], *mark)
+            for (row, _), mark in zip(points, marks, strict=True)
+        ]
+        _label(axes, labels)
+        described = "; ".join(
+            f"{row.name()}: {found}, SQNR {_height(row):.1f} dB" for row, found in points
+        )
+        return finish("tradeoff", f"Speed against fidelity. {described}")
+
+
+def distributions(rows: Sequence[Row], width: int) -> str | None:
+    """Each round of each cell as a row: median, quartiles, 5 % to 95 %, and what lies outside.
+
+    Times are relative to the cell's own median, so that all cells share one ruler.
+    """
+    shown = [row for row in rows if row.rounds and row.bench]
+    if not shown:
+        return None
+    step = 9.0  # pixels for a round
+    heads = [
+        sum(len(row.rounds) for row in shown[:place]) + 3.2 * place for place in range(len(shown))
+    ]
+    total = heads[-1] + len(shown[-1].rounds) + 3
+    colors = _colors(rows)
+    with figure_of(width, int(total * step) + 56) as (figure, finish):
+        axes = figure.add_subplot()
+        lowest, highest = _span(shown)
+        axes.set_xscale("log")
+        axes.set_xlim(lowest, highest)
+        axes.set_ylim(total - 0.5, -1)
+        axes.axvspan(1 - MAX_ROUND_SPREAD, 1 + MAX_ROUND_SPREAD, color=BAND, linewidth=0)
+        axes.axvline(1, color=QUIET, linewidth=1)
+        ticks = [tick for tick in _RATIOS if lowest <= tick <= highest]
+        axes.set_xticks(ticks, [f"{tick:g}×" for tick in ticks])
+        axes.set_xticks([], minor=True)
+        axes.set_yticks([])
+        axes.spines["left"].set_visible(False)
+        axes.grid(visible=False, axis="y")
+        axes.set_xlabel("time of a run ÷ the cell's own p50")
+        for row, top in zip(shown, heads, strict=True):
+            _rounds(axes, row, top, colors[row.runner], pixels=width)
+        described = "; ".join(f"{row.name()}: {_spoken(row)}" for row in shown)
+        return finish("distributions", f"Distribution of latencies by round. {described}")
+
+
+def layers(cells: Sequence[ExplainedCell], width: int) -> str | None:
+    """Each layer's SQNR in the order of the graph: what has piled up, and its own."""
+    shown = [cell for cell in cells if any(layer.sqnr_db is not None for layer in cell.layers)]
+    if not shown:
+        return None
+    with figure_of(width, 40 + 190 * len(shown)) as (figure, finish):
+        panels = figure.subplots(len(shown), 1, squeeze=False)[:, 0]
+        for axes, cell in zip(panels, shown, strict=True):
+            _layers(axes, cell)
+        panels[-1].set_xlabel("layers, in the order of the graph")
+        described = "; ".join(
+            f"{cell.variant} on {cell.runner}: worst at {cell.layer}" for cell in shown
+        )
+        return finish("layers", f"SQNR by layer. {described}")
+
+
+def _point(axes: Any, row: Row, found: Speed, color: str) -> tuple[float, float]:
+    """A cell's disc with its interval: filled if both verdicts hold, hollow if not."""
+    assert row.bench
+    height = _height(row)
+    assert height
+    holds = row.bench.verdict == VALID and row.parity is not None and row.parity.verdict == PASS
+    size = (row.bench.size_bytes or MIB) / MIB
+    if found.low is not None and found.high is not None:
+        axes.plot([found.low, found.high], [height] * 2, color=color, linewidth=2, alpha=0.8)
+    axes.scatter(
+        [found.value],
+        [height],
+        s=28 * size,
+        facecolor=color if holds else SURFACE,
+        edgecolor=color,
+        linewidth=1.5,
+        linestyle="solid" if holds else (0, (2, 1.5)),
+        alpha=0.85 if holds else 1,
+        zorder=3,
+    )
+    return found.value, height
+
+
+def _limits(axes: Any, rows: Sequence[Row], values: Sequence[float]) -> None:
+    """Room for the labels, a log scale where the range asks for it, the gates as lines."""
+    if max(values) > LINEAR_RANGE * min(values):
+        axes.set_xscale("log")
+        axes.set_xlim(min(values) / 1.8, max(values) * 2.2)
+        axes.xaxis.set_major_formatter(lambda value, _: f"{value:g}")
+        axes.xaxis.set_minor_formatter(
+            lambda value, _: f"{value:g}" if f"{value:e}"[0] in "25" else ""
+        )
+    else:
+        axes.set_xlim(0, max(values) * 1.3)
+    heights = [height for row in rows if (height := _height(row))]
+    axes.set_ylim(min(0.0, *heights) - 5, max(heights) + 18)
+    gates: dict[float, list[str]] = {}
+    for row in rows:
+        if row.parity and row.bench and row.parity.gate:
+            names = gates.setdefault(round(row.parity.gate["min_sqnr_db"], 1), [])
+            if row.variant not in names:
+                names.append(row.variant)
+    for limit, names in gates.items():
+        axes.axhline(limit, color=QUIET, linewidth=1, linestyle=(0, (1, 3)))
+        axes.annotate(
+            f"least for {', '.join(names)}",
+            (1, limit),
+            xycoords=("axes fraction", "data"),
+            xytext=(0, -3),
+            textcoords="offset points",
+            ha="right",
+            va="top",
+            fontsize=10,
+            color=QUIET,
+        )
+
+
+def _label(axes: Any, labels: Sequence[tuple[str, str, float, float]]) -> None:
+    """Write each (name, color) beside its point (x, y), where it covers nothing.
+
+    A name that can't stand right beside its point, and nearer to it than to any other one, gets
+    a line to it.
+    """
+    from matplotlib.text import Text
+
+    figure = axes.figure
+    figure.canvas.draw()
+    renderer = figure.canvas.get_renderer()
+    frame = axes.get_window_extent(renderer).padded(3)
+    places = [axes.transData.transform((x, y)) for _, _, x, y in labels]
+    taken: list[Any] = []
+    # From the right, so that the names of a cluster fan out around it.
+    for number in sorted(range(len(labels)), key=lambda number: -places[number][0]):
+        name, color, x, y = labels[number]
+        others = [place for other, place in enumerate(places) if other != number]
+        for dx, dy, side in _OFFSETS:
+            line = {"arrowstyle": "-", "color": QUIET, "linewidth": 0.7, "shrinkB": 4}
+            note = axes.annotate(
+                name,
+                (x, y),
+                xytext=(dx, dy),
+                textcoords="offset points",
+                ha=side,
+                va="center",
+                fontsize=11,
+                color=color,
+                arrowprops=line if dy else None,
+            )
+            note.update_positions(renderer)
+            box = Text.get_window_extent(note, renderer).padded(2)  # without its line
+            nearest = min((_distance(box, place) for place in others), default=math.inf)
+            clear = nearest > (6 if dy else _distance(box, places[number]) + 4)
+            inside = frame.containsx(box.x0) and frame.containsx(box.x1)
+            inside = inside and frame.containsy(box.y0) and frame.containsy(box.y1)
+            if inside and clear and not any(box.overlaps(other) for other in taken):
+                taken.append(box)
+                break
+            note.remove()
+
+
+def _distance(box: Any, place: Any) -> float:
+    """From a point to the nearest edge of a box, in pixels; 0 inside it."""
+    x, y = place
+    return math.hypot(max(box.x0 - x, 0, x - box.x1), max(box.y0 - y, 0, y - box.y1))
+
+
+def _steps() -> Iterator[tuple[int, int, str]]:
+    """Where a label may stand from its point, the nearest first."""
+    for rise in (0, 18, -18, 34, -34, 50, -50, 66, -66, 82, -82, 98, -98, 114, -114):
+        for along, side in ((16, "left"), (-16, "right"), (40, "left"), (-40, "right")):
+            if rise or abs(along) == 16:
+                yield along, rise, side
+
+
+_OFFSETS = tuple(_steps())
+_RATIOS = (0.25, 0.5, 0.6, 0.7, 0.8, 0.9, 1, 1.1, 1.2, 1.5, 2, 3, 5, 10, 20, 50, 100)
+
+
+def _span(rows: Sequence[Row]) -> tuple[float, float]:
+    ratios = [np.concatenate(row.rounds) / np.median(np.concatenate(row.rounds)) for row in rows]
+    lowest = min(float(one.min()) for one in ratios)
+    highest = max(float(one.max()) for one in ratios)
+    return min(0.85, lowest * 0.98), max(1.25, highest * 1.04)
+
+
+def _rounds(axes: Any, row: Row, top: float, color: str, pixels: int) -> None:
+    everything = np.concatenate(row.rounds)
+    middle = np.median(everything)
+    assert row.bench
+    runs = f"p50 {ms(float(middle))} ms, {len(everything):,} runs, {row.bench.verdict}"
+    for text, place, side, shade in ((row.name(" · "), 0, "left", INK), (runs, 1, "right", QUIET)):
+        axes.annotate(
+            text,
+            (place, top),
+            xycoords=("axes fraction", "data"),
+            fontsize=11,
+            va="center",
+            ha=side,
+            color=shade,
+        )
+    low, high = np.log(axes.get_xlim())
+    heights = [top + 1.2 + number for number in range(len(row.rounds))]
+    ratios = [samples / middle for samples in row.rounds]
+    least, first, half, third, most = np.transpose(
+        [np.percentile(one, (5, 25, 50, 75, 95)) for one in ratios]
+    )
+    axes.hlines(heights, least, most, color=color, linewidth=1, alpha=0.7)
+    axes.hlines(heights, first, third, color=color, linewidth=4, alpha=0.7)
+    axes.plot(half, heights, "|", color=INK, markersize=7, markeredgewidth=1.6)
+    dots: list[tuple[float, float]] = []
+    for height, one, start, end in zip(heights, ratios, least, most, strict=True):
+        outside = np.log(one[(one < start) | (one > end)])
+        # Dots that fall on the same pixel are drawn once.
+        columns = np.unique(np.round((outside - low) / (high - low) * pixels))
+        dots += [(place, height) for place in np.exp(columns / pixels * (high - low) + low)]
+    axes.plot(*np.transpose(dots), ".", color=color, markersize=2.5, alpha=0.8)
+
+
+def _spoken(row: Row) -> str:
+    everything = np.concatenate(row.rounds)
+    middle, late = np.percentile(everything, (50, 95))
+    return f"{len(row.rounds)} rounds, median {middle:.3g} ms, 95 % below {late:.3g} ms"
+
+
+def _layers(axes: Any, cell: ExplainedCell) -> None:
+    by_tensor = {layer.tensor: layer for layer in cell.layers}
+    ordered = [by_tensor[tensor] for tensor in cell.order if tensor in by_tensor]
+    places = {layer.tensor: place for place, layer in enumerate(ordered)}
+    so_far = [math.nan if layer.sqnr_db is None else layer.sqnr_db for layer in ordered]
+    own = [math.nan if layer.own_sqnr_db is None else layer.own_sqnr_db for layer in ordered]
+    axes.plot(so_far, color=SERIES[0], linewidth=1.5)
+    axes.plot(own, ".", color=SERIES[1], markersize=6)
+    place = "" if cell.target == "local" else f" at {cell.target}"
+    axes.set_title(f"{cell.variant} · {cell.runner}{place}", loc="left", fontsize=12)
+    axes.set_ylabel("SQNR, dB")
+    axes.set_xticks([])
+    axes.margins(x=0.02, y=0.25)
+    worst = [layer for layer in cell.layers if layer.own_sqnr_db is not None][:WORST_LAYERS]
+    for layer in worst[:1]:
+        axes.annotate(
+            layer.layer,
+            (places[layer.tensor], layer.own_sqnr_db or 0.0),
+            xytext=(0, -7),
+            textcoords="offset points",
+            va="top",
+            ha="left" if places[layer.tensor] < len(ordered) / 2 else "right",
+            fontsize=10,
+        )
+
+
+def _colors(rows: Sequence[Row]) -> dict[str, str]:
+    """A colour for each runner, in the order of their names."""
+    names = sorted({row.runner for row in rows})
+    return {name: SERIES[number % len(SERIES)] for number, name in enumerate(names)}
+
+
+def drawn(row: Row) -> bool:
+    """Whether a cell has its place in ``tradeoff``."""
+    return speed(row.bench) is not None and _height(row) is not None
+
+
+def runner_colors(rows: Sequence[Row]) -> dict[str, str]:
+    """The CSS variable of each runner that was timed, for a legend."""
+    timed = {row.runner for row in rows if speed(row.bench)}
+    return {
+        name: f"var({VARIABLES[color]})" for name, color in _colors(rows).items() if name in timed
+    }
+
+
+def _height(row: Row) -> float | None:
+    """The SQNR that a point is drawn at: parity's, or of the few outputs that bench checks."""
+    judge = row.parity or row.bench
+    return judge.sqnr_db if judge else None

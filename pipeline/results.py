@@ -1,0 +1,222 @@
+"""Results read back from a workspace: each checked, and held against the manifest's artifacts.
+
+What the judging commands write is theirs to define; here it becomes their own row types again.
+"""
+
+from __future__ import annotations
+
+import json
+import zipfile
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, NoReturn, TypeVar
+
+import numpy as np
+from pydantic import TypeAdapter, ValidationError
+
+from .errors import InputError
+from .measured import CellResult
+from .stages.evaluate import CellAccuracy
+from .stages.parity import CellVerdict
+from .workspace import Manifest
+
+SCHEMA_VERSION = 1
+BENCH, SAMPLES = "bench.json", "bench.npz"
+PARITY, EVALUATION, EXPLANATION = "parity.json", "evaluation.json", "explain.json"
+MADE_BY = {
+    BENCH: "edgepipe bench",
+    SAMPLES: "edgepipe bench",
+    PARITY: "edgepipe parity",
+    EVALUATION: "edgepipe evaluate",
+    EXPLANATION: "edgepipe parity --explain",
+}
+CURRENT, MISSING, OUTDATED = "current", "missing", "out of date"
+
+Hosts = Mapping[str, Mapping[str, Any]]
+Result = TypeVar("Result", bound="_Result")
+
+
+@dataclass(frozen=True)
+class _Result:
+    """What every result file holds: the SHA-256 of each artifact that it is about."""
+
+    artifacts: Mapping[str, str]
+
+
+@dataclass(frozen=True)
+class BenchFile(_Result):
+    """``bench.json``."""
+
+    hosts: Hosts
+    scenario: str
+    quick: bool
+    baseline: str | None
+    cells: tuple[CellResult, ...]
+    problems: tuple[str, ...]
+
+
+@dataclass(frozen=True)
+class ParityFile(_Result):
+    """``parity.json``."""
+
+    hosts: Hosts
+    reference_sqnr_db: float
+    cells: tuple[CellVerdict, ...]
+    problems: tuple[str, ...]
+
+
+@dataclass(frozen=True)
+class EvaluationFile(_Result):
+    """``evaluation.json``."""
+
+    hosts: Hosts
+    data: Mapping[str, Any]
+    max_drop: float | None
+    reference: Mapping[str, str] | None
+    notes: tuple[str, ...]
+    cells: tuple[CellAccuracy, ...]
+
+
+@dataclass(frozen=True)
+class ExplainedLayer:
+    """A layer of ``explain.json``, dB. ``None`` where ``state`` says why there is no figure."""
+
+    layer: str
+    operators: str
+    tensor: str
+    sqnr_db: float | None
+    own_sqnr_db: float | None
+    clipped: float | None
+    state: str
+
+
+@dataclass(frozen=True)
+class ExplainedFinding:
+    """What the graph, the ranges or the CPU say about a cell."""
+
+    text: str
+
+
+@dataclass(frozen=True)
+class ExplainedCell:
+    """A cell of ``explain.json``. ``layers`` has the worst first, ``order`` the graph's order."""
+
+    variant: str
+    runner: str
+    target: str
+    precision: str
+    verdict: str | None
+    samples: int
+    step: str
+    layer: str | None
+    layers: tuple[ExplainedLayer, ...]
+    order: tuple[str, ...]
+    findings: tuple[ExplainedFinding, ...]
+    notes: tuple[str, ...]
+
+
+@dataclass(frozen=True)
+class ExplanationFile(_Result):
+    """``explain.json``."""
+
+    cells: tuple[ExplainedCell, ...]
+
+
+@dataclass(frozen=True)
+class Source:
+    """What became of a result file: "current", "missing" or "out of date", and why."""
+
+    file: str
+    state: str
+    reason: str = ""
+
+    @property
+    def command(self) -> str:
+        """What makes the file, or makes it again."""
+        return MADE_BY[self.file]
+
+
+def read(
+    folder: Path, file: str, kind: type[Result], manifest: Manifest
+) -> tuple[Result | None, Source]:
+    """A result that is about the manifest's artifacts, or ``None``; and what became of its file.
+
+    Raises ``InputError`` for a file that no command here has written.
+    """
+    path = folder / file
+    try:
+        document = json.loads(path.read_text(), parse_constant=_refuse)
+        if document["schema_version"] != SCHEMA_VERSION:
+            raise ValueError(f"schema {document['schema_version']}, this reads {SCHEMA_VERSION}")
+        result = TypeAdapter(kind).validate_python(document)
+    except FileNotFoundError:
+        return None, Source(file, MISSING)
+    except OSError as error:
+        raise InputError(f"{path}: {error.strerror or error}") from error
+    except ValidationError as error:
+        first = error.errors()[0]
+        where = ".".join(map(str, first["loc"]))
+        raise _unreadable(path, f"{where}: {first['msg']}") from error
+    except (ValueError, KeyError, TypeError, RecursionError) as error:
+        raise _unreadable(path, str(error)) from error
+    changed = [
+        name
+        for name, sha256 in sorted(result.artifacts.items())
+        if name not in manifest.artifacts or manifest.artifacts[name].sha256 != sha256
+    ]
+    if changed:
+        return None, Source(file, OUTDATED, f"made from another {', '.join(changed)}")
+    return result, Source(file, CURRENT)
+
+
+def read_samples(
+    folder: Path, bench: BenchFile | None
+) -> tuple[dict[int, tuple[np.ndarray, ...]], Source]:
+    """The samples of each row of ``bench.json``, in ms, an array for each round.
+
+    None where the file is missing or is another bench's. Raises ``InputError`` if damaged.
+    """
+    path = folder / SAMPLES
+    try:
+        with np.load(path, allow_pickle=False) as archive:
+            arrays = {name: archive[name] for name in archive.files}
+        found = {
+            int(name): tuple(
+                part / 1e6 for part in np.split(array, np.cumsum(arrays[f"{name}.rounds"])[:-1])
+            )
+            for name, array in arrays.items()
+            if not name.endswith(".rounds")
+        }
+    except FileNotFoundError:
+        return {}, Source(SAMPLES, MISSING)
+    except OSError as error:
+        raise InputError(f"{path}: {error.strerror or error}") from error
+    except (ValueError, KeyError, TypeError, EOFError, zipfile.BadZipFile) as error:
+        raise _unreadable(path, str(error)) from error
+    if bench is None:
+        return {}, Source(SAMPLES, OUTDATED, f"there is no {BENCH} that it belongs to")
+    measured = {number: cell for number, cell in enumerate(bench.cells) if cell.samples}
+    if found.keys() != measured.keys() or not all(
+        _belongs(found[number], cell) for number, cell in measured.items()
+    ):
+        return {}, Source(SAMPLES, OUTDATED, f"not the samples that {BENCH} was made from")
+    return found, Source(SAMPLES, CURRENT)
+
+
+def _belongs(rounds: tuple[np.ndarray, ...], cell: CellResult) -> bool:
+    """Whether these are the samples that the row's figures come from."""
+    everything = np.concatenate(rounds)
+    if (len(rounds), len(everything)) != (cell.rounds, cell.samples):
+        return False
+    return cell.latency_ms is None or bool(
+        np.isclose(np.median(everything), cell.latency_ms.p50, rtol=1e-6)
+    )
+
+
+def _unreadable(path: Path, why: str) -> InputError:
+    return InputError(f"{path}: can't be read ({why}); run `{MADE_BY[path.name]}` again")
+
+
+def _refuse(constant: str) -> NoReturn:
+    raise ValueError(f"{constant} is no JSON number")

@@ -1,0 +1,349 @@
+"""verify: does a bundle hold on this machine? Integrity, signature, CPU, answers, one verdict.
+
+Runs on the box: it needs the base install and one runtime, nothing of what made the model.
+"""
+
+from __future__ import annotations
+
+import sys
+import zipfile
+from collections.abc import Mapping
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from time import perf_counter
+from typing import Any
+
+import numpy as np
+
+from ...runners import registry, signature
+from ...runners.base import BundleError, RunnerError, RunnerUnavailable
+from ...runners.bundle import GOLDENS, INDEX, Bundle, unpacked
+from ...runners.launch import Loaded, Target, Worker
+from ...runners.measure import Plan
+from ...runners.selection import Choice, choose
+from ...runners.signature import Trust
+from .. import evidence
+from ..cells import OpenCell, audit, formats_of, python_of, run_goldens, timeouts_of
+from ..config import Config, nearest
+from ..errors import ExitCode, UsageError
+from ..gates import FAIL, INCONCLUSIVE, PASS, Gate, Judgement, judge
+from ..goldens import Goldens
+from ..progress import Progress
+from ..validity import MAX_TIMED_DEVIATION
+
+SCHEMA_VERSION = 1
+WAIVED, NOT_CHECKED = "waived", "not checked"
+TIMING = Plan(
+    seconds=0.5, min_samples=16, max_seconds=10.0, window_seconds=0.05, warm_up_seconds=0.5
+)
+MAX_GOLDEN_BYTES = 4 << 30
+
+
+@dataclass(frozen=True)
+class Check:
+    """One question and its answer: "pass", "fail", "inconclusive", "waived" or "not checked"."""
+
+    name: str
+    verdict: str
+    text: str
+
+
+@dataclass(frozen=True)
+class Verification:
+    """What a bundle turned out to be here. Times in ms, sizes in bytes.
+
+    ``p50_ms`` is measured here, ``recorded_p50_ms`` on the build machine; neither is judged.
+    ``seconds`` is how long it all took.
+    """
+
+    bundle: Mapping[str, Any]
+    target: str
+    host: Mapping[str, Any]
+    variant: str
+    runner: str
+    runner_version: str
+    file: str
+    precision: str
+    threads: int
+    recommended: bool
+    samples: int
+    sqnr_db: float | None
+    top1_agreement: float | None
+    gate: Mapping[str, float]
+    p50_ms: float | None
+    recorded_p50_ms: float | None
+    recorded_on: str | None
+    load_ms: float
+    seconds: float
+    passed_over: Mapping[str, str]
+    checks: tuple[Check, ...]
+
+    @property
+    def verdict(self) -> str:
+        """Of all checks together: one that fails, fails it; one in doubt leaves it in doubt."""
+        verdicts = {check.verdict for check in self.checks}
+        return next((found for found in (FAIL, INCONCLUSIVE) if found in verdicts), PASS)
+
+    @property
+    def exit_code(self) -> ExitCode:
+        """What a shell sees."""
+        codes = {FAIL: ExitCode.GATE_FAILED, INCONCLUSIVE: ExitCode.INCONCLUSIVE}
+        return codes.get(self.verdict, ExitCode.OK)
+
+    def to_json(self) -> dict[str, Any]:
+        """The document: JSON values only."""
+        return {"schema_version": SCHEMA_VERSION, "verdict": self.verdict, **asdict(self)}
+
+
+def verify(path: Path, config: Config, target: Target, progress: Progress) -> Verification:
+    """Check a bundle and run its goldens where it is to be used.
+
+    Raises ``BundleError`` for a bundle that is not whole or not signed as required, and
+    ``RunnerError`` if no runner gives an answer; every other failure is in the result.
+    """
+    started = perf_counter()
+    settings = config.verify
+    with unpacked(path) as bundle:
+        if settings.variant and settings.variant not in bundle.index.variants:
+            there = nearest(settings.variant, bundle.index.variants)
+            raise UsageError(f"no variant {settings.variant} in {path}; {there}")
+        signed = _signature(bundle, Trust(settings.key, settings.roots))
+        goldens = _goldens(bundle)
+        count = min(settings.samples or len(goldens), len(goldens))
+        host, formats = _available(bundle, config, target, progress)
+        choice = choose(bundle.index, host, formats, variant=settings.variant, target=target.name)
+        answers = _run(bundle, choice, config, target, goldens, count, progress)
+        bench = bundle.evidence("bench")
+        checks = (
+            Check("integrity", PASS, f"{len(bundle.index.members)} files match {INDEX}"),
+            signed,
+            _evidence(bundle),
+            fit(choice, settings.allow_unfit),
+            *answers.checks,
+        )
+    placed = answers.loaded.placement
+    return Verification(
+        bundle=_about(bundle),
+        target=target.name,
+        host=host,
+        variant=choice.variant,
+        runner=choice.runner,
+        runner_version=answers.loaded.runner_version,
+        file=choice.files[0],
+        precision=placed.precision,
+        threads=placed.threads,
+        recommended=choice.recommended,
+        samples=count,
+        sqnr_db=answers.sqnr_db,
+        top1_agreement=answers.top1_agreement,
+        gate=asdict(answers.gate),
+        p50_ms=answers.p50_ms,
+        recorded_p50_ms=evidence.recorded_p50(
+            bench, choice.variant, choice.runner, choice.settings.precision
+        ),
+        recorded_on=str(bench["host"].get("cpu")) if bench else None,
+        load_ms=answers.loaded.load_ms,
+        seconds=perf_counter() - started,
+        passed_over=choice.passed_over,
+        checks=checks,
+    )
+
+
+def _about(bundle: Bundle) -> dict[str, Any]:
+    index = bundle.index
+    return {
+        "path": str(bundle.path),
+        "name": index.name,
+        "digest": bundle.digest,
+        "signed": bundle.signed,
+        "edgepipe": index.edgepipe,
+        "waived": list(index.waived),
+        "provenance": index.provenance,
+    }
+
+
+def _signature(bundle: Bundle, trust: Trust) -> Check:
+    if trust:
+        signature.check(bundle, trust)
+        by = trust.key or ", ".join(map(str, trust.roots))
+        return Check("signature", PASS, f"of every file, by {by}")
+    text = "signed, and no --key was given" if bundle.signed else "not signed"
+    return Check("signature", NOT_CHECKED, text)
+
+
+def _evidence(bundle: Bundle) -> Check:
+    """Whether the build machine's results are there and about these very files."""
+    index = bundle.index
+    if index.waived:
+        return Check("evidence", WAIVED, f"packaged although {' and '.join(index.waived)}")
+    document = bundle.evidence("parity")
+    if document is None:
+        return Check("evidence", FAIL, "no parity of the build machine in it")
+    files = [name for variant in index.variants.values() for name in variant.names()]
+    digests = {name: index.members[name].sha256 for name in (*files, GOLDENS)}
+    if stale := evidence.outdated(document, digests):
+        return Check("evidence", FAIL, f"the parity in it is about another {stale[0]}")
+    return Check("evidence", PASS, "parity passed on the build machine, with these files")
+
+
+def fit(choice: Choice, allowed: bool) -> Check:
+    """Whether the variant is one for the CPU. Goldens can't tell: saturation depends on the data.
+
+    ``allowed`` accepts one that isn't, and the check says so.
+    """
+    if choice.misfit is None:
+        return Check("fits", PASS, f"{choice.variant} is one for this CPU")
+    verdict = WAIVED if allowed else FAIL
+    return Check("fits", verdict, f"{choice.variant} is not one for this CPU: {choice.misfit}")
+
+
+def _goldens(bundle: Bundle) -> Goldens:
+    """The goldens, checked before anything is allocated for them."""
+    path = bundle.folder / GOLDENS
+    try:
+        with zipfile.ZipFile(path) as archive:
+            if sum(entry.file_size for entry in archive.infolist()) > MAX_GOLDEN_BYTES:
+                raise ValueError("too large")
+        goldens = Goldens.load(path)
+        side = bundle.index.preprocessing.size
+        if goldens.images is None:
+            raise ValueError("no images")
+        count = len(goldens.images)
+        if goldens.images.dtype != np.uint8 or goldens.images.shape != (count, side, side, 3):
+            raise ValueError(f"images of {goldens.images.dtype} {goldens.images.shape}")
+        if not count or any(len(array) != count for array in goldens.fp32.values()):
+            raise ValueError("as many outputs as images are needed, and one at least")
+        if not goldens.fp32:
+            raise ValueError("no outputs")
+    except (OSError, ValueError, KeyError, MemoryError, EOFError, zipfile.BadZipFile) as error:
+        raise BundleError(f"{bundle.path}: no goldens in {GOLDENS} ({error})") from error
+    return goldens
+
+
+def _available(
+    bundle: Bundle, config: Config, target: Target, progress: Progress
+) -> tuple[Mapping[str, Any], dict[str, tuple[str, ...]]]:
+    """Facts about the machine, and the formats of each runner that works there.
+
+    Those that the bundle has recommendations for are looked for first, and none further once
+    one takes all that there is. Raises ``RunnerUnavailable`` if none is left, also for one that
+    was asked for.
+    """
+    wanted = config.verify.runner
+    variants = bundle.index.variants.values()
+    kinds = {kind for variant in variants for kind in variant.files}
+    favoured = {found.runner for found in bundle.index.recommended}
+    names = sorted(registry.names(), key=lambda runner: runner not in favoured)
+    host: Mapping[str, Any] = {}
+    formats: dict[str, tuple[str, ...]] = {}
+    reasons: dict[str, str] = {}
+    for runner in (wanted,) if wanted else names:
+        try:
+            taken = formats_of(runner, config)
+            if not kinds & set(taken):
+                reasons[runner] = f"takes {', '.join(taken)}, the bundle has {', '.join(kinds)}"
+                continue
+            progress.say(f"looking for {runner}")
+            argv = target.argv(python_of(runner, config) or sys.executable)
+            with Worker(argv, timeouts_of(target)) as worker:
+                described, host = worker.describe(runner), worker.hello["host"]
+        except RunnerError as error:
+            if not error.greeted:  # no worker starts there: the next one won't, either
+                raise
+            reasons[runner] = str(error)
+            continue
+        if described.reason:
+            reasons[runner] = described.reason
+            continue
+        formats[runner] = taken
+        if all(set(variant.files) & set(taken) for variant in variants):
+            break
+    if not formats:
+        said = "; ".join(f"{runner}: {reason}" for runner, reason in reasons.items())
+        raise RunnerUnavailable(f"no runner for this bundle on {target.name}: {said}")
+    return host, formats
+
+
+@dataclass(frozen=True)
+class _Answers:
+    """What running the goldens gave, and how it was judged."""
+
+    loaded: Loaded
+    checks: tuple[Check, ...]
+    gate: Gate
+    sqnr_db: float | None
+    top1_agreement: float | None
+    p50_ms: float | None
+
+
+def _run(
+    bundle: Bundle,
+    choice: Choice,
+    config: Config,
+    target: Target,
+    goldens: Goldens,
+    count: int,
+    progress: Progress,
+) -> _Answers:
+    """The goldens through the runner that the box will use, then the same session timed."""
+    limits = bundle.index.gate(choice.variant, choice.runner, choice.settings.precision)
+    if limits is None:
+        raise BundleError(
+            f"{bundle.path}: no gate for {choice.variant} in {choice.settings.precision}"
+        )
+    gate = Gate(limits.min_sqnr_db, limits.min_cosine, limits.min_top1)
+    argv = target.argv(python_of(choice.runner, config) or sys.executable)
+    files = {name: (bundle.folder / name).read_bytes() for name in choice.files}
+    label = f"{choice.variant} / {choice.runner}"
+    with Worker(argv, timeouts_of(target)) as worker:
+        loaded = worker.load(choice.runner, files, choice.settings)
+        audit(loaded, choice.settings.allow_fallback)
+        opened = OpenCell(worker, loaded)
+        outputs = run_goldens(
+            opened,
+            goldens,
+            bundle.index.preprocessing,
+            count,
+            step=lambda done: progress.step(done, count, label),
+        )
+        progress.step(1, 1, "")
+        judgement = judge(
+            outputs, {name: array[:count] for name, array in goldens.fp32.items()}, gate
+        )
+        checks = [_answers_check(judgement, choice, loaded, count)]
+        p50_ms = None
+        if not target.emulated:
+            p50_ms, timed = _time(opened, bundle, goldens)
+            checks += timed
+    distances = list(judgement.outputs.values())
+    agreements = [one.top1_agreement for one in distances if one.top1_agreement is not None]
+    sqnr_db = min((one.sqnr_db for one in distances), default=np.nan)
+    return _Answers(
+        loaded,
+        tuple(checks),
+        gate,
+        float(sqnr_db) if np.isfinite(sqnr_db) else None,
+        min(agreements, default=None),
+        p50_ms,
+    )
+
+
+def _answers_check(judgement: Judgement, choice: Choice, loaded: Loaded, count: int) -> Check:
+    asked, used = choice.settings.precision, loaded.placement.precision
+    if asked != used:
+        return Check("answers", FAIL, f"computed in {used}, {asked} was asked for")
+    said = "; ".join(judgement.reasons) or f"{count} goldens within the gates"
+    return Check("answers", judgement.verdict, said)
+
+
+def _time(
+    opened: OpenCell, bundle: Bundle, goldens: Goldens
+) -> tuple[float | None, tuple[Check, ...]]:
+    """The median of a short run, and a check that fails if the answers change while timed."""
+    name = opened.loaded.inputs[0].name
+    feeds, _, _ = next(goldens.batches(bundle.index.preprocessing, name, opened.batch))
+    measured, _ = opened.worker.measure(feeds, TIMING)
+    if measured.deviation > MAX_TIMED_DEVIATION:
+        text = f"answers changed while timed (by {measured.deviation:.1%} of the largest)"
+        return None, (Check("timed answers", FAIL, text),)
+    return float(np.median(measured.samples)) / 1e6, ()

@@ -1,0 +1,102 @@
+"""Which variant of a bundle on which runner with which settings a machine is to use."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass, replace
+from typing import Any
+
+from .base import BundleError, SessionError, Settings
+from .bundle import Index, Recommended
+from .measure import SINGLE_STREAM
+
+# Quantized before float, and the wider weights first where the CPU computes with them exactly.
+PREFERRED = ("int8", "int8-avx2", "fp16", "fp32")
+
+
+@dataclass(frozen=True)
+class Choice:
+    """``files`` are those that ``runner`` takes of ``variant``, the main one first.
+
+    ``misfit`` is why the machine is not one for the variant; ``recommended`` whether the
+    settings come with the bundle. ``passed_over`` are variants that would have come first, with
+    the reason why they were not taken.
+    """
+
+    variant: str
+    runner: str
+    files: tuple[str, ...]
+    settings: Settings
+    recommended: bool
+    misfit: str | None
+    passed_over: Mapping[str, str]
+
+
+def choose(
+    index: Index,
+    facts: Mapping[str, Any],
+    formats: Mapping[str, tuple[str, ...]],
+    *,
+    variant: str | None = None,
+    target: str = "local",
+) -> Choice:
+    """The best variant that fits the machine, on the first runner that takes it.
+
+    ``facts`` are those of ``host.facts``, ``formats`` what each available runner takes, in order
+    of preference; a runner with a recommendation comes before one without. A variant that is
+    asked for by name is taken even if it does not fit: see ``Choice.misfit``. Raises
+    ``SessionError`` if none is left.
+    """
+    if variant is not None and variant not in index.variants:
+        raise SessionError(f"no variant {variant} in it; there are {', '.join(index.variants)}")
+    passed: dict[str, str] = {}
+    for name in (variant,) if variant else _ordered(index):
+        offered = index.variants[name]
+        misfit = offered.misfit(facts)
+        if misfit and variant is None:
+            passed[name] = misfit
+            continue
+        for runner in _runners(index, name, formats):
+            kind = next((kind for kind in formats[runner] if kind in offered.files), None)
+            if kind is not None:
+                settings, recommended = settings_for(index, name, runner, facts, target)
+                return Choice(
+                    name, runner, offered.files[kind], settings, recommended, misfit, passed
+                )
+        passed[name] = f"no runner here ({', '.join(formats) or 'none'}) takes its files"
+    raise SessionError("; ".join(f"{name}: {reason}" for name, reason in passed.items()))
+
+
+def settings_for(
+    index: Index, variant: str, runner: str, facts: Mapping[str, Any], target: str
+) -> tuple[Settings, bool]:
+    """What the bundle recommends for a cell, and whether it does; else all physical cores, f32.
+
+    A recommendation for this target goes before one for another machine. Threads are never more
+    than the machine has cores. Raises ``BundleError`` for settings that don't exist here.
+    """
+    cores = int(facts.get("physical_cores", 1))
+    found = [one for one in _single(index) if (one.variant, one.runner) == (variant, runner)]
+    if not found:
+        return Settings(cores), False
+    best = next((one for one in found if one.target == target), found[0])
+    try:
+        settings = Settings(**{"threads": cores, **best.settings})
+        return replace(settings, threads=max(1, min(cores, int(settings.threads)))), True
+    except (TypeError, ValueError) as error:
+        raise BundleError(f"settings recommended for {variant}/{runner}: {error}") from error
+
+
+def _single(index: Index) -> list[Recommended]:
+    """What is recommended for one image after the other, as applications predict."""
+    return [one for one in index.recommended if one.scenario == SINGLE_STREAM]
+
+
+def _ordered(index: Index) -> list[str]:
+    known = [name for name in PREFERRED if name in index.variants]
+    return [*known, *(name for name in index.variants if name not in PREFERRED)]
+
+
+def _runners(index: Index, variant: str, formats: Mapping[str, tuple[str, ...]]) -> list[str]:
+    favoured = {one.runner for one in _single(index) if one.variant == variant}
+    return sorted(formats, key=lambda runner: runner not in favoured)

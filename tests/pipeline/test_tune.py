@@ -1,0 +1,147 @@
+"""tune: finds settings that are faster, and recommends nothing that isn't, or that answers wrong.
+
+The runner is a plug-in of this test: ort-cpu, with options that make it slower or wrong.
+"""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from edgepipe.pipeline import bench, export, tune, validity
+from edgepipe.pipeline.errors import ExitCode
+from edgepipe.pipeline.workspace import Workspace
+
+NAPPER = """
+import time
+from dataclasses import replace
+
+from edgepipe.runners.base import SessionError
+from edgepipe.runners.onnxruntime import OrtCpu
+
+
+class Session:
+    def __init__(self, inner, nap, broken):
+        self.inner, self.nap, self.broken = inner, nap, broken
+        self.inputs, self.outputs = inner.inputs, inner.outputs
+        self.placement = inner.placement
+
+    def run(self, feeds):
+        time.sleep(self.nap)
+        outputs = self.inner.run(feeds)
+        return {name: self.broken * array for name, array in outputs.items()}
+
+    def close(self):
+        self.inner.close()
+
+
+class Napper(OrtCpu):
+    name = "napper"
+    tunables = {TUNABLES}
+
+    def load(self, model, settings):
+        options, settings = settings.options, replace(settings, options={})
+        if options.get("refused"):
+            raise SessionError("refused")
+        broken = -1 if options.get("broken") else 1
+        return Session(super().load(model, settings), options.get("nap", 0.02), broken)
+"""
+
+
+@pytest.fixture
+def napper(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Any:
+    """Install the plug-in with these tunables, for this process and its workers."""
+
+    def install(tunables: str) -> None:
+        site = tmp_path / "site"
+        about = site / "napper-1.dist-info"
+        about.mkdir(parents=True)
+        (site / "napper.py").write_text(NAPPER.replace("{TUNABLES}", tunables))
+        (about / "METADATA").write_text("Metadata-Version: 2.1\nName: napper\nVersion: 1\n")
+        (about / "entry_points.txt").write_text("[edgepipe.runners]\nnapper = napper:Napper\n")
+        monkeypatch.syspath_prepend(str(site))
+        monkeypatch.setenv("PYTHONPATH", str(site))
+
+    # The machine may be busy with other tests; what is compared here differs by far more.
+    for limit in ("MAX_OTHERS_PERCENT", "MAX_STEAL_PERCENT"):
+        monkeypatch.setattr(validity, limit, 100.0)
+    return install
+
+
+def search(workspace: Path) -> Any:
+    return tune(
+        workspace=workspace, runners=("napper",), variants=("int8",), threads=1, seconds=0.05,
+        budget=12,
+    )  # fmt: skip
+
+
+def test_the_faster_setting_is_recommended_and_then_used(workspace: Path, napper: Any) -> None:
+    napper('{"nap": (0.04, 0.0), "refused": (True,)}')
+    result = search(workspace)
+    (row,) = result.cells
+    assert (row.status, row.verdict) == ("ok", "recommended"), row.reason
+    assert row.settings["options"] == {"nap": 0.0}
+    assert row.ci95[1] < 0.9
+    assert row.tuned_ms < row.default_ms
+    refused = next(trial for trial in row.trials if "refused" in trial.settings["options"])
+    assert refused.reason == "refused"
+
+    folder = workspace / "mobilenet_v2"
+    (kept,) = json.loads((folder / "manifest.json").read_text())["recommended"]
+    assert kept["settings"] == {**row.settings}
+    assert kept["evidence"]["sha256"] == result_sha(workspace)
+    assert json.loads((folder / "tune.json").read_text())["cells"][0]["verdict"] == "recommended"
+
+    chosen = {"workspace": workspace, "runners": ("napper",), "variants": ("int8",), "quick": True}
+    tuned, default = bench(**chosen).cells[0], bench(**chosen, tuned=False).cells[0]
+    assert (tuned.tuned, dict(tuned.options)) == (True, {"nap": 0.0})
+    assert (default.tuned, dict(default.options)) == (False, {})
+    assert tuned.latency_ms.p50 < default.latency_ms.p50
+
+    # An export that changes nothing keeps it.
+    export(workspace=workspace)
+    assert Workspace(workspace, "mobilenet_v2").verified().recommended
+
+
+def result_sha(workspace: Path) -> str:
+    manifest = json.loads((workspace / "mobilenet_v2" / "manifest.json").read_text())
+    return manifest["artifacts"]["int8.onnx"]["sha256"]
+
+
+def test_a_setting_that_answers_wrong_is_not_recommended(workspace: Path, napper: Any) -> None:
+    napper('{"broken": (True,)}')
+    (row,) = search(workspace).cells
+    assert row.verdict == "default"
+    assert not Workspace(workspace, "mobilenet_v2").verified().recommended
+
+
+def test_nothing_is_recommended_where_nothing_is_faster(workspace: Path, napper: Any) -> None:
+    napper('{"nap": (0.03, 0.04)}')
+    result = search(workspace)
+    (row,) = result.cells
+    assert row.verdict == "default", row.reason
+    assert result.exit_code == ExitCode.OK
+    assert not Workspace(workspace, "mobilenet_v2").verified().recommended
+
+
+def test_a_busy_machine_decides_nothing(
+    workspace: Path, napper: Any, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    napper('{"nap": (0.0,)}')
+    monkeypatch.setattr(validity, "MAX_OTHERS_PERCENT", -1.0)  # whatever others do is too much
+    result = search(workspace)
+    assert result.cells[0].verdict == "inconclusive"
+    assert "other processes" in (result.cells[0].reason or "")
+    assert result.exit_code == ExitCode.INCONCLUSIVE
+    assert not Workspace(workspace, "mobilenet_v2").verified().recommended
+
+
+def test_an_emulated_target_and_a_missing_runner(workspace: Path, edgepipe: Any) -> None:
+    done = edgepipe("tune", "--target", "haswell", "--workspace", workspace)
+    assert (done.returncode, "emulated" in done.stderr) == (2, True)
+    done = edgepipe("tune", "--runner", "ort-cuda", "--budget", "5", "--workspace", workspace)
+    assert done.returncode == 5
+    assert "ort-cuda" in done.stdout
