@@ -209,8 +209,12 @@ def test_each_class_is_held_out_in_proportion() -> None:
     images = Dataset("made", labels, lambda row: np.full((1, 1), row, np.uint8), "")
     learnt, held_out = split(images, 0.2, seed=0)
     assert np.bincount(held_out.labels).tolist() == [2, 4, 1]
-    seen = [int(part.image(row)[0, 0]) for part in (learnt, held_out) for row in range(len(part))]
-    assert sorted(seen) == list(range(32))
+    seen = [
+        (int(part.image(row)[0, 0]), int(part.labels[row]))
+        for part in (learnt, held_out)
+        for row in range(len(part))
+    ]
+    assert sorted(seen) == list(enumerate(labels))
     again, other = (split(images, 0.2, seed)[1] for seed in (0, 1))
     first, second, third = (
         [int(part.image(row)[0, 0]) for row in range(len(part))]
