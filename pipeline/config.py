@@ -289,11 +289,11 @@ COMMANDS: dict[str, type[_Section]] = {
     "parity": ParityConfig,
     "evaluate": EvaluateConfig,
     "predict": PredictConfig,
-    "compare": CompareConfig,
-    "train": TrainConfig,
     "package": PackageConfig,
     "verify": VerifyConfig,
     "deploy": DeployConfig,
+    "compare": CompareConfig,
+    "train": TrainConfig,
 }
 
 
@@ -361,11 +361,11 @@ class Config(_Section):
     parity: ParityConfig = ParityConfig()
     evaluate: EvaluateConfig = EvaluateConfig()
     predict: PredictConfig = PredictConfig()
-    compare: CompareConfig = CompareConfig()
-    train: TrainConfig = TrainConfig()
     package: PackageConfig = PackageConfig()
     verify: VerifyConfig = VerifyConfig()
     deploy: DeployConfig = DeployConfig()
+    compare: CompareConfig = CompareConfig()
+    train: TrainConfig = TrainConfig()
     gates: dict[str, GateConfig] = {}
     targets: dict[str, TargetConfig] = {}
     runners: dict[str, RunnerConfig] = {}

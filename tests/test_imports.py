@@ -12,8 +12,8 @@ import pytest
 
 HEAVY = ("torch", "onnx", "onnxruntime", "openvino", "onnxsim", "onnxscript", "PIL", "safetensors")
 COMMANDS = (
-    *("compare", "train", "export", "bench", "tune", "parity", "evaluate", "predict"),
-    *("package", "verify", "deploy", "report", "runners", "doctor"),
+    *("export", "bench", "tune", "parity", "evaluate", "predict"),
+    *("compare", "train", "package", "verify", "deploy", "report", "runners", "doctor"),
 )
 PACKAGES = ("pipeline", "exporters", "runners")
 BLOCK = f"""
