@@ -68,7 +68,7 @@ def _export(manifest: Manifest) -> str:
         flags += ["--weights", model["weights"]]
     if not model["trained"]:
         flags += ["--classes", model["classes"]]
-    if model.get("width") is not None:
+    if model.get("width") not in (None, 1):
         flags += ["--width", f"{model['width']:g}"]
     flags += _preprocessing(manifest) or []
     origins = _origins(manifest)

@@ -25,7 +25,7 @@ def identity(report: Report) -> list[tuple[str, str]]:
     export = manifest.stage("export")
     depends = export.depends if export else {}
     trained = "" if model["trained"] else ", untrained"
-    width = f" of width {model['width']:g}" if model.get("width") is not None else ""
+    width = f" of width {model['width']:g}" if model.get("width") not in (None, 1) else ""
     size, order = model["input_size"], str(shape.get("channels", "rgb")).upper()
     simplified = "yes" if model["simplified"] else f"no: {model['not_simplified_because']}"
     facts = [
@@ -96,7 +96,7 @@ def comparisons(report: Report) -> Table | None:
         Column("why"),
     )
     baseline = report.bench.baseline if report.bench else None
-    return Table(f"Compared with {baseline}", columns, tuple(rows)) if rows else None
+    return Table(f"Compared with {baseline}", columns, tuple(rows)).dense() if rows else None
 
 
 def accuracy(report: Report) -> Table | None:
@@ -136,7 +136,7 @@ def accuracy(report: Report) -> Table | None:
         f", drops against {reference['variant']} on {reference['runner']}" if reference else ""
     )
     caption = f"{data['images']} images of {data['classes']} classes: {data['name']}{against}"
-    return Table(caption, columns, tuple(rows))
+    return Table(caption, columns, tuple(rows)).dense()
 
 
 def worst_layers(cell: ExplainedCell) -> Table | None:
