@@ -72,22 +72,11 @@ def export(
     """
     from . import config as configuration
     from .modelspec import name_of, settle
-    from .stages import run_stages
-    from .stages.chain import sections, stages_for
-    from .workspace import Manifest, Transaction, Workspace
+    from .stages.chain import make
 
     export = {"architecture": model, **options}
     flags = {"workspace": workspace, "model": name or (model and name_of(model)), "export": export}
-    config = settle(configuration.load(flags))
-    place = Workspace(config.workspace, config.model)
-    with place.locked("edgepipe export", progress.say):
-        before = Manifest() if force else place.manifest() or Manifest()
-        if not force:
-            place.check_unaltered(before)
-        with Transaction(place, before) as transaction:
-            stages = stages_for(config, progress)
-            run_stages(stages, place, before, transaction, progress)
-            return transaction.commit(**sections(transaction, config))
+    return make(settle(configuration.load(flags)), force, progress)
 
 
 def bench(
