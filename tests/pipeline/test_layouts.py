@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import re
 from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 from subprocess import CompletedProcess
 from typing import Any
@@ -93,6 +94,15 @@ def test_triton_with_an_open_batch_leaves_it_out_of_the_dimensions() -> None:
     assert config["max_batch_size"][0] > 0
     assert config["input"][0]["dims"] == [3, 8, 8]
     assert config["output"][0]["dims"] == [10]
+
+
+def test_a_model_that_normalizes_by_itself_takes_bytes() -> None:
+    preprocessing = replace(bundles.index({}).preprocessing, folded=True)
+    files = made("triton", preprocessing=preprocessing)
+    (tensor,) = parse(files["tiny-fp32/config.pbtxt"].decode())["input"]
+    assert (tensor["data_type"], tensor["dims"]) == (["TYPE_UINT8"], [1, 8, 8, 3])
+    about = json.loads(files["preprocessing.json"])
+    assert (about["dtype"], about["layout"], about["formula"]) == ("uint8", "NHWC", "x")
 
 
 def test_triton_takes_openvino_ir_and_the_recommended_threads() -> None:
