@@ -8,7 +8,8 @@ from __future__ import annotations
 
 import math
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
+from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from .sources import construct
@@ -54,8 +55,26 @@ def of_architecture(
         return of_program(torch.export.export(module, (torch.zeros(1, 3, size, size),)))
 
 
+def of_file(path: Path) -> Complexity:
+    """The complexity of a ``.pt2`` file, for one image of its batch."""
+    import torch
+
+    program = torch.export.load(path)
+    found = of_program(program)
+    batch = next(
+        int(_shape(node)[0])
+        for node in program.graph.nodes
+        if node.op == "placeholder" and node.name in program.graph_signature.user_inputs
+    )
+    return replace(
+        found,
+        macs=found.macs // batch,
+        activation_peak_bytes=found.activation_peak_bytes // batch,
+    )
+
+
 def of_program(program: torch.export.ExportedProgram) -> Complexity:
-    """The complexity of an exported program with a batch of 1, or per batch otherwise."""
+    """The complexity of an exported program, for the whole batch that it was exported with."""
     return Complexity(
         parameters=sum(parameter.numel() for parameter in program.parameters()),
         macs=sum(multiply_accumulates(program).values()),

@@ -19,7 +19,7 @@ from importlib import import_module
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from . import checkpoints
+from . import checkpoints, modules
 from .base import ModelError
 from .checkpoints import load_state_dict, load_strictly
 from .zoo import ARCHITECTURES, WITH_WIDTH
@@ -32,8 +32,8 @@ DATA = Path(__file__).parent / "data"
 DIGITS_DATASET = DATA / "digits.npz"
 RANDOM_SEED = 0
 WEIGHTS = ("digits", "imagenet", "random")
-# What ``Source.weights`` says of weights that came from a file of the user's.
-CHECKPOINT = "checkpoint"
+# What ``Source.weights`` says of weights from a file of the user's, and of their own module's.
+CHECKPOINT, OWN = "checkpoint", "own"
 # Weights that come with real training images to calibrate int8 with.
 CALIBRATED_WEIGHTS = frozenset({"digits", "random"})
 
@@ -63,9 +63,11 @@ IMAGENET: Mapping[str, Any] = {
 class Source:
     """A model before it is exported.
 
-    ``weights`` is one of ``WEIGHTS`` or ``CHECKPOINT``, ``digest`` the SHA-256 of the weights
-    file (or says which seed made the weights). ``preprocessing`` is what the weights were
-    trained with, ``None`` if nothing says so.
+    ``architecture`` is a key of ``ARCHITECTURES`` or, for a module of the user's own, a
+    reference as ``modules.build`` takes it. ``weights`` is one of ``WEIGHTS``, ``CHECKPOINT`` or
+    ``OWN``, ``digest`` the SHA-256 of the weights file (or says which seed made the weights; see
+    ``modules.digest``). ``classes`` is ``None`` where only the outputs tell.
+    ``preprocessing`` is what the weights were trained with, ``None`` if nothing says so.
     ``width`` is the width multiplier, ``None`` where the architecture has none.
     """
 
@@ -74,7 +76,7 @@ class Source:
     path: Path | None
     digest: str
     trained: bool
-    classes: int
+    classes: int | None
     labels: tuple[str, ...] | None
     preprocessing: Mapping[str, Any] | None
     width: float | None = None
@@ -164,6 +166,16 @@ def resolve_checkpoint(
     return _in_width(source, width)
 
 
+def resolve_module(reference: str, path: Path | None, labels: Path | None) -> Source:
+    """A module of the user's own, with other weights if ``path`` has some. Runs their code.
+
+    Raises ``ModelError`` where that fails or the weights don't fit.
+    """
+    names = checkpoints.read_labels(labels) if labels else None
+    source = Source(reference, OWN, path, "", True, None, names, None)
+    return replace(source, digest=modules.digest(build(source)))
+
+
 def build(source: Source) -> torch.nn.Module:
     """The module in eval mode, float32, with the weights that ``source`` names.
 
@@ -171,8 +183,13 @@ def build(source: Source) -> torch.nn.Module:
     """
     import torch
 
-    fresh = partial(construct, source.architecture, width=source.width)
     state = load_state_dict(source.path) if source.path else None
+    if source.weights == OWN:
+        module = modules.build(source.architecture)
+        if source.path and state is not None:
+            load_strictly(module, state, source.path)
+        return module
+    fresh = partial(construct, source.architecture, width=source.width)
     if source.path and state is not None:
         classes = checkpoints.classes_of(fresh, state, source.path)
         if classes != source.classes:
@@ -181,6 +198,7 @@ def build(source: Source) -> torch.nn.Module:
             )
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(RANDOM_SEED)
+        assert source.classes is not None
         module = fresh(classes=source.classes)
         if source.path is None:
             from .zoo.initial import settle

@@ -23,23 +23,29 @@ if TYPE_CHECKING:
     from .inventory import Inventory
     from .measured import BenchResult
     from .reporting import Report
+    from .stages.compare import CompareResult
     from .stages.evaluate import EvaluationResult
     from .stages.explain import Explanation
     from .stages.package import Packaged
     from .stages.parity import ParityResult
+    from .stages.predict import PredictResult
+    from .stages.train import TrainResult
     from .stages.tune import TuneResult
     from .stages.verify import Verification
     from .workspace import Manifest, Workspace
 
 __all__ = [
     "bench",
+    "compare",
     "deploy",
     "doctor",
     "evaluate",
     "export",
     "package",
     "parity",
+    "predict",
     "runners",
+    "train",
     "tune",
     "verify",
     "write_report",
@@ -59,18 +65,19 @@ def export(
 ) -> Manifest:
     """Export, simplify and quantize a model; returns the workspace's manifest.
 
-    ``model`` is the architecture, ``name`` what it is called in the workspace: the same, unless
-    told. ``options`` are the keys of ``[export]``. ``force`` makes everything again, whatever is
-    in the workspace. Raises what ``errors.EXIT_CODES`` lists.
+    ``model`` is an architecture or "package.module:attribute", code of your own that is imported
+    from the current folder. ``name`` is what it is called in the workspace: the same, or the
+    attribute. ``options`` are the keys of ``[export]``. ``force`` makes everything again, whatever
+    is in the workspace. Raises what ``errors.EXIT_CODES`` lists.
     """
     from . import config as configuration
-    from .modelspec import settle
+    from .modelspec import name_of, settle
     from .stages import run_stages
     from .stages.chain import sections, stages_for
     from .workspace import Manifest, Transaction, Workspace
 
     export = {"architecture": model, **options}
-    flags = {"workspace": workspace, "model": name or model, "export": export}
+    flags = {"workspace": workspace, "model": name or (model and name_of(model)), "export": export}
     config = settle(configuration.load(flags))
     place = Workspace(config.workspace, config.model)
     with place.locked("edgepipe export", progress.say):
@@ -231,6 +238,33 @@ def evaluate(
     return result
 
 
+def predict(
+    images: Sequence[str],
+    *,
+    workspace: Any = None,
+    model: str | None = None,
+    progress: Progress = SILENT,
+    **options: Any,
+) -> PredictResult:
+    """Classify images: files, folders, patterns, or "-" for a list of files on stdin.
+
+    ``options`` are the keys of ``[predict]``. Raises what ``errors.EXIT_CODES`` lists; an image
+    that can't be read is part of the result, whose ``exit_code`` says so.
+    """
+    import sys
+
+    from . import config as configuration
+    from .stages.predict import expand
+    from .stages.predict import predict as classify
+    from .workspace import Workspace
+
+    config = configuration.load({"workspace": workspace, "model": model, "predict": options})
+    place = Workspace(config.workspace, config.model)
+    names = expand([str(name) for name in images], sys.stdin)
+    with place.exported("edgepipe predict", progress.say) as manifest:
+        return classify(place, manifest, config, names, progress)
+
+
 def package(
     *,
     workspace: Any = None,
@@ -332,6 +366,86 @@ def write_report(
     with writing(path):
         path.write_bytes(data)
     return found, path
+
+
+def compare(
+    models: Sequence[str] = (),
+    *,
+    workspace: Any = None,
+    static: bool = False,
+    convolutions: bool = False,
+    quick: bool = False,
+    progress: Progress = SILENT,
+    **options: Any,
+) -> CompareResult:
+    """Put models side by side: what they cost by arithmetic and, unless ``static``, measured.
+
+    With ``workspace`` those exported there, all of them if none is named. Without one the
+    architectures of the zoo, which are exported with random weights into the user's cache the
+    first time. ``convolutions`` compares standard with separable ones, too, at MobileNetV2's
+    shapes. ``options`` are the keys of ``[compare]``. Raises what ``errors.EXIT_CODES`` lists.
+    """
+    from contextlib import ExitStack
+    from dataclasses import replace
+
+    from . import candidates
+    from . import config as configuration
+    from .stages import compare as comparing
+    from .stages.convolutions import by_arithmetic, by_the_clock
+
+    config = configuration.load({"workspace": workspace, "compare": options})
+    names = tuple(models)
+    with ExitStack() as stack:
+        if workspace is not None:
+            found = candidates.open_exported(config.workspace, names, stack, progress)
+        elif static:
+            found = []
+        else:
+            found = candidates.open_zoo(names, config.compare, stack, progress)
+        if static:
+            rows = tuple(map(comparing.exported, found))
+            if workspace is None:
+                rows = comparing.architectures(names, config.compare)
+            result = comparing.CompareResult(rows, (), {}, static=True)
+        else:
+            result = comparing.compare(found, config, quick, progress)
+    if convolutions:
+        shapes = by_arithmetic() if static else by_the_clock(config, progress)
+        result = replace(result, convolutions=shapes)
+    return result
+
+
+def train(
+    model: str | None = None,
+    *,
+    output: Any = None,
+    restart: bool = False,
+    progress: Progress = SILENT,
+    **options: Any,
+) -> TrainResult:
+    """Fine-tune a model of the zoo on a folder of images; writes a checkpoint for ``export``.
+
+    ``output`` is the file of weights, ``MODEL-DATA.safetensors`` by default. A run that was
+    killed goes on after its last epoch, unless ``restart``. ``options`` are the keys of
+    ``[train]``. Raises what ``errors.EXIT_CODES`` lists.
+    """
+    from pathlib import Path
+
+    from . import config as configuration
+    from .report import confusion
+    from .stages.train import PLOT_SUFFIX
+    from .stages.train import train as learn
+    from .workspace import write_whole
+
+    config = configuration.load({"model": model, "train": options})
+    name = config.train.data.resolve().name if config.train.data else ""
+    file = Path(output) if output else Path(f"{config.model}-{name}.safetensors")
+    result = learn(config, file, restart, progress)
+    try:
+        write_whole(file.with_suffix(PLOT_SUFFIX), confusion.svg(result).encode())
+    except ImportError as error:
+        progress.say(f'warning: no {PLOT_SUFFIX}: {error}; pip install "edgepipe[report]"')
+    return result
 
 
 def runners(*, targets: Sequence[str] = ("local",), progress: Progress = SILENT) -> Inventory:

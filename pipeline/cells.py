@@ -25,9 +25,10 @@ from ..runners.launch import LOCAL, Loaded, Target, Timeouts, Worker
 from ..runners.measure import SINGLE_STREAM
 from . import environments
 from .config import CellsConfig, Config
-from .errors import ExitCode, UsageError
+from .errors import ExitCode, InputError, UsageError
+from .external import keeps_data_elsewhere
 from .gates import FAIL, INCONCLUSIVE
-from .goldens import Goldens
+from .goldens import Goldens, valid_rows
 from .workspace import Manifest
 
 EMULATED_TIMEOUTS = Timeouts(start=300.0, load=900.0, run=300.0)
@@ -218,16 +219,24 @@ def open_cell(
     """Start a worker on the cell's target and load the cell's file in it, with ``Worker.load``.
 
     Raises ``RunnerError``: unavailable, refused the model, placed elsewhere than asked, or the
-    worker died.
+    worker died; ``InputError`` for a model that keeps tensors in files of its own choice.
     """
+    files = _files(cell, model)
     argv = cell.target.argv(cell.python or sys.executable)
     with Worker(argv, timeouts_of(cell.target)) as worker:
         settings = cell.settings(int(worker.hello["host"]["physical_cores"]))
-        paths = (model, *map(model.with_name, cell.beside))
-        files = {path.name: path.read_bytes() for path in paths}
         loaded = worker.load(cell.runner, files, settings, cache)
         audit(loaded, cell.allow_fallback)
         yield OpenCell(worker, loaded, cell.batch)
+
+
+def _files(cell: Cell, model: Path) -> dict[str, bytes]:
+    """The contents of a cell's files, the main one first. No runner follows a path in them."""
+    paths = (model, *map(model.with_name, cell.beside))
+    files = {path.name: path.read_bytes() for path in paths}
+    if model.suffix == ".onnx" and keeps_data_elsewhere(files[model.name]):
+        raise InputError(f"{model}: keeps tensors in another file; save it as one and export again")
+    return files
 
 
 def audit(loaded: Loaded, allow_fallback: bool) -> None:
@@ -246,7 +255,7 @@ def audit(loaded: Loaded, allow_fallback: bool) -> None:
 def run_goldens(
     opened: OpenCell,
     goldens: Goldens,
-    preprocessing: Preprocessing,
+    preprocessing: Preprocessing | None,
     count: int | None = None,
     step: Callable[[int], None] = lambda _done: None,
 ) -> dict[str, np.ndarray]:
@@ -273,9 +282,7 @@ def run_batches(
     for feeds, rows, valid in batches:
         batch = len(next(iter(feeds.values())))
         for output, array in opened.worker.run(feeds).arrays.items():
-            # An output without the batch in front can't be cut; it is judged as it is.
-            whole = array.ndim == 0 or len(array) != batch
-            collected.setdefault(output, []).append(array[None] if whole else array[:valid])
+            collected.setdefault(output, []).append(valid_rows(array, batch, valid))
         step(rows.stop)
     try:
         return {output: np.concatenate(parts) for output, parts in collected.items()}

@@ -8,7 +8,7 @@ from dataclasses import asdict, dataclass
 from ..runners.measure import OFFLINE, SERVER
 from .gates import FAIL, INCONCLUSIVE, PASS, default_gate, kind_of
 from .measured import CellResult
-from .report.tables import ms
+from .report.tables import ms, number
 from .reporting import Report, Row
 from .results import BENCH, MISSING, PARITY, Source
 from .validity import VALID
@@ -118,7 +118,7 @@ def _choose(report: Report, target: str, rows: list[Row]) -> Choice:
         f"the fastest of the {len(good)} cells that pass" if others else "the only cell that passes"
     )
     found, sqnr = speed(best.bench), _sqnr(best)
-    sentence = f"{place}{best.name()} is {rank}: {found}, {sqnr}."
+    sentence = f"{best.name()} is {rank}: {found}, {sqnr}."
     return Choice(target, best, sentence, tuple(_caveats(report, best, others)))
 
 
@@ -150,6 +150,8 @@ def _caveats(report: Report, best: Row, others: list[Row]) -> list[str]:
     assert best.parity
     assert report.parity
     caveats = []
+    if not report.manifest.model["trained"]:
+        caveats.append("The weights are untrained: its speed counts, its answers mean nothing.")
     if best.bench.scenario == SERVER:
         caveats.append(f"Under random arrivals, {best.bench.rate:g} runs a second.")
     if best.bench.tuned:
@@ -191,7 +193,8 @@ def _sqnr(row: Row) -> str:
     assert parity
     if parity.sqnr_db is None:
         return "outputs bit for bit torch's" if parity.max_abs == 0 else "SQNR not known"
-    return f"SQNR {parity.sqnr_db:.1f} dB (at least {parity.gate['min_sqnr_db']:.1f} asked)"
+    least = number(parity.gate.get("min_sqnr_db"), ".1f")
+    return f"SQNR {parity.sqnr_db:.1f} dB (parity asks for {least})"
 
 
 def _cost(row: Row) -> float:

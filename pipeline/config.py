@@ -29,11 +29,14 @@ from ..exporters.sources import WEIGHTS
 from ..runners import registry
 from ..runners.images import PRESETS
 from ..runners.launch import BUILT_IN_TARGETS, LOCAL, Target
+from .arrays import ArrayInput
 from .errors import InputError, UsageError
 from .placement import required_share
 
 DEFAULT_MODEL = "mobilenet_v2"
 SYNTHETIC = "synthetic"
+# Two at a time keep a worker busy with pictures of a camera, and bound what is in memory.
+DECODERS = 2
 CONFIG_FILE = "edgepipe.toml"
 ENVIRONMENT_PREFIX = "EDGEPIPE_"
 NOT_CONFIGURATION = frozenset({"EDGEPIPE_WEIGHTS_URL", "EDGEPIPE_DEBUG"})
@@ -52,7 +55,13 @@ def _share(text: str) -> str:
     return text
 
 
+def _input(text: str) -> str:
+    ArrayInput.parse(text)
+    return text
+
+
 Share = Annotated[str, AfterValidator(_share)]
+InputText = Annotated[str, AfterValidator(_input)]
 
 
 def _percent(text: str) -> str:
@@ -80,7 +89,9 @@ class ExportConfig(_Section):
     how many random weights tell apart. ``exporter`` makes the ONNX file. ``formats`` are written
     beside it. ``checkpoint`` takes the place of ``weights``, ``labels`` is a text file with one a
     line. ``preprocessing`` is a preset; the fields after it change it, see
-    ``runners.images.Preprocessing``. ``calibration`` is a folder of images, or "synthetic".
+    ``runners.images.Preprocessing``. ``fold_preprocessing`` makes normalization a part of the
+    model. ``calibration`` is a folder of images, or "synthetic". ``inputs`` describe those of a
+    model of the user's own that takes no images, see ``arrays``.
     """
 
     architecture: str | None = None
@@ -96,9 +107,12 @@ class ExportConfig(_Section):
     preprocessing: str | None = None
     resize: Literal["shorter-side", "squash"] | None = None
     resize_to: Positive | None = None
+    interpolation: Literal["bilinear", "bicubic"] | None = None
     mean: tuple[float, float, float] | None = None
     std: tuple[float, float, float] | None = None
     channels: Literal["rgb", "bgr"] | None = None
+    fold_preprocessing: bool = False
+    inputs: tuple[InputText, ...] = ()
     calibration: Path | None = None
     calibration_images: Positive = 128
     simplify: bool = True
@@ -160,11 +174,24 @@ class EvaluateConfig(CellsConfig):
     """What ``edgepipe evaluate`` judges. ``data`` holds class folders, ``None``: the digits.
 
     ``max_drop`` is the loss of top-1 against fp32 that is allowed, in percentage points; without
-    it accuracy is measured and not judged.
+    it accuracy is measured and not judged. ``decoders`` images are decoded at the same time.
     """
 
     data: Path | None = None
+    decoders: Positive = DECODERS
     max_drop: Annotated[float, Field(ge=0, le=100)] | None = None
+
+
+class PredictConfig(_Section):
+    """Which cell ``edgepipe predict`` asks, and how many classes of each image it tells."""
+
+    variant: str = "fp32"
+    runner: str = "ort-cpu"
+    target: str = LOCAL.name
+    precision: str = "f32"
+    threads: Positive | None = None
+    top: Positive = 5
+    decoders: Positive = DECODERS
 
 
 class PackageConfig(_Section):
@@ -219,15 +246,54 @@ class DeployConfig(_Section):
     restart: str | None = None
 
 
+class CompareConfig(CellsConfig):
+    """What ``edgepipe compare`` measures, and for how long.
+
+    ``rounds`` and ``seconds`` as in ``[bench]``. ``input_size`` is that of the zoo's models, and
+    ``training`` says whether a training step is timed, too.
+    """
+
+    rounds: Positive = 5
+    seconds: Annotated[float, Field(gt=0, le=3600)] = 0.3
+    input_size: Annotated[int, Field(ge=32, le=2048)] | None = None
+    training: bool = True
+
+
+class TrainConfig(_Section):
+    """What ``edgepipe train`` learns, and from which weights: ``init`` (a file) or ``weights``.
+
+    ``held_out`` is the part of each class that is judged by, ``patience`` how many epochs it may
+    get no better for. ``learning_rate`` is the schedule's peak, by default one that goes with
+    where the weights come from. ``augment`` says what the images show.
+    """
+
+    data: Path | None = None
+    weights: Literal["random", "imagenet"] = "random"
+    init: Path | None = None
+    width: Annotated[float, Field(ge=0.1, le=4)] | None = None
+    input_size: Annotated[int, Field(ge=32, le=2048)] | None = None
+    epochs: Annotated[int, Field(ge=1, le=10_000)] = 20
+    batch: Annotated[int, Field(ge=2, le=4096)] = 32
+    learning_rate: Annotated[float, Field(gt=0, le=1)] | None = None
+    held_out: Annotated[float, Field(gt=0, lt=1)] = 0.2
+    patience: Positive = 5
+    augment: Literal["photos", "shapes", "none"] = "photos"
+    seed: Annotated[int, Field(ge=0, lt=1 << 32)] = 0
+    threads: Positive | None = None
+
+
 COMMANDS: dict[str, type[_Section]] = {
     "export": ExportConfig,
     "bench": BenchConfig,
     "tune": TuneConfig,
     "parity": ParityConfig,
     "evaluate": EvaluateConfig,
+    "predict": PredictConfig,
     "package": PackageConfig,
     "verify": VerifyConfig,
     "deploy": DeployConfig,
+    "compare": CompareConfig,
+    "train": TrainConfig,
 }
 
 
@@ -294,9 +360,12 @@ class Config(_Section):
     tune: TuneConfig = TuneConfig()
     parity: ParityConfig = ParityConfig()
     evaluate: EvaluateConfig = EvaluateConfig()
+    predict: PredictConfig = PredictConfig()
     package: PackageConfig = PackageConfig()
     verify: VerifyConfig = VerifyConfig()
     deploy: DeployConfig = DeployConfig()
+    compare: CompareConfig = CompareConfig()
+    train: TrainConfig = TrainConfig()
     gates: dict[str, GateConfig] = {}
     targets: dict[str, TargetConfig] = {}
     runners: dict[str, RunnerConfig] = {}
@@ -384,6 +453,7 @@ def _check_names(config: Config) -> None:
                 ("tune", config.tune),
                 ("parity", config.parity),
                 ("evaluate", config.evaluate),
+                ("compare", config.compare),
             )
             for check in (
                 (f"{command}.variants", section.variants, VARIANTS),
@@ -392,6 +462,10 @@ def _check_names(config: Config) -> None:
                 (f"{command}.precisions", section.precisions, PRECISIONS),
             )
         ),
+        ("predict.variant", [config.predict.variant], VARIANTS),
+        ("predict.runner", [config.predict.runner], runners),
+        ("predict.target", [config.predict.target], targets),
+        ("predict.precision", [config.predict.precision], PRECISIONS),
         ("gates", [name.partition("/")[0] for name in config.gates], VARIANTS),
         ("gates", [name.split("/", 1)[1] for name in config.gates if "/" in name], runners),
     ):

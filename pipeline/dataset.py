@@ -11,10 +11,12 @@ import itertools
 import json
 import os
 import stat
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections import deque
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass
 from pathlib import Path
+from time import perf_counter
 
 import numpy as np
 
@@ -22,10 +24,9 @@ from ..runners import images
 from ..runners.base import ImageError
 from ..runners.images import Pixels, Preprocessing
 from . import digits as embedded
+from .config import DECODERS
 from .errors import InputError
 
-# Two at a time keep a worker busy with pictures of a camera, and bound what is in memory.
-DECODERS = 2
 LABELS_SHOWN = 20
 # Squares of noise that a synthetic picture is the mean of, from one patch of colour to pixels.
 SYNTHETIC_SIDES = (2, 4, 8, 16, 32, 64, 128, 256)
@@ -56,28 +57,81 @@ class Dataset:
         return len(np.unique(self.labels))
 
     def chunks(
-        self, preprocessing: Preprocessing, size: int
+        self, preprocessing: Preprocessing, size: int, decoders: int = DECODERS
     ) -> Iterator[tuple[Pixels, np.ndarray]]:
         """Yield ``size`` images at the model's input size, with their labels.
 
         uint8 ``[n, side, side, 3]`` and int64 ``[n]``, in order. While one chunk is in use the
         next one is decoded. Raises ``ImageError`` for an image that can't be read.
         """
-        pool = ThreadPoolExecutor(DECODERS, "edgepipe-decode")
+        return self._ahead(lambda row: self._pixels(row, preprocessing), size, decoders)
+
+    def tensors(
+        self, preprocessing: Preprocessing, size: int, decoders: int = DECODERS
+    ) -> Iterator[tuple[np.ndarray, np.ndarray]]:
+        """As ``chunks``, and as ``images.normalize`` leaves them: the decoders do that as well."""
+
+        def tensor(row: int) -> np.ndarray:
+            return images.normalize(self._pixels(row, preprocessing)[None], preprocessing)[0]
+
+        return self._ahead(tensor, size, decoders)
+
+    def _ahead(
+        self, work: Callable[[int], np.ndarray], size: int, decoders: int
+    ) -> Iterator[tuple[np.ndarray, np.ndarray]]:
+        pool = ThreadPoolExecutor(decoders, "edgepipe-decode")
         try:
-            ahead: list[Future[Pixels]] = []
+            ahead: list[Future[np.ndarray]] = []
             for start in range(0, len(self) + size, size):
                 current = ahead
                 rows = range(start, min(start + size, len(self)))
-                ahead = [pool.submit(self._pixels, row, preprocessing) for row in rows]
+                ahead = [pool.submit(work, row) for row in rows]
                 if current:
-                    pixels = np.stack([future.result() for future in current])
-                    yield pixels, self.labels[start - size :][: len(pixels)]
+                    done = np.stack([future.result() for future in current])
+                    del current[:]  # else every image would be there twice
+                    yield done, self.labels[start - size :][: len(done)]
         finally:
             pool.shutdown(cancel_futures=True)
 
     def _pixels(self, row: int, preprocessing: Preprocessing) -> Pixels:
         return images.to_pixels(self.image(row), preprocessing)
+
+
+@dataclass(frozen=True)
+class Decoded:
+    """An image at the model's input size, uint8 ``[side, side, 3]``, or why there is none."""
+
+    file: str
+    pixels: Pixels | None
+    error: str | None
+    decode_ms: float
+
+
+def decode(
+    files: Iterable[str], preprocessing: Preprocessing, decoders: int = DECODERS
+) -> Iterator[Decoded]:
+    """Decode files in order, a few of them ahead of the one in use."""
+
+    def one(file: str) -> Decoded:
+        started = perf_counter()
+        pixels, error = None, None
+        try:
+            pixels = images.to_pixels(images.load_image(Path(file)), preprocessing)
+        except ImageError as problem:
+            error = str(problem)
+        return Decoded(file, pixels, error, 1000 * (perf_counter() - started))
+
+    pool = ThreadPoolExecutor(decoders, "edgepipe-decode")
+    try:
+        ahead: deque[Future[Decoded]] = deque()
+        for file in files:
+            ahead.append(pool.submit(one, file))
+            if len(ahead) > 2 * decoders:
+                yield ahead.popleft().result()
+        while ahead:
+            yield ahead.popleft().result()
+    finally:
+        pool.shutdown(cancel_futures=True)
 
 
 def digits(part: str = "held_out", count: int | None = None) -> Dataset:

@@ -89,7 +89,10 @@ class Judgement:
 
 
 def judge(
-    outputs: Mapping[str, np.ndarray], reference: Mapping[str, np.ndarray], gate: Gate
+    outputs: Mapping[str, np.ndarray],
+    reference: Mapping[str, np.ndarray],
+    gate: Gate,
+    classifier: bool = True,
 ) -> Judgement:
     """Hold a cell's outputs, name -> ``[N, ...]``, against torch's.
 
@@ -113,7 +116,7 @@ def judge(
                 failures.append(f"{where}{count} of {whose} outputs are NaN or infinite")
         if _constant(expected):
             failures.append(f"{where}degenerate: torch's answer does not depend on the input")
-        distance = measure(found, expected)
+        distance = measure(found, expected, classifier)
         distances[name] = distance
         if distance.sqnr_db < gate.min_sqnr_db:
             failures.append(
@@ -156,10 +159,10 @@ def mismatch(outputs: Mapping[str, np.ndarray], reference: Mapping[str, np.ndarr
     return ""
 
 
-def measure(outputs: np.ndarray, reference: np.ndarray) -> Distance:
-    """All metrics of one output; top-1 and top-5 only for ``[N, classes]``."""
+def measure(outputs: np.ndarray, reference: np.ndarray, classifier: bool = True) -> Distance:
+    """All metrics of one output; top-1 and top-5 only for a classifier's ``[N, classes]``."""
     with np.errstate(invalid="ignore"):
-        classes = reference.ndim == 2 and reference.shape[1] > 1
+        classes = classifier and reference.ndim == 2 and reference.shape[1] > 1
         clear = ~metrics.near_ties(reference) if classes else np.zeros(len(reference), bool)
         return Distance(
             sqnr_db=metrics.sqnr_db(outputs, reference),

@@ -1,16 +1,18 @@
-"""Goldens: recorded input images and the outputs that torch gave for them."""
+"""Goldens: recorded inputs and the outputs that torch gave for them."""
 
 from __future__ import annotations
 
 import io
 from collections.abc import Iterator, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 
 import numpy as np
 
-from ..runners.images import Preprocessing, batches, normalize
+from ..runners.images import Pixels, Preprocessing, batches, normalize
 from . import metrics
+from .arrays import Arrays
+from .workspace import Manifest
 
 FILE = "goldens.npz"
 COUNT = 64
@@ -20,17 +22,20 @@ COUNT = 64
 class Goldens:
     """``images`` are uint8 ``[N, H, W, 3]`` after the geometry, ``labels`` their classes ``[N]``.
 
+    A model that takes no images has ``arrays`` instead, its inputs by name, ``[N, ...]``. A label
+    that isn't known is -1.
     ``fp32`` and ``fp64`` hold torch's outputs by name, ``[N, ...]``: the reference, and the
     same computed in double precision, which tells how exact the reference itself is.
     """
 
-    images: np.ndarray
+    images: Pixels | None
     labels: np.ndarray
     fp32: Mapping[str, np.ndarray]
     fp64: Mapping[str, np.ndarray]
+    arrays: Mapping[str, np.ndarray] = field(default_factory=dict)
 
     def __len__(self) -> int:
-        return len(self.images)
+        return len(self.labels)
 
     @property
     def reference_sqnr_db(self) -> float:
@@ -39,9 +44,10 @@ class Goldens:
 
     def to_bytes(self) -> bytes:
         """As a compressed ``.npz``; equal goldens give equal bytes."""
-        arrays = {"images": self.images, "labels": self.labels}
-        arrays |= {f"fp32.{name}": array for name, array in self.fp32.items()}
-        arrays |= {f"fp64.{name}": array for name, array in self.fp64.items()}
+        arrays = {} if self.images is None else {"images": self.images}
+        arrays["labels"] = self.labels
+        for prefix, part in (("input.", self.arrays), ("fp32.", self.fp32), ("fp64.", self.fp64)):
+            arrays |= {f"{prefix}{name}": array for name, array in part.items()}
         buffer = io.BytesIO()
         np.savez_compressed(buffer, allow_pickle=False, **arrays)
         return buffer.getvalue()
@@ -50,22 +56,46 @@ class Goldens:
     def load(cls, path: Path) -> Goldens:
         """Read what ``to_bytes`` wrote."""
         with np.load(path) as archive:
-            outputs = {
-                prefix: {
+            arrays, fp32, fp64 = (
+                {
                     name.removeprefix(prefix): archive[name]
                     for name in archive.files
                     if name.startswith(prefix)
                 }
-                for prefix in ("fp32.", "fp64.")
-            }
-            return cls(archive["images"], archive["labels"], outputs["fp32."], outputs["fp64."])
+                for prefix in ("input.", "fp32.", "fp64.")
+            )
+            images = archive["images"] if "images" in archive.files else None
+            return cls(images, archive["labels"], fp32, fp64, arrays)
 
     def batches(
-        self, preprocessing: Preprocessing, name: str, batch: int, count: int | None = None
+        self,
+        preprocessing: Preprocessing | None,
+        name: str,
+        batch: int,
+        count: int | None = None,
     ) -> Iterator[tuple[dict[str, np.ndarray], slice, int]]:
         """Yield ``(feeds, rows, valid)`` over the first ``count`` goldens, as ``images.batches``.
 
-        ``feeds`` is the input called ``name``, float32 ``[batch, 3, H, W]``.
+        ``feeds`` is the image input, which is called ``name``, as ``images.normalize`` makes it,
+        or every input of a model that takes no images.
         """
+        if self.images is None or preprocessing is None:
+            kept = {name: array[:count] for name, array in self.arrays.items()}
+            yield from Arrays(kept).batches(batch)
+            return
         for part, rows, valid in batches(self.images[:count], batch):
             yield {name: normalize(part, preprocessing)}, rows, valid
+
+
+def preprocessing_of(manifest: Manifest) -> Preprocessing | None:
+    """How images become the model's input; ``None`` for a model that takes no images."""
+    return Preprocessing.from_json(manifest.preprocessing) if manifest.preprocessing else None
+
+
+def valid_rows(output: np.ndarray, batch: int, valid: int) -> np.ndarray:
+    """The rows of an output that count: those of the first ``valid`` samples of a ``batch``.
+
+    An output without the batch in front can't be cut; it is taken as it is, as one row.
+    """
+    whole = output.ndim == 0 or len(output) != batch
+    return output[None] if whole else output[:valid]

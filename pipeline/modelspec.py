@@ -2,12 +2,15 @@
 
 from __future__ import annotations
 
+import re
+from collections.abc import Callable
 from dataclasses import dataclass, replace
 
-from ..exporters import checkpoints
-from ..exporters.sources import Source, resolve, resolve_checkpoint
+from ..exporters import checkpoints, modules
+from ..exporters.sources import Source, resolve, resolve_checkpoint, resolve_module
 from ..exporters.zoo import ARCHITECTURES
 from ..runners.images import Preprocessing
+from .arrays import ArrayInput
 from .config import DEFAULT_MODEL, Config, ExportConfig, nearest
 from .errors import InputError, UsageError
 
@@ -16,11 +19,20 @@ DEFAULT_PRESET = "imagenet"
 
 @dataclass(frozen=True)
 class ModelSpec:
-    """A model before it is exported: its weights, and how images become its input."""
+    """A model before it is exported: its weights, and how images become its input.
+
+    A model that takes no images has ``inputs`` instead of ``preprocessing``.
+    """
 
     source: Source
-    preprocessing: Preprocessing
+    preprocessing: Preprocessing | None
+    inputs: tuple[ArrayInput, ...] = ()
     notes: tuple[str, ...] = ()
+
+
+def name_of(model: str) -> str:
+    """What a model is called in the workspace: its architecture, or its reference's last part."""
+    return re.split("[:.]", model)[-1] if modules.is_reference(model) else model
 
 
 def settle(config: Config) -> Config:
@@ -34,14 +46,14 @@ def settle(config: Config) -> Config:
     if architecture is None:
         named_freely = config.model not in ARCHITECTURES and export.checkpoint is not None
         architecture = DEFAULT_MODEL if named_freely else config.model
-    if architecture not in ARCHITECTURES:
+    if architecture not in ARCHITECTURES and not modules.is_reference(architecture):
         raise UsageError(f"model: no {architecture!r}; {nearest(architecture, ARCHITECTURES)}")
-    name = config.model if "model" in config.model_fields_set else architecture
+    name = config.model if "model" in config.model_fields_set else name_of(architecture)
     export = export.model_copy(update={"architecture": architecture})
     return config.model_copy(update={"model": name, "export": export})
 
 
-def specify(config: Config) -> ModelSpec:
+def specify(config: Config, say: Callable[[str], None]) -> ModelSpec:
     """Find the weights of a settled configuration, and what they were trained with.
 
     Raises ``ModelError`` for weights that can't be used, ``UsageError`` for options that
@@ -49,17 +61,30 @@ def specify(config: Config) -> ModelSpec:
     """
     export = config.export
     architecture = export.architecture or config.model
-    if export.checkpoint is None:
-        if export.labels is not None:
-            raise UsageError("labels: they go with a --checkpoint")
-        source = resolve(architecture, export.weights, export.width, export.classes)
-    elif "weights" in export.model_fields_set:
-        raise UsageError(f"weights: {export.weights} or a checkpoint, not both")
-    else:
-        if export.classes is not None:
-            raise UsageError("classes: a checkpoint has its own")
+    own = modules.is_reference(architecture)
+    if (own or export.checkpoint) and "weights" in export.model_fields_set:
+        raise UsageError(f"weights: {export.weights} or the model's own, not both")
+    if export.labels and not (own or export.checkpoint):
+        raise UsageError("labels: they go with a --checkpoint or a module of your own")
+    if export.classes is not None and (own or export.checkpoint):
+        raise UsageError("classes: the model has its own")
+    if export.width is not None and own:
+        raise UsageError("width: for architectures of the zoo")
+    if export.inputs and not own:
+        raise UsageError("inputs: only a module of your own takes others than images")
+    if own:
+        say(f"warning: {architecture} is code, and runs: only export what you trust")
+        source = resolve_module(architecture, export.checkpoint, export.labels)
+    elif export.checkpoint:
         source = resolve_checkpoint(architecture, export.checkpoint, export.labels, export.width)
-    return ModelSpec(source, *_preprocessing(source, export))
+    else:
+        source = resolve(architecture, export.weights, export.width, export.classes)
+    if export.inputs:
+        if export.fold_preprocessing or export.labels:
+            raise UsageError("inputs: a model that takes no images has no preprocessing, no labels")
+        return ModelSpec(source, None, tuple(ArrayInput.parse(text) for text in export.inputs))
+    preprocessing, notes = _preprocessing(source, export)
+    return ModelSpec(source, preprocessing, notes=notes)
 
 
 def _preprocessing(source: Source, config: ExportConfig) -> tuple[Preprocessing, tuple[str, ...]]:
@@ -74,17 +99,19 @@ def _preprocessing(source: Source, config: ExportConfig) -> tuple[Preprocessing,
             raise InputError(f"{source.path}: its metadata can't be used: {error}") from error
     else:
         base = Preprocessing.preset(DEFAULT_PRESET)
-        notes = (
-            f"preprocessing {DEFAULT_PRESET}: nothing says what the weights were trained with",
-        )
+        if config.mean is None:
+            notes = (
+                f"preprocessing {DEFAULT_PRESET}: nothing says what the weights were trained with",
+            )
     given = {
         name: value
-        for name in ("resize", "resize_to", "mean", "std", "channels")
+        for name in ("resize", "resize_to", "interpolation", "mean", "std", "channels")
         if (value := getattr(config, name)) is not None
     }
     if "resize" in given:
         given.setdefault("resize_to", None)
+    given["folded"] = config.fold_preprocessing
     try:
-        return replace(base.at(config.input_size), **given), () if given else notes
+        return replace(base.at(config.input_size), **given), notes
     except ValueError as error:
         raise UsageError(f"export: {error}") from error

@@ -31,6 +31,8 @@ MADE_BY = {
     EVALUATION: "edgepipe evaluate",
     EXPLANATION: "edgepipe parity --explain",
 }
+# A layer that is not finite or of another shape (``LayerError.state``), and one with a figure.
+BROKEN, MEASURED = "broken", "measured"
 CURRENT, MISSING, OUTDATED = "current", "missing", "out of date"
 
 Hosts = Mapping[str, Mapping[str, Any]]

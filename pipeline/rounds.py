@@ -19,7 +19,7 @@ from ..runners.measure import OFFLINE, Measurement, Plan
 from . import metrics
 from .cells import Cell, OpenCell, open_cell, run_goldens, shares_fate, status_of
 from .gates import mismatch
-from .goldens import FILE, Goldens
+from .goldens import FILE, Goldens, preprocessing_of
 from .progress import Progress
 from .statistics import MIN_ROUNDS
 from .workspace import Manifest, Workspace
@@ -34,13 +34,13 @@ class Source:
     workspace: Workspace
     manifest: Manifest
     goldens: Goldens
-    preprocessing: Preprocessing
+    preprocessing: Preprocessing | None
 
     @classmethod
     def of(cls, workspace: Workspace, manifest: Manifest) -> Self:
         """Read what the measuring needs from a locked and verified workspace."""
         goldens = Goldens.load(workspace.folder / FILE)
-        return cls(workspace, manifest, goldens, Preprocessing.from_json(manifest.preprocessing))
+        return cls(workspace, manifest, goldens, preprocessing_of(manifest))
 
 
 @dataclass(frozen=True)

@@ -6,47 +6,50 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from ..exporters.sources import CALIBRATED_WEIGHTS, Source
+from ..exporters import modules
+from ..exporters.sources import CALIBRATED_WEIGHTS
 from . import dataset, goldens
-from .config import SYNTHETIC, ExportConfig
+from .arrays import Arrays
+from .config import SYNTHETIC, Config, ExportConfig
 from .dataset import Dataset
 from .errors import UsageError
+from .modelspec import ModelSpec
 
 # Fewer goldens than this can't carry parity's claim about top-1, whatever they say.
 FEWEST_GOLDENS = 16
+GOLDEN_SEED, CALIBRATION_SEED = 0, 1000
 
 
 @dataclass(frozen=True)
 class Samples:
     """``calibration`` is ``None`` where nothing is to be calibrated.
 
-    ``origin`` is where the images are from: "digits", "folder" or "synthetic".
+    ``origin`` is where they are from: "digits", "folder", "file" or "synthetic".
     """
 
     origin: str
-    goldens: Dataset
-    calibration: Dataset | None
+    goldens: Dataset | Arrays
+    calibration: Dataset | Arrays | None
     notes: tuple[str, ...] = ()
 
-    def about(self, images: Dataset) -> dict[str, Any]:
+    def about(self, some: Dataset | Arrays) -> dict[str, Any]:
         """For the manifest: where some of them are from, how many there are, what they are."""
-        return {"from": self.origin, "count": len(images), "digest": images.digest}
+        return {"from": self.origin, "count": len(some), "digest": some.digest}
 
 
-def choose(config: ExportConfig, source: Source, int8: tuple[str, ...]) -> Samples:
-    """The images of an export. ``int8`` are the variants that need calibration.
+def choose(config: ExportConfig, spec: ModelSpec, int8: tuple[str, ...]) -> Samples:
+    """The inputs that an export needs, after ``check``. ``int8`` are the variants to calibrate.
 
-    Raises ``UsageError`` if there are none to calibrate with, ``InputError`` for a folder that
-    can't be used.
+    Raises ``InputError`` for a folder or a file that can't be used.
     """
-    count = config.calibration_images
+    count, source = config.calibration_images, spec.source
+    if spec.inputs:
+        return _arrays(config, spec, int8)
     if config.calibration is not None and str(config.calibration) != SYNTHETIC:
         return _of_folder(config.calibration, count, source.labels or (), bool(int8))
     if config.calibration is None and source.weights in CALIBRATED_WEIGHTS:
         held_out = dataset.digits("held_out", goldens.COUNT)
         return Samples("digits", held_out, dataset.digits("train", count) if int8 else None)
-    if config.calibration is None and int8:
-        raise refusal(source.weights, int8)
     recorded = dataset.synthetic(count, goldens.COUNT)
     notes = ("synthetic goldens: noise, not photographs; --calibration DIR takes yours",)
     if not int8:
@@ -55,12 +58,30 @@ def choose(config: ExportConfig, source: Source, int8: tuple[str, ...]) -> Sampl
     return Samples(SYNTHETIC, recorded, dataset.synthetic(0, count), notes)
 
 
-def refusal(weights: str, int8: tuple[str, ...]) -> UsageError:
-    """For int8 variants with nothing to calibrate them with."""
-    return UsageError(
-        f"{', '.join(int8)}: no images to calibrate with come with {weights} weights: use "
-        f"--calibration DIR, --variant fp32, or --calibration {SYNTHETIC} just to try"
-    )
+def check(config: Config, int8: tuple[str, ...]) -> None:
+    """Refuse int8 without images before any weights are looked for, or downloaded."""
+    export = config.export
+    own = export.checkpoint or modules.is_reference(export.architecture or config.model)
+    if int8 and export.calibration is None and (own or export.weights not in CALIBRATED_WEIGHTS):
+        weights = "your own" if own else export.weights
+        raise UsageError(
+            f"{', '.join(int8)}: nothing to calibrate with comes with {weights} weights: use "
+            f"--calibration DIR, --variant fp32, or --calibration {SYNTHETIC} just to try"
+        )
+
+
+def _arrays(config: ExportConfig, spec: ModelSpec, int8: tuple[str, ...]) -> Samples:
+    """Random goldens; to calibrate, the arrays of a file, or random ones as well."""
+    recorded = Arrays.random(spec.inputs, goldens.COUNT, GOLDEN_SEED)
+    if not int8:
+        return Samples(SYNTHETIC, recorded, None)
+    assert config.calibration
+    if str(config.calibration) != SYNTHETIC:
+        loaded = Arrays.load(config.calibration, spec.inputs, config.calibration_images)
+        return Samples("file", recorded, loaded)
+    notes = (f"{', '.join(int8)}: calibrated on noise, which says nothing about real inputs",)
+    calibration = Arrays.random(spec.inputs, config.calibration_images, CALIBRATION_SEED)
+    return Samples(SYNTHETIC, recorded, calibration, notes)
 
 
 def _of_folder(folder: Path, count: int, labels: tuple[str, ...], int8: bool) -> Samples:

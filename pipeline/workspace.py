@@ -202,7 +202,7 @@ class Workspace:
         Nothing is created where nothing was exported. Raises as ``verified`` does.
         """
         if not self.folder.is_dir():
-            raise WorkspaceError(f"{self.folder}: nothing exported yet; run `edgepipe export`")
+            raise self._nothing()
         with self.locked(command, say):
             yield self.verified()
 
@@ -224,7 +224,7 @@ class Workspace:
         """
         manifest = self.manifest()
         if manifest is None:
-            raise WorkspaceError(f"{self.folder}: nothing exported yet; run `edgepipe export`")
+            raise self._nothing()
         for name in manifest.artifacts:
             if self.state(manifest, name) == "missing":
                 raise IntegrityError(f"{self.folder / name}: missing; {_RESTORE}")
@@ -242,6 +242,11 @@ class Workspace:
             known = path.name in manifest.artifacts or path.name in RESULTS
             if not known and path.name != MANIFEST and path.name not in (LOCK, HOLDER):
                 raise IntegrityError(f"{path}: not in the manifest; move it elsewhere")
+
+    def _nothing(self) -> WorkspaceError:
+        others = sorted(path.parent.name for path in self.folder.parent.glob(f"*/{MANIFEST}"))
+        hint = f", or use --model {' or '.join(others)}" if others else ""
+        return WorkspaceError(f"{self.folder}: nothing exported yet; run `edgepipe export`{hint}")
 
     def state(self, manifest: Manifest, name: str) -> str:
         """ "intact", "edited" or "missing": an artifact against the manifest."""
@@ -390,6 +395,21 @@ def write_synced(path: Path, data: bytes) -> None:
         file.write(data)
         file.flush()
         os.fsync(file.fileno())
+
+
+def write_whole(path: Path, data: bytes) -> None:
+    """Put a file that stands by itself in place, whole or not at all, with the folder it is in.
+
+    Raises ``WorkspaceError`` if it can't be written.
+    """
+    temporary = path.with_name(f".{path.name}.tmp")
+    with writing(path):
+        try:
+            path.parent.mkdir(parents=True, exist_ok=True)
+            write_synced(temporary, data)
+            temporary.replace(path)
+        finally:
+            temporary.unlink(missing_ok=True)
 
 
 def sha256_file(path: Path) -> str:

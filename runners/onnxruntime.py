@@ -102,6 +102,9 @@ class Provider:
         is replaced by the CPU's.
         """
         options = session_options(settings)
+        # A provider that compiles nodes leaves a graph that can't be written down.
+        if self.name == CPU and settings.cache and settings.optimize:
+            options.optimized_model_filepath = str(Path(settings.cache) / CACHED_MODEL)
         providers: list[Any] = [(self.name, dict(self.options))]
         if self.devices:
             options.add_provider_for_devices(list(self.devices), dict(self.options))
@@ -238,8 +241,6 @@ def session_options(settings: Settings) -> Any:
     if "dynamic_block_base" in settings.options:
         blocks = str(settings.options["dynamic_block_base"])
         options.add_session_config_entry("session.dynamic_block_base", blocks)
-    if settings.cache and settings.optimize:
-        options.optimized_model_filepath = str(Path(settings.cache) / CACHED_MODEL)
     options.add_session_config_entry("session.record_ep_graph_assignment_info", "1")
     return options
 

@@ -11,6 +11,10 @@ from pathlib import Path
 import pytest
 
 HEAVY = ("torch", "onnx", "onnxruntime", "openvino", "onnxsim", "onnxscript", "PIL", "safetensors")
+COMMANDS = (
+    *("export", "bench", "tune", "parity", "evaluate", "predict"),
+    *("compare", "train", "package", "verify", "deploy", "report", "runners", "doctor"),
+)
 PACKAGES = ("pipeline", "exporters", "runners")
 BLOCK = f"""
 import sys
@@ -59,10 +63,7 @@ def test_every_module_imports_without_heavy_libraries() -> None:
 
 @pytest.mark.parametrize(
     "command",
-    [
-        *((), ("export",), ("bench",), ("parity",), ("evaluate",), ("runners",), ("doctor",)),
-        *(("env",), ("package",), ("verify",), ("deploy",), ("report",), ("tune",)),
-    ],
+    [(), *((name,) for name in (*COMMANDS, "env"))],
     ids=str,
 )
 def test_help_works_without_heavy_libraries(command: tuple[str, ...]) -> None:
@@ -78,8 +79,7 @@ def test_help_lists_every_command_that_is_tested_here() -> None:
     names = {
         str(command.callback.__name__) for command in app.registered_commands if command.callback
     }
-    more = {"tune", "package", "verify", "deploy", "report"}
-    assert names == {"export", "bench", "parity", "evaluate", "runners", "doctor", *more}
+    assert names == set(COMMANDS)
 
 
 def test_export_without_its_libraries_says_what_to_install(tmp_path: Path) -> None:

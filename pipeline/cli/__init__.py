@@ -10,7 +10,7 @@ from typing import Annotated, Any
 
 import typer
 
-from . import judging, machine, making, shipping, showing, speed
+from . import judging, machine, making, models, shipping, showing, speed
 
 DEBUG = "EDGEPIPE_DEBUG"
 
@@ -24,10 +24,13 @@ app = typer.Typer(
 
 for command in (
     making.export,
+    models.compare,
+    models.train,
     speed.bench,
     speed.tune,
     judging.parity,
     judging.evaluate,
+    judging.predict,
     shipping.package,
     shipping.verify,
     shipping.deploy,

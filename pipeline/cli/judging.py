@@ -86,6 +86,7 @@ def evaluate(
     target: options.Target = None,
     precision: options.Precision = None,
     threads: options.Threads = None,
+    decoders: options.Decoders = None,
     junit: options.JUnit = None,
     markdown: options.Markdown = None,
     model: options.Model = None,
@@ -106,6 +107,7 @@ def evaluate(
         progress=options.progress(quiet),
         data=data,
         max_drop=max_drop,
+        decoders=decoders,
         runners=options.some(runner),
         variants=options.some(variant),
         targets=options.some(target),
@@ -121,4 +123,53 @@ def evaluate(
         options.show_json(result.to_json())
     else:
         print(terminal.evaluation_table(result))
+    options.leave(result.exit_code)
+
+
+def predict(
+    images: Annotated[
+        list[str],
+        typer.Argument(metavar="IMAGE...", help="Files, folders, patterns; - for a list on stdin."),
+    ],
+    variant: Annotated[
+        str | None, typer.Option(metavar="NAME", help="fp32, int8, … [default: fp32].")
+    ] = None,
+    runner: Annotated[
+        str | None, typer.Option(metavar="NAME", help="ort-cpu, openvino, … [default: ort-cpu].")
+    ] = None,
+    target: Annotated[
+        str | None, typer.Option(metavar="NAME", help="Where to run [default: local].")
+    ] = None,
+    precision: Annotated[
+        str | None, typer.Option(metavar="NAME", help="f32, tf32, bf16, f16 [default: f32].")
+    ] = None,
+    top: Annotated[int | None, typer.Option(help="Classes to show an image [default: 5].")] = None,
+    threads: options.Threads = None,
+    decoders: options.Decoders = None,
+    model: options.Model = None,
+    workspace: options.Workspace = None,
+    as_json: options.Json = False,
+    quiet: options.Quiet = False,
+) -> None:
+    """What is in these images? Ask one variant on one runner."""
+    from .. import predict as run
+    from ..report import predictions as report
+
+    result = run(
+        images,
+        workspace=workspace,
+        model=model,
+        progress=options.progress(quiet),
+        variant=variant,
+        runner=runner,
+        target=target,
+        precision=precision,
+        top=top,
+        threads=threads,
+        decoders=decoders,
+    )
+    if as_json:
+        options.show_json(result.to_json())
+    else:
+        print(report.predictions(result))
     options.leave(result.exit_code)

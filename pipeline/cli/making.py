@@ -11,7 +11,12 @@ from . import options
 
 
 def export(
-    model: Annotated[str | None, typer.Argument(help="[default: mobilenet_v2]")] = None,
+    model: Annotated[
+        str | None,
+        typer.Argument(
+            help="An architecture, or package.module:attribute for your own [default: mobilenet_v2]"
+        ),
+    ] = None,
     weights: Annotated[
         str | None, typer.Option(help="digits, imagenet or random [default: digits].")
     ] = None,
@@ -35,6 +40,21 @@ def export(
     preprocessing: Annotated[
         str | None,
         typer.Option(help="imagenet, inception or none [default: the weights' own, or imagenet]."),
+    ] = None,
+    fold_preprocessing: Annotated[
+        bool | None,
+        typer.Option(
+            "--fold-preprocessing/--no-fold-preprocessing",
+            help="Normalize in the model, which then takes uint8 NHWC [default: no].",
+        ),
+    ] = None,
+    inputs: Annotated[
+        list[str] | None,
+        typer.Option(
+            "--input",
+            metavar="NAME:SHAPE:DTYPE",
+            help="An input of your own model, if it takes no images; may be repeated.",
+        ),
     ] = None,
     calibration: Annotated[
         Path | None,
@@ -84,6 +104,8 @@ def export(
         checkpoint=checkpoint,
         labels=labels,
         preprocessing=preprocessing,
+        fold_preprocessing=fold_preprocessing,
+        inputs=options.some(inputs),
         calibration=calibration,
         calibration_images=calibration_images,
         variants=tuple(variant) if variant else None,

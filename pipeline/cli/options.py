@@ -41,6 +41,9 @@ Threads = Annotated[
     int | None,
     typer.Option("--threads", help="Threads of every runner [default: physical cores]."),
 ]
+Decoders = Annotated[
+    int | None, typer.Option("--decoders", help="Images decoded at the same time [default: 2].")
+]
 RequireEp = Annotated[
     list[str] | None,
     typer.Option(

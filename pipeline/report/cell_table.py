@@ -115,7 +115,7 @@ def _sqnr(row: Row) -> str:
 
 
 def _limit(row: Row) -> str:
-    return f"{row.parity.gate['min_sqnr_db']:.1f}" if row.parity and row.parity.gate else NONE
+    return number(row.parity.gate.get("min_sqnr_db"), ".1f") if row.parity else NONE
 
 
 def _top1(row: Row) -> str:

@@ -7,13 +7,18 @@ from collections.abc import Iterable, Mapping
 from typing import Any
 
 from ...exporters.registry import ONNX
+from ...exporters.sources import CHECKPOINT
+from ...runners.images import PRESETS, Preprocessing
 from ...runners.measure import SINGLE_STREAM
+from ..config import SYNTHETIC
 from ..measured import CellResult
 from ..reporting import Report
 from ..stages.evaluate import CellAccuracy
 from ..stages.parity import CellVerdict
 from ..workspace import Manifest
 
+# ``Samples.origin`` of images of the user's, and how the names of edgepipe's own begin.
+FOLDER, DIGITS = "folder", "digits"
 Judged = CellResult | CellVerdict | CellAccuracy
 
 
@@ -32,14 +37,45 @@ def commands(report: Report) -> list[str]:
     if report.evaluation:
         drop = report.evaluation.max_drop
         gate = [] if drop is None else ["--max-drop", f"{drop:g}"]
-        lines.append(_line("edgepipe evaluate", *_cells(report.evaluation.cells), *gate))
+        name = str(report.evaluation.data["name"])
+        data = [] if name.startswith(DIGITS) else ["--data", name]
+        flags = [*_cells(report.evaluation.cells), *data, *gate]
+        lines.append(_line("edgepipe evaluate", *flags))
     return [*lines, _line("edgepipe report", *_model(report.manifest.model))]
+
+
+def placeholders(manifest: Manifest) -> list[str]:
+    """What the manifest can't name of the commands: files of the user's, keys of a file."""
+    model, lines = manifest.model, []
+    if model["weights"] == CHECKPOINT:
+        lines.append("CHECKPOINT is the file whose weights have the SHA-256 above.")
+    if FOLDER in _origins(manifest):
+        lines.append("IMAGES is the folder that calibrated int8 and gave the goldens.")
+    if _preprocessing(manifest) is None:
+        lines.append("How images are prepared was set key by key under [export].")
+    return lines
 
 
 def _export(manifest: Manifest) -> str:
     model, stage = manifest.model, manifest.stage("export")
     depends: Mapping[str, Any] = stage.depends if stage else {}
-    flags: list[object] = ["--weights", model["weights"]]
+    flags: list[object] = []
+    if model["name"] != model["architecture"]:
+        flags += ["--name", model["name"]]
+    if model["weights"] == CHECKPOINT:
+        flags += ["--checkpoint", "CHECKPOINT"]
+    else:
+        flags += ["--weights", model["weights"]]
+    if not model["trained"]:
+        flags += ["--classes", model["classes"]]
+    if model.get("width") is not None:
+        flags += ["--width", f"{model['width']:g}"]
+    flags += _preprocessing(manifest) or []
+    origins = _origins(manifest)
+    flags += ["--calibration", SYNTHETIC] * (SYNTHETIC in origins)
+    flags += ["--calibration", "IMAGES"] * (FOLDER in origins)
+    if count := (model.get("calibration") or {}).get("count"):
+        flags += ["--calibration-images", count]
     if stage:
         flags += ["--exporter", depends["exporter"], "--opset", depends["opset"]]
     flags += ["--batch", model["batch"], "--input-size", model["input_size"]]
@@ -49,7 +85,26 @@ def _export(manifest: Manifest) -> str:
     flags += _repeated("--variant", manifest.variants)
     formats = {name for files in manifest.variants.values() for name in files}
     flags += _repeated("--format", sorted(formats - {ONNX, "pt2"}))
-    return _line("edgepipe export", model["name"], *flags)
+    return _line("edgepipe export", model["architecture"], *flags)
+
+
+def _origins(manifest: Manifest) -> set[str]:
+    """Where the images of the export are from: "digits", "folder", "synthetic"."""
+    chosen = (manifest.model.get("goldens"), manifest.model.get("calibration"))
+    return {about["from"] for about in chosen if about}
+
+
+def _preprocessing(manifest: Manifest) -> list[object] | None:
+    """The flag for it; none if the weights bring it along, ``None`` if no preset is it."""
+    stage = manifest.stage("export")
+    own = stage.depends["source"].get("preprocessing") if stage else manifest.preprocessing
+    used = Preprocessing.from_json(manifest.preprocessing)
+    if own and Preprocessing.from_json(own).at(used.size) == used:
+        return []
+    for name in PRESETS:
+        if Preprocessing.preset(name, used.size) == used:
+            return ["--preprocessing", name]
+    return None
 
 
 def _cells(cells: Iterable[Judged]) -> list[object]:

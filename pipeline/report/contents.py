@@ -6,9 +6,10 @@ from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 from ..choice import speed
+from ..config import SYNTHETIC
 from ..measured import CellResult
 from ..reporting import Report
-from ..results import ExplainedCell
+from ..results import MEASURED, ExplainedCell
 from ..statistics import SAMPLES_NEEDED
 from .elements import MIB, NONE, Column, Table, Verdict
 from .tables import number
@@ -24,19 +25,26 @@ def identity(report: Report) -> list[tuple[str, str]]:
     export = manifest.stage("export")
     depends = export.depends if export else {}
     trained = "" if model["trained"] else ", untrained"
-    size = model["input_size"]
+    width = f" of width {model['width']:g}" if model.get("width") is not None else ""
+    size, order = model["input_size"], str(shape.get("channels", "rgb")).upper()
     simplified = "yes" if model["simplified"] else f"no: {model['not_simplified_because']}"
     facts = [
-        ("Architecture", f"{model['architecture']}, {model['parameters']:,} parameters"),
+        ("Architecture", f"{model['architecture']}{width}, {model['parameters']:,} parameters"),
         ("Weights", f"{model['weights']}{trained}"),
         ("SHA-256 of the weights", str(model["weights_sha256"] or "none: they are random")),
-        ("Input", f"{size} × {size} pixels RGB, batch {model['batch']}, {shape['resize']} resize"),
+        (
+            "Input",
+            f"{size} × {size} pixels {order}, batch {model['batch']}, {shape['resize']} resize",
+        ),
         ("Normalization", f"mean {_listing(shape['mean'])}, std {_listing(shape['std'])}"),
         ("Labels", _labels(model["classes"], manifest.labels)),
         ("Exporter", f"{depends.get('exporter', 'unknown')}, opset {depends.get('opset', NONE)}"),
         ("Simplified", simplified),
         ("Variants", ", ".join(manifest.variants)),
     ]
+    for title, part in (("Calibrated on", "calibration"), ("Goldens", "goldens")):
+        if about := model.get(part):
+            facts.append((title, f"{about['count']} images, {about['from']}"))
     if export and "reference_sqnr_db" in export.result:
         distance = export.result["reference_sqnr_db"]
         facts.append(("Reference", f"torch's float32, {distance:.1f} dB from its own float64"))
@@ -139,8 +147,8 @@ def worst_layers(cell: ExplainedCell) -> Table | None:
         (
             layer.layer,
             layer.operators,
-            number(layer.sqnr_db, ".1f"),
-            number(layer.own_sqnr_db, ".1f"),
+            _db(layer.sqnr_db, layer.state if layer.own_sqnr_db is None else MEASURED),
+            _db(layer.own_sqnr_db, layer.state),
             number(layer.clipped, ".2%"),
         )
         for layer in cell.layers[:LAYERS_SHOWN]
@@ -196,7 +204,7 @@ def hosts(report: Report) -> Table:
         ("Python", lambda host: str(host.get("python", NONE))),
     ]
     rows = tuple((title, *(show(host) for host in found.values())) for title, show in facts)
-    return Table("Machines", (Column(""), *map(Column, found)), rows)
+    return Table("By target", (Column(""), *map(Column, found)), rows)
 
 
 def tools(report: Report) -> Table:
@@ -211,7 +219,11 @@ def tools(report: Report) -> Table:
         if cell and cell.runner_version
     }
     rows += [(name, version, f"runner at {target}") for name, version, target in sorted(versions)]
-    return Table("Versions", (Column("tool"), Column("version"), Column("used by")), tuple(rows))
+    return Table(
+        "Versions that were used",
+        (Column("tool"), Column("version"), Column("used by")),
+        tuple(rows),
+    )
 
 
 def limits(report: Report) -> list[str]:
@@ -222,6 +234,9 @@ def limits(report: Report) -> list[str]:
         for source in report.sources
         if source.state != "current"
     ]
+    goldens = report.manifest.model.get("goldens")
+    if goldens and goldens["from"] == SYNTHETIC:
+        lines.append("The goldens are noise: fidelity on photographs was not measured.")
     timed = [row.bench for row in report.rows if row.bench and speed(row.bench)]
     if report.bench and report.bench.quick:
         lines.append("The bench was a quick one: a single round, which carries no interval.")
@@ -234,7 +249,7 @@ def limits(report: Report) -> list[str]:
         lines.append("Loading from a runner's cache was not measured.")
     lines += _percentiles(timed)
     if report.bench and len(report.bench.hosts) == 1:
-        lines.append("One machine was measured; another CPU ranks the cells differently.")
+        lines.append("One machine was measured; another CPU may rank the cells differently.")
     if report.rows:
         lines.append(
             "SQNR and top-1 say how near the outputs are to torch's, not how right torch is."
@@ -260,6 +275,11 @@ def _percentiles(timed: Sequence[CellResult]) -> list[str]:
             have = "has" if len(poor) >= len(timed) - 1 else "have"
             lines.append(f"{some} {have} a p{rank}: that takes {SAMPLES_NEEDED[rank]} samples.")
     return lines
+
+
+def _db(value: float | None, state: str) -> str:
+    """A distance, or what there is in its place: "equal", "broken", or a dash."""
+    return state if value is None and state != MEASURED else number(value, ".1f")
 
 
 def _cores(host: Mapping[str, Any]) -> str:

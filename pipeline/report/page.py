@@ -10,9 +10,9 @@ from typing import Any
 from ...exporters.base import MissingLibrary
 from ..choice import choose, speed
 from ..reporting import Report
-from ..results import EVALUATION, EXPLANATION, MISSING, OUTDATED, PARITY, SAMPLES
+from ..results import BROKEN, EVALUATION, EXPLANATION, MISSING, OUTDATED, PARITY, SAMPLES
 from . import cell_table, contents, plots
-from .commands import commands
+from .commands import commands, placeholders
 from .elements import Verdict
 
 
@@ -53,6 +53,7 @@ def _contents(report: Report) -> dict[str, Any]:
         "hosts": contents.hosts(report) if report.hosts else None,
         "tools": contents.tools(report),
         "commands": commands(report),
+        "placeholders": placeholders(report.manifest),
         "limits": contents.limits(report),
         "files": {"parity": PARITY, "evaluation": EVALUATION, "explanation": EXPLANATION},
         "samples_file": SAMPLES,
@@ -75,6 +76,7 @@ def _plots(report: Report) -> dict[str, Any]:
         "tradeoff": both(lambda width: plots.tradeoff(rows, width)),
         "undrawn": [row.name(" · ") for row in timed if not plots.drawn(row)],
         "distributions": both(lambda width: plots.distributions(rows, width)),
+        "broken": any(layer.state == BROKEN for cell in explained for layer in cell.layers),
         "layers": both(lambda width: plots.layers(explained, width)),
         "runner_colors": plots.runner_colors(rows),
     }

@@ -11,17 +11,18 @@ import numpy as np
 from ..choice import Speed, speed
 from ..gates import PASS
 from ..reporting import Row
-from ..results import ExplainedCell
+from ..results import BROKEN, ExplainedCell
 from ..validity import MAX_ROUND_SPREAD, VALID
-from .inline_svg import BAND, INK, QUIET, SERIES, SURFACE, VARIABLES, figure_of
+from .inline_svg import BAD, BAND, INK, QUIET, SERIES, SURFACE, VARIABLES, figure_of
 from .tables import ms
 
 # Width of the drawing in CSS pixels, on a desk and on a phone; one unit of the SVG is one pixel.
 WIDE, NARROW = 880, 348
 MIB = 1 << 20
+DISC = 9.0  # about the radius of a disc, in pixels
+Point = tuple[float, float]
 # Largest ratio of latencies that a linear axis shows well.
 LINEAR_RANGE = 4.0
-WORST_LAYERS = 3
 
 
 def tradeoff(rows: Sequence[Row], width: int) -> str | None:
@@ -33,7 +34,7 @@ def tradeoff(rows: Sequence[Row], width: int) -> str | None:
     colors = _colors(rows)
     with figure_of(width, 400 if width == WIDE else 360) as (figure, finish):
         axes = figure.add_subplot()
-        _limits(axes, rows, [found.value for _, found in points])
+        notes = _limits(axes, rows, [found for _, found in points])
         marks = [_point(axes, row, found, colors[row.runner]) for row, found in points]
         axes.set_xlabel("images per second, more is better" if offline else "p50 latency, ms")
         axes.set_ylabel("SQNR against torch, dB")
@@ -41,7 +42,11 @@ def tradeoff(rows: Sequence[Row], width: int) -> str | None:
             (row.name(" · "), colors[row.runner], *mark)
             for (row, _), mark in zip(points, marks, strict=True)
         ]
-        _label(axes, labels)
+        bars = [
+            ((found.low or found.value, height), (found.high or found.value, height))
+            for (_, found), (_, height) in zip(points, marks, strict=True)
+        ]
+        _label(axes, labels, bars, notes)
         described = "; ".join(
             f"{row.name()}: {found}, SQNR {_height(row):.1f} dB" for row, found in points
         )
@@ -70,7 +75,7 @@ def distributions(rows: Sequence[Row], width: int) -> str | None:
         axes.set_ylim(total - 0.5, -1)
         axes.axvspan(1 - MAX_ROUND_SPREAD, 1 + MAX_ROUND_SPREAD, color=BAND, linewidth=0)
         axes.axvline(1, color=QUIET, linewidth=1)
-        ticks = [tick for tick in _RATIOS if lowest <= tick <= highest]
+        ticks = _ticks(lowest, highest, width)
         axes.set_xticks(ticks, [f"{tick:g}×" for tick in ticks])
         axes.set_xticks([], minor=True)
         axes.set_yticks([])
@@ -85,7 +90,11 @@ def distributions(rows: Sequence[Row], width: int) -> str | None:
 
 def layers(cells: Sequence[ExplainedCell], width: int) -> str | None:
     """Each layer's SQNR in the order of the graph: what has piled up, and its own."""
-    shown = [cell for cell in cells if any(layer.sqnr_db is not None for layer in cell.layers)]
+    shown = [
+        cell
+        for cell in cells
+        if any(layer.sqnr_db is not None or layer.state == BROKEN for layer in cell.layers)
+    ]
     if not shown:
         return None
     with figure_of(width, 40 + 190 * len(shown)) as (figure, finish):
@@ -122,28 +131,35 @@ def _point(axes: Any, row: Row, found: Speed, color: str) -> tuple[float, float]
     return found.value, height
 
 
-def _limits(axes: Any, rows: Sequence[Row], values: Sequence[float]) -> None:
-    """Room for the labels, a log scale where the range asks for it, the gates as lines."""
-    if max(values) > LINEAR_RANGE * min(values):
+def _limits(axes: Any, rows: Sequence[Row], speeds: Sequence[Speed]) -> list[Any]:
+    """Room for the labels, a log scale where the range asks for it, the gates as lines.
+
+    Returns the texts beside the lines.
+    """
+    least = min(found.low or found.value for found in speeds)
+    most = max(found.high or found.value for found in speeds)
+    if most > LINEAR_RANGE * least:
         axes.set_xscale("log")
-        axes.set_xlim(min(values) / 1.8, max(values) * 2.2)
+        axes.set_xlim(least / 1.8, most * 2.2)
         axes.xaxis.set_major_formatter(lambda value, _: f"{value:g}")
         axes.xaxis.set_minor_formatter(
             lambda value, _: f"{value:g}" if f"{value:e}"[0] in "25" else ""
         )
     else:
-        axes.set_xlim(0, max(values) * 1.3)
+        axes.set_xlim(0, most * 1.3)
     heights = [height for row in rows if (height := _height(row))]
     axes.set_ylim(min(0.0, *heights) - 5, max(heights) + 18)
     gates: dict[float, list[str]] = {}
     for row in rows:
-        if row.parity and row.bench and row.parity.gate:
-            names = gates.setdefault(round(row.parity.gate["min_sqnr_db"], 1), [])
+        limit = row.parity.gate.get("min_sqnr_db") if row.parity and row.bench else None
+        if limit is not None:
+            names = gates.setdefault(round(limit, 1), [])
             if row.variant not in names:
                 names.append(row.variant)
+    notes = []
     for limit, names in gates.items():
         axes.axhline(limit, color=QUIET, linewidth=1, linestyle=(0, (1, 3)))
-        axes.annotate(
+        note = axes.annotate(
             f"least for {', '.join(names)}",
             (1, limit),
             xycoords=("axes fraction", "data"),
@@ -154,22 +170,36 @@ def _limits(axes: Any, rows: Sequence[Row], values: Sequence[float]) -> None:
             fontsize=10,
             color=QUIET,
         )
+        notes.append(note)
+    return notes
 
 
-def _label(axes: Any, labels: Sequence[tuple[str, str, float, float]]) -> None:
+def _label(
+    axes: Any,
+    labels: Sequence[tuple[str, str, float, float]],
+    bars: Sequence[tuple[Point, Point]],
+    notes: Sequence[Any],
+) -> None:
     """Write each (name, color) beside its point (x, y), where it covers nothing.
+
+    Neither another name, nor a point, nor a bar from its left to its right end, nor a note.
 
     A name that can't stand right beside its point, and nearer to it than to any other one, gets
     a line to it.
     """
     from matplotlib.text import Text
+    from matplotlib.transforms import Bbox
 
     figure = axes.figure
     figure.canvas.draw()
     renderer = figure.canvas.get_renderer()
     frame = axes.get_window_extent(renderer).padded(3)
     places = [axes.transData.transform((x, y)) for _, _, x, y in labels]
-    taken: list[Any] = []
+    taken = [Text.get_window_extent(note, renderer) for note in notes]
+    for left, right in bars:
+        (x0, y0), (x1, _) = axes.transData.transform([left, right])
+        if x1 - x0 > 2 * DISC:  # a shorter one is inside its disc
+            taken.append(Bbox([[x0, y0 - 1], [x1, y0 + 1]]))
     # From the right, so that the names of a cluster fan out around it.
     for number in sorted(range(len(labels)), key=lambda number: -places[number][0]):
         name, color, x, y = labels[number]
@@ -214,7 +244,19 @@ def _steps() -> Iterator[tuple[int, int, str]]:
 
 
 _OFFSETS = tuple(_steps())
-_RATIOS = (0.25, 0.5, 0.6, 0.7, 0.8, 0.9, 1, 1.1, 1.2, 1.5, 2, 3, 5, 10, 20, 50, 100)
+# Where the ruler may have a number, the most wanted first.
+_RATIOS = (1, 2, 0.5, 1.5, 1.1, 0.9, 5, 3, 1.2, 0.8, 10, 20, 0.7, 0.6, 0.25, 50, 100)
+
+
+def _ticks(lowest: float, highest: float, width: int) -> list[float]:
+    """The numbers of the ruler that don't touch each other."""
+    pixels = width / math.log(highest / lowest)
+    ticks: list[float] = []
+    for ratio in _RATIOS:
+        apart = all(abs(math.log(ratio / tick)) * pixels > 42 for tick in ticks)
+        if lowest <= ratio <= highest and apart:
+            ticks.append(ratio)
+    return ticks
 
 
 def _span(rows: Sequence[Row]) -> tuple[float, float]:
@@ -271,13 +313,15 @@ def _layers(axes: Any, cell: ExplainedCell) -> None:
     own = [math.nan if layer.own_sqnr_db is None else layer.own_sqnr_db for layer in ordered]
     axes.plot(so_far, color=SERIES[0], linewidth=1.5)
     axes.plot(own, ".", color=SERIES[1], markersize=6)
+    broken = [places[layer.tensor] for layer in ordered if layer.state == BROKEN]
+    bottom = axes.get_ylim()[0]
+    axes.plot(broken, [bottom] * len(broken), "x", color=BAD, markersize=7, markeredgewidth=1.6)
     place = "" if cell.target == "local" else f" at {cell.target}"
     axes.set_title(f"{cell.variant} · {cell.runner}{place}", loc="left", fontsize=12)
     axes.set_ylabel("SQNR, dB")
     axes.set_xticks([])
     axes.margins(x=0.02, y=0.25)
-    worst = [layer for layer in cell.layers if layer.own_sqnr_db is not None][:WORST_LAYERS]
-    for layer in worst[:1]:
+    for layer in [layer for layer in cell.layers if layer.own_sqnr_db is not None][:1]:
         axes.annotate(
             layer.layer,
             (places[layer.tensor], layer.own_sqnr_db or 0.0),
@@ -286,6 +330,8 @@ def _layers(axes: Any, cell: ExplainedCell) -> None:
             va="top",
             ha="left" if places[layer.tensor] < len(ordered) / 2 else "right",
             fontsize=10,
+            bbox={"facecolor": SURFACE, "edgecolor": "none", "pad": 1, "alpha": 0.85},
+            zorder=4,
         )
 
 

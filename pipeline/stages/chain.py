@@ -5,7 +5,6 @@ from __future__ import annotations
 from typing import Any
 
 from ...exporters import registry
-from ...exporters.sources import CALIBRATED_WEIGHTS, CHECKPOINT
 from .. import samples
 from ..config import Config
 from ..errors import UsageError
@@ -29,12 +28,9 @@ def stages_for(config: Config, progress: Progress = SILENT) -> list[Stage]:
     Raises ``UsageError`` for int8 variants of weights that come without calibration images.
     """
     quantized = tuple(name for name in REDUCED_RANGE if name in config.export.variants)
-    if quantized and config.export.calibration is None:  # before anything is downloaded
-        weights = CHECKPOINT if config.export.checkpoint else config.export.weights
-        if weights not in CALIBRATED_WEIGHTS:
-            raise samples.refusal(weights, quantized)
-    spec = specify(config)
-    chosen = samples.choose(config.export, spec.source, quantized)
+    samples.check(config, quantized)
+    spec = specify(config, progress.say)
+    chosen = samples.choose(config.export, spec, quantized)
     for note in (*spec.notes, *chosen.notes):
         progress.say(f"warning: {note}")
     if registry.get(config.export.exporter).format != registry.ONNX:
@@ -88,9 +84,11 @@ def sections(transaction: Transaction, config: Config) -> dict[str, Any]:
             "weights_sha256": source["digest"],
             "trained": source["trained"],
             "parameters": export.result["parameters"],
-            "classes": source["classes"],
+            "classes": export.result["classes"],
+            "inputs": export.result["inputs"],
+            "outputs": export.result["outputs"],
             "batch": export.depends["batch"],
-            "input_size": export.depends["preprocessing"]["size"],
+            "input_size": export.depends["preprocessing"].get("size"),
             "goldens": export.depends["goldens"],
             "calibration": calibrate.depends["images"] if calibrate else None,
             "simplified": transaction.stages["simplify"].result["simplified"],

@@ -19,7 +19,7 @@ import numpy as np
 from ...exporters.sources import CALIBRATED_WEIGHTS
 from ...runners import images
 from ...runners.base import RunnerError, SessionError
-from ...runners.images import Preprocessing, batches, normalize
+from ...runners.images import Preprocessing, batches
 from ...runners.launch import LOCAL
 from .. import accuracy, dataset
 from ..accuracy import Drop
@@ -136,13 +136,17 @@ def evaluate(
     A cell that fails keeps its reason and the others go on. Raises ``UsageError`` where there
     are no images to judge on, ``InputError`` for an image or a folder that can't be used.
     """
+    if manifest.model["classes"] is None:
+        raise UsageError(
+            f"{workspace.folder}: no image classifier, so there are no right answers to count"
+        )
     cells, broken = plan(manifest, config, config.evaluate)
     data = _dataset(manifest, config)
     for note in data.notes:
         progress.say(f"warning: {note}")
 
     def run(some: Sequence[Cell]) -> dict[Cell, _Run]:
-        return _run_all(some, data, workspace, manifest, progress)
+        return _run_all(some, data, workspace, manifest, config, progress)
 
     candidates = _reference_candidates(manifest, config)
     runs = run(list(dict.fromkeys([candidates[0], *cells])))
@@ -205,6 +209,7 @@ def _run_all(
     data: Dataset,
     workspace: Workspace,
     manifest: Manifest,
+    config: Config,
     progress: Progress,
 ) -> dict[Cell, _Run]:
     """Run all images through all cells, a few workers at a time."""
@@ -221,7 +226,8 @@ def _run_all(
                     run.opened = workers.enter_context(opener.open(run.cell, model))
                 except RunnerError as error:
                     run.error = error
-            _walk(group, data, preprocessing, manifest.model["classes"], progress)
+            classes, decoders = manifest.model["classes"], config.evaluate.decoders
+            _walk(group, data, preprocessing, classes, decoders, progress)
     progress.step(1, 1, "")
     return runs
 
@@ -231,6 +237,7 @@ def _walk(
     data: Dataset,
     preprocessing: Preprocessing,
     classes: int,
+    decoders: int,
     progress: Progress,
 ) -> None:
     """Take the images chunk by chunk through the runs that are still well."""
@@ -239,8 +246,8 @@ def _walk(
         return
     common = math.lcm(*(run.batch for run in active))
     done = 0
-    for pixels, labels in data.chunks(preprocessing, common * math.ceil(CHUNK / common)):
-        tensor = normalize(pixels, preprocessing)
+    size = common * math.ceil(CHUNK / common)
+    for tensor, labels in data.tensors(preprocessing, size, decoders):
         for run in active:
             progress.step(done, len(data), str(run.cell))
             run.score(tensor, labels, classes)

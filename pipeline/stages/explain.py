@@ -20,7 +20,6 @@ import numpy as np
 
 from ...exporters.base import MissingLibrary
 from ...runners.base import RunnerError
-from ...runners.images import Preprocessing
 from ...runners.launch import LOCAL
 from .. import diagnostics, goldens, metrics
 from ..cells import Cell, OpenCell, open_cell, plan, run_goldens
@@ -191,7 +190,7 @@ class _Explainer:
 
     def __post_init__(self) -> None:
         self.goldens = goldens.Goldens.load(self.workspace.folder / goldens.FILE)
-        self.preprocessing = Preprocessing.from_json(self.manifest.preprocessing)
+        self.preprocessing = goldens.preprocessing_of(self.manifest)
         strict = default_gate("f32", self.recording.reference_sqnr_db)
         self.exact = replace(strict, min_top1=0.0)
 

@@ -2,14 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from ...exporters import registry
+from ...exporters import modules, registry
 from ...exporters.base import (
     Exporter,
     ExportOptionError,
@@ -17,11 +17,14 @@ from ...exporters.base import (
     MissingLibrary,
     ModelError,
 )
+from ...exporters.folding import fold
 from ...exporters.onnx import export_program
-from ...exporters.sources import build
+from ...exporters.sources import OWN, build
 from ...runners import images
 from .. import goldens
+from ..arrays import Arrays
 from ..config import ExportConfig
+from ..dataset import Dataset
 from ..errors import StageError
 from ..modelspec import ModelSpec
 from ..progress import Progress
@@ -35,6 +38,22 @@ if TYPE_CHECKING:
 EXPORTED, PROGRAM = "exported.onnx", "fp32.pt2"
 # Images at a time through torch for the goldens: fixed, since it can change the last bit.
 GOLDEN_BATCH = 8
+EXAMPLE_SEED = 2000
+
+
+@dataclass(frozen=True)
+class Prepared:
+    """A model on its way to the exporters: ``deployed`` is what they get, with ``example`` inputs.
+
+    ``module`` is the model as it was trained, which answers for the goldens; the two differ if
+    preprocessing is folded into the deployed one. ``classes`` is ``None`` for no classifier.
+    """
+
+    module: torch.nn.Module
+    deployed: torch.nn.Module
+    example: tuple[torch.Tensor, ...]
+    options: ExportOptions
+    classes: int | None
 
 
 @dataclass(frozen=True)
@@ -51,76 +70,176 @@ class Export:
 
     def depends(self, transaction: Transaction) -> Mapping[str, Any]:
         """See ``Stage.depends``."""
-        source = {key: value for key, value in asdict(self.spec.source).items() if key != "path"}
+        spec = self.spec
+        source = {key: value for key, value in asdict(spec.source).items() if key != "path"}
         return {
             "source": source,
             "exporter": self.config.exporter,
             **plugin(self.config.exporter),
             "opset": self.config.opset,
             "batch": self.config.batch,
-            "preprocessing": self.spec.preprocessing.to_json(),
+            "preprocessing": spec.preprocessing.to_json() if spec.preprocessing else {},
+            "inputs": self.config.inputs,
             "goldens": self.samples.about(self.samples.goldens),
             "versions": versions("edgepipe", "torch", "onnx", "onnxscript", "numpy", "pillow"),
         }
 
-    def inputs(self) -> tuple[torch.nn.Module, tuple[torch.Tensor], ExportOptions]:
-        """What every exporter gets: the module, an example input, the options."""
+    def prepare(self) -> Prepared:
+        """What every exporter gets. Raises ``ModelError`` for a module that can't be used."""
         import torch
 
-        batch, size = self.config.batch, self.spec.preprocessing.size
+        module, preprocessing, batch = build(self.spec.source), self.spec.preprocessing, self._batch
+        deployed, names = module, tuple(one.name for one in self.spec.inputs)
         # Two rows for a dynamic batch: torch.export would take a single one for a constant.
-        rows = 2 if batch == "dynamic" else int(batch)
-        options = ExportOptions(self.config.opset, dynamic_batch=batch == "dynamic")
-        return build(self.spec.source), (torch.zeros(rows, 3, size, size),), options
+        rows = batch or 2
+        if preprocessing is None:
+            made = Arrays.random(self.spec.inputs, rows, EXAMPLE_SEED).values
+            example = tuple(torch.from_numpy(made[name]) for name in names)
+        else:
+            names = ("input",)
+            pixel = torch.uint8 if preprocessing.folded else torch.float32
+            example = (torch.zeros(rows, *preprocessing.shape, dtype=pixel),)
+        if preprocessing and preprocessing.folded:
+            reverse = preprocessing.channels == "bgr"
+            deployed = fold(module, preprocessing.mean, preprocessing.std, reverse)
+        outputs, classes = ("logits",), self.spec.source.classes
+        if self.spec.source.weights == OWN:
+            deployed, outputs, classes = self._own(deployed, example, names)
+        options = ExportOptions(self.config.opset, batch is None, names, outputs)
+        return Prepared(module, deployed, example, options, classes)
+
+    @property
+    def _batch(self) -> int | None:
+        return None if self.config.batch == "dynamic" else int(self.config.batch)
+
+    def _own(
+        self, module: torch.nn.Module, example: tuple[torch.Tensor, ...], names: Sequence[str]
+    ) -> tuple[torch.nn.Module, tuple[str, ...], int | None]:
+        """A user's module with its outputs in one tuple, their names, and the number of classes.
+
+        One that takes images and gives float ``[N, C]`` is a classifier of C classes.
+        """
+        import torch
+
+        source = self.spec.source
+        try:
+            with torch.inference_mode():
+                given = module(*example)
+        except Exception as error:  # it is their code that runs
+            shapes = ", ".join(f"{tensor.dtype} {list(tensor.shape)}" for tensor in example)
+            text = f"{type(error).__name__}: {error}"
+            raise ModelError(f"{source.architecture} fails for {shapes}: {text}") from error
+        found = modules.flatten(given)
+        if taken := set(found) & set(names):
+            raise ModelError(
+                f"{source.architecture}: an output is called like an input: {', '.join(taken)}"
+            )
+        deployed = module if isinstance(given, torch.Tensor) else modules.flat(module)
+        output = next(iter(found.values()))
+        scores = output.ndim == 2 and output.shape[1] > 1 and output.is_floating_point()
+        if self.spec.preprocessing is None or len(found) > 1 or not scores:
+            if source.labels:
+                raise ModelError(f"{source.architecture} is no classifier: labels are for those")
+            return deployed, tuple(found), None
+        if source.labels and len(source.labels) != output.shape[1]:
+            raise ModelError(
+                f"{source.architecture} has {output.shape[1]} classes, "
+                f"the labels name {len(source.labels)}"
+            )
+        return deployed, ("logits",), output.shape[1]
 
     def run(self, transaction: Transaction, progress: Progress) -> Mapping[str, Any]:
         """See ``Stage.run``."""
-        module, example, options = self.inputs()
-        files = run_exporter(registry.get(self.config.exporter), module, example, options)
+        made, source = self.prepare(), self.spec.source
+        options = made.options
+        exporter = registry.get(self.config.exporter)
+        files = run_exporter(exporter, made.deployed, made.example, options)
         transaction.write(EXPORTED, files[".onnx"])
-        transaction.write(PROGRAM, export_program(module, example, options))
-        recorded = self._record_goldens(module, options)
+        transaction.write(PROGRAM, export_program(made.deployed, made.example, options))
+        recorded = self._record_goldens(made)
         transaction.write(goldens.FILE, recorded.to_bytes())
-        output = options.output_names[0]
-        parameters = sum(parameter.numel() for parameter in module.parameters())
-        source = self.spec.source
+        parameters = sum(parameter.numel() for parameter in made.module.parameters())
         if not source.trained:
             progress.say("warning: random weights: good for timing, its answers mean nothing")
+        inputs = {
+            name: tensor.numpy()
+            for name, tensor in zip(options.input_names, made.example, strict=True)
+        }
         return {
             "parameters": parameters,
-            "input": options.input_names[0],
-            "output": output,
+            "classes": made.classes,
+            "inputs": _described(inputs),
+            "outputs": _described(recorded.fp32),
             "reference_sqnr_db": recorded.reference_sqnr_db,
             "summary": f"{source.architecture} with {source.weights} weights, "
             f"{parameters:,} parameters, opset {self.config.opset}, {self.config.exporter}",
         }
 
-    def _record_goldens(self, module: torch.nn.Module, options: ExportOptions) -> goldens.Goldens:
+    def _record_goldens(self, made: Prepared) -> goldens.Goldens:
+        """Torch's answers in float32 and float64, of the model as it was trained."""
         import torch
 
-        preprocessing, chosen = self.spec.preprocessing, self.samples.goldens
-        ((pixels, labels),) = chosen.chunks(preprocessing, len(chosen))
-        inputs = torch.from_numpy(images.normalize(pixels, preprocessing))
-        outputs: dict[torch.dtype, np.ndarray] = {}
+        chosen, preprocessing = self.samples.goldens, self.spec.preprocessing
+        pixels, labels = None, np.full(len(chosen), -1)
+        if isinstance(chosen, Dataset):
+            assert preprocessing
+            ((pixels, labels),) = chosen.chunks(preprocessing, len(chosen))
+            tensor = images.normalize(pixels, replace(preprocessing, folded=False))
+            feeds = Arrays({"input": tensor})
+        else:
+            feeds = chosen
+        batch = (self._batch or 1) if self.spec.source.weights == OWN else GOLDEN_BATCH
+        outputs: dict[torch.dtype, dict[str, np.ndarray]] = {}
         with _one_thread(), torch.inference_mode():
             for dtype in (torch.float32, torch.float64):
-                module.to(dtype)
-                parts = [module(part.to(dtype)) for part in inputs.split(GOLDEN_BATCH)]
-                outputs[dtype] = torch.cat(parts).numpy()
-        module.float()
-        name = options.output_names[0]
+                try:
+                    outputs[dtype] = _answers(made, feeds, batch, dtype)
+                except RuntimeError as error:
+                    raise ModelError(
+                        f"{self.spec.source.architecture} does not run in {dtype}, in which the "
+                        f"goldens are recorded: {error}"
+                    ) from error
+        made.module.float()
+        arrays = {} if isinstance(chosen, Dataset) else chosen.values
         return goldens.Goldens(
-            pixels,
-            labels,
-            fp32={name: outputs[torch.float32]},
-            fp64={name: outputs[torch.float64]},
+            pixels, labels, outputs[torch.float32], outputs[torch.float64], arrays
         )
+
+
+def _answers(made: Prepared, feeds: Arrays, batch: int, dtype: Any) -> dict[str, np.ndarray]:
+    """The outputs by name for all feeds, computed in ``dtype``."""
+    import torch
+
+    made.module.to(dtype)
+    collected: dict[str, list[np.ndarray]] = {name: [] for name in made.options.output_names}
+    before = torch.get_default_dtype()
+    torch.set_default_dtype(dtype)  # what a forward makes by itself is of this type, too
+    try:
+        for parts, _, valid in feeds.batches(batch):
+            tensors = [torch.from_numpy(part) for part in parts.values()]
+            given = made.module(
+                *(one.to(dtype) if one.is_floating_point() else one for one in tensors)
+            )
+            found = modules.flatten(given).values()
+            for name, tensor in zip(collected, found, strict=True):
+                collected[name].append(goldens.valid_rows(tensor.numpy(), batch, valid))
+    finally:
+        torch.set_default_dtype(before)
+    return {name: np.concatenate(parts) for name, parts in collected.items()}
+
+
+def _described(arrays: Mapping[str, np.ndarray]) -> list[dict[str, Any]]:
+    """Inputs or outputs for the manifest; ``shape`` is a sample's, without the batch."""
+    return [
+        {"name": name, "dtype": array.dtype.name, "shape": list(array.shape[1:])}
+        for name, array in arrays.items()
+    ]
 
 
 def run_exporter(
     exporter: Exporter,
     module: torch.nn.Module,
-    example: tuple[torch.Tensor],
+    example: tuple[torch.Tensor, ...],
     options: ExportOptions,
 ) -> Mapping[str, bytes]:
     """Every file that the exporter names, by suffix. A plug-in's bug is a ``StageError``."""

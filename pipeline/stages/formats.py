@@ -49,9 +49,9 @@ class ExportFormat:
 
     def run(self, transaction: Transaction, progress: Progress) -> Mapping[str, Any]:
         """See ``Stage.run``."""
-        module, example, options = self.export.inputs()
-        options = replace(options, half_weights=self.variant == HALF)
-        files = run_exporter(self.exporter, module, example, options)
+        made = self.export.prepare()
+        options = replace(made.options, half_weights=self.variant == HALF)
+        files = run_exporter(self.exporter, made.deployed, made.example, options)
         for suffix, data in files.items():
             transaction.write(f"{self.variant}{suffix}", data)
         size = sum(map(len, files.values())) / MIB

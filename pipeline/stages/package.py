@@ -137,6 +137,8 @@ def collect(
     workspace: Workspace, manifest: Manifest, config: Config
 ) -> tuple[Index, dict[str, bytes], list[str]]:
     """The index of a bundle, its members, and what a user has to know about them."""
+    if not manifest.preprocessing:
+        raise UsageError(f"{workspace.folder}: takes no images; a bundle is for models that do")
     variants = chosen(manifest, config)
     names = [name for variant in variants.values() for name in variant.names()]
     digests = {name: manifest.artifacts[name].sha256 for name in (*names, recorded.FILE)}

@@ -16,7 +16,6 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from ...runners.base import PlacementError, RunnerError
-from ...runners.images import Preprocessing
 from .. import goldens as recorded
 from .. import placement
 from ..cells import Cell, Opener, exit_code, plan, run_goldens, status_of
@@ -212,7 +211,7 @@ def record(
     if cells is None:
         cells, broken = plan(manifest, config, config.parity)
     goldens = recorded.Goldens.load(workspace.folder / recorded.FILE)
-    preprocessing = Preprocessing.from_json(manifest.preprocessing)
+    preprocessing = recorded.preprocessing_of(manifest)
     count = min(config.parity.samples or len(goldens), len(goldens))
     if count == 0:
         raise InputError(f"{workspace.folder / recorded.FILE}: no goldens in it")
@@ -304,7 +303,8 @@ def _judge_cell(cell: CellOutputs, recording: Recording, config: Config) -> Cell
         verdict = FAIL if cell.misplaced else ""
         return _row(cell, recording, Judgement(verdict, (cell.reason or "",)), None)
     gate = gate_for(cell, recording, config)
-    judgement = judge(cell.arrays, recording.reference, gate)
+    classifier = recording.model.get("classes", 0) is not None
+    judgement = judge(cell.arrays, recording.reference, gate, classifier)
     if cell.precision != cell.asked:
         reason = f"computed in {cell.precision}, {cell.asked} was asked for"
         reasons = (reason, *judgement.reasons)

@@ -22,6 +22,7 @@ import numpy as np
 
 from ...runners import images
 from .. import graphs
+from ..arrays import Arrays
 from ..dataset import Dataset
 from ..progress import Progress
 from ..samples import Samples
@@ -34,13 +35,15 @@ REDUCED_RANGE = {"int8": False, "int8-avx2": True}
 # Convolutions that may stay in float: the first one sees 3 channels, which the int8 kernels
 # don't take in fours; in float it is faster and more exact.
 MOST_FLOAT_CONVOLUTIONS = 1
+# What ``--fold-preprocessing`` puts before the first convolution.
+PREPROCESSING_OPERATORS = ("Cast", "Transpose", "Slice", "Mul", "Add")
 
 
 @dataclass(frozen=True)
 class Calibrate:
     """Writes ``calibration.json``: the range of every activation over the calibration images."""
 
-    preprocessing: images.Preprocessing
+    preprocessing: images.Preprocessing | None
     batch: int
     samples: Samples
 
@@ -52,8 +55,8 @@ class Calibrate:
         """See ``Stage.depends``."""
         return {
             "model": transaction.artifact(FP32).sha256,
-            "images": self.samples.about(self._images()),
-            "preprocessing": self.preprocessing.to_json(),
+            "images": self.samples.about(self._samples()),
+            "preprocessing": self.preprocessing.to_json() if self.preprocessing else {},
             "method": "MinMax",
             "versions": versions("edgepipe", "onnxruntime", "onnx", "numpy", "pillow"),
         }
@@ -67,30 +70,33 @@ class Calibrate:
             # The quantizer writes the tensors in the order of a set.
             ranges = json.dumps(json.loads(cache.read_text()), indent=1, sort_keys=True)
             transaction.write(CALIBRATION, ranges.encode())
-        return {"summary": f"{len(self._images())} images ({self.samples.origin}), MinMax"}
+        return {"summary": f"{len(self._samples())} samples ({self.samples.origin}), MinMax"}
 
-    def _images(self) -> Dataset:
+    def _samples(self) -> Dataset | Arrays:
         assert self.samples.calibration
         return self.samples.calibration
+
+    def _feeds(self) -> Iterator[dict[str, np.ndarray]]:
+        """One batch after the other, the last one filled up."""
+        some, preprocessing = self._samples(), self.preprocessing
+        if not isinstance(some, Dataset):
+            yield from (feeds for feeds, _, _ in some.batches(self.batch))
+            return
+        assert preprocessing
+        for pixels, _ in some.chunks(preprocessing, self.batch):
+            full = np.resize(pixels, (self.batch, *pixels.shape[1:]))
+            yield {"input": images.normalize(full, preprocessing)}
 
     def _reader(self) -> Any:
         from onnxruntime.quantization import CalibrationDataReader
 
-        chunks, preprocessing = (
-            self._images().chunks(self.preprocessing, self.batch),
-            self.preprocessing,
-        )
-        batch = self.batch
+        feeds = self._feeds()
 
         class Reader(CalibrationDataReader):
-            """Hands out one batch after the other, the last one filled up."""
+            """Hands the feeds to ONNX Runtime."""
 
             def get_next(self) -> Any:
-                pixels, _ = next(chunks, (None, None))
-                if pixels is None:
-                    return None
-                full = np.resize(pixels, (batch, *pixels.shape[1:]))
-                return {"input": images.normalize(full, preprocessing)}
+                return next(feeds, None)
 
         return Reader()
 
@@ -183,13 +189,7 @@ def _quantize(
     import onnx
     from onnxruntime.quantization import QuantFormat, QuantType, quantize_static
 
-    graph = onnx.load(model).graph
-    inputs = {value.name for value in graph.input}
-    first = [
-        node.name
-        for node in graph.node
-        if node.op_type == "Conv" and not inputs.isdisjoint(node.input)
-    ]
+    first = _first_nodes(onnx.load(model).graph)
     with _quiet():
         quantize_static(
             model,
@@ -204,6 +204,20 @@ def _quantize(
             extra_options={"ActivationSymmetric": False, "WeightSymmetric": True},
             calibration_cache_path=calibration,
         )
+
+
+def _first_nodes(graph: Any) -> list[str]:
+    """The convolutions that see the input, with the preprocessing that may stand before them."""
+    raw = {value.name for value in graph.input}
+    found = []
+    for node in graph.node:
+        if raw.isdisjoint(node.input):
+            continue
+        if node.op_type in PREPROCESSING_OPERATORS:
+            raw.update(node.output)
+        if node.op_type in (*PREPROCESSING_OPERATORS, "Conv"):
+            found.append(node.name)
+    return found
 
 
 @contextmanager

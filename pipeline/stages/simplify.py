@@ -40,7 +40,7 @@ class Simplify:
     """Writes ``fp32.onnx``: simplified, or ``exported.onnx`` as it is."""
 
     wanted: bool
-    preprocessing: Preprocessing
+    preprocessing: Preprocessing | None
     simplifier: tuple[str, ...] = SIMPLIFIER
 
     name = "simplify"

@@ -67,8 +67,8 @@ def test_bench_of_all_four_runners(cache: Path, workspace: Path) -> None:
         pytest.skip("this machine has an NVIDIA GPU")
     runners = ("ort-cpu", "openvino", RUNNER, "ort-cuda")
     flags = [part for name in runners for part in ("--runner", name)]
-    bench = ("bench", "--quick", "--variant", "fp32", "--json", "--workspace", workspace)
-    done = command(cache, *bench, *flags)
+    bench = ("bench", "--variant", "fp32", "--json", "--workspace", workspace)
+    done = command(cache, *bench, *flags, "--rounds", "1", "--seconds", "0.2")
     assert done.returncode == 5, done.stderr
     cells = {cell["runner"]: cell for cell in json.loads(done.stdout)["cells"]}
     for name in runners[:3]:
@@ -78,7 +78,7 @@ def test_bench_of_all_four_runners(cache: Path, workspace: Path) -> None:
     assert cells["ort-cuda"]["status"] == "unavailable"
     assert "no NVIDIA GPU found" in cells["ort-cuda"]["reason"]
     assert cells["ort-cuda"]["latency_ms"] is None
-    assert command(cache, *bench).returncode == 0, "nobody asked for ort-cuda by name"
+    assert command(cache, *bench, "--quick").returncode == 0, "nobody asked for ort-cuda by name"
 
 
 def test_a_required_share_gates(cache: Path, workspace: Path) -> None:

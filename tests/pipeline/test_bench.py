@@ -3,8 +3,13 @@
 from __future__ import annotations
 
 import json
+import os
 import re
+import signal
+import subprocess
+import sys
 from collections.abc import Callable
+from itertools import pairwise
 from pathlib import Path
 from subprocess import CompletedProcess
 from typing import Any
@@ -15,6 +20,7 @@ import pytest
 from edgepipe.pipeline import bench
 from edgepipe.pipeline.cells import Cell
 from edgepipe.pipeline.errors import ExitCode
+from edgepipe.pipeline.progress import Silent
 from edgepipe.pipeline.validity import judge
 from edgepipe.runners.conditions import Conditions
 from edgepipe.runners.launch import LOCAL
@@ -214,3 +220,100 @@ def test_bench_without_an_export_says_what_to_do(edgepipe: Run) -> None:
     assert done.stderr == (
         "edgepipe: artifacts/mobilenet_v2: nothing exported yet; run `edgepipe export`\n"
     )
+
+
+def test_a_busy_neighbour_that_comes_half_way_makes_cells_noisy_with_the_reason(
+    workspace: Path,
+) -> None:
+    class Neighbour(Silent):
+        """Starts to burn the CPU when the second of two rounds does."""
+
+        burner: subprocess.Popen[bytes] | None = None
+
+        def step(self, done: int, total: int, text: str) -> None:
+            if self.burner is None and done >= total // 2:
+                burn = "import os\nfor _ in range(os.cpu_count()): os.fork() or exec('while 1: 0')"
+                self.burner = subprocess.Popen([sys.executable, "-c", burn], start_new_session=True)
+
+    neighbour = Neighbour()
+    try:
+        result = bench(
+            workspace=workspace,
+            runners=("ort-cpu",),
+            variants=("int8",),
+            rounds=2,
+            progress=neighbour,
+        )
+    finally:
+        assert neighbour.burner
+        os.killpg(neighbour.burner.pid, signal.SIGKILL)
+        neighbour.burner.wait()
+    (cell,) = result.cells
+    assert cell.verdict == "noisy"
+    assert re.search(r"other processes took \d+ % of the CPU time", " ".join(cell.notes))
+
+
+def test_every_sample_is_kept_beside_the_figures(workspace: Path, edgepipe: Run) -> None:
+    flags = ("--runner", "ort-cpu", "--variant", "int8", "--rounds", "2", "--seconds", "0.05")
+    done = edgepipe("bench", "--json", *flags, "--workspace", workspace)
+    assert done.returncode == 0, done.stderr
+    (cell,) = json.loads(done.stdout)["cells"]
+    samples = np.load(workspace / "mobilenet_v2" / "bench.npz")
+    assert len(samples["0"]) == cell["samples"] == samples["0.rounds"].sum()
+    assert np.median(samples["0"]) / 1e6 == pytest.approx(cell["latency_ms"]["p50"])
+    first = samples["0"][: samples["0.rounds"][0]]
+    assert np.median(first) / 1e6 == pytest.approx(cell["round_ms"][0])
+    assert cell["load_cached_ms"] > 0
+    assert any("too few rounds" in note for note in cell["notes"])
+    assert cell["energy_mj"] is None or cell["energy_mj"] > 0
+
+
+def test_offline_and_server_through_the_command_line(workspace: Path, edgepipe: Run) -> None:
+    flags = ("--quick", "--json", "--variant", "int8", "--workspace", workspace)
+    here = ("--runner", "ort-cpu", "--runner", "openvino")
+    done = edgepipe("bench", "--scenario", "offline", *here, *flags)
+    assert done.returncode == 0, done.stderr
+    document = json.loads(done.stdout)
+    assert document["scenario"] == "offline"
+    for cell in document["cells"]:
+        assert cell["latency_ms"] is None
+        low, _ = cell["throughput_ci95"]
+        assert 0 < low <= cell["throughput_per_s"] * 1.001
+        assert cell["streams"] >= 1
+    done = edgepipe("bench", "--scenario", "server", "--rate", "20", *here, *flags)
+    assert done.returncode == 0, done.stdout + done.stderr
+    for cell in json.loads(done.stdout)["cells"]:
+        assert cell["rate"] == 20
+        assert cell["latency_ms"]["p50"] > 0
+    done = edgepipe("bench", "--scenario", "server", "--rate", "1e5", "--runner", "ort-cpu", *flags)
+    assert done.returncode == 1
+    (cell,) = json.loads(done.stdout)["cells"]
+    assert cell["verdict"] == "invalid"
+    assert "overloaded" in cell["notes"][0]
+    done = edgepipe("bench", "--scenario", "offline", "--runner", "torch", *flags[:2],
+                    "--workspace", workspace)  # fmt: skip
+    assert done.returncode == 5
+    assert "one run at a time" in done.stdout
+
+
+def test_a_batch_that_the_model_cant_have_is_refused(workspace: Path, edgepipe: Run) -> None:
+    flags = ("--quick", "--variant", "int8", "--runner", "ort-cpu", "--workspace", workspace)
+    done = edgepipe("bench", "--batch", "4", *flags)
+    assert done.returncode == 5
+    assert "--batch dynamic" in done.stdout
+
+
+def test_a_sweep_ends_where_throughput_stops_growing(edgepipe: Run, tmp_path: Path) -> None:
+    small = ("--weights", "random", "--input-size", "32", "--variant", "fp32", "--quiet")
+    place = ("--workspace", tmp_path / "small")
+    done = edgepipe("export", "--batch", "dynamic", *small, *place)
+    assert done.returncode == 0, done.stderr
+    flags = ("--quick", "--json", "--batch", "sweep", "--scenario", "offline")
+    done = edgepipe("bench", *flags, "--runner", "openvino", "--runner", "ort-cpu", *place)
+    assert done.returncode == 0, done.stdout + done.stderr
+    for runner in ("openvino", "ort-cpu"):
+        rows = [row for row in json.loads(done.stdout)["cells"] if row["runner"] == runner]
+        assert [row["batch"] for row in rows] == [2**n for n in range(len(rows))]
+        gains = [b["throughput_per_s"] / a["throughput_per_s"] for a, b in pairwise(rows)]
+        assert all(gain > 1.05 for gain in gains[:-1])
+        assert len(rows) == 8 or gains[-1] <= 1.05

@@ -10,9 +10,9 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from edgepipe.pipeline.dataset import class_folders, digits
+from edgepipe.pipeline.dataset import class_folders, decode, digits, list_images, synthetic
 from edgepipe.pipeline.errors import InputError
-from edgepipe.runners.images import ImageError, Preprocessing
+from edgepipe.runners.images import ImageError, Preprocessing, normalize
 
 LABELS = ["ant", "bee", "cat"]
 SMALL = Preprocessing(size=4, mean=(0, 0, 0), std=(1, 1, 1))
@@ -182,3 +182,58 @@ def test_the_embedded_digits_are_a_dataset(tmp_path: Path) -> None:
     pixels, labels = next(data.chunks(SMALL, 5))
     assert pixels.shape == (5, 4, 4, 3)
     assert labels.dtype == np.int64
+
+
+def test_a_sample_is_spread_over_the_classes_and_the_same_everywhere(
+    folder: Path, tmp_path: Path
+) -> None:
+    def names(files: list[Path]) -> list[str]:
+        return [f"{file.parent.name}/{file.name}" for file in files]
+
+    before = names(list_images(folder).sample(7))
+    classes = [name.partition("/")[0] for name in before]
+    assert sorted(classes[:3]) == sorted(classes[3:6]) == LABELS
+    moved = folder.rename(tmp_path / "elsewhere")
+    assert names(list_images(moved).sample(7)) == before
+    assert names(list_images(moved).sample(4)) == before[:4]
+    assert len(set(names(list_images(moved).sample(100)))) == 9
+
+
+def test_images_beside_each_other_need_no_classes(tmp_path: Path) -> None:
+    for name in ("b.png", "a.png"):
+        picture(tmp_path / name)
+    (tmp_path / "notes.txt").touch()
+    picture(tmp_path / "deeper" / "c.png")
+    found = list_images(tmp_path)
+    assert [file.name for file in found.files[""]] == ["a.png", "b.png"]
+    assert (found.classes, len(found.notes)) == (False, 1)
+    assert "2 entries ignored" in found.notes[0]
+
+
+def test_synthetic_pictures_differ_and_never_change() -> None:
+    some, others = synthetic(0, 3), synthetic(3, 3)
+    pictures = [data.image(row) for data in (some, others) for row in range(3)]
+    assert all(one.shape == (256, 256, 3) and one.dtype == np.uint8 for one in pictures)
+    assert len({one.tobytes() for one in pictures}) == 6
+    np.testing.assert_array_equal(synthetic(2, 5).image(1), others.image(0))
+    assert some.digest != others.digest
+
+
+def test_tensors_are_normalized_chunks(folder: Path) -> None:
+    data = class_folders(folder, LABELS)
+    plain = [normalize(pixels, SMALL) for pixels, _ in data.chunks(SMALL, 4)]
+    ready = [tensor for tensor, _ in data.tensors(SMALL, 4, decoders=3)]
+    assert [len(part) for part in ready] == [4, 4, 1]
+    for expected, found in zip(plain, ready, strict=True):
+        np.testing.assert_array_equal(found, expected)
+
+
+def test_decoding_goes_on_after_an_image_that_can_not_be_read(folder: Path) -> None:
+    bad = folder / "ant" / "bad.png"
+    bad.write_text("no picture")
+    names = [str(folder / "ant" / "a.PNG"), str(bad), str(folder / "cat" / "c.bmp")] * 5
+    found = list(decode(names, SMALL, decoders=2))
+    assert [one.file for one in found] == names
+    assert [one.pixels is None for one in found] == [False, True, False] * 5
+    assert found[1].error is not None
+    assert str(bad) in found[1].error

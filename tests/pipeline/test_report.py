@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import html
 import json
+import math
 import re
 import shutil
 import subprocess
@@ -90,6 +91,7 @@ class MadeUp:
         for name in VARIANTS:
             (self.folder / f"{name}.onnx").write_text(f"the {name} of {model}")
         self.labels = tuple(labels)
+        self.model_facts: dict[str, Any] = {**MODEL, "name": model}
         self.manifest()
 
     def manifest(self) -> None:
@@ -97,7 +99,7 @@ class MadeUp:
         files = sorted(self.folder.glob("*.onnx"))
         artifacts = {path.name: Artifact(sha256_file(path), path.stat().st_size) for path in files}
         manifest = Manifest(
-            model={**MODEL, "name": self.model},
+            model=self.model_facts,
             preprocessing=SHAPE,
             labels=self.labels,
             variants={path.stem: {"onnx": path.name} for path in files},
@@ -425,7 +427,7 @@ def test_a_bare_export_says_what_would_make_the_rest(made_up: MadeUp, form: str)
 def test_one_missing_file_costs_its_own_part_only(made_up: MadeUp, file: str, said: str) -> None:
     made_up.everything()
     (made_up.folder / file).unlink()
-    text = plain(made_up.page())
+    text = made_up.page(format="markdown")
     assert said in text
     assert ("RSS MiB" in text) == (file != "bench.json")
     assert ("29.2" in text) == (file != "parity.json")
@@ -538,7 +540,7 @@ def test_the_recommendation_is_the_fastest_of_those_that_pass(made_up: MadeUp) -
     assert choice.sentence == (
         "int8 on openvino is the fastest of the 2 cells that pass: "
         f"p50 {choice.row.bench.latency_ms.p50:.2f} ms "
-        f"(95 % interval {low:.2f}–{high:.2f} ms), SQNR 29.2 dB (at least 15.0 asked)."
+        f"(95 % interval {low:.2f}–{high:.2f} ms), SQNR 29.2 dB (parity asks for 15.0)."
     )
     assert choice.caveats == ("int8 fails parity on ort-cpu.",)
 
@@ -611,6 +613,18 @@ def test_what_limits_a_recommendation_is_said(made_up: MadeUp) -> None:
     assert "1.200 1.100–1.300 1.05 ✕ fail" in text
 
 
+def test_broken_and_equal_layers_are_called_so(made_up: MadeUp) -> None:
+    found = explained("int8", "ort-cpu")
+    first, second, *rest = found.layers
+    broken = replace(first, sqnr_db=-math.inf, own_sqnr_db=-math.inf)
+    equal = replace(second, own_sqnr_db=math.inf)
+    made_up.explain(replace(found, layers=(broken, equal, *rest)))
+    text = plain(made_up.page())
+    assert f"{first.layer} Conv broken broken" in text
+    assert f"{second.layer} Conv {second.sqnr_db:.1f} equal" in text
+    assert "✕ broken: not finite" in text
+
+
 def test_tuned_settings_are_listed(made_up: MadeUp) -> None:
     options = {"allow_spinning": False}
     made_up.bench(timed("int8", "ort-cpu", tuned=True, threads=1, options=options))
@@ -652,7 +666,7 @@ def test_each_target_has_its_own_recommendation(made_up: MadeUp) -> None:
         hosts={"local": HOST, "atom": HOST},
     )
     atom, local = choose(made_up.report())
-    assert atom.sentence.startswith("On atom: int8 on ort-cpu at atom is the only cell")
+    assert atom.sentence.startswith("int8 on ort-cpu at atom is the only cell")
     assert local.sentence.startswith("fp32 on ort-cpu is the only cell")
 
 
@@ -671,6 +685,7 @@ def test_markdown_has_the_same_facts_in_tables_that_hold(full: MadeUp) -> None:
     assert len(set(widths)) <= len(heads)
     for part in ("## Recommendation", "is the fastest of the 7 cells that pass", "98.74%"):
         assert part in text
+    assert "| cell | bench: verdict | bench: p50 ms |" in text
     assert "| int8 · ort-cpu | ✓ valid | 2." in text
     assert "\n\n\n" not in text
 
@@ -680,9 +695,39 @@ def test_commands_spell_out_what_was_run(workspace: Path) -> None:
     text = (workspace / "mobilenet_v2" / "report.md").read_text()
     assert found.manifest.model["weights"] == "digits"
     assert (
-        "    edgepipe export mobilenet_v2 --weights digits --exporter onnx-dynamo --opset 20 "
+        "    edgepipe export mobilenet_v2 --weights digits --calibration-images 128 "
+        "--exporter onnx-dynamo --opset 20 "
         "--batch 1 --input-size 224 --variant fp32 --variant int8 --variant int8-avx2\n"
     ) in text
+
+
+def test_commands_of_a_checkpoint_have_placeholders(made_up: MadeUp) -> None:
+    made_up.model_facts |= {
+        "weights": "checkpoint",
+        "width": 0.5,
+        "trained": True,
+        "goldens": {"from": "folder", "count": 64, "digest": "0" * 64},
+        "calibration": {"from": "folder", "count": 100, "digest": "1" * 64},
+    }
+    made_up.manifest()
+    text = plain(made_up.page())
+    assert "--checkpoint CHECKPOINT --width 0.5" in text
+    assert "--calibration IMAGES --calibration-images 100" in text
+    assert "CHECKPOINT is the file" in text
+    assert "IMAGES is the folder" in text
+    assert "mobilenet_v2 of width 0.5" in text
+
+
+def test_untrained_weights_and_goldens_of_noise_are_called_so(made_up: MadeUp) -> None:
+    noise = {"from": "synthetic", "count": 64, "digest": "0" * 64}
+    made_up.model_facts |= {"weights": "random", "trained": False, "goldens": noise}
+    made_up.manifest()
+    made_up.bench(timed("fp32", "ort-cpu"))
+    made_up.parity(judged("fp32", "ort-cpu"))
+    text = plain(made_up.page())
+    assert "random, untrained" in text
+    assert "its answers mean nothing" in text
+    assert "The goldens are noise" in text
 
 
 def test_the_command_on_a_real_workspace(workspace: Path, edgepipe: Run, tmp_path: Path) -> None:

@@ -89,6 +89,59 @@ def test_json_round_trip() -> None:
     assert Preprocessing.from_json(SHORTER.to_json()) == SHORTER
 
 
+@pytest.mark.parametrize(
+    "change",
+    [
+        {"resize": "fit"},
+        {"channels": "gbr"},
+        {"mean": [0.5]},
+        {"std": [0, 1, 1]},
+        {"resize_to": 7},
+        {"size": 0},
+        {"crop": 3},
+        {"size": "large"},
+        {"mean": None},
+    ],
+    ids=str,
+)
+def test_what_is_no_preprocessing_is_refused(change: dict[str, Any]) -> None:
+    with pytest.raises(ValueError, match=r"is one of|have 3 values|can't cut|no preprocessing"):
+        Preprocessing.from_json(SHORTER.to_json() | change)
+
+
+def test_presets_keep_their_proportions() -> None:
+    assert Preprocessing.preset("imagenet").resize_to == 256
+    assert Preprocessing.preset("inception", 299).resize_to == 342
+    squashed = Preprocessing.preset("none", 96)
+    assert (squashed.resize, squashed.resize_to, squashed.size) == ("squash", None, 96)
+
+
+def test_squashed_to_more_than_the_input_the_centre_is_cut() -> None:
+    image = np.zeros((30, 90, 3), np.uint8)
+    image[10:20, 30:60] = 200
+    found = to_pixels(image, Preprocessing(8, (0, 0, 0), (1, 1, 1), "squash", 30))
+    assert np.all(found == 200)
+
+
+def test_bgr_turns_the_channels_round_before_mean_and_std() -> None:
+    pixels = np.zeros((1, 1, 1, 3), np.uint8)
+    pixels[..., 0] = 255
+    bgr = Preprocessing(1, (0.1, 0.2, 0.3), (1, 1, 1), channels="bgr")
+    np.testing.assert_allclose(normalize(pixels, bgr).ravel(), [-0.1, -0.2, 0.7], atol=1e-6)
+
+
+def test_a_folded_model_gets_the_pixels_as_they_are() -> None:
+    pixels = np.arange(48, dtype=np.uint8).reshape(1, 4, 4, 3)
+    folded = Preprocessing(4, (0.1, 0.2, 0.3), (1, 1, 1), folded=True)
+    assert normalize(pixels, folded) is pixels
+    assert (folded.shape, SQUASH.shape) == ((4, 4, 3), (3, 8, 8))
+
+
+def test_a_strip_is_not_enlarged_as_a_whole() -> None:
+    strip = np.full((1, 2_000_000, 3), 7, np.uint8)
+    assert np.all(to_pixels(strip, Preprocessing.preset("imagenet")) == 7)
+
+
 RED, WHITE = (255, 0, 0), (255, 255, 255)
 
 

@@ -1,0 +1,87 @@
+"""What a training came to: its confusion matrix as text for the terminal and as a plot."""
+
+from __future__ import annotations
+
+import io
+from typing import TYPE_CHECKING
+
+from . import tables
+
+if TYPE_CHECKING:
+    from ..stages.train import TrainResult
+
+# More classes than this make no matrix that fits a terminal; then the mix-ups are listed.
+MATRIX_CLASSES = 12
+MIX_UPS_SHOWN = 10
+
+
+def text(result: TrainResult) -> str:
+    """The best epoch, the matrix or the most frequent mix-ups, and what to do next."""
+    best = result.epochs[result.best - 1]
+    ended = "stopped early" if result.stopped_early else "all of them"
+    lines = [
+        f"  {result.architecture}: top-1 {result.top1:.2f} % of {result.held_out} held-out images, "
+        f"{result.images} learnt from",
+        f"  best of {len(result.epochs)} epochs ({ended}): epoch {best.number}, "
+        f"held-out loss {best.held_out_loss:.3f}",
+        *(f"  {note}" for note in result.notes),
+        f"  edgepipe export --checkpoint {result.output}",
+    ]
+    few = len(result.labels) <= MATRIX_CLASSES
+    return tables.text(_matrix(result) if few else _mix_ups(result), *lines)
+
+
+def svg(result: TrainResult) -> str:
+    """The matrix with its counts, rows normalized to colours.
+
+    Raises ``ImportError`` without matplotlib.
+    """
+    from matplotlib import rc_context
+    from matplotlib.figure import Figure
+
+    count = len(result.labels)
+    side = min(16.0, 2.5 + 0.4 * count)
+    figure = Figure(figsize=(side, side), layout="constrained")
+    axes = figure.add_subplot()
+    shares = [[value / max(1, sum(row)) for value in row] for row in result.confusion]
+    axes.imshow(shares, cmap="Blues", vmin=0, vmax=1)
+    size = max(3, min(9, 200 // count))
+    for i, row in enumerate(result.confusion):
+        for j, value in enumerate(row):
+            if value and count <= 50:
+                colour = "white" if shares[i][j] > 0.5 else "black"
+                axes.text(j, i, str(value), ha="center", va="center", fontsize=size, color=colour)
+    axes.set_xticks(range(count), result.labels, rotation=90, fontsize=size)
+    axes.set_yticks(range(count), result.labels, fontsize=size)
+    axes.set_xlabel("taken for")
+    axes.set_ylabel("is")
+    axes.set_title(
+        f"{result.architecture}: top-1 {result.top1:.2f} % of {result.held_out} held-out images",
+        loc="left",
+        fontsize=10,
+    )
+    buffer = io.StringIO()
+    # Text stays text, and equal results give equal files.
+    with rc_context({"svg.fonttype": "none", "svg.hashsalt": "edgepipe"}):
+        figure.savefig(buffer, format="svg", metadata={"Date": None})
+    return buffer.getvalue()
+
+
+def _matrix(result: TrainResult) -> tables.Table:
+    made = tables.table("is \\ taken for", *(f">{label[:8]}" for label in result.labels))
+    for label, row in zip(result.labels, result.confusion, strict=True):
+        made.add_row(label[:16], *(str(value) if value else "·" for value in row))
+    return made
+
+
+def _mix_ups(result: TrainResult) -> tables.Table:
+    wrong = [
+        (value, result.labels[i], result.labels[j], sum(row))
+        for i, row in enumerate(result.confusion)
+        for j, value in enumerate(row)
+        if i != j and value
+    ]
+    made = tables.table("is", "taken for", ">times", ">of")
+    for value, label, taken, total in sorted(wrong, key=lambda one: -one[0])[:MIX_UPS_SHOWN]:
+        made.add_row(label, taken, str(value), str(total))
+    return made

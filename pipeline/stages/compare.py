@@ -1,0 +1,313 @@
+"""compare: which model to take. What each one costs, by arithmetic and by the clock.
+
+Models are measured like the cells of one: in the same interleaved rounds, in fresh workers,
+outputs checked (see ``rounds``). Accuracy is the published one, since a choice is made before
+anything is trained.
+"""
+
+from __future__ import annotations
+
+import statistics as stats
+from collections.abc import Mapping, Sequence
+from dataclasses import asdict, dataclass, field, replace
+from time import perf_counter
+from typing import Any
+
+from ...exporters import complexity, sources
+from ...exporters.complexity import Complexity
+from ...exporters.zoo import ARCHITECTURES, WITH_WIDTH
+from ...exporters.zoo.published import PUBLISHED
+from .. import statistics
+from ..cells import plan, runner_failed
+from ..config import CompareConfig, Config, nearest
+from ..errors import ExitCode, UsageError
+from ..measured import CellResult, failed_row, measured_row
+from ..progress import Progress
+from ..rounds import Entry, Rounds, Source, Visits, hosts
+from ..validity import INVALID, judge
+from .bench import timing
+from .convolutions import Convolution
+
+SCHEMA_VERSION = 1
+# What the published counts and accuracies are for.
+CLASSES = 1000
+VARIANTS = ("fp32", "int8")
+TRAINING_BATCH, TRAINING_STEPS = 8, 3
+
+
+@dataclass(frozen=True)
+class Speed:
+    """A variant of a model on a runner. Times in ms for one run; ``None`` unless status is ok.
+
+    ``pareto``: no other of the models measured on this runner is published as more accurate and
+    was faster.
+    """
+
+    variant: str
+    runner: str
+    status: str
+    reason: str | None
+    verdict: str | None
+    notes: tuple[str, ...]
+    precision: str | None
+    threads: int | None
+    p50_ms: float | None
+    ci95_ms: tuple[float, float] | None
+    peak_rss_mib: float | None
+    pareto: bool = False
+
+
+@dataclass(frozen=True)
+class Candidate:
+    """A model's row.
+
+    ``macs`` (multiply-accumulates) and ``activation_peak_bytes`` are for one image.
+    ``published_top1`` is that of the architecture's published ImageNet weights, in per cent,
+    whatever weights this model has. ``training_step_ms`` is for one image, in a step of 8.
+    """
+
+    model: str
+    architecture: str
+    weights: str | None
+    width: float | None
+    classes: int
+    input_size: int
+    parameters: int
+    macs: int
+    activation_peak_bytes: int
+    published_top1: float | None
+    published_top1_from: str | None
+    size_bytes: Mapping[str, int] = field(default_factory=dict)
+    training_step_ms: float | None = None
+    speeds: tuple[Speed, ...] = ()
+
+
+@dataclass(frozen=True)
+class CompareResult:
+    """``host`` is the machine that was measured on, empty if none was."""
+
+    models: tuple[Candidate, ...]
+    convolutions: tuple[Convolution, ...]
+    host: Mapping[str, Any]
+    static: bool
+    exit_code: ExitCode = ExitCode.OK
+
+    def to_json(self) -> dict[str, Any]:
+        """The document: JSON values only."""
+        document = asdict(self)
+        del document["exit_code"]
+        return {"schema_version": SCHEMA_VERSION, **document}
+
+
+def architectures(names: Sequence[str], section: CompareConfig) -> tuple[Candidate, ...]:
+    """The rows of architectures of the zoo, all of them if none is named. Nothing is run.
+
+    Raises ``UsageError`` for an unknown one.
+    """
+    rows = []
+    for name in names or ARCHITECTURES:
+        if name not in ARCHITECTURES:
+            raise UsageError(f"model: no {name!r}; {nearest(name, ARCHITECTURES)}")
+        size = section.input_size or PUBLISHED[name].input_size
+        width = 1.0 if name in WITH_WIDTH else None
+        costs = complexity.of_architecture(name, size, CLASSES)
+        rows.append(_candidate(name, name, None, width, CLASSES, size, costs))
+    return tuple(rows)
+
+
+def exported(source: Source) -> Candidate:
+    """The row of a model in a workspace, without its speed."""
+    manifest, model = source.manifest, source.manifest.model
+    name, width = model["architecture"], model.get("width")
+    size, classes = model["input_size"], model["classes"]
+    if name in ARCHITECTURES:
+        costs = complexity.of_architecture(name, size, classes, width)
+    else:
+        costs = complexity.of_file(source.workspace.folder / manifest.variants["fp32"]["pt2"])
+    row = _candidate(model["name"], name, model["weights"], width, classes, size, costs)
+    sizes = {
+        variant: sum(manifest.artifacts[file].size for file in manifest.files(files["onnx"]))
+        for variant, files in manifest.variants.items()
+        if "onnx" in files
+    }
+    return replace(row, size_bytes=sizes)
+
+
+def compare(
+    models: Sequence[Source], config: Config, quick: bool, progress: Progress
+) -> CompareResult:
+    """Measure these models' cells, all in the same rounds; then a training step of each.
+
+    Raises ``UsageError`` for an emulated target, whose timings would mean nothing.
+    """
+    section = config.compare
+    statistics.require()
+    entries = {id(source): _entries(source, config) for source in models}
+    rounds = Rounds(
+        [[entry] for found in entries.values() for entry in found],
+        timing(config.bench.model_copy(update={"seconds": section.seconds}), quick),
+        progress,
+    )
+    rounds.run(1 if quick else section.rounds, lambda: False)
+    results = [
+        [_row(entry, rounds.visits[entry]) for entry in entries[id(source)]] for source in models
+    ]
+    rows = [
+        replace(exported(source), speeds=tuple(map(_speed, found)))
+        for source, found in zip(models, results, strict=True)
+    ]
+    if section.training:
+        rows = [_with_training_step(row, section, progress) for row in rows]
+    every = [result for found in results for result in found]
+    wrong = any(result.verdict == INVALID for result in every)
+    missing = runner_failed(every, section)
+    return CompareResult(
+        models=with_fronts(rows),
+        convolutions=(),
+        host=next(iter(hosts(rounds.visits).values()), {}),
+        static=False,
+        exit_code=ExitCode.GATE_FAILED if wrong else ExitCode.RUNNER if missing else ExitCode.OK,
+    )
+
+
+def with_fronts(rows: Sequence[Candidate]) -> tuple[Candidate, ...]:
+    """The rows with ``pareto`` set: on each runner, what nothing else beats in both respects.
+
+    A variant counts with its architecture's published accuracy, which is that of float32.
+    """
+
+    def beaten(row: Candidate, speed: Speed) -> bool:
+        assert row.published_top1 is not None
+        assert speed.p50_ms is not None
+        for other in rows:
+            for rival in other.speeds:
+                if rival.runner != speed.runner or rival.p50_ms is None:
+                    continue
+                better = (other.published_top1 or 0.0) - row.published_top1
+                faster = speed.p50_ms - rival.p50_ms
+                if better >= 0 and faster >= 0 and (better > 0 or faster > 0):
+                    return True
+        return False
+
+    return tuple(
+        replace(
+            row,
+            speeds=tuple(
+                replace(
+                    speed,
+                    pareto=row.published_top1 is not None
+                    and speed.p50_ms is not None
+                    and not beaten(row, speed),
+                )
+                for speed in row.speeds
+            ),
+        )
+        for row in rows
+    )
+
+
+def training_step_ms(
+    architecture: str, classes: int, width: float | None, size: int, threads: int | None
+) -> float:
+    """Ms for one image of a training step with a batch of 8: forward, backward, SGD's update.
+
+    The median of three steps on noise after one that isn't counted.
+    """
+    import torch
+    from torch.nn import functional
+
+    before = torch.get_num_threads()
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(0)
+        module = sources.construct(architecture, classes, width).train()
+        optimizer = torch.optim.SGD(module.parameters(), lr=1e-6)
+        inputs = torch.randn(TRAINING_BATCH, 3, size, size)
+        labels = torch.randint(classes, (TRAINING_BATCH,))
+        taken = []
+        torch.set_num_threads(threads or before)
+        try:
+            for _ in range(1 + TRAINING_STEPS):
+                started = perf_counter()
+                optimizer.zero_grad()
+                functional.cross_entropy(module(inputs), labels).backward()
+                optimizer.step()
+                taken.append(perf_counter() - started)
+        finally:
+            torch.set_num_threads(before)
+    return 1000 * stats.median(taken[1:]) / TRAINING_BATCH
+
+
+def _candidate(
+    model: str,
+    architecture: str,
+    weights: str | None,
+    width: float | None,
+    classes: int,
+    size: int,
+    costs: Complexity,
+) -> Candidate:
+    # What is published is for the whole width.
+    published = PUBLISHED.get(architecture) if width in (None, 1.0) else None
+    return Candidate(
+        model,
+        architecture,
+        weights,
+        width,
+        classes,
+        size,
+        costs.parameters,
+        costs.macs,
+        costs.activation_peak_bytes,
+        published.top1 if published else None,
+        published.top1_from if published else None,
+    )
+
+
+def _entries(source: Source, config: Config) -> list[Entry]:
+    section = config.compare
+    variants = section.variants or tuple(
+        name for name in VARIANTS if name in source.manifest.variants
+    )
+    section = section.model_copy(update={"variants": variants})
+    cells, _ = plan(source.manifest, config, section)
+    for cell in cells:
+        if cell.target.emulated:
+            raise UsageError(f"target {cell.target.name} is emulated: timings there mean nothing")
+    return [Entry(cell, source) for cell in cells]
+
+
+def _row(entry: Entry, visits: Visits) -> CellResult:
+    scenario = "single-stream"
+    if visits.error is not None:
+        return failed_row(entry.cell, scenario, visits.error)
+    reference = entry.source.goldens.reference_sqnr_db
+    verdict, notes = judge(entry.cell, visits.measurements, visits.sqnr_db, reference)
+    return replace(measured_row(entry, visits, scenario, None), verdict=verdict, notes=notes)
+
+
+def _speed(row: CellResult) -> Speed:
+    latency = row.latency_ms
+    return Speed(
+        row.variant,
+        row.runner,
+        row.status,
+        row.reason,
+        row.verdict,
+        row.notes,
+        row.precision,
+        row.threads,
+        latency.p50 if latency else None,
+        latency.ci95 if latency else None,
+        row.peak_rss_mib,
+    )
+
+
+def _with_training_step(row: Candidate, section: CompareConfig, progress: Progress) -> Candidate:
+    if row.architecture not in ARCHITECTURES:
+        return row
+    progress.step(0, 1, f"training step of {row.model}")
+    took = training_step_ms(
+        row.architecture, row.classes, row.width, row.input_size, section.threads
+    )
+    progress.step(1, 1, "")
+    return replace(row, training_step_ms=took)

@@ -1,0 +1,181 @@
+"""A module of the user's own: several inputs and outputs, and preprocessing folded into it."""
+
+from __future__ import annotations
+
+import json
+import os
+import subprocess
+import sys
+from pathlib import Path
+from subprocess import CompletedProcess
+from typing import Any
+
+import numpy as np
+import onnx
+import pytest
+from PIL import Image
+
+NETS = """
+import torch
+from torch import nn
+
+
+class Both(nn.Module):
+    '''Words and a picture in; a dict with a tuple in it out.'''
+
+    def __init__(self):
+        super().__init__()
+        self.embed = nn.Embedding(100, 8)
+        self.conv = nn.Conv2d(3, 16, 3, padding=1)
+        self.mix = nn.Linear(24, 4)
+
+    def forward(self, tokens, picture):
+        words = self.embed(tokens).mean(1)
+        seen = torch.relu(self.conv(picture)).mean((2, 3))
+        scores = self.mix(torch.cat([words, seen], 1))
+        return {"scores": scores, "parts": (words, seen), "scaled": scores * torch.ones(4)}
+
+
+def build():
+    return Both()
+
+
+def classifier():
+    layers = [nn.Conv2d(3, 16, 3, 2), nn.ReLU(), nn.Conv2d(16, 32, 3, 2), nn.ReLU()]
+    return nn.Sequential(*layers, nn.AdaptiveAvgPool2d(1), nn.Flatten(), nn.Linear(32, 5))
+"""
+RUNNERS = ("--runner", "ort-cpu", "--runner", "openvino", "--runner", "torch")
+
+
+@pytest.fixture(scope="module")
+def work(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    folder = tmp_path_factory.mktemp("own")
+    (folder / "nets.py").write_text(NETS)
+    (folder / "photos").mkdir()
+    random = np.random.default_rng(1)
+    for number in range(60):
+        coarse = Image.fromarray(random.integers(0, 256, (5, 5, 3), np.uint8))
+        coarse.resize((60, 40)).save(folder / "photos" / f"{number}.png")
+    return folder
+
+
+def run(folder: Path, *arguments: str) -> CompletedProcess[str]:
+    command = [sys.executable, "-m", "edgepipe.pipeline.cli", *arguments]
+    return subprocess.run(command, cwd=folder, capture_output=True, text=True, env=dict(os.environ))
+
+
+def manifest(folder: Path, name: str) -> dict[str, Any]:
+    return json.loads((folder / "artifacts" / name / "manifest.json").read_text())
+
+
+@pytest.fixture(scope="module")
+def both(work: Path) -> Path:
+    inputs = ("--input", "tokens:1x16:int64:0..99", "--input", "picture:1x3x32x32")
+    flags = ("--calibration", "synthetic", "--variant", "fp32", "--variant", "int8")
+    done = run(work, "export", "nets:build", *inputs, *flags)
+    assert done.returncode == 0, done.stderr
+    assert "warning: nets:build is code, and runs" in done.stderr
+    assert "warning: int8: calibrated on noise" in done.stderr
+    return work
+
+
+def test_the_manifest_says_what_goes_in_and_comes_out(both: Path) -> None:
+    found = manifest(both, "build")
+    model = found["model"]
+    assert (model["architecture"], model["weights"], model["classes"]) == (
+        "nets:build",
+        "own",
+        None,
+    )
+    assert model["inputs"] == [
+        {"name": "tokens", "dtype": "int64", "shape": [16]},
+        {"name": "picture", "dtype": "float32", "shape": [3, 32, 32]},
+    ]
+    assert {output["name"]: output["shape"] for output in model["outputs"]} == {
+        "scores": [4],
+        "parts0": [8],
+        "parts1": [16],
+        "scaled": [4],
+    }
+    assert found["preprocessing"] == {}
+
+
+def test_every_output_is_held_against_torch_on_every_runner(both: Path) -> None:
+    done = run(both, "parity", "--model", "build", *RUNNERS, "--variant", "fp32", "--json")
+    cells = json.loads(done.stdout)["cells"]
+    assert [cell["verdict"] for cell in cells] == ["pass"] * 3, done.stdout
+    assert all(set(cell["outputs"]) == {"scores", "parts0", "parts1", "scaled"} for cell in cells)
+    # No classes, so nothing to agree on.
+    assert all(cell["top1_agreement"] is None for cell in cells)
+
+
+def test_bench_times_it_and_what_needs_classes_refuses(both: Path) -> None:
+    ort = ("--model", "build", "--runner", "ort-cpu")
+    done = run(both, "bench", "--quick", *ort, "--json")
+    cells = json.loads(done.stdout)["cells"]
+    assert [(cell["variant"], cell["status"]) for cell in cells] == [("fp32", "ok"), ("int8", "ok")]
+    for command in (("evaluate", *ort), ("predict", "photos", *ort)):
+        refused = run(both, *command)
+        assert refused.returncode == 2, refused.stderr
+        assert "no image classifier" in refused.stderr
+
+
+@pytest.fixture(scope="module")
+def twins(work: Path) -> Path:
+    """A classifier that takes BGR, once as it is and once with preprocessing folded in."""
+    (work / "edgepipe.toml").write_text('[export]\nchannels = "bgr"\n')
+    flags = ("--input-size", "32", "--preprocessing", "imagenet", "--calibration", "photos")
+    variants = ("--variant", "fp32", "--variant", "int8")
+    for name, more in (("plain", ()), ("folded", ("--fold-preprocessing",))):
+        done = run(work, "export", "nets:classifier", "--name", name, *flags, *variants, *more)
+        assert done.returncode == 0, done.stderr
+    return work
+
+
+def test_a_folded_model_takes_frames(twins: Path) -> None:
+    found = manifest(twins, "folded")
+    assert found["preprocessing"]["folded"] is True
+    assert found["model"]["inputs"] == [{"name": "input", "dtype": "uint8", "shape": [32, 32, 3]}]
+    for variant in ("fp32", "int8"):
+        graph = onnx.load(twins / "artifacts" / "folded" / f"{variant}.onnx").graph
+        (frame,) = graph.input
+        assert frame.type.tensor_type.elem_type == onnx.TensorProto.UINT8
+        assert [size.dim_value for size in frame.type.tensor_type.shape.dim] == [1, 32, 32, 3]
+
+
+def test_the_folded_goldens_are_the_unfolded_models_answers(twins: Path) -> None:
+    folder = twins / "artifacts"
+    with (
+        np.load(folder / "plain" / "goldens.npz") as plain,
+        np.load(folder / "folded" / "goldens.npz") as folded,
+    ):
+        assert plain["images"].dtype == folded["images"].dtype == np.uint8
+        np.testing.assert_array_equal(plain["images"], folded["images"])
+        np.testing.assert_array_equal(plain["fp32.logits"], folded["fp32.logits"])
+
+
+def test_folding_changes_no_answer_on_any_runner(twins: Path) -> None:
+    done = run(twins, "parity", "--model", "folded", *RUNNERS, "--json")
+    cells = json.loads(done.stdout)["cells"]
+    assert {cell["verdict"] for cell in cells} == {"pass"}, done.stdout
+    assert len(cells) == 5
+
+
+def test_predict_says_the_same_of_both(twins: Path) -> None:
+    answers = []
+    for name in ("plain", "folded"):
+        done = run(twins, "predict", "photos/0.png", "photos/1.png", "--model", name, "--json")
+        assert done.returncode == 0, done.stderr
+        found = json.loads(done.stdout)["predictions"]
+        answers.append([[guess["probability"] for guess in one["top"]] for one in found])
+    np.testing.assert_allclose(answers[0], answers[1], atol=1e-6)
+
+
+def test_changed_code_is_exported_again(twins: Path) -> None:
+    flags = ("--name", "plain", "--input-size", "32", "--preprocessing", "imagenet", "--variant")
+    again = run(twins, "export", "nets:classifier", *flags, "fp32", "--calibration", "photos")
+    assert again.stderr.count("up to date") == 2, again.stderr
+    code = (twins / "nets.py").read_text()
+    (twins / "nets.py").write_text(code.replace("nn.ReLU()]", "nn.ReLU6()]"))
+    changed = run(twins, "export", "nets:classifier", *flags, "fp32", "--calibration", "photos")
+    assert "export    nets:classifier" in changed.stderr
