@@ -178,7 +178,7 @@ def test_the_command_writes_the_folder_and_its_model_gives_the_goldens_answers(
     tensor = ((image / np.float32(255) - mean) / std).astype(np.float32).transpose(0, 3, 1, 2)
     (model,) = result.path.rglob("model.onnx")
     found = onnxruntime.InferenceSession(model).run([about["output"]], {about["input"]: tensor})
-    np.testing.assert_allclose(found[0], logits, atol=1e-3)
+    np.testing.assert_allclose(np.asarray(found[0]), logits, atol=1e-3)
 
 
 def test_a_layout_that_is_none_is_a_usage_error(measured: Path, edgepipe: Run) -> None:

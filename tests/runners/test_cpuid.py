@@ -27,7 +27,7 @@ def listed() -> set[str]:
     """What the kernel lists of the flags that count."""
     lines = Path("/proc/cpuinfo").read_text().splitlines()
     flags = next(line for line in lines if line.startswith("flags")).split()
-    return set(host.RELEVANT_FLAGS) & set(flags)
+    return {flag for flag in host.RELEVANT_FLAGS if flag in flags}
 
 
 @linux
