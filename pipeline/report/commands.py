@@ -11,10 +11,10 @@ from ...exporters.registry import ONNX
 from ...exporters.sources import CHECKPOINT, OWN
 from ...runners.images import PRESETS, Preprocessing
 from ...runners.measure import SINGLE_STREAM
-from ..config import SYNTHETIC
 from ..measured import CellResult
 from ..modelspec import name_of
 from ..reporting import Report
+from ..sections import SYNTHETIC
 from ..stages.evaluate import CellAccuracy
 from ..stages.parity import CellVerdict
 from ..workspace import Manifest

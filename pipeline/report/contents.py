@@ -6,10 +6,10 @@ from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 from ..choice import speed
-from ..config import SYNTHETIC
 from ..measured import CellResult
 from ..reporting import Report
 from ..results import MEASURED, ExplainedCell
+from ..sections import SYNTHETIC
 from ..statistics import SAMPLES_NEEDED
 from .elements import MIB, NONE, Column, Table, Verdict
 from .tables import number
