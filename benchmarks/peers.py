@@ -82,7 +82,12 @@ def same(*names: str) -> tuple[str, ...]:
 
 
 NNCF = ("nncf==3.4.0", *same("onnx", "onnxruntime", "openvino"))
-OLIVE = ("olive-ai==0.13.0", *same("torch", "onnx", "onnxscript", "onnxruntime", "safetensors"))
+# Olive 0.13.0 imports requests and does not declare it.
+OLIVE = (
+    "olive-ai==0.13.0",
+    "requests",
+    *same("torch", "onnx", "onnxscript", "onnxruntime", "safetensors"),
+)
 PEERS = (
     Peer("quantize_static", "quantize-static.onnx"),
     Peer("olive", "olive.onnx", "olive", OLIVE, takes_edgepipe=True),
@@ -144,7 +149,7 @@ def costs(folder: Path, repeats: int) -> None:
             except subprocess.CalledProcessError:
                 failed[name] = f"failed: {' '.join(log.read_text().split())[-200:]}"
                 continue
-            if number:
+            if number or not repeats:
                 found[name].append(seconds)
     rows = []
     ours = np.median(found["edgepipe export"], axis=0)
@@ -334,7 +339,12 @@ def main() -> None:
     parser.add_argument("--runner", action="append", choices=RUNNERS, help="may be repeated")
     parser.add_argument("--threads", action="append", type=int, help="may be repeated: 1 and 2")
     parser.add_argument("--rounds", type=int, default=7, help="rounds, and pairs of benchmark_app")
-    parser.add_argument("--repeats", type=int, default=3, help="of every pipeline")
+    parser.add_argument(
+        "--repeats",
+        type=int,
+        default=3,
+        help="of every pipeline, after one that is not counted (0: count that one)",
+    )
     arguments = parser.parse_args()
     folder = arguments.folder.resolve()
     parts, runners = arguments.only or PARTS, arguments.runner or RUNNERS
