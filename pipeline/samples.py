@@ -10,10 +10,11 @@ from ..exporters import modules
 from ..exporters.sources import CALIBRATED_WEIGHTS
 from . import dataset, goldens
 from .arrays import Arrays
-from .config import SYNTHETIC, Config, ExportConfig
+from .config import Config
 from .dataset import Dataset
 from .errors import UsageError
 from .modelspec import ModelSpec
+from .sections import SYNTHETIC, ExportConfig
 
 # Fewer goldens than this can't carry parity's claim about top-1, whatever they say.
 FEWEST_GOLDENS = 16

@@ -11,10 +11,10 @@ from ...exporters.registry import ONNX
 from ...exporters.sources import CHECKPOINT, OWN
 from ...runners.images import PRESETS, Preprocessing
 from ...runners.measure import SINGLE_STREAM
-from ..config import SYNTHETIC
 from ..measured import CellResult
 from ..modelspec import name_of
 from ..reporting import Report
+from ..sections import SYNTHETIC
 from ..stages.evaluate import CellAccuracy
 from ..stages.parity import CellVerdict
 from ..workspace import Manifest
@@ -75,7 +75,7 @@ def _export(manifest: Manifest) -> str:
     flags += _repeated("--input", depends.get("inputs", ()))
     if not model["trained"]:
         flags += ["--classes", model["classes"]]
-    if model.get("width") is not None:
+    if model.get("width") not in (None, 1):
         flags += ["--width", f"{model['width']:g}"]
     flags += _preprocessing(manifest) or []
     origins = _origins(manifest)

@@ -6,10 +6,10 @@ from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 from ..choice import speed
-from ..config import SYNTHETIC
 from ..measured import CellResult
 from ..reporting import Report
 from ..results import MEASURED, ExplainedCell
+from ..sections import SYNTHETIC
 from ..statistics import SAMPLES_NEEDED
 from .elements import MIB, NONE, Column, Table, Verdict
 from .tables import number
@@ -25,7 +25,7 @@ def identity(report: Report) -> list[tuple[str, str]]:
     export = manifest.stage("export")
     depends = export.depends if export else {}
     trained = "" if model["trained"] else ", untrained"
-    width = f" of width {model['width']:g}" if model.get("width") is not None else ""
+    width = f" of width {model['width']:g}" if model.get("width") not in (None, 1) else ""
     simplified = "yes" if model["simplified"] else f"no: {model['not_simplified_because']}"
     facts = [
         ("Architecture", f"{model['architecture']}{width}, {model['parameters']:,} parameters"),
@@ -106,7 +106,7 @@ def comparisons(report: Report) -> Table | None:
         Column("why"),
     )
     baseline = report.bench.baseline if report.bench else None
-    return Table(f"Compared with {baseline}", columns, tuple(rows)) if rows else None
+    return Table(f"Compared with {baseline}", columns, tuple(rows)).dense() if rows else None
 
 
 def accuracy(report: Report) -> Table | None:
@@ -146,7 +146,7 @@ def accuracy(report: Report) -> Table | None:
         f", drops against {reference['variant']} on {reference['runner']}" if reference else ""
     )
     caption = f"{data['images']} images of {data['classes']} classes: {data['name']}{against}"
-    return Table(caption, columns, tuple(rows))
+    return Table(caption, columns, tuple(rows)).dense()
 
 
 def worst_layers(cell: ExplainedCell) -> Table | None:

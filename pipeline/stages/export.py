@@ -23,12 +23,12 @@ from ...exporters.sources import OWN, Source, build
 from ...runners import images
 from .. import goldens
 from ..arrays import Arrays
-from ..config import ExportConfig
 from ..dataset import Dataset
 from ..errors import StageError
 from ..modelspec import ModelSpec
 from ..progress import Progress
 from ..samples import Samples
+from ..sections import ExportConfig
 from ..workspace import Transaction
 from . import versions
 
