@@ -166,7 +166,8 @@ def _panel(axes: Any, result: CompareResult, runner: str) -> None:
         axes.scatter(*spot, s=AREA_PER_MIB * size, color=colour, alpha=0.35, linewidths=0)
         axes.scatter(*spot, s=9, color=colour)
         label = f"{row.model} {speed.variant}"
-        axes.annotate(label, spot, xytext=(4, 4), textcoords="offset points", fontsize=7)
+        away = (4, 4) if speed.variant == "fp32" else (4, -9)  # the two often lie side by side
+        axes.annotate(label, spot, xytext=away, textcoords="offset points", fontsize=7)
     front = sorted((speed.p50_ms, row.published_top1) for speed, row in points if speed.pareto)
     if front:
         axes.plot(*zip(*front, strict=True), color=OTHER_COLOUR, linewidth=1, linestyle=":")
