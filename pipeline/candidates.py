@@ -9,11 +9,12 @@ from pathlib import Path
 
 from ..exporters.zoo import ARCHITECTURES
 from ..exporters.zoo.published import PUBLISHED
-from .config import CompareConfig, Config, ExportConfig, nearest
+from .config import Config, nearest
 from .errors import InputError, UsageError
 from .modelspec import settle
 from .progress import Progress
 from .rounds import Source
+from .sections import CompareConfig, ExportConfig
 from .stages.chain import make
 from .stages.compare import CLASSES, VARIANTS
 from .workspace import MANIFEST, Workspace

@@ -63,8 +63,9 @@ class LoadedBundle:
     def predict(self, image: Pixels | Path | str) -> Prediction:
         """Classify one image: a file, or an array, uint8 ``[H, W, 3]`` (RGB) or ``[H, W]`` (grey).
 
-        A frame that already has the model's size needs no Pillow. Raises ``ImageError`` for a
-        file that is no picture, ``ValueError`` for another array, ``SessionError`` if it fails.
+        A frame that already has the model's size needs no Pillow, where nothing is to be cut
+        off. Raises ``ImageError`` for a file that is no picture, ``ValueError`` for another
+        array, ``SessionError`` if it fails.
         """
         started = perf_counter()
         pixels = self._pixels(image)
@@ -108,11 +109,12 @@ class LoadedBundle:
             raise ValueError(
                 f"an image is uint8 [H, W, 3] or [H, W], this is {image.dtype} {image.shape}"
             )
-        side = self.index.preprocessing.size
-        if image.shape == (side, side, 3):
+        preprocessing = self.index.preprocessing
+        side = preprocessing.size
+        if image.shape == (side, side, 3) and preprocessing.resize_to in (None, side):
             return image
         pillow()  # says what to install
-        return to_pixels(image, self.index.preprocessing)
+        return to_pixels(image, preprocessing)
 
 
 def load_bundle(

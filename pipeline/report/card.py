@@ -44,10 +44,13 @@ def model_card(
 def _use(index: Index) -> str:
     data = index.preprocessing
     labels = ", ".join(index.labels or ())
-    shape = f"RGB image, {data.size}×{data.size}, resized by “{data.resize}”"
-    scale = f"(x/255 − {list(data.mean)}) / {list(data.std)}"
+    order = "BGR" if data.channels == "bgr" and not data.folded else "RGB"
+    shape = f"{order} image, {data.size}×{data.size}, resized by “{data.resize}”"
+    scale = f"then (x/255 − {list(data.mean)}) / {list(data.std)}, float32, channels first"
+    if data.folded:
+        scale = "then as it is, uint8, channels last: the model does the rest"
     known = f"Labels: {labels}." if labels else "No labels."
-    return f"Input: {shape}, then {scale}, float32, channels first. {known}"
+    return f"Input: {shape}, {scale}. {known}"
 
 
 def _variants(index: Index) -> str:

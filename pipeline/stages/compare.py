@@ -19,11 +19,12 @@ from ...exporters.zoo import ARCHITECTURES, WITH_WIDTH
 from ...exporters.zoo.published import PUBLISHED
 from .. import statistics
 from ..cells import plan, runner_failed
-from ..config import CompareConfig, Config, nearest
+from ..config import Config, nearest
 from ..errors import ExitCode, UsageError
 from ..measured import CellResult, failed_row, measured_row
 from ..progress import Progress
 from ..rounds import Entry, Rounds, Source, Visits, hosts
+from ..sections import CompareConfig
 from ..validity import INVALID, judge
 from .bench import timing
 from .convolutions import Convolution

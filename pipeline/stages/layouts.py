@@ -53,12 +53,13 @@ def layout(
         made["config.json"] = _json(
             {"model_config_list": [_ovms(index, v) for v in index.variants]}
         )
+    folded = index.preprocessing.folded
     preprocessing = {
         "input": tensors.input,
         "output": tensors.output,
-        "layout": "NCHW",
-        "dtype": "float32",
-        "formula": "(x / 255 - mean) / std",
+        "layout": "NHWC" if folded else "NCHW",
+        "dtype": "uint8" if folded else "float32",
+        "formula": "x" if folded else "(x / 255 - mean) / std",
         **index.preprocessing.to_json(),
     }
     made["preprocessing.json"] = _json(preprocessing)
@@ -137,7 +138,8 @@ def _triton(index: Index, variant: str, kind: str, tensors: Tensors) -> str:
     batch = [] if tensors.batch is None else [tensors.batch]
     most = LARGEST_BATCH if tensors.batch is None else 0
     labels = '\n    label_filename: "labels.txt"' if index.labels else ""
-    side = tensors.side
+    side, folded = tensors.side, index.preprocessing.folded
+    image = [side, side, 3] if folded else [3, side, side]
     lines = [
         f'name: "{_model(index, variant)}"',
         f'backend: "{BACKENDS[kind]}"',
@@ -145,8 +147,8 @@ def _triton(index: Index, variant: str, kind: str, tensors: Tensors) -> str:
         f"max_batch_size: {most}",
         "input [\n  {",
         f'    name: "{tensors.input}"',
-        "    data_type: TYPE_FP32",
-        f"    dims: {[*batch, 3, side, side]}",
+        f"    data_type: {'TYPE_UINT8' if folded else 'TYPE_FP32'}",
+        f"    dims: {[*batch, *image]}",
         "  }\n]",
         "output [\n  {",
         f'    name: "{tensors.output}"',

@@ -14,7 +14,6 @@ from typing import Any
 
 from ...runners import archive, bundle
 from ...runners.bundle import BundleGate, Index, Member, Recommended, Variant
-from ...runners.images import Preprocessing
 from ...runners.signature import Signer, sign
 from .. import evidence, requirements
 from .. import goldens as recorded
@@ -121,12 +120,12 @@ def _lay_out(
 
 
 def _tensors(manifest: Manifest) -> Tensors:
-    exported = manifest.stage("export")
-    assert exported
+    """Of a model with one input; its first output is the one with a score for each class."""
+    (taken,), given = manifest.model["inputs"], manifest.model["outputs"]
     batch = manifest.model["batch"]
     return Tensors(
-        exported.result["input"],
-        exported.result["output"],
+        taken["name"],
+        given[0]["name"],
         None if batch == "dynamic" else int(batch),
         manifest.preprocessing["size"],
         manifest.model["classes"],
@@ -139,6 +138,9 @@ def collect(
     """The index of a bundle, its members, and what a user has to know about them."""
     if not manifest.preprocessing:
         raise UsageError(f"{workspace.folder}: takes no images; a bundle is for models that do")
+    preprocessing = recorded.preprocessing_of(manifest)
+    if preprocessing is None or not manifest.model["classes"]:
+        raise UsageError(f"{config.model} is no image classifier: only those can be packaged")
     variants = chosen(manifest, config)
     names = [name for variant in variants.values() for name in variant.names()]
     digests = {name: manifest.artifacts[name].sha256 for name in (*names, recorded.FILE)}
@@ -175,7 +177,7 @@ def collect(
         name=config.model,
         edgepipe=version("edgepipe"),
         model=dict(manifest.model),
-        preprocessing=Preprocessing.from_json(manifest.preprocessing),
+        preprocessing=preprocessing,
         labels=tuple(manifest.labels) if manifest.labels else None,
         variants=variants,
         gates=_gates(variants, sorted(used), limits, config),

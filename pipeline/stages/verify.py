@@ -208,6 +208,8 @@ def _goldens(bundle: Bundle) -> Goldens:
         side = bundle.index.preprocessing.size
         if goldens.images is None:
             raise ValueError("no images")
+        if goldens.images is None:
+            raise ValueError("no images")
         count = len(goldens.images)
         if goldens.images.dtype != np.uint8 or goldens.images.shape != (count, side, side, 3):
             raise ValueError(f"images of {goldens.images.dtype} {goldens.images.shape}")

@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import re
 from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 from subprocess import CompletedProcess
 from typing import Any
@@ -95,6 +96,15 @@ def test_triton_with_an_open_batch_leaves_it_out_of_the_dimensions() -> None:
     assert config["output"][0]["dims"] == [10]
 
 
+def test_a_model_that_normalizes_by_itself_takes_bytes() -> None:
+    preprocessing = replace(bundles.index({}).preprocessing, folded=True)
+    files = made("triton", preprocessing=preprocessing)
+    (tensor,) = parse(files["tiny-fp32/config.pbtxt"].decode())["input"]
+    assert (tensor["data_type"], tensor["dims"]) == (["TYPE_UINT8"], [1, 8, 8, 3])
+    about = json.loads(files["preprocessing.json"])
+    assert (about["dtype"], about["layout"], about["formula"]) == ("uint8", "NHWC", "x")
+
+
 def test_triton_takes_openvino_ir_and_the_recommended_threads() -> None:
     variants = {"fp32": Variant({"openvino-ir": ("fp32.xml", "fp32.bin"), "onnx": ("fp32.onnx",)})}
     files = bundles.files() | {"fp32.xml": b"<net/>", "fp32.bin": b"weights"}
@@ -168,7 +178,7 @@ def test_the_command_writes_the_folder_and_its_model_gives_the_goldens_answers(
     tensor = ((image / np.float32(255) - mean) / std).astype(np.float32).transpose(0, 3, 1, 2)
     (model,) = result.path.rglob("model.onnx")
     found = onnxruntime.InferenceSession(model).run([about["output"]], {about["input"]: tensor})
-    np.testing.assert_allclose(found[0], logits, atol=1e-3)
+    np.testing.assert_allclose(np.asarray(found[0]), logits, atol=1e-3)
 
 
 def test_a_layout_that_is_none_is_a_usage_error(measured: Path, edgepipe: Run) -> None:

@@ -174,7 +174,8 @@ def test_goldens_that_are_none_are_an_integrity_error(images: np.ndarray, tmp_pa
 
     buffer = io.BytesIO()
     logits = np.zeros((4, 10))
-    np.savez(buffer, images=images, labels=np.arange(4), **{"fp32.logits": logits})
+    arrays: dict[str, Any] = {"fp32.logits": logits}
+    np.savez(buffer, images=images, labels=np.arange(4), **arrays)
     found = bundles.files() | {"goldens.npz": buffer.getvalue()}
     text = bundles.index(found).to_bytes()
     path = bundles.write(tmp_path / "tiny.tar.gz", {INDEX: text, **found})

@@ -1,0 +1,73 @@
+"""CPU features from the CPU itself: the kernel's list natively, the emulated CPU's under qemu."""
+
+from __future__ import annotations
+
+import json
+import platform
+import shutil
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+from edgepipe.runners import cpuid, host
+
+ASK = """
+import json
+from edgepipe.runners import cpuid, host
+print(json.dumps([sorted(cpuid.flags()), host.facts()["cpu_flags"], host.saturates(host.facts())]))
+"""
+linux = pytest.mark.skipif(
+    (platform.system(), platform.machine()) != ("Linux", "x86_64"), reason="needs x86-64 Linux"
+)
+
+
+def listed() -> set[str]:
+    """What the kernel lists of the flags that count."""
+    lines = Path("/proc/cpuinfo").read_text().splitlines()
+    flags = next(line for line in lines if line.startswith("flags")).split()
+    return {flag for flag in host.RELEVANT_FLAGS if flag in flags}
+
+
+@linux
+def test_the_cpu_confirms_what_the_kernel_lists() -> None:
+    found = cpuid.flags()
+    assert found is not None
+    assert listed() <= found <= set(cpuid.BITS)
+    assert set(host.facts()["cpu_flags"]) == listed()
+
+
+def test_every_flag_that_counts_can_be_asked_for() -> None:
+    assert set(cpuid.BITS) == set(host.RELEVANT_FLAGS)
+
+
+@linux
+@pytest.mark.skipif(shutil.which("qemu-x86_64") is None, reason="needs qemu-user")
+@pytest.mark.parametrize(("cpu", "flags"), [("Haswell", {"avx2", "fma"}), ("SandyBridge", set())])
+def test_an_emulated_cpu_is_asked_and_not_the_one_below(cpu: str, flags: set[str]) -> None:
+    """/proc/cpuinfo is the build machine's there; SandyBridge came before AVX2."""
+    command = ["qemu-x86_64", "-cpu", cpu, sys.executable, "-c", ASK]
+    done = subprocess.run(command, capture_output=True, text=True)
+    assert done.returncode == 0, done.stderr
+    found, facts, saturates = json.loads(done.stdout)
+    assert set(found) == flags
+    assert set(facts) == flags & listed()
+    assert saturates
+
+
+@pytest.mark.parametrize(
+    ("machine", "flags", "saturates"),
+    [
+        ("x86_64", ["avx2"], True),
+        ("x86_64", [], True),
+        ("x86_64", ["avx2", "avx_vnni"], False),
+        ("x86_64", ["avx2", "avx512_vnni"], False),
+        ("x86_64", ["amx_int8"], False),
+        ("aarch64", [], False),
+    ],
+)
+def test_int8_saturates_on_x86_without_vnni(
+    machine: str, flags: list[str], saturates: bool
+) -> None:
+    assert host.saturates({"machine": machine, "cpu_flags": flags}) == saturates
