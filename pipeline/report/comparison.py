@@ -140,6 +140,7 @@ def _notes(result: CompareResult) -> list[str]:
 def _why(rows: tuple[Candidate, ...]) -> list[str]:
     """A line for each thing that keeps figures away or makes them doubtful, with the cells."""
     reasons: dict[str, list[str]] = {}
+    measured = sum(speed.status == "ok" for row in rows for speed in row.speeds)
     for row in rows:
         for speed in row.speeds:
             absent = [f"{speed.status}: {speed.reason}"] if speed.status != "ok" else []
@@ -149,7 +150,10 @@ def _why(rows: tuple[Candidate, ...]) -> list[str]:
                 names = reasons.setdefault(reason, [])
                 if (name := speed.runner if missing else cell) not in names:
                     names.append(name)
-    return [f"  {', '.join(names)}: {reason}" for reason, names in reasons.items()]
+    return [
+        f"  {reason}" if len(names) == measured > 1 else f"  {', '.join(names)}: {reason}"
+        for reason, names in reasons.items()
+    ]
 
 
 def _panel(axes: Any, result: CompareResult, runner: str) -> None:
