@@ -140,6 +140,7 @@ def _notes(result: CompareResult) -> list[str]:
 def _why(rows: tuple[Candidate, ...]) -> list[str]:
     """A line for each thing that keeps figures away or makes them doubtful, with the cells."""
     reasons: dict[str, list[str]] = {}
+    measured = sum(speed.status == "ok" for row in rows for speed in row.speeds)
     for row in rows:
         for speed in row.speeds:
             absent = [f"{speed.status}: {speed.reason}"] if speed.status != "ok" else []
@@ -149,7 +150,10 @@ def _why(rows: tuple[Candidate, ...]) -> list[str]:
                 names = reasons.setdefault(reason, [])
                 if (name := speed.runner if missing else cell) not in names:
                     names.append(name)
-    return [f"  {', '.join(names)}: {reason}" for reason, names in reasons.items()]
+    return [
+        f"  {reason}" if len(names) == measured > 1 else f"  {', '.join(names)}: {reason}"
+        for reason, names in reasons.items()
+    ]
 
 
 def _panel(axes: Any, result: CompareResult, runner: str) -> None:
@@ -166,7 +170,8 @@ def _panel(axes: Any, result: CompareResult, runner: str) -> None:
         axes.scatter(*spot, s=AREA_PER_MIB * size, color=colour, alpha=0.35, linewidths=0)
         axes.scatter(*spot, s=9, color=colour)
         label = f"{row.model} {speed.variant}"
-        axes.annotate(label, spot, xytext=(4, 4), textcoords="offset points", fontsize=7)
+        away = (4, 4) if speed.variant == "fp32" else (4, -9)  # the two often lie side by side
+        axes.annotate(label, spot, xytext=away, textcoords="offset points", fontsize=7)
     front = sorted((speed.p50_ms, row.published_top1) for speed, row in points if speed.pareto)
     if front:
         axes.plot(*zip(*front, strict=True), color=OTHER_COLOUR, linewidth=1, linestyle=":")

@@ -25,8 +25,8 @@ from ..measured import CellResult, failed_row, measured_row
 from ..progress import Progress
 from ..rounds import Entry, Rounds, Source, Visits, hosts
 from ..sections import CompareConfig
-from ..validity import INVALID, judge
-from .bench import timing
+from ..validity import INVALID, NOISY, judge
+from .bench import QUICK, timing
 from .convolutions import Convolution
 
 SCHEMA_VERSION = 1
@@ -152,7 +152,8 @@ def compare(
     )
     rounds.run(1 if quick else section.rounds, lambda: False)
     results = [
-        [_row(entry, rounds.visits[entry]) for entry in entries[id(source)]] for source in models
+        [_row(entry, rounds.visits[entry], quick) for entry in entries[id(source)]]
+        for source in models
     ]
     rows = [
         replace(exported(source), speeds=tuple(map(_speed, found)))
@@ -278,12 +279,15 @@ def _entries(source: Source, config: Config) -> list[Entry]:
     return [Entry(cell, source) for cell in cells]
 
 
-def _row(entry: Entry, visits: Visits) -> CellResult:
+def _row(entry: Entry, visits: Visits, quick: bool) -> CellResult:
     scenario = "single-stream"
     if visits.error is not None:
         return failed_row(entry.cell, scenario, visits.error)
     reference = entry.source.goldens.reference_sqnr_db
     verdict, notes = judge(entry.cell, visits.measurements, visits.sqnr_db, reference)
+    if quick:  # whose few samples need no further mention
+        notes = (*(note for note in notes if not note.startswith("too few")), QUICK)
+        verdict = INVALID if verdict == INVALID else NOISY
     return replace(measured_row(entry, visits, scenario, None), verdict=verdict, notes=notes)
 
 
