@@ -50,7 +50,7 @@ def measure(bundle: Path, wheel: str, extra: str, folder: Path) -> dict[str, Any
     found = json.loads(run(str(python), "-c", DISTRIBUTIONS))
     first, document = verify(python, bundle, extra, folder)
     second, _ = verify(python, bundle, extra, folder)
-    names = set((folder / "imports").read_text().split())
+    names = set((folder / f"imports-{extra}").read_text().split())
     imported = sorted({found["owners"][name] for name in names if name in found["owners"]})
     missing = [name for name in ABSENT if name not in found["owners"]]
     return {
@@ -72,7 +72,8 @@ def verify(python: Path, bundle: Path, extra: str, folder: Path) -> tuple[float,
     hook = folder / "hook"
     hook.mkdir(exist_ok=True)
     (hook / "sitecustomize.py").write_text(RECORD)
-    environment = {**os.environ, "PYTHONPATH": str(hook), "IMPORTS": str(folder / "imports")}
+    imports = str(folder / f"imports-{extra}")
+    environment = {**os.environ, "PYTHONPATH": str(hook), "IMPORTS": imports}
     runner = {"cpu": "ort-cpu"}.get(extra, extra)
     arguments = ("-m", "edgepipe.pipeline.cli", "verify", str(bundle), "--json", "--quiet")
     started = time.perf_counter()

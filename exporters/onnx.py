@@ -6,12 +6,13 @@ path of every node, which would put this machine's folders into the model and it
 
 from __future__ import annotations
 
+import inspect
 import io
 import json
 import logging
 import warnings
 from collections.abc import Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from contextlib import contextmanager, redirect_stderr, redirect_stdout
 from typing import TYPE_CHECKING, Any
 
 from .base import ExportOptionError, ExportOptions
@@ -19,6 +20,7 @@ from .base import ExportOptionError, ExportOptions
 if TYPE_CHECKING:
     import torch
 
+QUIETED = ("torch.onnx", "torch.export", "torch.fx", "torch._dynamo", "onnxscript", "onnx_ir")
 KEPT_METADATA = frozenset({"pkg.torch.onnx.name_scopes"})
 
 
@@ -43,7 +45,7 @@ class OnnxDynamo:
                 opset_version=options.opset,
                 input_names=list(options.input_names),
                 output_names=list(options.output_names),
-                dynamic_shapes=_dynamic_shapes(example, options),
+                dynamic_shapes=_dynamic_shapes(module, example, options),
                 external_data=False,
                 verbose=False,
             )
@@ -100,7 +102,7 @@ def trace(
     import torch
 
     return torch.export.export(
-        module, tuple(example), dynamic_shapes=_dynamic_shapes(example, options)
+        module, tuple(example), dynamic_shapes=_dynamic_shapes(module, example, options)
     )
 
 
@@ -124,12 +126,20 @@ def export_program(
     return buffer.getvalue()
 
 
-def _dynamic_shapes(example: Sequence[torch.Tensor], options: ExportOptions) -> Any:
+def _dynamic_shapes(
+    module: torch.nn.Module, example: Sequence[torch.Tensor], options: ExportOptions
+) -> Any:
+    """The open batch of every input, in the shape of forward's arguments."""
     if not options.dynamic_batch:
         return None
     import torch
 
-    return tuple({0: torch.export.Dim("batch", min=1)} for _ in example)
+    shapes = [{0: torch.export.Dim("batch", min=1)} for _ in example]
+    kinds = [one.kind for one in inspect.signature(module.forward).parameters.values()]
+    if inspect.Parameter.VAR_POSITIONAL not in kinds:
+        return tuple(shapes)
+    named = kinds.index(inspect.Parameter.VAR_POSITIONAL)
+    return (*shapes[:named], tuple(shapes[named:]))
 
 
 def _strip_metadata(model: Any) -> None:
@@ -141,10 +151,14 @@ def _strip_metadata(model: Any) -> None:
 
 @contextmanager
 def quiet() -> Iterator[None]:
-    """Hold back torch's remarks about its own internals; what matters is checked above."""
-    loggers = [logging.getLogger(name) for name in ("torch.onnx", "onnxscript", "onnx_ir")]
+    """Hold back torch's remarks about its own internals; what matters is checked above.
+
+    It prints, too: graphs that it gave up on, to stdout as well.
+    """
+    loggers = [logging.getLogger(name) for name in QUIETED]
     levels = [logger.level for logger in loggers]
-    with warnings.catch_warnings():
+    unheard = io.StringIO()
+    with warnings.catch_warnings(), redirect_stdout(unheard), redirect_stderr(unheard):
         warnings.simplefilter("ignore")
         for logger in loggers:
             logger.setLevel(logging.CRITICAL)

@@ -9,10 +9,13 @@ from pathlib import Path
 
 from ..exporters.zoo import ARCHITECTURES
 from ..exporters.zoo.published import PUBLISHED
-from .config import CompareConfig, nearest
+from .config import Config, nearest
 from .errors import InputError, UsageError
+from .modelspec import settle
 from .progress import Progress
 from .rounds import Source
+from .sections import CompareConfig, ExportConfig
+from .stages.chain import make
 from .stages.compare import CLASSES, VARIANTS
 from .workspace import MANIFEST, Workspace
 
@@ -44,8 +47,6 @@ def open_zoo(
 
     Raises ``UsageError`` for an unknown one.
     """
-    from . import export
-
     for name in names:
         if name not in ARCHITECTURES:
             raise UsageError(f"model: no {name!r}; {nearest(name, ARCHITECTURES)}")
@@ -54,16 +55,15 @@ def open_zoo(
         size = section.input_size or PUBLISHED[name].input_size
         roots[name] = _cache() / str(size)
         progress.say(f"{name}: random weights, {size} pixels, in {roots[name] / name}")
-        variants = tuple(dict.fromkeys(("fp32", *(section.variants or VARIANTS))))
-        export(
-            name,
-            workspace=roots[name],
-            progress=progress,
+        # Not the user's own [export]: what is compared is to be the same everywhere.
+        export = ExportConfig(
             weights="random",
             classes=CLASSES,
             input_size=size,
-            variants=variants,
+            variants=tuple(dict.fromkeys(("fp32", *(section.variants or VARIANTS)))),
         )
+        config = Config(workspace=roots[name], model=name, export=export)
+        make(settle(config), force=False, progress=progress)
     return [
         source
         for name, root in roots.items()

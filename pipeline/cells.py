@@ -24,11 +24,12 @@ from ..runners.images import Preprocessing
 from ..runners.launch import LOCAL, Loaded, Target, Timeouts, Worker
 from ..runners.measure import SINGLE_STREAM
 from . import environments
-from .config import CellsConfig, Config
+from .config import Config
 from .errors import ExitCode, InputError, UsageError
 from .external import keeps_data_elsewhere
 from .gates import FAIL, INCONCLUSIVE
 from .goldens import Goldens, valid_rows
+from .sections import CellsConfig
 from .workspace import Manifest
 
 EMULATED_TIMEOUTS = Timeouts(start=300.0, load=900.0, run=300.0)

@@ -24,8 +24,8 @@ from ..runners import images
 from ..runners.base import ImageError
 from ..runners.images import Pixels, Preprocessing
 from . import digits as embedded
-from .config import DECODERS
 from .errors import InputError
+from .sections import DECODERS
 
 LABELS_SHOWN = 20
 # Squares of noise that a synthetic picture is the mean of, from one patch of colour to pixels.

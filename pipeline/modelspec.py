@@ -11,8 +11,9 @@ from ..exporters.sources import Source, resolve, resolve_checkpoint, resolve_mod
 from ..exporters.zoo import ARCHITECTURES
 from ..runners.images import Preprocessing
 from .arrays import ArrayInput
-from .config import DEFAULT_MODEL, Config, ExportConfig, nearest
+from .config import Config, nearest
 from .errors import InputError, UsageError
+from .sections import DEFAULT_MODEL, ExportConfig
 
 DEFAULT_PRESET = "imagenet"
 

@@ -58,3 +58,6 @@ class Stderr:
         if self._shown:
             sys.stderr.write("\r\x1b[2K")
             self._shown = False
+
+
+SILENT = Silent()

@@ -10,10 +10,11 @@ from ..exporters import modules
 from ..exporters.sources import CALIBRATED_WEIGHTS
 from . import dataset, goldens
 from .arrays import Arrays
-from .config import SYNTHETIC, Config, ExportConfig
+from .config import Config
 from .dataset import Dataset
 from .errors import UsageError
 from .modelspec import ModelSpec
+from .sections import SYNTHETIC, ExportConfig
 
 # Fewer goldens than this can't carry parity's claim about top-1, whatever they say.
 FEWEST_GOLDENS = 16
@@ -85,21 +86,24 @@ def _arrays(config: ExportConfig, spec: ModelSpec, int8: tuple[str, ...]) -> Sam
 
 
 def _of_folder(folder: Path, count: int, labels: tuple[str, ...], int8: bool) -> Samples:
-    """A sample of a folder, cut into goldens and, held apart from them, images to calibrate."""
+    """Goldens out of a folder and, held apart from them, ``count`` images to calibrate with.
+
+    How many become goldens depends on the folder alone, so that they stay the same.
+    """
     listing = dataset.list_images(folder)
-    wanted = count if int8 else 0
-    files = listing.sample(wanted + goldens.COUNT)
+    total = sum(map(len, listing.files.values()))
+    shared = total < 2 * FEWEST_GOLDENS
+    held_out = total if shared else min(goldens.COUNT, max(FEWEST_GOLDENS, total // 3))
+    files = listing.sample(held_out + count)
+    recorded, rest = files[:held_out], files if shared else files[held_out:]
     notes = list(listing.notes)
     if listing.classes and len(listing.files) == 1:
         notes.append(f"{folder}: one class only, the others may need other ranges")
-    apart = max(FEWEST_GOLDENS, min(goldens.COUNT, len(files) - wanted))
-    recorded, rest = files[:apart], files[apart:]
-    if int8 and len(files) < 2 * FEWEST_GOLDENS:
-        recorded, rest = files[: goldens.COUNT], files
-        notes.append(f"{folder}: {len(files)} images only: the goldens calibrate, too")
+    if int8 and shared:
+        notes.append(f"{folder}: {total} images only: the goldens calibrate, too")
     if int8 and len(rest) < count:
         notes.append(f"{folder}: {len(rest)} images to calibrate with, {count} asked for")
-    if len(recorded) < FEWEST_GOLDENS:
-        notes.append(f"{folder}: {len(recorded)} goldens are too few for parity")
-    calibration = dataset.of_files(rest, labels) if int8 else None
+    if held_out < FEWEST_GOLDENS:
+        notes.append(f"{folder}: {held_out} goldens are too few for parity")
+    calibration = dataset.of_files(rest[:count], labels) if int8 else None
     return Samples("folder", dataset.of_files(recorded, labels), calibration, tuple(notes))

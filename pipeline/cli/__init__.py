@@ -23,9 +23,9 @@ app = typer.Typer(
 )
 
 for command in (
-    making.export,
     models.compare,
     models.train,
+    making.export,
     speed.bench,
     speed.tune,
     judging.parity,

@@ -32,7 +32,7 @@ def cells(report: Report) -> Table:
         (Column("verdict", group="parity"), _parity_verdict),
         (Column("SQNR dB", figure=True, group="parity"), _sqnr),
         (Column("at least", figure=True, group="parity"), _limit),
-        (Column("top-1 kept", figure=True, group="parity"), _top1),
+        (Column("top-1", figure=True, group="parity"), _top1),
     ]
     shown = [
         (column, get)
@@ -53,7 +53,7 @@ def _timing(report: Report) -> list[tuple[str, Callable[[CellResult], str]]]:
         ("p99 ms", lambda cell: _percentile(cell, 99)),
         ("× fp32", lambda cell: number(cell.speedup, ".2f")),
         ("load ms", lambda cell: number(cell.load_ms, ".0f")),
-        ("cached ms", lambda cell: number(cell.load_cached_ms, ".0f")),
+        ("cached", lambda cell: number(cell.load_cached_ms, ".0f")),
         ("RSS MiB", lambda cell: number(cell.peak_rss_mib, ".0f")),
         ("mJ/image", lambda cell: number(cell.energy_mj, ".1f")),
         ("file MiB", lambda cell: f"{cell.size_bytes / MIB:.1f}" if cell.size_bytes else NONE),

@@ -4,21 +4,23 @@ from __future__ import annotations
 
 import shlex
 from collections.abc import Iterable, Mapping
+from dataclasses import replace
 from typing import Any
 
 from ...exporters.registry import ONNX
-from ...exporters.sources import CHECKPOINT
+from ...exporters.sources import CHECKPOINT, OWN
 from ...runners.images import PRESETS, Preprocessing
 from ...runners.measure import SINGLE_STREAM
-from ..config import SYNTHETIC
 from ..measured import CellResult
+from ..modelspec import name_of
 from ..reporting import Report
+from ..sections import SYNTHETIC
 from ..stages.evaluate import CellAccuracy
 from ..stages.parity import CellVerdict
 from ..workspace import Manifest
 
-# ``Samples.origin`` of images of the user's, and how the names of edgepipe's own begin.
-FOLDER, DIGITS = "folder", "digits"
+# ``Samples.origin`` of inputs of the user's, and how the names of edgepipe's own begin.
+FOLDER, FILE, DIGITS = "folder", "file", "digits"
 Judged = CellResult | CellVerdict | CellAccuracy
 
 
@@ -49,6 +51,10 @@ def placeholders(manifest: Manifest) -> list[str]:
     model, lines = manifest.model, []
     if model["weights"] == CHECKPOINT:
         lines.append("CHECKPOINT is the file whose weights have the SHA-256 above.")
+    if model["weights"] == OWN:
+        lines.append("The module is code of the user's, imported from where export is run.")
+    if FILE in _origins(manifest):
+        lines.append("SAMPLES is the .npz file that calibrated int8.")
     if FOLDER in _origins(manifest):
         lines.append("IMAGES is the folder that calibrated int8 and gave the goldens.")
     if _preprocessing(manifest) is None:
@@ -60,25 +66,29 @@ def _export(manifest: Manifest) -> str:
     model, stage = manifest.model, manifest.stage("export")
     depends: Mapping[str, Any] = stage.depends if stage else {}
     flags: list[object] = []
-    if model["name"] != model["architecture"]:
+    if model["name"] != name_of(model["architecture"]):
         flags += ["--name", model["name"]]
     if model["weights"] == CHECKPOINT:
         flags += ["--checkpoint", "CHECKPOINT"]
-    else:
+    elif model["weights"] != OWN:
         flags += ["--weights", model["weights"]]
+    flags += _repeated("--input", depends.get("inputs", ()))
     if not model["trained"]:
         flags += ["--classes", model["classes"]]
-    if model.get("width") is not None:
+    if model.get("width") not in (None, 1):
         flags += ["--width", f"{model['width']:g}"]
     flags += _preprocessing(manifest) or []
     origins = _origins(manifest)
     flags += ["--calibration", SYNTHETIC] * (SYNTHETIC in origins)
     flags += ["--calibration", "IMAGES"] * (FOLDER in origins)
+    flags += ["--calibration", "SAMPLES"] * (FILE in origins)
     if count := (model.get("calibration") or {}).get("count"):
         flags += ["--calibration-images", count]
     if stage:
         flags += ["--exporter", depends["exporter"], "--opset", depends["opset"]]
-    flags += ["--batch", model["batch"], "--input-size", model["input_size"]]
+    flags += ["--batch", model["batch"]]
+    if model["input_size"]:
+        flags += ["--input-size", model["input_size"]]
     simplify = manifest.stage("simplify")
     if simplify and not simplify.depends.get("wanted", True):
         flags.append("--no-simplify")
@@ -89,21 +99,25 @@ def _export(manifest: Manifest) -> str:
 
 
 def _origins(manifest: Manifest) -> set[str]:
-    """Where the images of the export are from: "digits", "folder", "synthetic"."""
+    """Where the inputs of the export are from: "digits", "folder", "file", "synthetic"."""
     chosen = (manifest.model.get("goldens"), manifest.model.get("calibration"))
     return {about["from"] for about in chosen if about}
 
 
 def _preprocessing(manifest: Manifest) -> list[object] | None:
-    """The flag for it; none if the weights bring it along, ``None`` if no preset is it."""
+    """The flags for it; none if the weights bring it along, ``None`` if no preset is it."""
+    if not manifest.preprocessing:
+        return []
     stage = manifest.stage("export")
     own = stage.depends["source"].get("preprocessing") if stage else manifest.preprocessing
-    used = Preprocessing.from_json(manifest.preprocessing)
+    kept = Preprocessing.from_json(manifest.preprocessing)
+    used = replace(kept, folded=False)
+    folding: list[object] = ["--fold-preprocessing"] * kept.folded
     if own and Preprocessing.from_json(own).at(used.size) == used:
-        return []
+        return folding
     for name in PRESETS:
         if Preprocessing.preset(name, used.size) == used:
-            return ["--preprocessing", name]
+            return ["--preprocessing", name, *folding]
     return None
 
 

@@ -58,7 +58,7 @@ def _costs(result: CompareResult) -> tables.Table:
         width = "" if row.width in (None, 1.0) else f" x{row.width:g}"
         cells = [
             f"{row.model}{width}",
-            str(row.input_size),
+            number(row.input_size, "d"),
             f"{row.parameters:,}",
             f"{row.macs / 1e6:,.0f}",
             f"{row.activation_peak_bytes / MIB:.1f}",

@@ -6,10 +6,10 @@ from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 from ..choice import speed
-from ..config import SYNTHETIC
 from ..measured import CellResult
 from ..reporting import Report
 from ..results import MEASURED, ExplainedCell
+from ..sections import SYNTHETIC
 from ..statistics import SAMPLES_NEEDED
 from .elements import MIB, NONE, Column, Table, Verdict
 from .tables import number
@@ -25,18 +25,13 @@ def identity(report: Report) -> list[tuple[str, str]]:
     export = manifest.stage("export")
     depends = export.depends if export else {}
     trained = "" if model["trained"] else ", untrained"
-    width = f" of width {model['width']:g}" if model.get("width") is not None else ""
-    size, order = model["input_size"], str(shape.get("channels", "rgb")).upper()
+    width = f" of width {model['width']:g}" if model.get("width") not in (None, 1) else ""
     simplified = "yes" if model["simplified"] else f"no: {model['not_simplified_because']}"
     facts = [
         ("Architecture", f"{model['architecture']}{width}, {model['parameters']:,} parameters"),
         ("Weights", f"{model['weights']}{trained}"),
         ("SHA-256 of the weights", str(model["weights_sha256"] or "none: they are random")),
-        (
-            "Input",
-            f"{size} × {size} pixels {order}, batch {model['batch']}, {shape['resize']} resize",
-        ),
-        ("Normalization", f"mean {_listing(shape['mean'])}, std {_listing(shape['std'])}"),
+        *(_images(model, shape) if shape else [("Inputs", _inputs(model))]),
         ("Labels", _labels(model["classes"], manifest.labels)),
         ("Exporter", f"{depends.get('exporter', 'unknown')}, opset {depends.get('opset', NONE)}"),
         ("Simplified", simplified),
@@ -49,6 +44,21 @@ def identity(report: Report) -> list[tuple[str, str]]:
         distance = export.result["reference_sqnr_db"]
         facts.append(("Reference", f"torch's float32, {distance:.1f} dB from its own float64"))
     return facts
+
+
+def _images(model: Mapping[str, Any], shape: Mapping[str, Any]) -> list[tuple[str, str]]:
+    """How an image becomes the input."""
+    size, order = model["input_size"], str(shape.get("channels", "rgb")).upper()
+    pixels = f"{size} × {size} pixels {order}, batch {model['batch']}, {shape['resize']} resize"
+    normalization = f"mean {_listing(shape['mean'])}, std {_listing(shape['std'])}"
+    inside = ", in the model: it takes uint8 NHWC" if shape.get("folded") else ""
+    return [("Input", pixels), ("Normalization", normalization + inside)]
+
+
+def _inputs(model: Mapping[str, Any]) -> str:
+    """The inputs of a model that takes no images."""
+    inputs = (f"{one['name']} {one['dtype']} {one['shape']}" for one in model["inputs"])
+    return f"{', '.join(inputs)}, batch {model['batch']}"
 
 
 def artifacts(report: Report) -> Table:
@@ -96,7 +106,7 @@ def comparisons(report: Report) -> Table | None:
         Column("why"),
     )
     baseline = report.bench.baseline if report.bench else None
-    return Table(f"Compared with {baseline}", columns, tuple(rows)) if rows else None
+    return Table(f"Compared with {baseline}", columns, tuple(rows)).dense() if rows else None
 
 
 def accuracy(report: Report) -> Table | None:
@@ -136,7 +146,7 @@ def accuracy(report: Report) -> Table | None:
         f", drops against {reference['variant']} on {reference['runner']}" if reference else ""
     )
     caption = f"{data['images']} images of {data['classes']} classes: {data['name']}{against}"
-    return Table(caption, columns, tuple(rows))
+    return Table(caption, columns, tuple(rows)).dense()
 
 
 def worst_layers(cell: ExplainedCell) -> Table | None:
@@ -289,7 +299,9 @@ def _cores(host: Mapping[str, Any]) -> str:
     return f"{physical} physical, {logical} logical{limit}"
 
 
-def _labels(classes: int, labels: Sequence[str] | None) -> str:
+def _labels(classes: int | None, labels: Sequence[str] | None) -> str:
+    if classes is None:
+        return "none: no classifier"
     if not labels:
         return f"{classes}, without names"
     shown = ", ".join(labels[:LABELS_SHOWN])

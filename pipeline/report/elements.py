@@ -57,6 +57,17 @@ class Table:
     columns: tuple[Column, ...]
     rows: tuple[tuple[Value, ...], ...]
 
+    def dense(self) -> Table:
+        """The same without columns that say nothing in any row."""
+        kept = [
+            place
+            for place, _ in enumerate(self.columns)
+            if place == 0 or any(row[place] != "" for row in self.rows)
+        ]
+        columns = tuple(self.columns[place] for place in kept)
+        rows = tuple(tuple(row[place] for place in kept) for row in self.rows)
+        return Table(self.caption, columns, rows)
+
     @property
     def groups(self) -> list[tuple[str, int]]:
         """The titles above the columns and how many each spans; empty if there are none."""

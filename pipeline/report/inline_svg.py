@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import io
 import re
+import warnings
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from typing import Any
@@ -50,6 +51,8 @@ STYLE: Any = {
     "xtick.minor.pad": 3.5,
     "text.parse_math": False,
 }
+# Characters that no XML file may hold; a layer of somebody's model may be called so.
+NOT_XML = re.compile("[\x00-\x08\x0b\x0c\x0e-\x1f\ufffe\uffff]")
 SVG, XLINK = "http://www.w3.org/2000/svg", "http://www.w3.org/1999/xlink"
 
 
@@ -63,7 +66,9 @@ def figure_of(width: int, height: int) -> Iterator[tuple[Any, Callable[[str, str
     except ImportError as error:
         raise MissingLibrary(f'report: {error}; pip install "edgepipe[report]"') from error
 
-    with rc_context(STYLE):
+    with rc_context(STYLE), warnings.catch_warnings():
+        # The browser has the glyphs: only their widths are guessed here.
+        warnings.filterwarnings("ignore", message="Glyph .* missing from font")
         figure = Figure(
             figsize=(width / DOTS_PER_INCH, height / DOTS_PER_INCH),
             dpi=DOTS_PER_INCH,
@@ -74,12 +79,13 @@ def figure_of(width: int, height: int) -> Iterator[tuple[Any, Callable[[str, str
         def finish(name: str, description: str) -> str:
             buffer = io.BytesIO()
             figure.savefig(buffer, format="svg", metadata={"Date": None})
-            return _inline(buffer.getvalue(), f"{name}-{width}", description)
+            svg = NOT_XML.sub("\N{REPLACEMENT CHARACTER}", buffer.getvalue().decode())
+            return _inline(svg, f"{name}-{width}", NOT_XML.sub(" ", description))
 
         yield figure, finish
 
 
-def _inline(svg: bytes, name: str, description: str) -> str:
+def _inline(svg: str, name: str, description: str) -> str:
     """SVG for inside a page: its own ids, the page's colours and fonts, a description."""
     ElementTree.register_namespace("", SVG)
     ElementTree.register_namespace("xlink", XLINK)
@@ -88,11 +94,11 @@ def _inline(svg: bytes, name: str, description: str) -> str:
         for child in list(parent):
             if child.tag == f"{{{SVG}}}metadata":
                 parent.remove(child)
-    referenced = set(re.findall(rb'(?:href="|url\()#([^")]+)', svg))
+    referenced = set(re.findall(r'(?:href="|url\()#([^")]+)', svg))
     for element in root.iter():
         for key, value in list(element.attrib.items()):
             if key == "id":
-                if value.encode() in referenced:
+                if value in referenced:
                     element.set(key, f"{name}-{value}")
                 else:
                     del element.attrib[key]

@@ -18,8 +18,8 @@ from .tables import ms
 
 # Width of the drawing in CSS pixels, on a desk and on a phone; one unit of the SVG is one pixel.
 WIDE, NARROW = 880, 348
-MIB = 1 << 20
-DISC = 9.0  # about the radius of a disc, in pixels
+DISC = 9.0  # about the radius of a large disc, in pixels
+LARGEST_DISC = 240.0  # its area, in square points
 Point = tuple[float, float]
 # Largest ratio of latencies that a linear axis shows well.
 LINEAR_RANGE = 4.0
@@ -27,7 +27,7 @@ LINEAR_RANGE = 4.0
 
 def tradeoff(rows: Sequence[Row], width: int) -> str | None:
     """Speed against SQNR, a disc for each cell whose area is the file's size."""
-    points = [(row, found) for row in rows if (found := speed(row.bench)) and _height(row)]
+    points = [(row, found) for row in rows if (found := speed(row.bench)) and drawn(row)]
     if not points:
         return None
     offline = points[0][1].offline
@@ -35,7 +35,8 @@ def tradeoff(rows: Sequence[Row], width: int) -> str | None:
     with figure_of(width, 400 if width == WIDE else 360) as (figure, finish):
         axes = figure.add_subplot()
         notes = _limits(axes, rows, [found for _, found in points])
-        marks = [_point(axes, row, found, colors[row.runner]) for row, found in points]
+        area = LARGEST_DISC / max(_size(row) for row, _ in points)
+        marks = [_point(axes, row, found, colors[row.runner], area) for row, found in points]
         axes.set_xlabel("images per second, more is better" if offline else "p50 latency, ms")
         axes.set_ylabel("SQNR against torch, dB")
         labels = [
@@ -108,19 +109,21 @@ def layers(cells: Sequence[ExplainedCell], width: int) -> str | None:
         return finish("layers", f"SQNR by layer. {described}")
 
 
-def _point(axes: Any, row: Row, found: Speed, color: str) -> tuple[float, float]:
-    """A cell's disc with its interval: filled if both verdicts hold, hollow if not."""
+def _point(axes: Any, row: Row, found: Speed, color: str, area: float) -> Point:
+    """A cell's disc with its interval: filled if both verdicts hold, hollow if not.
+
+    ``area`` is that of a byte, in square points.
+    """
     assert row.bench
     height = _height(row)
-    assert height
+    assert height is not None
     holds = row.bench.verdict == VALID and row.parity is not None and row.parity.verdict == PASS
-    size = (row.bench.size_bytes or MIB) / MIB
     if found.low is not None and found.high is not None:
         axes.plot([found.low, found.high], [height] * 2, color=color, linewidth=2, alpha=0.8)
     axes.scatter(
         [found.value],
         [height],
-        s=28 * size,
+        s=area * _size(row),
         facecolor=color if holds else SURFACE,
         edgecolor=color,
         linewidth=1.5,
@@ -147,7 +150,7 @@ def _limits(axes: Any, rows: Sequence[Row], speeds: Sequence[Speed]) -> list[Any
         )
     else:
         axes.set_xlim(0, most * 1.3)
-    heights = [height for row in rows if (height := _height(row))]
+    heights = [height for row in rows if (height := _height(row)) is not None]
     axes.set_ylim(min(0.0, *heights) - 5, max(heights) + 18)
     gates: dict[float, list[str]] = {}
     for row in rows:
@@ -339,6 +342,11 @@ def _colors(rows: Sequence[Row]) -> dict[str, str]:
     """A colour for each runner, in the order of their names."""
     names = sorted({row.runner for row in rows})
     return {name: SERIES[number % len(SERIES)] for number, name in enumerate(names)}
+
+
+def _size(row: Row) -> int:
+    """Bytes of the cell's file; every row of bench that was measured has them."""
+    return (row.bench.size_bytes if row.bench else None) or 1
 
 
 def drawn(row: Row) -> bool:

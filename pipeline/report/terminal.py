@@ -8,9 +8,9 @@ from typing import Any
 from rich.console import RenderableType
 
 from .. import placement
-from ..config import SYNTHETIC
 from ..diagnosis import Diagnosis
 from ..inventory import Inventory
+from ..sections import SYNTHETIC
 from ..stages.evaluate import CellAccuracy, EvaluationResult
 from ..stages.parity import CellVerdict, ParityResult
 from ..workspace import Manifest

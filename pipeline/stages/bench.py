@@ -13,13 +13,14 @@ from ...runners.base import RunnerError
 from ...runners.measure import SERVER, SINGLE_STREAM, Plan
 from .. import placement, statistics
 from ..cells import Cell, plan, runner_failed
-from ..config import BenchConfig, Config, fraction
+from ..config import Config
 from ..errors import ExitCode, UsageError
 from ..gates import FAIL, INCONCLUSIVE
 from ..measured import BenchResult, CellResult, failed_row, measured_row
 from ..progress import Progress
 from ..regression import Baseline, Comparison, compare
 from ..rounds import Entry, Rounds, Source, Visits, cached_load_ms, hosts
+from ..sections import BenchConfig, fraction
 from ..validity import INVALID, NOISY, judge
 
 RESULT_FILE, SAMPLES_FILE = "bench.json", "bench.npz"

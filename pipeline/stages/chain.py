@@ -10,8 +10,8 @@ from ..config import Config
 from ..errors import UsageError
 from ..modelspec import specify
 from ..progress import Progress, Silent
-from ..workspace import Transaction
-from . import Stage, versions
+from ..workspace import Manifest, Transaction, Workspace
+from . import Stage, run_stages, versions
 from .export import PROGRAM, Export
 from .formats import HALF, HALF_FORMATS, ExportFormat
 from .quantize import REDUCED_RANGE, Calibrate, Quantize
@@ -20,6 +20,19 @@ from .simplify import FP32, Simplify
 # Images in one calibration run when the model leaves the batch open.
 DYNAMIC_CALIBRATION_BATCH = 16
 SILENT = Silent()
+
+
+def make(config: Config, force: bool, progress: Progress) -> Manifest:
+    """Bring the workspace of a settled configuration up to date; returns its manifest."""
+    place = Workspace(config.workspace, config.model)
+    with place.locked("edgepipe export", progress.say):
+        before = Manifest() if force else place.manifest() or Manifest()
+        if not force:
+            place.check_unaltered(before)
+        with Transaction(place, before) as transaction:
+            stages = stages_for(config, progress)
+            run_stages(stages, place, before, transaction, progress)
+            return transaction.commit(**sections(transaction, config))
 
 
 def stages_for(config: Config, progress: Progress = SILENT) -> list[Stage]:

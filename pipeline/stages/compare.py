@@ -19,11 +19,12 @@ from ...exporters.zoo import ARCHITECTURES, WITH_WIDTH
 from ...exporters.zoo.published import PUBLISHED
 from .. import statistics
 from ..cells import plan, runner_failed
-from ..config import CompareConfig, Config, nearest
+from ..config import Config, nearest
 from ..errors import ExitCode, UsageError
 from ..measured import CellResult, failed_row, measured_row
 from ..progress import Progress
 from ..rounds import Entry, Rounds, Source, Visits, hosts
+from ..sections import CompareConfig
 from ..validity import INVALID, judge
 from .bench import timing
 from .convolutions import Convolution
@@ -63,15 +64,16 @@ class Candidate:
 
     ``macs`` (multiply-accumulates) and ``activation_peak_bytes`` are for one image.
     ``published_top1`` is that of the architecture's published ImageNet weights, in per cent,
-    whatever weights this model has. ``training_step_ms`` is for one image, in a step of 8.
+    whatever weights this model has. ``classes`` and ``input_size`` are ``None`` for a model of
+    the user's own that has no such thing. ``training_step_ms`` is for one image, in a step of 8.
     """
 
     model: str
     architecture: str
     weights: str | None
     width: float | None
-    classes: int
-    input_size: int
+    classes: int | None
+    input_size: int | None
     parameters: int
     macs: int
     activation_peak_bytes: int
@@ -119,8 +121,8 @@ def exported(source: Source) -> Candidate:
     """The row of a model in a workspace, without its speed."""
     manifest, model = source.manifest, source.manifest.model
     name, width = model["architecture"], model.get("width")
-    size, classes = model["input_size"], model["classes"]
-    if name in ARCHITECTURES:
+    size, classes = model.get("input_size"), model.get("classes")
+    if name in ARCHITECTURES and size and classes:
         costs = complexity.of_architecture(name, size, classes, width)
     else:
         costs = complexity.of_file(source.workspace.folder / manifest.variants["fp32"]["pt2"])
@@ -242,8 +244,8 @@ def _candidate(
     architecture: str,
     weights: str | None,
     width: float | None,
-    classes: int,
-    size: int,
+    classes: int | None,
+    size: int | None,
     costs: Complexity,
 ) -> Candidate:
     # What is published is for the whole width.
@@ -303,7 +305,7 @@ def _speed(row: CellResult) -> Speed:
 
 
 def _with_training_step(row: Candidate, section: CompareConfig, progress: Progress) -> Candidate:
-    if row.architecture not in ARCHITECTURES:
+    if row.architecture not in ARCHITECTURES or not row.classes or not row.input_size:
         return row
     progress.step(0, 1, f"training step of {row.model}")
     took = training_step_ms(

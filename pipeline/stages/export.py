@@ -19,16 +19,16 @@ from ...exporters.base import (
 )
 from ...exporters.folding import fold
 from ...exporters.onnx import export_program
-from ...exporters.sources import OWN, build
+from ...exporters.sources import OWN, Source, build
 from ...runners import images
 from .. import goldens
 from ..arrays import Arrays
-from ..config import ExportConfig
 from ..dataset import Dataset
 from ..errors import StageError
 from ..modelspec import ModelSpec
 from ..progress import Progress
 from ..samples import Samples
+from ..sections import ExportConfig
 from ..workspace import Transaction
 from . import versions
 
@@ -39,6 +39,7 @@ EXPORTED, PROGRAM = "exported.onnx", "fp32.pt2"
 # Images at a time through torch for the goldens: fixed, since it can change the last bit.
 GOLDEN_BATCH = 8
 EXAMPLE_SEED = 2000
+MOST_OF_A_REASON = 300
 
 
 @dataclass(frozen=True)
@@ -153,9 +154,12 @@ class Export:
         made, source = self.prepare(), self.spec.source
         options = made.options
         exporter = registry.get(self.config.exporter)
-        files = run_exporter(exporter, made.deployed, made.example, options)
+        with blaming(source, exporter.name):
+            files = run_exporter(exporter, made.deployed, made.example, options)
         transaction.write(EXPORTED, files[".onnx"])
-        transaction.write(PROGRAM, export_program(made.deployed, made.example, options))
+        with blaming(source, "torch.export"):
+            program = export_program(made.deployed, made.example, options)
+        transaction.write(PROGRAM, program)
         recorded = self._record_goldens(made)
         transaction.write(goldens.FILE, recorded.to_bytes())
         parameters = sum(parameter.numel() for parameter in made.module.parameters())
@@ -260,6 +264,26 @@ def run_exporter(
             f"not {', '.join(exporter.suffixes)}"
         )
     return files
+
+
+@contextmanager
+def blaming(source: Source, exporter: str) -> Iterator[None]:
+    """A module of a user's own may be more than an exporter can take: that is one line."""
+    try:
+        yield
+    except (ModelError, ExportOptionError, MissingLibrary, StageError, ImportError):
+        raise
+    except Exception as error:
+        if source.weights != OWN:
+            raise
+        cause: BaseException = error
+        while cause.__cause__:  # exporters wrap what happened in advice
+            cause = cause.__cause__
+        lines = [line.strip() for line in str(cause).splitlines() if line.strip()] or [""]
+        text = f"{type(cause).__name__}: {lines[0][:MOST_OF_A_REASON]}"
+        raise ModelError(
+            f"{source.architecture} can't be exported by {exporter}: {text}"
+        ) from error
 
 
 def plugin(exporter: str) -> dict[str, str]:

@@ -10,7 +10,7 @@ from ...exporters.base import Exporter
 from ..progress import Progress
 from ..workspace import Transaction
 from . import versions
-from .export import Export, plugin, run_exporter
+from .export import Export, blaming, plugin, run_exporter
 
 # The variant whose weights are stored as float16, and the formats that have such weights.
 HALF, HALF_FORMATS = "fp16", ("openvino-ir",)
@@ -51,7 +51,8 @@ class ExportFormat:
         """See ``Stage.run``."""
         made = self.export.prepare()
         options = replace(made.options, half_weights=self.variant == HALF)
-        files = run_exporter(self.exporter, made.deployed, made.example, options)
+        with blaming(self.export.spec.source, self.exporter.name):
+            files = run_exporter(self.exporter, made.deployed, made.example, options)
         for suffix, data in files.items():
             transaction.write(f"{self.variant}{suffix}", data)
         size = sum(map(len, files.values())) / MIB

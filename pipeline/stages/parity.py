@@ -19,10 +19,11 @@ from ...runners.base import PlacementError, RunnerError
 from .. import goldens as recorded
 from .. import placement
 from ..cells import Cell, Opener, exit_code, plan, run_goldens, status_of
-from ..config import Config, GateConfig
+from ..config import Config
 from ..errors import ExitCode, InputError
 from ..gates import FAIL, Distance, Gate, Judgement, default_gate, judge, kind_of
 from ..progress import Progress
+from ..sections import GateConfig
 from ..workspace import Manifest, Workspace
 
 if TYPE_CHECKING:

@@ -15,10 +15,11 @@ from ...runners.base import RunnerUnavailable, SessionError
 from ...runners.images import Preprocessing, normalize
 from .. import dataset
 from ..cells import OpenCell, open_cell, plan
-from ..config import CellsConfig, Config
+from ..config import Config
 from ..dataset import Decoded
 from ..errors import ExitCode, InputError, UsageError
 from ..progress import Progress
+from ..sections import CellsConfig
 from ..workspace import Manifest, Workspace
 
 SCHEMA_VERSION = 1

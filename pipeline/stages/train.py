@@ -22,11 +22,12 @@ from ...exporters.base import MissingLibrary
 from ...runners.images import Preprocessing, normalize
 from .. import dataset as datasets
 from ..augmentation import augment
-from ..config import Config, TrainConfig
+from ..config import Config
 from ..dataset import Dataset
 from ..errors import InputError, UsageError
 from ..progress import Progress
 from ..resume import TrainingState
+from ..sections import TrainConfig
 from ..workspace import write_whole
 from . import versions
 

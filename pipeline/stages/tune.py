@@ -28,11 +28,12 @@ from ..cells import (
     timeouts_of,
     with_settings,
 )
-from ..config import Config, TuneConfig
+from ..config import Config
 from ..errors import ExitCode, UsageError
 from ..gates import INCONCLUSIVE, PASS
 from ..progress import Progress, Silent
 from ..rounds import Entry, Rounds, Source, Visits
+from ..sections import TuneConfig
 from ..validity import interference
 from ..workspace import Recommendation
 from .parity import judge_all, record

@@ -38,10 +38,10 @@ def test_the_static_table_has_the_whole_zoo(edgepipe: Run) -> None:
 
 def test_named_models_at_another_size() -> None:
     small, large = (
-        compare(("mobilenet_v1",), static=True, input_size=size).models[0] for size in (112, 224)
+        compare(("mobilenet_v1",), static=True, input_size=size).models[0] for size in (128, 256)
     )
     assert small.parameters == large.parameters
-    assert large.macs / small.macs == pytest.approx(4, rel=0.01)
+    assert large.macs / small.macs == pytest.approx(4, rel=0.02)
 
 
 def test_an_unknown_model_gets_a_hint() -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from pathlib import Path
 from typing import Any
 
@@ -64,6 +65,23 @@ def test_the_file_can_say_it_all(tmp_path: Path) -> None:
     assert spec.preprocessing
     assert spec.preprocessing.mean == (0.1, 0.2, 0.3)
     assert (spec.preprocessing.resize, spec.preprocessing.resize_to) == ("squash", 300)
+
+
+def test_a_checkpoint_that_says_what_it_is_needs_no_flags_and_flags_win(tmp_path: Path) -> None:
+    trained = Preprocessing.preset("inception", 96)
+    about = {"labels": '["ant", "bee"]', "preprocessing": json.dumps(trained.to_json())}
+    file = checkpoint(tmp_path / "a.safetensors", architecture="mobilenet_v2", width="0.5", **about)
+    spec = specify(config(checkpoint=file), print)
+    assert (spec.source.labels, spec.source.classes) == (("ant", "bee"), 2)
+    assert (spec.source.width, spec.preprocessing, spec.notes) == (0.5, trained, ())
+    (tmp_path / "labels.txt").write_text("wasp\nfly\n")
+    other = config(checkpoint=file, labels=tmp_path / "labels.txt", preprocessing="none", width=1.0)
+    told = specify(other, print)
+    assert (told.source.labels, told.source.width) == (("wasp", "fly"), 1.0)
+    assert told.preprocessing == Preprocessing.preset("none")
+    bad = checkpoint(tmp_path / "b.safetensors", labels='["a"]', preprocessing='{"size": 3}')
+    with pytest.raises(InputError, match="its metadata can't be used"):
+        specify(config(checkpoint=bad), print)
 
 
 def preprocessing(**export: Any) -> Preprocessing:
@@ -177,8 +195,8 @@ def test_arrays_come_from_a_file_that_has_them_all(tmp_path: Path) -> None:
     ("images", "goldens", "calibration", "words"),
     [
         (300, 64, 100, []),
-        (140, 40, 100, []),
-        (100, 16, 84, ["84 images to calibrate with, 100 asked for"]),
+        (140, 46, 94, ["94 images to calibrate with, 100 asked for"]),
+        (60, 20, 40, ["40 images to calibrate with, 100 asked for"]),
         (33, 16, 17, ["17 images to calibrate with, 100 asked for"]),
         (20, 20, 20, ["the goldens calibrate, too", "20 images to calibrate with"]),
         (5, 5, 5, ["the goldens calibrate, too", "5 images", "too few for parity"]),
@@ -199,7 +217,7 @@ def test_goldens_and_calibration_share_a_folder(
     for note, word in zip(chosen.notes, words, strict=True):
         assert word in note
     only = samples.choose(settled.export, specify(settled, print), ())
-    assert (len(only.goldens), only.calibration) == (min(64, images), None)
+    assert (only.goldens.digest, only.calibration) == (chosen.goldens.digest, None)
 
 
 def test_one_class_only_is_a_warning(tmp_path: Path) -> None:

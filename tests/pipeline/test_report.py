@@ -513,6 +513,12 @@ def test_hostile_strings_are_shown_and_do_nothing(tmp_path: Path) -> None:
     assert not re.search(r"(?<!\\)[`|*\]]", prose.split("&lt;script&gt;", 1)[1].split("\n")[0])
 
 
+def test_names_that_no_font_or_xml_has_are_drawn_all_the_same(made_up: MadeUp) -> None:
+    made_up.explain(explained("int8", "ort-cpu", "層\x01$"))
+    picture = re.findall(r"<svg.*?</svg>", made_up.page(), flags=re.DOTALL)[0]
+    assert "層\N{REPLACEMENT CHARACTER}$." in picture
+
+
 def sentence(made_up: MadeUp) -> str:
     (choice,) = choose(made_up.report())
     return choice.sentence
@@ -741,7 +747,7 @@ def test_the_command_on_a_real_workspace(workspace: Path, edgepipe: Run, tmp_pat
     assert "int8 on ort-cpu" in said
     assert Path(path) == workspace / "mobilenet_v2" / "report.html"
     text = plain(Path(path).read_text())
-    for part in ("too few rounds for an interval", "features.", "SQNR dB", "--samples 16"):
+    for part in ("quick: one short round", "features.", "SQNR dB", "--samples 16"):
         assert part in text
     target = tmp_path / "summary.md"
     done = edgepipe("report", "--format", "markdown", "--output", target, *here)

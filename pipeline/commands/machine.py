@@ -1,0 +1,34 @@
+"""Commands about this machine and its runners."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import TYPE_CHECKING
+
+from ..progress import SILENT, Progress
+
+if TYPE_CHECKING:
+    from ..diagnosis import Diagnosis
+    from ..inventory import Inventory
+
+
+def runners(*, targets: Sequence[str] = ("local",), progress: Progress = SILENT) -> Inventory:
+    """Ask every runner on every target what it is and has, and why it can't run if it can't.
+
+    Raises ``UsageError`` for an unknown target; a runner that fails is part of the result.
+    """
+    from .. import config as configuration
+    from ..inventory import inventory
+
+    return inventory(configuration.load(), targets, progress)
+
+
+def doctor(*, targets: Sequence[str] = ("local",)) -> Diagnosis:
+    """Look for what would make numbers or installs wrong: the machine and its packages.
+
+    Raises ``UsageError`` for an unknown or emulated target; everything else is a finding.
+    """
+    from .. import config as configuration
+    from ..diagnosis import diagnose
+
+    return diagnose(configuration.load(), targets)
