@@ -97,6 +97,13 @@ def kill(session: nox.Session) -> None:
 
 
 @nox.session
+def cuts(session: nox.Session) -> None:
+    """A deployment cut at every step, three times each; about three minutes."""
+    session.install("-e", ".[all,test]")
+    session.run("pytest", "tests/pipeline/test_deploy.py", "--all-cuts", *session.posargs)
+
+
+@nox.session
 def node_tests(session: nox.Session) -> None:
     """ONNX's own node tests through the workers, 1,600 on each of three runners; five minutes."""
     session.install("-e", ".[all,test]")

@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import Any
 
 from ..runners.bundle import Variant
+from ..runners.measure import SINGLE_STREAM
 from .errors import InputError
 from .gates import FAIL, PASS, Gate
 
@@ -79,7 +80,8 @@ def recorded_p50(
     """What bench measured for a cell on the build machine, ms; ``None`` if it didn't."""
     for cell in (document or {}).get("cells", ()):
         same = (cell["variant"], cell["runner"], cell["precision"]) == (variant, runner, precision)
-        if same and cell["target"] == "local" and cell["latency_ms"]:
+        alike = cell["scenario"] == SINGLE_STREAM and cell["target"] == "local"
+        if same and alike and cell["latency_ms"]:
             return float(cell["latency_ms"]["p50"])
     return None
 

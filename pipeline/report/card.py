@@ -85,10 +85,10 @@ def _bench(index: Index, document: Mapping[str, Any] | None) -> str:
     for cell in document["cells"]:
         latency = cell["latency_ms"]
         if latency and cell["variant"] in index.variants:
-            low, high = latency["ci95"]
+            interval = "{:.2f}–{:.2f}".format(*latency["ci95"]) if cell["rounds"] > 1 else "–"
             rows.append(
                 f"| {cell['variant']} | {cell['runner']} | {cell['threads']} "
-                f"| {latency['p50']:.2f} | {low:.2f}–{high:.2f} | {cell['verdict']} |"
+                f"| {latency['p50']:.2f} | {interval} | {cell['verdict']} |"
             )
     quick = " One short round only (`--quick`)." if document["quick"] else ""
     machine = f"{host.get('cpu')}, {host.get('physical_cores')} cores.{quick}"

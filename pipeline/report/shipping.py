@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from ..deployment import Deployment
+from ..deployment import WOULD_DEPLOY, Deployment
 from ..stages.package import Packaged
 from ..stages.verify import Verification
 from .tables import ms, table, text
@@ -63,6 +63,8 @@ def deployment(result: Deployment) -> str:
     if result.reason:
         lines.append(f"  {result.reason}")
     lines += [f"  {name} was removed" for name in result.removed]
-    lines.append(f"  sent {result.bytes_sent / MIB:.1f} MiB; before: {result.before or 'nothing'}")
+    verb = "to send" if result.outcome == WOULD_DEPLOY else "sent"
+    size = f"{result.bytes_sent / MIB:.1f} MiB"
+    lines.append(f"  {verb}: {size}; before: {result.before or 'nothing'}")
     serves, back = result.current or "nothing", result.previous or "nothing"
     return text(*lines, f"  current: {serves}; previous: {back}")

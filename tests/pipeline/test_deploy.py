@@ -193,7 +193,7 @@ def test_the_far_end_serves_nothing_that_it_has_not_verified(
 # Cut at every step ----------------------------------------------------------------------------
 
 
-CUTS = [(step, "after") for step in range(len(STEPS))] + [(3, "half"), (SWITCH, "reply")]
+CUTS = [(3, "half"), (4, "after"), (SWITCH, "after"), (SWITCH, "reply"), (6, "after")]
 ALL_CUTS = [(step, phase) for step in range(len(STEPS)) for phase in ("half", "after", "reply")]
 
 

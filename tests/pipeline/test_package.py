@@ -106,6 +106,11 @@ def test_the_card_the_bill_and_the_requirements_say_what_was_measured(bundle: Pa
         assert parity
         for cell in parity["cells"]:
             assert f"| {cell['verdict']} | {cell['sqnr_db']:.1f} |" in card
+        bench = found.evidence("bench")
+        assert bench
+        for cell in bench["cells"]:
+            if cell["latency_ms"]:
+                assert f"| {cell['latency_ms']['p50']:.2f} | – | {cell['verdict']} |" in card
         pins = dict(
             line.split("==")
             for line in (found.folder / "requirements/cpu.txt").read_text().splitlines()
