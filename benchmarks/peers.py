@@ -204,6 +204,18 @@ def entries(source: Source, runner: str, threads: int) -> dict[str, Entry]:
     }
 
 
+def usable(runners: Iterable[str]) -> list[str]:
+    """The runners whose environments are fit; says what is wrong with the others."""
+    fit = []
+    for runner in runners:
+        try:
+            python_of(runner, configuration.load())
+            fit.append(runner)
+        except RunnerError as error:
+            print(error)
+    return fit
+
+
 def quality(source: Source, runners: Iterable[str]) -> dict[tuple[str, str], float]:
     """SQNR on the goldens, accuracy and size; returns the SQNR by runner and name."""
     rows, sqnr_db = [], {}
@@ -347,7 +359,7 @@ def main() -> None:
     )
     arguments = parser.parse_args()
     folder = arguments.folder.resolve()
-    parts, runners = arguments.only or PARTS, arguments.runner or RUNNERS
+    parts, runners = arguments.only or PARTS, usable(arguments.runner or RUNNERS)
     threads = arguments.threads or (1, 2)
     folder.mkdir(parents=True, exist_ok=True)
     source = prepare(folder)

@@ -155,15 +155,12 @@ def create(
                 return before
             if before:
                 say(f"{runner}: {unfit or f'it was made with {before.base}'}; making it anew")
-            kept = before
-            try:
-                made = _make(runner, base, before, say)
-                failure = _failure(made)
-                if unfit or not failure:
-                    _switch(made)
-                    kept = made
-            finally:
-                _sweep(runner, kept)
+            made = _make(runner, base, before, say)
+            failure = _failure(made)
+            kept = made if unfit or not failure else before
+            if kept == made:
+                _switch(made)
+            _sweep(runner, kept)
     except OSError as error:
         raise RunnerUnavailable(f"{root()}: {error.strerror or error}") from error
     if failure:
@@ -247,14 +244,18 @@ def _unfit(environment: Environment) -> str:
 def _make(
     runner: str, base: str, before: Environment | None, say: Callable[[str], None]
 ) -> Environment:
-    """Build an environment that no marker names yet."""
+    """Build an environment that no marker names yet; if that fails, nothing is left of it."""
     folder = Path(tempfile.mkdtemp(prefix=f"{runner}@", dir=root()))
     scratch = folder / SCRATCH  # inside: it goes with the folder if this process is killed
-    say(f"{runner}: making {folder} with {base}")
-    scratch.mkdir()
-    _run([base, "-I", "-m", "venv", str(folder)], scratch, f"{base} can't make an environment")
-    packages = _install(runner, folder / "bin" / "python", scratch, before)
-    shutil.rmtree(scratch)
+    try:
+        say(f"{runner}: making {folder} with {base}")
+        scratch.mkdir()
+        _run([base, "-I", "-m", "venv", str(folder)], scratch, f"{base} can't make an environment")
+        packages = _install(runner, folder / "bin" / "python", scratch, before)
+        shutil.rmtree(scratch)
+    except BaseException:
+        shutil.rmtree(folder, ignore_errors=True)
+        raise
     code = own_wheel.runners_digest()
     return Environment(runner, folder.name, base, version("edgepipe"), code, packages)
 

@@ -11,7 +11,6 @@ import subprocess
 import sys
 import threading
 from collections.abc import Mapping, Sequence
-from contextlib import suppress
 
 
 def run(
@@ -33,10 +32,10 @@ def run(
         os.close(life)
         try:
             output, _ = process.communicate()
-        finally:
-            with suppress(ProcessLookupError):  # all of it has ended
-                os.killpg(process.pid, signal.SIGKILL)
-            process.wait()
+        except BaseException:
+            os.killpg(process.pid, signal.SIGKILL)
+            process.communicate()  # until the last of them is gone and lets go of the pipe
+            raise
     finally:
         os.close(held)
     return subprocess.CompletedProcess(command, process.returncode, output)

@@ -190,7 +190,8 @@ def test_a_build_of_another_process_is_waited_for_and_left_alone(
     assert "another process is at work on it" in second.stderr.readline()
     assert builds(build.envs) == before
     build.process.terminate()
-    said, _ = second.communicate(timeout=PATIENCE_SECONDS)
+    said, wrong = second.communicate(timeout=PATIENCE_SECONDS)
+    assert second.returncode == 0, wrong
     assert said == f"removed {finished}\n"
     assert builds(build.envs) == []
 
