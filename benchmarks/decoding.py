@@ -85,7 +85,8 @@ def rates(opened: OpenCell, images: Dataset, preprocessing: Preprocessing, decod
     ready = np.random.default_rng(0).standard_normal((CHUNK, 3, side, side), np.float32)
 
     def run(tensor: np.ndarray) -> None:
-        run_batches(opened, (({name: part}, *rest) for part, *rest in batches(tensor, 1)))
+        feeds = (({name: part}, rows, valid) for part, rows, valid in batches(tensor, 1))
+        run_batches(opened, feeds)
 
     def decoded() -> Iterable[tuple[np.ndarray, object]]:
         return images.tensors(preprocessing, CHUNK, decoders)

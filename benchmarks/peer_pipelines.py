@@ -40,7 +40,7 @@ def quantize_static(folder: Path) -> None:
 
 def nncf_onnx(folder: Path) -> None:
     """NNCF's ONNX backend."""
-    import nncf
+    import nncf  # pyright: ignore[reportMissingImports]
     import onnx
 
     model = onnx.load(folder / "fp32.onnx")
@@ -49,7 +49,7 @@ def nncf_onnx(folder: Path) -> None:
 
 def nncf_openvino(folder: Path) -> None:
     """NNCF's OpenVINO backend."""
-    import nncf
+    import nncf  # pyright: ignore[reportMissingImports]
     import openvino
 
     model = openvino.Core().read_model(folder / "fp32.onnx")
@@ -60,8 +60,8 @@ def nncf_openvino(folder: Path) -> None:
 
 def olive(folder: Path) -> None:
     """Olive's two passes: conversion from torch, static quantization."""
-    from olive.data.registry import Registry
-    from olive.workflows import run
+    from olive.data.registry import Registry  # pyright: ignore[reportMissingImports]
+    from olive.workflows import run  # pyright: ignore[reportMissingImports]
 
     @Registry.register_dataset("calibration_images")
     def calibration_images(**_: Any) -> Any:  # what the registry looks up

@@ -36,7 +36,6 @@ from edgepipe.pipeline import dataset, digits, metrics, own_wheel, statistics
 from edgepipe.pipeline.cells import Cell, open_cell, python_of, run_goldens
 from edgepipe.pipeline.progress import Stderr
 from edgepipe.pipeline.rounds import Entry, Rounds, Source
-from edgepipe.pipeline.stages.quantize import CALIBRATION_IMAGES
 from edgepipe.pipeline.workspace import Workspace
 from edgepipe.runners import images
 from edgepipe.runners.base import RunnerError
@@ -134,7 +133,8 @@ def costs(folder: Path, repeats: int) -> None:
     """Every pipeline in turn, in another order each time."""
     place = folder / "models" / MODEL
     scratch = folder / "scratch"
-    commands = {"edgepipe export": (*CLI, "export", "--workspace", str(scratch), "--quiet")}
+    commands: dict[str, Sequence[str]] = {}
+    commands["edgepipe export"] = (*CLI, "export", "--workspace", str(scratch), "--quiet")
     for peer in PEERS:
         script = str(Path(__file__).with_name("peer_pipelines.py"))
         commands[peer.name] = (python(peer, folder), script, peer.name, str(place))
@@ -175,7 +175,9 @@ def prepare(folder: Path) -> Source:
     assert manifest
     source = Source.of(place, manifest)
     train, _ = digits.pictures("train")
-    pixels = images.stack(train[:CALIBRATION_IMAGES], source.preprocessing)
+    assert source.preprocessing
+    count = configuration.load().export.calibration_images
+    pixels = images.stack(train[:count], source.preprocessing)
     np.save(place.folder / "calibration.npy", images.normalize(pixels, source.preprocessing))
     return source
 
@@ -240,6 +242,7 @@ def quality(source: Source, runners: Iterable[str]) -> dict[tuple[str, str], flo
 def judge(entry: Entry) -> tuple[float, int, int]:
     """SQNR in dB against torch's float32, and how many of how many held-out digits are right."""
     source = entry.source
+    assert source.preprocessing
     held_out = dataset.digits()
     right = 0
     with open_cell(entry.cell, source.workspace.folder / entry.cell.file) as opened:

@@ -259,6 +259,7 @@ def digest(module: nn.Module) -> str:
 @pytest.mark.parametrize("architecture", sorted(WITH_WIDTH))
 def test_width_reaches_the_module(architecture: str) -> None:
     source = sources.resolve(architecture, "random", width=0.5)
+    assert source.classes
     narrow = sources.construct(architecture, source.classes, source.width)
     wide = sources.construct(architecture, source.classes, 1.0)
     assert source.width == 0.5

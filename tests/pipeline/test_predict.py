@@ -131,7 +131,7 @@ def test_probabilities_of_the_model_itself_are_left_alone() -> None:
     kept, kind = probabilities(shares)
     assert kind == "probabilities"
     np.testing.assert_array_equal(kept, shares.astype(np.float64))
-    made, kind = probabilities(np.log(np.float32([[1, 2, 5]])))
+    made, kind = probabilities(np.log(np.array([[1, 2, 5]], np.float32)))
     assert kind == "logits"
     np.testing.assert_allclose(made, [[1 / 8, 2 / 8, 5 / 8]], atol=1e-7)
     huge, _ = probabilities(np.array([[1e4, 0.0]]))

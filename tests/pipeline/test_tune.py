@@ -99,6 +99,8 @@ def test_the_faster_setting_is_recommended_and_then_used(workspace: Path, napper
     tuned, default = bench(**chosen).cells[0], bench(**chosen, tuned=False).cells[0]
     assert (tuned.tuned, dict(tuned.options)) == (True, {"nap": 0.0})
     assert (default.tuned, dict(default.options)) == (False, {})
+    assert tuned.latency_ms
+    assert default.latency_ms
     assert tuned.latency_ms.p50 < default.latency_ms.p50
 
     # An export that changes nothing keeps it.
