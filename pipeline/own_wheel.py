@@ -28,7 +28,10 @@ def pack(folder: Path) -> Path:
         for path in sorted(_package(name).rglob("*"))
         if path.is_file() and "__pycache__" not in path.parts
     }
-    files[f"{info}/METADATA"] = (here.read_text("METADATA") or "").encode()
+    # A source tree that is being worked in has an egg-info, which calls the same thing PKG-INFO.
+    metadata = here.read_text("METADATA") or here.read_text("PKG-INFO")
+    assert metadata
+    files[f"{info}/METADATA"] = metadata.encode()
     files[f"{info}/entry_points.txt"] = (here.read_text("entry_points.txt") or "").encode()
     files[f"{info}/WHEEL"] = b"Wheel-Version: 1.0\nRoot-Is-Purelib: true\nTag: py3-none-any\n"
     record = [f"{name},sha256={_record_hash(data)},{len(data)}" for name, data in files.items()]

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-import multiprocessing
+import subprocess
 import sys
 import time
 from collections.abc import Iterator
@@ -16,25 +16,18 @@ from edgepipe.runners import conditions
 LINUX = pytest.mark.skipif(sys.platform != "linux", reason="reads /proc")
 
 
-def burn() -> None:
-    while True:
-        pass
-
-
 @contextmanager
 def busy(count: int) -> Iterator[None]:
     """So many processes that never sleep."""
-    context = multiprocessing.get_context("spawn")
-    burners = [context.Process(target=burn, daemon=True) for _ in range(count)]
-    for burner in burners:
-        burner.start()
-    time.sleep(1.0)  # until they have started
+    command = [sys.executable, "-c", "while True: pass"]
+    burners = [subprocess.Popen(command) for _ in range(count)]
+    time.sleep(0.5)  # until they have started
     try:
         yield
     finally:
         for burner in burners:
             burner.kill()
-            burner.join()
+            burner.wait()
 
 
 def rapl(root: Path, name: str, uj: int, *, limit: int = 1000_000_000) -> Path:
