@@ -11,6 +11,7 @@ exit signal, and it keeps a receiver thread in the worker that is being timed.
 
 from __future__ import annotations
 
+import fcntl
 import os
 import select
 import shlex
@@ -47,6 +48,7 @@ from .measure import Measurement, Plan
 
 STDERR_KEPT = 16 << 10
 KILL_GRACE_SECONDS = 5.0
+PIPE_BYTES = 1 << 20
 WORKER = f"{__package__}.worker"
 
 
@@ -183,6 +185,7 @@ class Worker:
         self._stdin, self._stdout = self._process.stdin.fileno(), self._process.stdout.fileno()
         os.set_blocking(self._stdin, False)
         os.set_blocking(self._stdout, False)
+        _widen(self._stdin)
         self._stderr = bytearray()
         self._drain = threading.Thread(target=self._keep_stderr, daemon=True)
         self._drain.start()
@@ -400,6 +403,13 @@ class Worker:
             if not chunk:
                 raise EOFError
             return chunk
+
+
+def _widen(pipe: int) -> None:
+    """Let a pipe hold an image's tensor at once, where Linux allows it: fewer turns for each."""
+    if hasattr(fcntl, "F_SETPIPE_SZ"):
+        with suppress(OSError):  # beyond what this user may have
+            fcntl.fcntl(pipe, fcntl.F_SETPIPE_SZ, PIPE_BYTES)
 
 
 def _wait(descriptor: int, event: int, deadline: float) -> None:
