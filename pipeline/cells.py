@@ -159,6 +159,13 @@ def plan(
     return cells, broken
 
 
+def timeable(cells: Sequence[Cell]) -> None:
+    """Raise ``UsageError`` for an emulated target, whose timings would mean nothing."""
+    for cell in cells:
+        if cell.target.emulated:
+            raise UsageError(f"target {cell.target.name} is emulated: timings there mean nothing")
+
+
 def with_settings(cell: Cell, settings: Mapping[str, Any], *, tuned: bool = False) -> Cell:
     """A cell with some other ``Settings``, by their names."""
     settings = dict(settings)

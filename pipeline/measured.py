@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import io
 import statistics as stats
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import asdict, dataclass, field, replace
 from typing import Any
 
@@ -13,10 +13,12 @@ import numpy as np
 from ..runners.base import PlacementError, RunnerError
 from ..runners.measure import OFFLINE, SERVER, SINGLE_STREAM
 from . import statistics
-from .cells import Cell, status_of
+from .cells import Cell, runner_failed, status_of
 from .errors import ExitCode
+from .gates import FAIL, INCONCLUSIVE
 from .regression import Comparison
 from .rounds import Entry, Visits
+from .sections import CellsConfig
 from .validity import INVALID
 
 SCHEMA_VERSION = 1
@@ -130,6 +132,16 @@ class BenchResult:
         buffer = io.BytesIO()
         np.savez_compressed(buffer, allow_pickle=False, **arrays)
         return buffer.getvalue()
+
+
+def exit_code(rows: Sequence[CellResult], section: CellsConfig) -> ExitCode:
+    """A failed gate before a failed or missing runner before a doubt."""
+    compared = [row.comparison.verdict for row in rows if row.comparison]
+    if FAIL in compared or any(row.verdict == INVALID for row in rows):
+        return ExitCode.GATE_FAILED
+    if runner_failed(rows, section):
+        return ExitCode.RUNNER
+    return ExitCode.INCONCLUSIVE if INCONCLUSIVE in compared else ExitCode.OK
 
 
 def failed_row(cell: Cell, scenario: str, error: RunnerError) -> CellResult:

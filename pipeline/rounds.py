@@ -15,7 +15,7 @@ import numpy as np
 
 from ..runners.base import RunnerError, SessionError
 from ..runners.images import Preprocessing
-from ..runners.measure import OFFLINE, Measurement, Plan
+from ..runners.measure import OFFLINE, SINGLE_STREAM, Measurement, Plan
 from . import metrics
 from .cells import Cell, OpenCell, open_cell, run_goldens, shares_fate, status_of
 from .gates import mismatch
@@ -25,6 +25,9 @@ from .statistics import MIN_ROUNDS
 from .workspace import Manifest, Workspace
 
 CHECKED_GOLDENS = 16
+MIN_SAMPLES = 16
+QUICK_SECONDS = 0.2
+WARM_UP_SECONDS = 1.0
 
 
 @dataclass(frozen=True, eq=False)
@@ -71,6 +74,24 @@ class Visits:
 def figure(samples: np.ndarray, scenario: str) -> float:
     """Ms for a run: the median of the samples; offline, where they add up, their mean."""
     return float((np.mean if scenario == OFFLINE else np.median)(samples)) / 1e6
+
+
+def timing(
+    seconds: float,
+    scenario: str = SINGLE_STREAM,
+    rate: float = 0.0,
+    warm_up_seconds: float = WARM_UP_SECONDS,
+) -> Plan:
+    """How long each visit measures, and warms up at most if that is longer than its measuring."""
+    return Plan(
+        seconds=seconds,
+        min_samples=MIN_SAMPLES,
+        max_seconds=max(30.0, 5 * seconds),
+        window_seconds=min(0.1, seconds / 4),
+        warm_up_seconds=max(warm_up_seconds, 2 * seconds),
+        scenario=scenario,
+        rate=rate,
+    )
 
 
 class Rounds:

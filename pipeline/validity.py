@@ -13,6 +13,8 @@ from .gates import kind_of
 from .rounds import figure
 
 VALID, NOISY, INVALID = "valid", "noisy", "invalid"
+QUICK = "quick: one short round, good for a smoke test only"
+TOO_FEW = "too few"
 
 # A smoke test of the outputs, not parity: far enough below any healthy cell to raise no false
 # alarm, far above a broken one (int8 without VNNI lands at -2 dB).
@@ -82,10 +84,10 @@ def _noise(measurements: Sequence[Measurement], scenario: str) -> list[str]:
     samples = sum(len(found.samples) for found in measurements)
     if len(figures) < statistics.MIN_ROUNDS:
         noise.append(
-            f"too few rounds for an interval: {len(figures)}, at least {statistics.MIN_ROUNDS}"
+            f"{TOO_FEW} rounds for an interval: {len(figures)}, at least {statistics.MIN_ROUNDS}"
         )
     if samples < MIN_SAMPLES:
-        noise.append(f"too few samples: {samples}, at least {MIN_SAMPLES}")
+        noise.append(f"{TOO_FEW} samples: {samples}, at least {MIN_SAMPLES}")
     spread = statistics.spread(figures)
     if spread > MAX_ROUND_SPREAD:
         noise.append(f"rounds differ by {spread:.0%}")
@@ -97,6 +99,12 @@ def _noise(measurements: Sequence[Measurement], scenario: str) -> list[str]:
     if not all(found.settled for found in measurements):
         noise.append("did not settle while warming up")
     return noise
+
+
+def of_quick_run(verdict: str, notes: Sequence[str]) -> tuple[str, tuple[str, ...]]:
+    """The verdict on a smoke test: never valid. Its few samples need no further mention."""
+    kept = (note for note in notes if not note.startswith(TOO_FEW))
+    return INVALID if verdict == INVALID else NOISY, (*kept, QUICK)
 
 
 def interference(measurements: Sequence[Measurement]) -> list[str]:

@@ -12,21 +12,27 @@ import numpy as np
 from ...runners.base import RunnerError
 from ...runners.measure import SERVER, SINGLE_STREAM, Plan
 from .. import placement, statistics
-from ..cells import Cell, plan, runner_failed
+from ..cells import Cell, plan, timeable
 from ..config import Config
 from ..errors import ExitCode, UsageError
-from ..gates import FAIL, INCONCLUSIVE
-from ..measured import BenchResult, CellResult, failed_row, measured_row
+from ..gates import INCONCLUSIVE
+from ..measured import BenchResult, CellResult, exit_code, failed_row, measured_row
 from ..progress import Progress
 from ..regression import Baseline, Comparison, compare
-from ..rounds import Entry, Rounds, Source, Visits, cached_load_ms, hosts
-from ..sections import BenchConfig, fraction
-from ..validity import INVALID, NOISY, judge
+from ..rounds import (
+    QUICK_SECONDS,
+    Entry,
+    Rounds,
+    Source,
+    Visits,
+    cached_load_ms,
+    hosts,
+    timing,
+)
+from ..sections import fraction
+from ..validity import INVALID, judge, of_quick_run
 
 RESULT_FILE, SAMPLES_FILE = "bench.json", "bench.npz"
-MIN_SAMPLES = 16
-QUICK_SECONDS = 0.2
-QUICK = "quick: one short round, good for a smoke test only"
 
 # Half of an interval, of its middle: narrower than this, further rounds tell little.
 TIGHT = 0.02
@@ -72,7 +78,7 @@ def bench(
         cells=tuple(rows),
         artifacts={name: artifact.sha256 for name, artifact in source.manifest.artifacts.items()},
         problems=problems,
-        exit_code=ExitCode.GATE_FAILED if problems else _exit_code(rows, config),
+        exit_code=ExitCode.GATE_FAILED if problems else exit_code(rows, section),
         samples=tuple(samples for _, samples in results),
     )
 
@@ -87,27 +93,11 @@ def plan_cells(source: Source, config: Config) -> tuple[list[Cell], dict[str, st
     if asked:
         section = section.model_copy(update={"tuned": False})
     cells, broken = plan(source.manifest, config, section, section.scenario)
-    for cell in cells:
-        if cell.target.emulated:
-            raise UsageError(f"target {cell.target.name} is emulated: timings there mean nothing")
+    timeable(cells)
     streams = 1 if section.scenario == SINGLE_STREAM else section.concurrency
     batch = None if section.batch == "sweep" else section.batch
     set_up = [cell if cell.tuned else replace(cell, streams=streams, batch=batch) for cell in cells]
     return set_up, broken
-
-
-def timing(section: BenchConfig, quick: bool) -> Plan:
-    """How long each visit measures."""
-    seconds = QUICK_SECONDS if quick else section.seconds
-    return Plan(
-        seconds=seconds,
-        min_samples=MIN_SAMPLES,
-        max_seconds=max(30.0, 5 * seconds),
-        window_seconds=min(0.1, seconds / 4),
-        warm_up_seconds=max(1.0, 2 * seconds),
-        scenario=section.scenario,
-        rate=section.rate or 0.0,
-    )
 
 
 class _Run:
@@ -139,7 +129,7 @@ class _Run:
             [entry, partner] if partner else [entry]
             for entry, partner in zip(entries, partners, strict=True)
         ]
-        rounds = Rounds(groups, timing(self._section, self._quick), self._progress)
+        rounds = Rounds(groups, self._timing(), self._progress)
         visits = rounds.visits
         rounds.run(
             1 if self._quick else self._section.rounds,
@@ -176,6 +166,10 @@ class _Run:
             if not going:
                 break
         return results
+
+    def _timing(self) -> Plan:
+        seconds = QUICK_SECONDS if self._quick else self._section.seconds
+        return timing(seconds, self._section.scenario, self._section.rate or 0.0)
 
     def _tight(self, visits: Iterable[Visits]) -> bool:
         for found in visits:
@@ -246,12 +240,7 @@ class _Run:
             notes = (spread, *notes)
         if elsewhere := self._tuned_elsewhere(entry.cell):
             notes = (elsewhere, *notes)
-        if self._quick:  # whose few samples need no further mention
-            return INVALID if verdict == INVALID else NOISY, (
-                *(note for note in notes if not note.startswith("too few")),
-                QUICK,
-            )
-        return verdict, notes
+        return of_quick_run(verdict, notes) if self._quick else (verdict, notes)
 
     def _tuned_elsewhere(self, cell: Cell) -> str:
         found = self._source.manifest.recommendation(
@@ -292,13 +281,3 @@ def _with_speedups(results: Sequence[CellResult]) -> list[CellResult]:
         own = row.throughput_per_s if row.latency_ms is None else 1 / row.latency_ms.p50
         completed.append(replace(row, speedup=own / against) if own and against else row)
     return completed
-
-
-def _exit_code(results: Sequence[CellResult], config: Config) -> ExitCode:
-    """A failed gate before a failed or missing runner before a doubt."""
-    compared = [row.comparison.verdict for row in results if row.comparison]
-    if FAIL in compared or any(row.verdict == INVALID for row in results):
-        return ExitCode.GATE_FAILED
-    if runner_failed(results, config.bench):
-        return ExitCode.RUNNER
-    return ExitCode.INCONCLUSIVE if INCONCLUSIVE in compared else ExitCode.OK

@@ -17,16 +17,16 @@ from ...exporters import complexity, sources
 from ...exporters.complexity import Complexity
 from ...exporters.zoo import ARCHITECTURES, WITH_WIDTH
 from ...exporters.zoo.published import PUBLISHED
+from ...runners.measure import SINGLE_STREAM
 from .. import statistics
-from ..cells import plan, runner_failed
+from ..cells import plan, timeable
 from ..config import Config, nearest
 from ..errors import ExitCode, UsageError
-from ..measured import CellResult, failed_row, measured_row
+from ..measured import CellResult, exit_code, failed_row, measured_row
 from ..progress import Progress
-from ..rounds import Entry, Rounds, Source, Visits, hosts
+from ..rounds import QUICK_SECONDS, Entry, Rounds, Source, Visits, hosts, timing
 from ..sections import CompareConfig
-from ..validity import INVALID, NOISY, judge
-from .bench import QUICK, timing
+from ..validity import judge, of_quick_run
 from .convolutions import Convolution
 
 SCHEMA_VERSION = 1
@@ -147,7 +147,7 @@ def compare(
     entries = {id(source): _entries(source, config) for source in models}
     rounds = Rounds(
         [[entry] for found in entries.values() for entry in found],
-        timing(config.bench.model_copy(update={"seconds": section.seconds}), quick),
+        timing(QUICK_SECONDS if quick else section.seconds),
         progress,
     )
     rounds.run(1 if quick else section.rounds, lambda: False)
@@ -162,14 +162,12 @@ def compare(
     if section.training:
         rows = [_with_training_step(row, section, progress) for row in rows]
     every = [result for found in results for result in found]
-    wrong = any(result.verdict == INVALID for result in every)
-    missing = runner_failed(every, section)
     return CompareResult(
         models=with_fronts(rows),
         convolutions=(),
         host=next(iter(hosts(rounds.visits).values()), {}),
         static=False,
-        exit_code=ExitCode.GATE_FAILED if wrong else ExitCode.RUNNER if missing else ExitCode.OK,
+        exit_code=exit_code(every, section),
     )
 
 
@@ -273,22 +271,18 @@ def _entries(source: Source, config: Config) -> list[Entry]:
     )
     section = section.model_copy(update={"variants": variants})
     cells, _ = plan(source.manifest, config, section)
-    for cell in cells:
-        if cell.target.emulated:
-            raise UsageError(f"target {cell.target.name} is emulated: timings there mean nothing")
+    timeable(cells)
     return [Entry(cell, source) for cell in cells]
 
 
 def _row(entry: Entry, visits: Visits, quick: bool) -> CellResult:
-    scenario = "single-stream"
     if visits.error is not None:
-        return failed_row(entry.cell, scenario, visits.error)
+        return failed_row(entry.cell, SINGLE_STREAM, visits.error)
     reference = entry.source.goldens.reference_sqnr_db
     verdict, notes = judge(entry.cell, visits.measurements, visits.sqnr_db, reference)
-    if quick:  # whose few samples need no further mention
-        notes = (*(note for note in notes if not note.startswith("too few")), QUICK)
-        verdict = INVALID if verdict == INVALID else NOISY
-    return replace(measured_row(entry, visits, scenario, None), verdict=verdict, notes=notes)
+    if quick:
+        verdict, notes = of_quick_run(verdict, notes)
+    return replace(measured_row(entry, visits, SINGLE_STREAM, None), verdict=verdict, notes=notes)
 
 
 def _speed(row: CellResult) -> Speed:

@@ -17,23 +17,22 @@ from typing import Any
 
 from ...runners.base import RunnerError
 from ...runners.launch import Worker
-from ...runners.measure import OFFLINE, Plan
+from ...runners.measure import OFFLINE
 from .. import statistics
 from ..cells import (
     Cell,
+    exit_code,
     plan,
-    python_of,
-    runner_failed,
     status_of,
+    timeable,
     timeouts_of,
     with_settings,
 )
 from ..config import Config
-from ..errors import ExitCode, UsageError
+from ..errors import ExitCode
 from ..gates import INCONCLUSIVE, PASS
 from ..progress import Progress, Silent
-from ..rounds import Entry, Rounds, Source, Visits
-from ..sections import TuneConfig
+from ..rounds import Entry, Rounds, Source, Visits, timing
 from ..validity import interference
 from ..workspace import Recommendation
 from .parity import judge_all, record
@@ -42,6 +41,7 @@ SCHEMA_VERSION = 1
 RESULT_FILE = "tune.json"
 
 EXPLORING_ROUNDS = 3
+WARM_UP_SECONDS = 0.5  # many short visits
 FINAL_ROUNDS = 12
 # Of a cell's share of the budget; the rest is for the final.
 EXPLORING_SHARE = 0.6
@@ -117,9 +117,7 @@ def tune(source: Source, config: Config, progress: Progress) -> TuneResult:
     statistics.require()
     section = config.tune.model_copy(update={"tuned": False})
     cells, broken = plan(source.manifest, config, section)
-    for cell in cells:
-        if cell.target.emulated:
-            raise UsageError(f"target {cell.target.name} is emulated: timings there mean nothing")
+    timeable(cells)
     started = time.monotonic()
     rows: list[Tuned] = []
     recommended = {_key(found): found for found in source.manifest.recommended}
@@ -147,7 +145,7 @@ def tune(source: Source, config: Config, progress: Progress) -> TuneResult:
         seconds=time.monotonic() - started,
         cells=tuple(rows),
         recommended=tuple(recommended.values()),
-        exit_code=_exit_code(rows, section),
+        exit_code=exit_code(rows, section),
     )
 
 
@@ -197,8 +195,7 @@ class _Search:
 
     def _ask(self) -> Mapping[str, Sequence[Any]]:
         """The runner's options with their values. Raises ``RunnerError``."""
-        python = self._cell.python or python_of(self._cell.runner, self._config)
-        argv = self._cell.target.argv(python or sys.executable)
+        argv = self._cell.target.argv(self._cell.python or sys.executable)
         with Worker(argv, timeouts_of(self._cell.target)) as worker:
             self.host = worker.hello["host"]
             return worker.describe(self._cell.runner).tunables
@@ -269,20 +266,12 @@ class _Search:
         self, cells: Sequence[Cell], most: int, end: float, at_least: int = 1
     ) -> dict[Cell, Visits]:
         entries = [Entry(cell, self._source) for cell in cells]
-        rounds = Rounds([entries], self._plan(), self._progress)
+        how_long = timing(
+            self._config.tune.seconds, self._scenario, warm_up_seconds=WARM_UP_SECONDS
+        )
+        rounds = Rounds([entries], how_long, self._progress)
         rounds.run(most, lambda: time.monotonic() > end, at_least)
         return {entry.cell: rounds.visits[entry] for entry in entries}
-
-    def _plan(self) -> Plan:
-        seconds = self._config.tune.seconds
-        return Plan(
-            seconds=seconds,
-            min_samples=16,
-            max_seconds=max(30.0, 5 * seconds),
-            window_seconds=min(0.1, seconds / 4),
-            warm_up_seconds=max(0.5, 2 * seconds),
-            scenario=self._scenario,
-        )
 
     def _times(self, visits: Visits) -> list[float]:
         """Ms for an image in each round."""
@@ -338,13 +327,6 @@ class _Search:
             reason,
             trials=tuple(self._trials.values()),
         )
-
-
-def _exit_code(rows: Sequence[Tuned], section: TuneConfig) -> ExitCode:
-    if runner_failed(rows, section):
-        return ExitCode.RUNNER
-    doubt = any(row.verdict == INCONCLUSIVE for row in rows)
-    return ExitCode.INCONCLUSIVE if doubt else ExitCode.OK
 
 
 def _key(found: Recommendation) -> tuple[str, str, str, str]:
