@@ -72,7 +72,7 @@ def diagnose(config: Config, targets: Sequence[str]) -> Diagnosis:
             raise UsageError(f"target {target.name} is emulated: doctor looks at real machines")
         findings += _examine(target, sys.executable, target.name, MACHINE_CHECKS + PACKAGE_CHECKS)
     if LOCAL.name in targets:
-        findings.append(leftovers(Path(tempfile.gettempdir())))
+        findings.append(leftovers(_temporary_folder()))
         for runner in registry.names():
             if python := config.python_of(runner):
                 findings += _examine(LOCAL, python, f"{runner} ({python})", PACKAGE_CHECKS)
@@ -252,6 +252,12 @@ def leftovers(folder: Path) -> Finding:
         f"{len(stale)} temporary folders of killed runs in {folder}, such as {stale[0].name}",
         f"find {folder} -maxdepth 1 -name 'edgepipe-*' -mtime +0 -exec rm -r {{}} +",
     )
+
+
+def _temporary_folder() -> Path:
+    """Where killed runs leave theirs: a command has all its temporary files in one of these."""
+    folder = Path(tempfile.gettempdir())
+    return folder.parent if folder.name.startswith("edgepipe-") else folder
 
 
 def _is_stale(path: Path) -> bool:

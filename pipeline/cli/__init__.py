@@ -3,9 +3,12 @@
 from __future__ import annotations
 
 import os
+import shutil
 import signal
 import sys
-from collections.abc import Callable
+import tempfile
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from typing import Annotated, Any
 
 import typer
@@ -62,9 +65,28 @@ def main() -> None:
         received.append(number)
         raise Terminated if number == signal.SIGTERM else KeyboardInterrupt
 
-    signal.signal(signal.SIGTERM, interrupt)
-    signal.signal(signal.SIGINT, interrupt)
-    sys.exit(_guarded(app, received))
+    with _temporary_files():
+        signal.signal(signal.SIGTERM, interrupt)
+        signal.signal(signal.SIGINT, interrupt)
+        code = _guarded(app, received)
+    sys.exit(code)
+
+
+@contextmanager
+def _temporary_files() -> Iterator[None]:
+    """One folder for the temporary files of a command, of its libraries and child processes.
+
+    Whoever makes one of them removes it, but an interrupt can fall just between the making and
+    the taking note of it.
+    """
+    folder = tempfile.mkdtemp(prefix="edgepipe-")
+    os.environ["TMPDIR"] = tempfile.tempdir = folder
+    try:
+        yield
+    finally:
+        signal.signal(signal.SIGTERM, signal.SIG_IGN)
+        signal.signal(signal.SIGINT, signal.SIG_IGN)
+        shutil.rmtree(folder, ignore_errors=True)
 
 
 def _guarded(call: Callable[[], Any], received: list[int]) -> int | str | None:

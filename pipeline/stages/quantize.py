@@ -176,11 +176,7 @@ def _prepared(transaction: Transaction) -> Iterator[Path]:
     """``fp32.onnx`` after ONNX Runtime's own preparation: shapes inferred, BatchNorm folded."""
     from onnxruntime.quantization.shape_inference import quant_pre_process
 
-    with (
-        tempfile.TemporaryDirectory(prefix="edgepipe-") as folder,
-        _temporary_files_in(folder),
-        _quiet(),
-    ):
+    with tempfile.TemporaryDirectory(prefix="edgepipe-") as folder, _quiet():
         prepared = Path(folder) / "prepared.onnx"
         with writing(Path(folder)):
             quant_pre_process(transaction.path(FP32), prepared)
@@ -222,16 +218,6 @@ def _first_nodes(graph: Any) -> list[str]:
         if node.op_type in (*PREPROCESSING_OPERATORS, "Conv"):
             found.append(node.name)
     return found
-
-
-@contextmanager
-def _temporary_files_in(folder: str) -> Iterator[None]:
-    """The quantizer's own, too: an interrupt while it tidies up would leave them behind."""
-    before, tempfile.tempdir = tempfile.tempdir, folder
-    try:
-        yield
-    finally:
-        tempfile.tempdir = before
 
 
 @contextmanager
