@@ -155,7 +155,7 @@ def _caveats(report: Report, best: Row, others: list[Row]) -> list[str]:
     if best.bench.scenario == SERVER:
         caveats.append(f"Under random arrivals, {best.bench.rate:g} runs a second.")
     if best.bench.tuned:
-        caveats.append("It runs with the settings that tune recommends.")
+        caveats.append(f"It runs with the settings that tune recommends{_tuned_on(report, best)}.")
     mine = speed(best.bench)
     equals = [
         row.name() for row in others if mine and (it := speed(row.bench)) and mine.overlaps(it)
@@ -205,6 +205,15 @@ def _cost(row: Row) -> float:
 def _cpu(report: Report, file: str, target: str) -> str:
     result = report.bench if file == BENCH else report.parity
     return str(result.hosts.get(target, {}).get("cpu", "unknown")) if result else "unknown"
+
+
+def _tuned_on(report: Report, row: Row) -> str:
+    """On which other CPU than bench's, if it was one."""
+    assert row.bench
+    found = report.manifest.recommendation(row.variant, row.runner, row.target, row.bench.scenario)
+    cpu = found.evidence.get("cpu") if found else None
+    same = cpu in (None, _cpu(report, BENCH, row.target))
+    return "" if same else f", found on another CPU ({cpu})"
 
 
 def _lacking(report: Report, file: str) -> str:

@@ -13,11 +13,13 @@ from . import results
 from .measured import CellResult
 from .results import (
     BenchFile,
+    ComparisonFile,
     EvaluationFile,
     ExplanationFile,
     Hosts,
     ParityFile,
     Source,
+    TuneFile,
 )
 from .stages.evaluate import CellAccuracy
 from .stages.parity import CellVerdict
@@ -64,6 +66,8 @@ class Report:
     parity: ParityFile | None
     evaluation: EvaluationFile | None
     explanation: ExplanationFile | None
+    tuning: TuneFile | None
+    comparison: ComparisonFile | None
     rows: tuple[Row, ...]
 
     def source(self, file: str) -> Source:
@@ -74,7 +78,7 @@ class Report:
     def hosts(self) -> Hosts:
         """The machines by target; bench's word counts first, since its figures depend on them."""
         merged: Hosts = {}
-        for result in (self.evaluation, self.parity, self.bench):
+        for result in (self.tuning, self.evaluation, self.parity, self.bench):
             merged = {**merged, **(result.hosts if result else {})}
         return merged
 
@@ -82,7 +86,7 @@ class Report:
     def absent(self) -> tuple[str, ...]:
         """Runners that could not be asked at all, and failures that belong to no cell."""
         lines: dict[str, None] = {}
-        for result in (self.bench, self.parity, self.evaluation):
+        for result in (self.bench, self.parity, self.evaluation, self.tuning):
             for cell in result.cells if result else ():
                 if not cell.variant:
                     lines[f"{cell.runner}: {cell.status}: {cell.reason}"] = None
@@ -92,7 +96,10 @@ class Report:
 
 
 def gather(folder: Path, manifest: Manifest) -> Report:
-    """Read what is in the folder. Raises ``InputError`` for a damaged result."""
+    """Read what is in the folder and, of all models, beside it.
+
+    Raises ``InputError`` for a damaged result.
+    """
     bench, bench_source = results.read(folder, results.BENCH, BenchFile, manifest)
     samples, samples_source = results.read_samples(folder, bench)
     parity, parity_source = results.read(folder, results.PARITY, ParityFile, manifest)
@@ -102,6 +109,8 @@ def gather(folder: Path, manifest: Manifest) -> Report:
     explanation, explanation_source = results.read(
         folder, results.EXPLANATION, ExplanationFile, manifest
     )
+    tuning, tuning_source = results.read(folder, results.TUNING, TuneFile, manifest)
+    comparison, comparison_source = results.read_comparison(folder.parent)
     return Report(
         manifest=manifest,
         sources=(
@@ -110,11 +119,15 @@ def gather(folder: Path, manifest: Manifest) -> Report:
             parity_source,
             evaluation_source,
             explanation_source,
+            tuning_source,
+            comparison_source,
         ),
         bench=bench,
         parity=parity,
         evaluation=evaluation,
         explanation=explanation,
+        tuning=tuning,
+        comparison=comparison,
         rows=tuple(_rows(bench, parity, evaluation, samples)),
     )
 

@@ -15,11 +15,16 @@ from typing import Any, NoReturn, TypeVar
 import numpy as np
 from pydantic import TypeAdapter, ValidationError
 
-from .errors import InputError
+from .errors import InputError, IntegrityError, WorkspaceError
 from .measured import CellResult
+from .stages.compare import RESULT_FILE as COMPARISON
+from .stages.compare import Candidate
+from .stages.convolutions import Convolution
 from .stages.evaluate import CellAccuracy
 from .stages.parity import CellVerdict
-from .workspace import Manifest
+from .stages.tune import RESULT_FILE as TUNING
+from .stages.tune import Tuned
+from .workspace import Manifest, Workspace
 
 SCHEMA_VERSION = 1
 BENCH, SAMPLES = "bench.json", "bench.npz"
@@ -30,6 +35,8 @@ MADE_BY = {
     PARITY: "edgepipe parity",
     EVALUATION: "edgepipe evaluate",
     EXPLANATION: "edgepipe parity --explain",
+    TUNING: "edgepipe tune",
+    COMPARISON: "edgepipe compare",
 }
 # A layer that is not finite or of another shape (``LayerError.state``), and one with a figure.
 BROKEN, MEASURED = "broken", "measured"
@@ -37,6 +44,7 @@ CURRENT, MISSING, OUTDATED = "current", "missing", "out of date"
 
 Hosts = Mapping[str, Mapping[str, Any]]
 Result = TypeVar("Result", bound="_Result")
+Document = TypeVar("Document")
 
 
 @dataclass(frozen=True)
@@ -126,6 +134,27 @@ class ExplanationFile(_Result):
 
 
 @dataclass(frozen=True)
+class TuneFile(_Result):
+    """``tune.json``."""
+
+    hosts: Hosts
+    budget: float
+    cells: tuple[Tuned, ...]
+
+
+@dataclass(frozen=True)
+class ComparisonFile:
+    """``compare.json``, of a whole workspace. ``artifacts`` are by model, none for the zoo's."""
+
+    artifacts: Mapping[str, Mapping[str, str]]
+    host: Mapping[str, Any]
+    quick: bool
+    measured: str
+    models: tuple[Candidate, ...]
+    convolutions: tuple[Convolution, ...]
+
+
+@dataclass(frozen=True)
 class Source:
     """What became of a result file: "current", "missing" or "out of date", and why."""
 
@@ -146,14 +175,39 @@ def read(
 
     Raises ``InputError`` for a file that no command here has written.
     """
-    path = folder / file
+    result = _parsed(folder / file, kind)
+    if result is None:
+        return None, Source(file, MISSING)
+    if changed := _changed(result.artifacts, manifest):
+        return None, Source(file, OUTDATED, f"made from another {', '.join(changed)}")
+    return result, Source(file, CURRENT)
+
+
+def read_comparison(root: Path) -> tuple[ComparisonFile | None, Source]:
+    """``read`` for the models of a workspace, each held against its own manifest."""
+    result = _parsed(root / COMPARISON, ComparisonFile)
+    if result is None:
+        return None, Source(COMPARISON, MISSING)
+    for model, artifacts in result.artifacts.items():
+        try:
+            manifest = Workspace(root, model).manifest() or Manifest()
+        except (IntegrityError, WorkspaceError):
+            return None, Source(COMPARISON, OUTDATED, f"the manifest of {model} can't be read")
+        if changed := _changed(artifacts, manifest):
+            why = f"made from another {', '.join(changed)} of {model}"
+            return None, Source(COMPARISON, OUTDATED, why)
+    return result, Source(COMPARISON, CURRENT)
+
+
+def _parsed(path: Path, kind: type[Document]) -> Document | None:
+    """A document as its type, ``None`` if there is none. Raises ``InputError`` for another one."""
     try:
         document = json.loads(path.read_text(), parse_constant=_refuse)
         if document["schema_version"] != SCHEMA_VERSION:
             raise ValueError(f"schema {document['schema_version']}, this reads {SCHEMA_VERSION}")
-        result = TypeAdapter(kind).validate_python(document)
+        return TypeAdapter(kind).validate_python(document)
     except FileNotFoundError:
-        return None, Source(file, MISSING)
+        return None
     except OSError as error:
         raise InputError(f"{path}: {error.strerror or error}") from error
     except ValidationError as error:
@@ -162,14 +216,15 @@ def read(
         raise _unreadable(path, f"{where}: {first['msg']}") from error
     except (ValueError, KeyError, TypeError, RecursionError) as error:
         raise _unreadable(path, str(error)) from error
-    changed = [
+
+
+def _changed(artifacts: Mapping[str, str], manifest: Manifest) -> list[str]:
+    """The files that are no longer there as they were."""
+    return [
         name
-        for name, sha256 in sorted(result.artifacts.items())
+        for name, sha256 in sorted(artifacts.items())
         if name not in manifest.artifacts or manifest.artifacts[name].sha256 != sha256
     ]
-    if changed:
-        return None, Source(file, OUTDATED, f"made from another {', '.join(changed)}")
-    return result, Source(file, CURRENT)
 
 
 def read_samples(

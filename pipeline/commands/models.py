@@ -26,8 +26,11 @@ def compare(
     With ``workspace`` those exported there, all of them if none is named. Without one the
     architectures of the zoo, which are exported with random weights into the user's cache the
     first time. ``convolutions`` compares standard with separable ones, too, at MobileNetV2's
-    shapes. ``options`` are the keys of ``[compare]``. Raises what ``errors.EXIT_CODES`` lists.
+    shapes. What was measured is left in the workspace's root as ``compare.json``; ``static``
+    leaves nothing. ``options`` are the keys of ``[compare]``. Raises what
+    ``errors.EXIT_CODES`` lists.
     """
+    import json
     from contextlib import ExitStack
     from dataclasses import replace
 
@@ -35,15 +38,17 @@ def compare(
     from .. import config as configuration
     from ..stages import compare as comparing
     from ..stages.convolutions import by_arithmetic, by_the_clock
+    from ..workspace import writable, write_whole
 
     config = configuration.load({"workspace": workspace, "compare": options})
     names = tuple(models)
     with ExitStack() as stack:
+        found = []
         if workspace is not None:
             found = candidates.open_exported(config.workspace, names, stack, progress)
-        elif static:
-            found = []
-        else:
+        if not static:
+            writable(config.workspace)  # what follows takes minutes
+        if not static and workspace is None:
             found = candidates.open_zoo(names, config.compare, stack, progress)
         if static:
             rows = tuple(map(comparing.exported, found))
@@ -52,7 +57,12 @@ def compare(
             result = comparing.CompareResult(rows, (), {}, static=True)
         else:
             result = comparing.compare(found, config, quick, progress)
+            if workspace is not None:
+                result = replace(result, artifacts=comparing.digests(found))
     if convolutions:
         shapes = by_arithmetic() if static else by_the_clock(config, progress)
         result = replace(result, convolutions=shapes)
+    if not static:
+        text = json.dumps(result.to_json(), indent=2, allow_nan=False) + "\n"
+        write_whole(config.workspace / comparing.RESULT_FILE, text.encode())
     return result

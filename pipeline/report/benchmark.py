@@ -2,9 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Sequence
 from textwrap import wrap
-from typing import Any
 
 from rich.console import RenderableType
 
@@ -12,7 +11,7 @@ from ...runners.measure import OFFLINE, SERVER, SINGLE_STREAM
 from ..measured import BenchResult, CellResult
 from ..regression import Comparison
 from ..stages.tune import TuneResult
-from .tables import WIDTH, ms, number, table, text
+from .tables import WIDTH, ms, number, settings, table, text
 
 MIB = 1 << 20
 Column = tuple[str, Callable[[CellResult], str]]
@@ -43,7 +42,7 @@ def tune_table(result: TuneResult) -> str:
                 cell.variant,
                 cell.runner,
                 cell.target,
-                _shown(cell.settings) or "–",
+                settings(cell.settings) or "–",
                 number(cell.default_ms, ".2f"),
                 number(cell.tuned_ms, ".2f"),
                 cell.verdict or "",
@@ -54,12 +53,6 @@ def tune_table(result: TuneResult) -> str:
     parts: list[RenderableType] = [shown] if shown.row_count else []
     about = f"  ms an image, {result.cells[0].scenario}; {result.seconds:.0f} s"
     return text(*parts, *lines, about)
-
-
-def _shown(settings: Mapping[str, Any]) -> str:
-    options = settings.get("options", {})
-    plain = {name: value for name, value in settings.items() if name != "options"}
-    return ", ".join(f"{name} {value}" for name, value in {**plain, **options}.items())
 
 
 def _columns(scenario: str, cells: Sequence[CellResult]) -> list[Column]:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import shlex
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import replace
 from typing import Any
 
@@ -14,9 +14,11 @@ from ...runners.measure import SINGLE_STREAM
 from ..measured import CellResult
 from ..modelspec import name_of
 from ..reporting import Report
+from ..results import ComparisonFile
 from ..sections import SYNTHETIC
 from ..stages.evaluate import CellAccuracy
 from ..stages.parity import CellVerdict
+from ..stages.tune import Tuned
 from ..workspace import Manifest
 
 # ``Samples.origin`` of inputs of the user's, and how the names of edgepipe's own begin.
@@ -27,6 +29,8 @@ Judged = CellResult | CellVerdict | CellAccuracy
 def commands(report: Report) -> list[str]:
     """Export, then each command whose result is there, with every choice spelled out."""
     lines = [_export(report.manifest)]
+    tuned = any(cell.tuned for cell in report.bench.cells) if report.bench else False
+    lines += _tune(report) if tuned else []
     if report.bench:
         cells = report.bench.cells
         flags = [*_cells(cells), *_scenario(cells)]
@@ -43,11 +47,14 @@ def commands(report: Report) -> list[str]:
         data = [] if name.startswith(DIGITS) else ["--data", name]
         flags = [*_cells(report.evaluation.cells), *data, *gate]
         lines.append(_line("edgepipe evaluate", *flags))
+    lines += [] if tuned else _tune(report)
+    lines += _compare(report.comparison) if report.comparison else []
     return [*lines, _line("edgepipe report", *_model(report.manifest.model))]
 
 
-def placeholders(manifest: Manifest) -> list[str]:
-    """What the manifest can't name of the commands: files of the user's, keys of a file."""
+def placeholders(report: Report) -> list[str]:
+    """What the results can't name of the commands: files of the user's, keys of a file."""
+    manifest = report.manifest
     model, lines = manifest.model, []
     if model["weights"] == CHECKPOINT:
         lines.append("CHECKPOINT is the file whose weights have the SHA-256 above.")
@@ -59,6 +66,8 @@ def placeholders(manifest: Manifest) -> list[str]:
         lines.append("IMAGES is the folder that calibrated int8 and gave the goldens.")
     if _preprocessing(manifest) is None:
         lines.append("How images are prepared was set key by key under [export].")
+    if report.comparison and report.comparison.artifacts:
+        lines.append("WORKSPACE is the folder that the compared models' folders are in.")
     return lines
 
 
@@ -121,15 +130,48 @@ def _preprocessing(manifest: Manifest) -> list[object] | None:
     return None
 
 
+def _tune(report: Report) -> list[str]:
+    """The search whose result is there; what won in an earlier one is not made again by it."""
+    if report.tuning is None:
+        return []
+    named = [cell for cell in report.tuning.cells if cell.variant]
+    flags = _places(named)
+    flags += _repeated(
+        "--scenario", (cell.scenario for cell in named if cell.scenario != SINGLE_STREAM)
+    )
+    return [_line("edgepipe tune", *flags, "--budget", f"{report.tuning.budget:g}")]
+
+
+def _compare(found: ComparisonFile) -> list[str]:
+    speeds = [speed for row in found.models for speed in row.speeds if speed.variant]
+    flags = _repeated("--runner", (speed.runner for speed in speeds))
+    flags += _repeated("--variant", (speed.variant for speed in speeds))
+    threads = {speed.threads for speed in speeds if speed.threads}
+    flags += ["--threads", *threads] if len(threads) == 1 else []
+    sizes = {row.input_size for row in found.models}
+    if not found.artifacts and len(sizes) == 1:
+        flags += ["--input-size", *sizes]
+    if all(row.training_step_ms is None for row in found.models):
+        flags.append("--no-training")
+    flags += ["--convolutions"] * bool(found.convolutions)
+    flags += ["--quick"] * found.quick
+    flags += ["--workspace", "WORKSPACE"] * bool(found.artifacts)
+    return [_line("edgepipe compare", *(row.model for row in found.models), *flags)]
+
+
 def _cells(cells: Iterable[Judged]) -> list[object]:
     """What leads to the same cells: their runners, variants and so on."""
     named = [cell for cell in cells if cell.variant]
-    flags = _repeated("--runner", (cell.runner for cell in named))
-    flags += _repeated("--variant", (cell.variant for cell in named))
-    flags += _repeated("--target", (cell.target for cell in named))
+    flags = _places(named)
     flags += _repeated("--precision", (cell.precision for cell in named if cell.precision))
     threads = {cell.threads for cell in named if cell.threads and not getattr(cell, "tuned", False)}
     return [*flags, "--threads", *threads] if len(threads) == 1 else flags
+
+
+def _places(cells: Sequence[Judged | Tuned]) -> list[object]:
+    flags = _repeated("--runner", (cell.runner for cell in cells))
+    flags += _repeated("--variant", (cell.variant for cell in cells))
+    return [*flags, *_repeated("--target", (cell.target for cell in cells))]
 
 
 def _scenario(cells: Iterable[CellResult]) -> list[object]:

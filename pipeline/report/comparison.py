@@ -3,9 +3,10 @@
 from __future__ import annotations
 
 import io
+from collections.abc import Sequence
 from typing import TYPE_CHECKING, Any
 
-from . import tables
+from . import pareto, tables
 from .tables import ms, number
 
 if TYPE_CHECKING:
@@ -13,10 +14,6 @@ if TYPE_CHECKING:
     from ..stages.convolutions import Convolution
 
 MIB = 1 << 20
-COLOURS = {"fp32": "#1f6feb", "int8": "#bc4c00"}
-OTHER_COLOUR = "#6e7781"
-# Points² of a model of 1 MiB, so that ten times the size is ten times the area.
-AREA_PER_MIB = 6.0
 
 
 def text(result: CompareResult) -> str:
@@ -35,14 +32,19 @@ def svg(result: CompareResult) -> str:
     Raises ``ImportError`` without matplotlib.
     """
     from matplotlib import rc_context
+    from matplotlib.backends.backend_agg import FigureCanvasAgg
     from matplotlib.figure import Figure
+    from matplotlib.lines import Line2D
 
-    runners = list(
-        dict.fromkeys(speed.runner for row in result.models for speed in row.speeds if speed.p50_ms)
-    )
-    figure = Figure(figsize=(9, 4.5 * max(1, len(runners))), layout="constrained")
-    for place, runner in enumerate(runners, 1):
-        _panel(figure.add_subplot(len(runners), 1, place), result, runner)
+    height = 4.5 * max(1, len(pareto.runners_of(result.models)))
+    figure = Figure(figsize=(9, height), layout="constrained")
+    FigureCanvasAgg(figure)  # measures text for the names
+    if colors := pareto.colors_of(result.models, pareto.ON_WHITE):
+        style: Any = {"linestyle": "none", "marker": "o"}
+        handles = [Line2D([], [], color=color, label=name, **style) for name, color in colors]
+        title = "area: the file's size; hollow: a timing that isn't valid; dotted: the Pareto front"
+        figure.legend(handles=handles, ncols=4, loc="outside upper left", title=title)
+    pareto.draw(figure, result.models, pareto.ON_WHITE)
     buffer = io.StringIO()
     # Text stays text, and equal results give equal files.
     with rc_context({"svg.fonttype": "none", "svg.hashsalt": "edgepipe"}):
@@ -78,16 +80,16 @@ def _speeds(result: CompareResult) -> tables.Table:
     )
     for row in result.models:
         for speed in row.speeds:
-            if speed.p50_ms is None or speed.ci95_ms is None:
+            if speed.p50_ms is None:
                 continue
-            low, high = speed.ci95_ms
+            interval = "–".join(map(ms, speed.ci95_ms)) if speed.ci95_ms else "–"
             made.add_row(
                 "◆" if speed.pareto else "",
                 row.model,
                 speed.runner,
                 speed.variant,
                 ms(speed.p50_ms),
-                f"{ms(low)}–{ms(high)}",
+                interval,
                 number(speed.peak_rss_mib, ".0f"),
                 speed.verdict or "",
             )
@@ -121,63 +123,42 @@ def _notes(result: CompareResult) -> list[str]:
         "  MMACs: million multiply-accumulates of one image; peak: activations alive at once, f32",
         "  top-1: ImageNet, published, of float32 weights, not measured here:",
     ]
-    by_source: dict[str, list[str]] = {}
-    for row in result.models:
-        if row.published_top1_from:
-            by_source.setdefault(row.published_top1_from, []).append(row.model)
-    lines += [f"    {', '.join(names)}: {source}" for source, names in by_source.items()]
+    lines += [f"    {', '.join(names)}: {source}" for source, names in sources(result.models)]
     if any(speed.pareto for row in result.models for speed in row.speeds):
         lines.append("  ◆ nothing else here is both faster on that runner and more accurate")
     if any(row.training_step_ms for row in result.models):
         lines.append("  train: torch, one image of a step with a batch of 8")
-    lines += _why(result.models)
+    lines += [f"  {doubt}" for doubt in doubts(result.models)]
     for timed in result.convolutions[0].timed if result.convolutions else ():
         if timed.reason:
             lines.append(f"  {timed.runner}: {timed.reason}")
     return lines
 
 
-def _why(rows: tuple[Candidate, ...]) -> list[str]:
-    """A line for each thing that keeps figures away or makes them doubtful, with the cells."""
-    reasons: dict[str, list[str]] = {}
-    measured = sum(speed.status == "ok" for row in rows for speed in row.speeds)
+def sources(rows: Sequence[Candidate]) -> list[tuple[str, list[str]]]:
+    """Where published accuracies are from, each with its models."""
+    found: dict[str, list[str]] = {}
     for row in rows:
-        for speed in row.speeds:
-            absent = [f"{speed.status}: {speed.reason}"] if speed.status != "ok" else []
-            for reason in (*absent, *speed.notes):
-                cell = f"{row.model} {speed.variant}/{speed.runner}"
-                missing = speed.status == "unavailable"
-                names = reasons.setdefault(reason, [])
-                if (name := speed.runner if missing else cell) not in names:
-                    names.append(name)
-    return [
-        f"  {reason}" if len(names) == measured > 1 else f"  {', '.join(names)}: {reason}"
-        for reason, names in reasons.items()
-    ]
+        if row.published_top1_from:
+            found.setdefault(row.published_top1_from, []).append(row.model)
+    return list(found.items())
 
 
-def _panel(axes: Any, result: CompareResult, runner: str) -> None:
-    points = [
-        (speed, row)
-        for row in result.models
-        for speed in row.speeds
-        if speed.runner == runner and speed.p50_ms and row.published_top1
+def doubts(rows: Sequence[Candidate]) -> list[str]:
+    """What keeps figures away or makes them doubtful: what holds for all, then cell by cell."""
+    cells = [(row.model, speed) for row in rows for speed in row.speeds]
+    measured = [speed for _, speed in cells if speed.status == "ok"]
+    common = [
+        note
+        for note in (measured[0].notes if len(measured) > 1 else ())
+        if all(note in speed.notes for speed in measured)
     ]
-    for speed, row in points:
-        size = row.size_bytes.get(speed.variant, 0) / MIB
-        colour = COLOURS.get(speed.variant, OTHER_COLOUR)
-        spot = (speed.p50_ms, row.published_top1)
-        axes.scatter(*spot, s=AREA_PER_MIB * size, color=colour, alpha=0.35, linewidths=0)
-        axes.scatter(*spot, s=9, color=colour)
-        label = f"{row.model} {speed.variant}"
-        away = (4, 4) if speed.variant == "fp32" else (4, -9)  # the two often lie side by side
-        axes.annotate(label, spot, xytext=away, textcoords="offset points", fontsize=7)
-    front = sorted((speed.p50_ms, row.published_top1) for speed, row in points if speed.pareto)
-    if front:
-        axes.plot(*zip(*front, strict=True), color=OTHER_COLOUR, linewidth=1, linestyle=":")
-    axes.set_xscale("log")
-    axes.set_xlabel("p50, ms")
-    axes.set_ylabel("ImageNet top-1, published for float32, %")
-    axes.set_title(f"{runner}: area is the file's size; dotted: the Pareto front", fontsize=10)
-    axes.margins(0.15)
-    axes.grid(visible=True, alpha=0.3)
+    lines: dict[str, dict[str, None]] = {}
+    for model, speed in cells:
+        reasons = [note for note in speed.notes if note not in common]
+        if speed.status != "ok":
+            reasons.append(f"{speed.status}: {speed.reason}")
+        absent = speed.status == "unavailable"  # whatever the model
+        name = speed.runner if absent else f"{model} {speed.variant}/{speed.runner}"
+        lines.setdefault(name, {}).update(dict.fromkeys(reasons))
+    return [*common, *(f"{name}: {'; '.join(found)}" for name, found in lines.items() if found)]

@@ -5,6 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 
 from ..gates import FAIL, INCONCLUSIVE, PASS
+from ..stages.tune import RECOMMENDED
 from ..validity import INVALID, NOISY, VALID
 
 MIB = 1 << 20
@@ -13,11 +14,14 @@ GOOD, WARN, BAD, PLAIN = "good", "warn", "bad", "plain"
 TONES = {
     PASS: GOOD,
     VALID: GOOD,
+    RECOMMENDED: GOOD,
     INCONCLUSIVE: WARN,
     NOISY: WARN,
     FAIL: BAD,
     INVALID: BAD,
     "failed": BAD,
+    f"parity {FAIL}": BAD,
+    f"parity {INCONCLUSIVE}": WARN,
 }
 SHAPES = {GOOD: "✓", WARN: "◐", BAD: "✕", PLAIN: "○"}
 

@@ -10,8 +10,18 @@ from typing import Any
 from ...exporters.base import MissingLibrary
 from ..choice import choose, speed
 from ..reporting import Report
-from ..results import BROKEN, EVALUATION, EXPLANATION, MISSING, OUTDATED, PARITY, SAMPLES
-from . import cell_table, contents, plots
+from ..results import (
+    BROKEN,
+    COMPARISON,
+    EVALUATION,
+    EXPLANATION,
+    MISSING,
+    OUTDATED,
+    PARITY,
+    SAMPLES,
+    TUNING,
+)
+from . import cell_table, choosing, contents, pareto, plots, tuning
 from .commands import commands, placeholders
 from .elements import Verdict
 
@@ -53,9 +63,17 @@ def _contents(report: Report) -> dict[str, Any]:
         "hosts": contents.hosts(report) if report.hosts else None,
         "tools": contents.tools(report),
         "commands": commands(report),
-        "placeholders": placeholders(report.manifest),
+        "placeholders": placeholders(report),
         "limits": contents.limits(report),
-        "files": {"parity": PARITY, "evaluation": EVALUATION, "explanation": EXPLANATION},
+        "tuned": tuning.section(report),
+        "compared": choosing.section(report),
+        "files": {
+            "parity": PARITY,
+            "evaluation": EVALUATION,
+            "explanation": EXPLANATION,
+            "tuning": TUNING,
+            "comparison": COMPARISON,
+        },
         "samples_file": SAMPLES,
     }
 
@@ -71,6 +89,7 @@ def _plots(report: Report) -> dict[str, Any]:
 
     rows = report.rows
     explained = report.explanation.cells if report.explanation else ()
+    models = report.comparison.models if report.comparison else ()
     timed = [row for row in rows if speed(row.bench)]
     return {
         "tradeoff": both(lambda width: plots.tradeoff(rows, width)),
@@ -79,6 +98,8 @@ def _plots(report: Report) -> dict[str, Any]:
         "broken": any(layer.state == BROKEN for cell in explained for layer in cell.layers),
         "layers": both(lambda width: plots.layers(explained, width)),
         "runner_colors": plots.runner_colors(rows),
+        "pareto": both(lambda width: pareto.pareto(models, width)),
+        "variant_colors": pareto.legend_in_page(models),
     }
 
 

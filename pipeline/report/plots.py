@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from typing import Any
 
 import numpy as np
@@ -13,14 +13,13 @@ from ..gates import PASS
 from ..reporting import Row
 from ..results import BROKEN, ExplainedCell
 from ..validity import MAX_ROUND_SPREAD, VALID
+from .annotations import Point, log_ruler, place_labels
 from .inline_svg import BAD, BAND, INK, QUIET, SERIES, SURFACE, VARIABLES, figure_of
 from .tables import ms
 
 # Width of the drawing in CSS pixels, on a desk and on a phone; one unit of the SVG is one pixel.
 WIDE, NARROW = 880, 348
-DISC = 9.0  # about the radius of a large disc, in pixels
 LARGEST_DISC = 240.0  # its area, in square points
-Point = tuple[float, float]
 # Largest ratio of latencies that a linear axis shows well.
 LINEAR_RANGE = 4.0
 
@@ -47,7 +46,7 @@ def tradeoff(rows: Sequence[Row], width: int) -> str | None:
             ((found.low or found.value, height), (found.high or found.value, height))
             for (_, found), (_, height) in zip(points, marks, strict=True)
         ]
-        _label(axes, labels, bars, notes)
+        place_labels(axes, labels, bars, notes)
         described = "; ".join(
             f"{row.name()}: {found}, SQNR {_height(row):.1f} dB" for row, found in points
         )
@@ -142,12 +141,7 @@ def _limits(axes: Any, rows: Sequence[Row], speeds: Sequence[Speed]) -> list[Any
     least = min(found.low or found.value for found in speeds)
     most = max(found.high or found.value for found in speeds)
     if most > LINEAR_RANGE * least:
-        axes.set_xscale("log")
-        axes.set_xlim(least / 1.8, most * 2.2)
-        axes.xaxis.set_major_formatter(lambda value, _: f"{value:g}")
-        axes.xaxis.set_minor_formatter(
-            lambda value, _: f"{value:g}" if f"{value:e}"[0] in "25" else ""
-        )
+        log_ruler(axes, least, most)
     else:
         axes.set_xlim(0, most * 1.3)
     heights = [height for row in rows if (height := _height(row)) is not None]
@@ -177,76 +171,6 @@ def _limits(axes: Any, rows: Sequence[Row], speeds: Sequence[Speed]) -> list[Any
     return notes
 
 
-def _label(
-    axes: Any,
-    labels: Sequence[tuple[str, str, float, float]],
-    bars: Sequence[tuple[Point, Point]],
-    notes: Sequence[Any],
-) -> None:
-    """Write each (name, color) beside its point (x, y), where it covers nothing.
-
-    Neither another name, nor a point, nor a bar from its left to its right end, nor a note.
-
-    A name that can't stand right beside its point, and nearer to it than to any other one, gets
-    a line to it.
-    """
-    from matplotlib.text import Text
-    from matplotlib.transforms import Bbox
-
-    figure = axes.figure
-    figure.canvas.draw()
-    renderer = figure.canvas.get_renderer()
-    frame = axes.get_window_extent(renderer).padded(3)
-    places = [axes.transData.transform((x, y)) for _, _, x, y in labels]
-    taken = [Text.get_window_extent(note, renderer) for note in notes]
-    for left, right in bars:
-        (x0, y0), (x1, _) = axes.transData.transform([left, right])
-        if x1 - x0 > 2 * DISC:  # a shorter one is inside its disc
-            taken.append(Bbox([[x0, y0 - 1], [x1, y0 + 1]]))
-    # From the right, so that the names of a cluster fan out around it.
-    for number in sorted(range(len(labels)), key=lambda number: -places[number][0]):
-        name, color, x, y = labels[number]
-        others = [place for other, place in enumerate(places) if other != number]
-        for dx, dy, side in _OFFSETS:
-            line = {"arrowstyle": "-", "color": QUIET, "linewidth": 0.7, "shrinkB": 4}
-            note = axes.annotate(
-                name,
-                (x, y),
-                xytext=(dx, dy),
-                textcoords="offset points",
-                ha=side,
-                va="center",
-                fontsize=11,
-                color=color,
-                arrowprops=line if dy else None,
-            )
-            note.update_positions(renderer)
-            box = Text.get_window_extent(note, renderer).padded(2)  # without its line
-            nearest = min((_distance(box, place) for place in others), default=math.inf)
-            clear = nearest > (6 if dy else _distance(box, places[number]) + 4)
-            inside = frame.containsx(box.x0) and frame.containsx(box.x1)
-            inside = inside and frame.containsy(box.y0) and frame.containsy(box.y1)
-            if inside and clear and not any(box.overlaps(other) for other in taken):
-                taken.append(box)
-                break
-            note.remove()
-
-
-def _distance(box: Any, place: Any) -> float:
-    """From a point to the nearest edge of a box, in pixels; 0 inside it."""
-    x, y = place
-    return math.hypot(max(box.x0 - x, 0, x - box.x1), max(box.y0 - y, 0, y - box.y1))
-
-
-def _steps() -> Iterator[tuple[int, int, str]]:
-    """Where a label may stand from its point, the nearest first."""
-    for rise in (0, 18, -18, 34, -34, 50, -50, 66, -66, 82, -82, 98, -98, 114, -114):
-        for along, side in ((16, "left"), (-16, "right"), (40, "left"), (-40, "right")):
-            if rise or abs(along) == 16:
-                yield along, rise, side
-
-
-_OFFSETS = tuple(_steps())
 # Where the ruler may have a number, the most wanted first.
 _RATIOS = (1, 2, 0.5, 1.5, 1.1, 0.9, 5, 3, 1.2, 0.8, 10, 20, 0.7, 0.6, 0.25, 50, 100)
 

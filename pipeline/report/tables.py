@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import io
 import sys
+from collections.abc import Mapping
 from typing import Any
 
 from rich.box import SIMPLE_HEAD
@@ -37,6 +38,13 @@ def text(*parts: Any) -> str:
 def number(value: float | None, form: str) -> str:
     """A figure, or a dash where there is none."""
     return "–" if value is None else format(value, form)
+
+
+def settings(found: Mapping[str, Any]) -> str:
+    """Settings of a runner as tune tries them: "threads 1, allow_spinning False"."""
+    options = found.get("options", {})
+    plain = {name: value for name, value in found.items() if name != "options"}
+    return ", ".join(f"{name} {value}" for name, value in {**plain, **options}.items())
 
 
 def ms(value: float) -> str:

@@ -10,6 +10,7 @@ from __future__ import annotations
 import statistics as stats
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass, field, replace
+from datetime import UTC, datetime
 from time import perf_counter
 from typing import Any
 
@@ -30,6 +31,7 @@ from ..validity import judge, of_quick_run
 from .convolutions import Convolution
 
 SCHEMA_VERSION = 1
+RESULT_FILE = "compare.json"
 # What the published counts and accuracies are for.
 CLASSES = 1000
 VARIANTS = ("fp32", "int8")
@@ -39,6 +41,8 @@ TRAINING_BATCH, TRAINING_STEPS = 8, 3
 @dataclass(frozen=True)
 class Speed:
     """A variant of a model on a runner. Times in ms for one run; ``None`` unless status is ok.
+
+    ``ci95_ms`` takes two rounds or more.
 
     ``pareto``: no other of the models measured on this runner is published as more accurate and
     was faster.
@@ -55,6 +59,7 @@ class Speed:
     p50_ms: float | None
     ci95_ms: tuple[float, float] | None
     peak_rss_mib: float | None
+    runner_version: str | None = None
     pareto: bool = False
 
 
@@ -86,12 +91,19 @@ class Candidate:
 
 @dataclass(frozen=True)
 class CompareResult:
-    """``host`` is the machine that was measured on, empty if none was."""
+    """``host`` is the machine that was measured on, empty if none was.
+
+    ``artifacts`` are the SHA-256 of the files of each model of a workspace; models of the zoo
+    have random weights and none. ``measured`` says when (UTC, ISO 8601).
+    """
 
     models: tuple[Candidate, ...]
     convolutions: tuple[Convolution, ...]
     host: Mapping[str, Any]
     static: bool
+    quick: bool = False
+    measured: str | None = None
+    artifacts: Mapping[str, Mapping[str, str]] = field(default_factory=dict)
     exit_code: ExitCode = ExitCode.OK
 
     def to_json(self) -> dict[str, Any]:
@@ -167,8 +179,20 @@ def compare(
         convolutions=(),
         host=next(iter(hosts(rounds.visits).values()), {}),
         static=False,
+        quick=quick,
+        measured=datetime.now(UTC).isoformat(timespec="seconds"),
         exit_code=exit_code(every, section),
     )
+
+
+def digests(models: Sequence[Source]) -> dict[str, dict[str, str]]:
+    """The SHA-256 of each model's files, by the name of its folder."""
+    return {
+        source.workspace.folder.name: {
+            name: artifact.sha256 for name, artifact in source.manifest.artifacts.items()
+        }
+        for source in models
+    }
 
 
 def with_fronts(rows: Sequence[Candidate]) -> tuple[Candidate, ...]:
@@ -297,8 +321,9 @@ def _speed(row: CellResult) -> Speed:
         row.precision,
         row.threads,
         latency.p50 if latency else None,
-        latency.ci95 if latency else None,
+        latency.ci95 if latency and row.rounds > 1 else None,
         row.peak_rss_mib,
+        row.runner_version,
     )
 
 

@@ -72,7 +72,8 @@ class Tuned:
     """A cell's row. ``verdict`` is "recommended", "default", or "inconclusive" where the machine
     was too busy to tell, with the ``reason`` for it.
 
-    Times are in ms for an image, of the final's rounds.
+    Times are in ms for an image, of the final's rounds. ``seconds`` is what the search took,
+    ``measured`` when it ended (UTC, ISO 8601).
     """
 
     variant: str
@@ -88,14 +89,21 @@ class Tuned:
     default_ms: float | None = None
     tuned_ms: float | None = None
     trials: tuple[Trial, ...] = ()
+    seconds: float | None = None
+    measured: str | None = None
 
 
 @dataclass(frozen=True)
 class TuneResult:
-    """What ``tune.json`` holds; ``recommended`` are all that the manifest has from now on."""
+    """What ``tune.json`` holds; ``recommended`` are all that the manifest has from now on.
+
+    ``budget`` is what the search was allowed for all cells, ``seconds`` what it took.
+    """
 
     model: Mapping[str, Any]
+    artifacts: Mapping[str, str]
     hosts: Mapping[str, Mapping[str, Any]]
+    budget: float
     seconds: float
     cells: tuple[Tuned, ...]
     recommended: tuple[Recommendation, ...]
@@ -141,7 +149,9 @@ def tune(source: Source, config: Config, progress: Progress) -> TuneResult:
     ]
     return TuneResult(
         model=source.manifest.model,
+        artifacts={name: artifact.sha256 for name, artifact in source.manifest.artifacts.items()},
         hosts=hosts,
+        budget=section.budget,
         seconds=time.monotonic() - started,
         cells=tuple(rows),
         recommended=tuple(recommended.values()),
@@ -160,13 +170,19 @@ class _Search:
         self._scenario = config.tune.scenario
         self._cell = replace(cell, streams=None if self._scenario == OFFLINE else 1)
         self._progress = progress
-        self._explored = time.monotonic() + EXPLORING_SHARE * seconds
-        self._end = time.monotonic() + seconds
+        self._started = time.monotonic()
+        self._explored = self._started + EXPLORING_SHARE * seconds
+        self._end = self._started + seconds
         self._trials: dict[Cell, Trial] = {}
         self.host: Mapping[str, Any] | None = None
 
     def run(self) -> Tuned:
         """Explore, gate, decide."""
+        row = self._search()
+        now = datetime.now(UTC).isoformat(timespec="seconds")
+        return replace(row, seconds=time.monotonic() - self._started, measured=now)
+
+    def _search(self) -> Tuned:
         try:
             tunables = self._ask()
             best = self._explore(tunables)
@@ -187,7 +203,9 @@ class _Search:
             "tuned_ms": row.tuned_ms,
             "cpu": host.get("cpu"),
             "physical_cores": host.get("physical_cores"),
-            "measured": datetime.now(UTC).isoformat(timespec="seconds"),
+            "measured": row.measured,
+            "candidates": len(row.trials),
+            "seconds": row.seconds,
         }
         return Recommendation(
             row.variant, row.runner, row.target, row.settings, evidence, row.scenario

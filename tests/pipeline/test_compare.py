@@ -12,7 +12,7 @@ import pytest
 
 from edgepipe.exporters.zoo import ARCHITECTURES
 from edgepipe.exporters.zoo.published import PUBLISHED
-from edgepipe.pipeline import compare
+from edgepipe.pipeline import compare, write_report
 from edgepipe.pipeline.errors import InputError, UsageError
 from edgepipe.pipeline.report import comparison
 from edgepipe.pipeline.stages.compare import Candidate, Speed, training_step_ms, with_fronts
@@ -34,6 +34,20 @@ def test_the_static_table_has_the_whole_zoo(edgepipe: Run) -> None:
         assert row["published_top1"] == PUBLISHED[name].top1
         assert row["published_top1_from"]
         assert row["speeds"] == []
+
+
+def test_arithmetic_alone_leaves_nothing(edgepipe: Run, tmp_path: Path) -> None:
+    assert edgepipe("compare", "vgg16", "--static").returncode == 0
+    assert not (tmp_path / "artifacts").exists()
+
+
+def test_a_place_that_cant_be_written_ends_it_before_the_work(
+    edgepipe: Run, tmp_path: Path
+) -> None:
+    (tmp_path / "artifacts").write_text("a file")
+    done = edgepipe("compare", "squeezenet1_1", "--quick")
+    assert (done.returncode, len(done.stderr.splitlines())) == (3, 1), done.stderr
+    assert "can't write artifacts" in done.stderr
 
 
 def test_named_models_at_another_size() -> None:
@@ -74,8 +88,15 @@ def test_a_workspace_is_measured(edgepipe: Run, workspace: Path, tmp_path: Path)
         assert speed["p50_ms"] > 0
         assert speed["peak_rss_mib"] > 0
     assert document["host"]["cpu"]
+    assert json.loads((workspace / "compare.json").read_text()) == document
+    kept = json.loads((workspace / "mobilenet_v2" / "manifest.json").read_text())["artifacts"]
+    digests = {name: found["sha256"] for name, found in kept.items()}
+    assert document["artifacts"] == {"mobilenet_v2": digests}
+    page, _ = write_report(workspace=workspace)
+    assert page.source("compare.json").state == "current"
     plot = (tmp_path / "pareto.svg").read_text()
-    assert "mobilenet_v2 int8" in plot
+    for text in ("mobilenet_v2", "int8", "area: the file"):
+        assert text in plot
     assert "openvino" in plot
 
 

@@ -11,7 +11,7 @@ from typing import Any
 
 import pytest
 
-from edgepipe.pipeline import bench, export, tune, validity
+from edgepipe.pipeline import bench, export, tune, validity, write_report
 from edgepipe.pipeline.errors import ExitCode
 from edgepipe.pipeline.workspace import Workspace
 
@@ -93,7 +93,16 @@ def test_the_faster_setting_is_recommended_and_then_used(workspace: Path, napper
     (kept,) = json.loads((folder / "manifest.json").read_text())["recommended"]
     assert kept["settings"] == {**row.settings}
     assert kept["evidence"]["sha256"] == result_sha(workspace)
-    assert json.loads((folder / "tune.json").read_text())["cells"][0]["verdict"] == "recommended"
+    found = json.loads((folder / "tune.json").read_text())
+    assert found["cells"][0]["verdict"] == "recommended"
+    assert found["artifacts"]["int8.onnx"] == result_sha(workspace)
+    assert 0 < found["cells"][0]["seconds"] <= found["seconds"]
+    for name in ("seconds", "measured"):
+        assert kept["evidence"][name] == found["cells"][0][name]
+    assert kept["evidence"]["candidates"] == len(row.trials)
+    report, _ = write_report(workspace=workspace, format="markdown")
+    assert report.tuning
+    assert "| int8 · napper | ✓ recommended | nap 0.0 |" in (folder / "report.md").read_text()
 
     chosen = {"workspace": workspace, "runners": ("napper",), "variants": ("int8",), "quick": True}
     tuned, default = bench(**chosen).cells[0], bench(**chosen, tuned=False).cells[0]

@@ -1,0 +1,397 @@
+"""Workspaces with small files in the place of models, and made-up results of every command."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Sequence
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from edgepipe.pipeline import write_report
+from edgepipe.pipeline.accuracy import Drop
+from edgepipe.pipeline.errors import ExitCode
+from edgepipe.pipeline.measured import BenchResult, CellResult, Latency
+from edgepipe.pipeline.reporting import Report
+from edgepipe.pipeline.stages.compare import Candidate, CompareResult, Speed, with_fronts
+from edgepipe.pipeline.stages.convolutions import Convolution, Timed
+from edgepipe.pipeline.stages.evaluate import CellAccuracy, EvaluationResult
+from edgepipe.pipeline.stages.explain import Explanation, LayerError, Step
+from edgepipe.pipeline.stages.parity import CellVerdict, ParityResult
+from edgepipe.pipeline.stages.tune import Trial, Tuned, TuneResult
+from edgepipe.pipeline.statistics import interval
+from edgepipe.pipeline.workspace import Artifact, Manifest, Recommendation, Workspace, sha256_file
+
+HOST = {
+    "name": "box",
+    "cpu": "A CPU & more",
+    "cpu_flags": ["avx2", "avx512_vnni"],
+    "physical_cores": 2,
+    "logical_cpus": 4,
+    "cpu_quota": None,
+    "governor": None,
+    "virtual_machine": True,
+    "no_energy": "no RAPL counters",
+    "memory_mib": 8192,
+    "os": "Linux 6.1",
+    "python": "3.11.7",
+}
+
+
+MODEL = {
+    "name": "mobilenet_v2",
+    "architecture": "mobilenet_v2",
+    "weights": "digits",
+    "weights_sha256": "ab" * 32,
+    "trained": True,
+    "parameters": 2_236_682,
+    "classes": 3,
+    "batch": 1,
+    "input_size": 224,
+    "simplified": True,
+    "not_simplified_because": None,
+}
+
+
+SHAPE = {"size": 224, "mean": [0.5] * 3, "std": [0.5] * 3, "resize": "squash", "resize_to": None}
+
+
+VARIANTS = ("fp32", "int8", "int8-avx2")
+
+
+REFERENCE_DB = 129.3
+
+
+MS = {
+    ("fp32", "ort-cpu"): 4.9,
+    ("int8", "ort-cpu"): 2.11,
+    ("int8-avx2", "ort-cpu"): 2.05,
+    ("fp32", "openvino"): 4.6,
+    ("int8", "openvino"): 2.3,
+    ("int8-avx2", "openvino"): 2.35,
+    ("fp32", "torch"): 14.6,
+}
+
+
+SQNR = {"fp32": 126.8, "int8": 29.2, "int8-avx2": 28.1}
+
+
+MIB = {"fp32": 8.5, "int8": 2.5, "int8-avx2": 2.5}
+
+
+class MadeUp:
+    """A workspace with small files in the place of models, and whatever results are put in."""
+
+    def __init__(
+        self, root: Path, *, model: str = "mobilenet_v2", labels: Sequence[str] = "abc"
+    ) -> None:
+        self.root, self.model = root, model
+        self.folder = root / model
+        self.folder.mkdir(parents=True)
+        self.place = Workspace(root, model)
+        for name in VARIANTS:
+            (self.folder / f"{name}.onnx").write_text(f"the {name} of {model}")
+        self.labels = tuple(labels)
+        self.model_facts: dict[str, Any] = {**MODEL, "name": model}
+        self.recommended: tuple[Recommendation, ...] = ()
+        self.manifest()
+
+    def manifest(self) -> None:
+        """(Re)write the manifest of the files that are there."""
+        files = sorted(self.folder.glob("*.onnx"))
+        artifacts = {path.name: Artifact(sha256_file(path), path.stat().st_size) for path in files}
+        hashes = {found.sha256 for found in artifacts.values()}
+        self.recommended = tuple(
+            found for found in self.recommended if found.evidence["sha256"] in hashes
+        )
+        manifest = Manifest(
+            model=self.model_facts,
+            preprocessing=SHAPE,
+            labels=self.labels,
+            variants={path.stem: {"onnx": path.name} for path in files},
+            artifacts=artifacts,
+            tools={"edgepipe": "0.1.0", "torch": "2.13.0"},
+            recommended=self.recommended,
+        )
+        (self.folder / "manifest.json").write_text(manifest.to_json())
+        self.hashes = {name: found.sha256 for name, found in artifacts.items()}
+
+    def bench(self, *cells: CellResult, rounds: int = 6, **changes: Any) -> None:
+        """Bench's files. The samples of the cells are of the right count and median."""
+        random = np.random.default_rng(7)
+        samples = tuple(self._samples(random, cell, rounds) for cell in cells)
+        measured = [
+            replace(
+                cell,
+                samples=sum(map(len, found)),
+                rounds=len(found),
+                round_ms=tuple(float(np.median(one)) / 1e6 for one in found),
+            )
+            if found
+            else cell
+            for cell, found in zip(cells, samples, strict=True)
+        ]
+        measured = [
+            self._timed(cell, found) if found and cell.latency_ms else cell
+            for cell, found in zip(measured, samples, strict=True)
+        ]
+        result = BenchResult(
+            model=MODEL,
+            host=HOST,
+            hosts={"local": HOST},
+            scenario="single-stream",
+            quick=False,
+            baseline=None,
+            cells=tuple(measured),
+            artifacts=self.hashes,
+            problems=(),
+            exit_code=ExitCode.OK,
+            samples=samples,
+        )
+        result = replace(result, **changes)
+        self.place.write_result("bench.npz", result.samples_file())
+        self.place.write_json("bench.json", result.to_json())
+
+    def parity(self, *cells: CellVerdict, **changes: Any) -> None:
+        result = ParityResult(
+            MODEL, self.hashes, {"local": HOST}, REFERENCE_DB, cells, (), ExitCode.OK
+        )
+        self.place.write_json("parity.json", replace(result, **changes).to_json())
+
+    def evaluation(self, *cells: CellAccuracy) -> None:
+        result = EvaluationResult(
+            model=MODEL,
+            artifacts=self.hashes,
+            hosts={"local": HOST},
+            data={"name": "photos", "images": 397, "classes": 3, "digest": "0" * 64},
+            max_drop=1.5,
+            reference={"variant": "fp32", "runner": "ort-cpu", "target": "local"},
+            notes=("one of the notes",),
+            cells=cells,
+            exit_code=ExitCode.OK,
+        )
+        self.place.write_json("evaluation.json", result.to_json())
+
+    def explain(self, *cells: Explanation) -> None:
+        document = {"schema_version": 1, "model": MODEL, "artifacts": self.hashes}
+        cells_of = [cell.to_json() for cell in cells]
+        self.place.write_json("explain.json", {**document, "cells": cells_of})
+
+    def tune(self, *cells: Tuned, **changes: Any) -> None:
+        """Tune's file, and the manifest with what it recommends."""
+        self.recommended = tuple(self._recommendation(cell) for cell in cells if cell.settings)
+        self.manifest()
+        result = TuneResult(
+            MODEL, self.hashes, {"local": HOST}, 60.0, 58.5, cells, self.recommended, ExitCode.OK
+        )
+        self.place.write_json("tune.json", replace(result, **changes).to_json())
+
+    def compare(self, *rows: Candidate, **changes: Any) -> None:
+        """Compare's file, beside the models' folders."""
+        result = CompareResult(
+            models=with_fronts(rows),
+            convolutions=(),
+            host=HOST,
+            static=False,
+            measured="2026-01-02T03:04:05+00:00",
+        )
+        document = replace(result, **changes).to_json()
+        (self.root / "compare.json").write_text(json.dumps(document))
+
+    def everything(self) -> None:
+        """All results, of all cells."""
+        self.bench(*(timed(variant, runner) for variant, runner in MS))
+        self.parity(*(judged(variant, runner) for variant, runner in MS))
+        drop = Drop(0.25, (-0.55, 1.4), 1.0, 2, 1)
+        interval95 = (0.974, 0.996)
+        self.evaluation(
+            CellAccuracy("fp32", "ort-cpu", "local", "ok", top1=0.99, top1_ci95=interval95),
+            CellAccuracy(
+                *("int8", "ort-cpu", "local", "ok"),
+                verdict="pass",
+                top1=0.9874,
+                top1_ci95=interval95,
+                drop=drop,
+            ),
+        )
+        self.explain(explained("int8", "ort-cpu"), explained("int8-avx2", "openvino"))
+        self.tune(tuned("int8", "ort-cpu"), untuned("fp32", "ort-cpu"))
+        rows = (candidate("mobilenet_v2", 72.154, 3.0), candidate("squeezenet1_1", 58.178, 5.0))
+        self.compare(*rows, convolutions=(convolution(),))
+
+    def page(self, **options: Any) -> str:
+        _, path = write_report(workspace=self.root, model=self.model, **options)
+        return path.read_text()
+
+    def report(self) -> Report:
+        return write_report(workspace=self.root, model=self.model, format="markdown")[0]
+
+    def _recommendation(self, cell: Tuned) -> Recommendation:
+        names = ("ratio", "ci95", "default_ms", "tuned_ms", "seconds", "measured")
+        evidence = {name: getattr(cell, name) for name in names}
+        digest = self.hashes[f"{cell.variant}.onnx"]
+        evidence |= {"sha256": digest, "cpu": HOST["cpu"], "candidates": len(cell.trials)}
+        return Recommendation(
+            *(cell.variant, cell.runner, cell.target, cell.settings, evidence, cell.scenario)
+        )
+
+    @staticmethod
+    def _samples(
+        random: np.random.Generator, cell: CellResult, rounds: int
+    ) -> tuple[np.ndarray, ...]:
+        if cell.status != "ok" or cell.latency_ms is None:
+            return ()
+        scale = cell.latency_ms.p50 * 1e6
+        return tuple(
+            (scale * random.normal(1, 0.01) * (1 + random.gamma(1.2, 0.02, 150))).astype(np.int64)
+            for _ in range(rounds)
+        )
+
+    @staticmethod
+    def _timed(cell: CellResult, found: tuple[np.ndarray, ...]) -> CellResult:
+        everything = np.concatenate(found) / 1e6
+        low, high = interval(cell.round_ms)
+        assert cell.latency_ms
+        middle = float(np.median(everything))
+        latency = replace(
+            cell.latency_ms,
+            p50=middle,
+            p90=float(np.percentile(everything, 90)),
+            ci95=(min(low, middle), max(high, middle)),
+        )
+        return replace(cell, latency_ms=latency)
+
+
+def timed(variant: str, runner: str, verdict: str = "valid", **changes: Any) -> CellResult:
+    milliseconds = changes.pop("ms", MS.get((variant, runner), 3.0))
+    cell = CellResult(
+        variant,
+        runner,
+        "local",
+        status="ok",
+        verdict=verdict,
+        file=f"{variant}.onnx",
+        runner_version="1.31.1",
+        threads=2,
+        streams=1,
+        batch=1,
+        precision="f32",
+        latency_ms=Latency(milliseconds, None, None, milliseconds, 0.1, (milliseconds,) * 2),
+        throughput_per_s=1000 / milliseconds,
+        speedup=4.9 / milliseconds,
+        load_ms=40.0,
+        peak_rss_mib=103.4,
+        size_bytes=int(MIB.get(variant, 3) * 2**20),
+    )
+    return replace(cell, **changes)
+
+
+def judged(variant: str, runner: str, verdict: str = "pass", **changes: Any) -> CellVerdict:
+    least = REFERENCE_DB - 30 if variant == "fp32" else 15.0
+    cosine = 0.999999 if variant == "fp32" else 0.98
+    fields: dict[str, Any] = dict.fromkeys(CellVerdict.__dataclass_fields__)
+    fields |= {
+        "variant": variant,
+        "runner": runner,
+        "target": "local",
+        "status": "ok",
+        "verdict": verdict,
+        "samples": 64,
+        "sqnr_db": SQNR.get(variant, 20.0),
+        "max_abs": 0.01,
+        "cosine": 0.99,
+        "top1_agreement": 1.0,
+        "flipped": [],
+        "outputs": {},
+        "nodes": {},
+        "gate": {"min_sqnr_db": least, "min_cosine": cosine, "min_top1": 0.85},
+        "placement": {},
+        "precision": "f32",
+        "threads": 2,
+        "file": f"{variant}.onnx",
+    }
+    return CellVerdict(**{**fields, **changes})
+
+
+def explained(variant: str, runner: str, name: str = "features") -> Explanation:
+    random = np.random.default_rng(3)
+    layers = [
+        LayerError(
+            *(f"{name}.{number}.conv", "Conv", f"t{number}"),
+            sqnr_db=45.0 - number / 2 + float(random.normal(0, 1)),
+            own_sqnr_db=40.0 + float(random.normal(0, 5)),
+            clipped=0.0,
+        )
+        for number in range(52)
+    ]
+    step = Step("runner", runner, 28.0, 29.0, "pass", None)
+    worst = sorted(layers, key=lambda layer: layer.badness)
+    return Explanation(
+        *(variant, runner, "local", "f32", "pass", 8, "runner", worst[0].layer),
+        steps=(step,),
+        layers=tuple(worst),
+        order=tuple(layer.tensor for layer in layers),
+        findings=(),
+        notes=("watching its layers changed how nodes are fused",),
+    )
+
+
+def tuned(variant: str, runner: str, **changes: Any) -> Tuned:
+    """A search that found one thread without spinning to be twice as fast."""
+    best = {"threads": 1, "options": {"spinning": False}}
+    cell = Tuned(
+        *(variant, runner, "local", "single-stream", "ok", "recommended", "x 0.500"),
+        settings=best,
+        ratio=0.5,
+        ci95=(0.4, 0.625),
+        default_ms=4.0,
+        tuned_ms=2.0,
+        trials=(
+            Trial({"threads": 4}, 1.25, 3),
+            Trial({"options": {"spinning": False}}, 0.8, 3),
+            Trial({"options": {"level": "all"}}, None, 0, reason="no such level"),
+            Trial(best, 0.5, 12, (0.4, 0.625)),
+        ),
+        seconds=31.4,
+        measured="2026-01-02T03:04:05+00:00",
+    )
+    return replace(cell, **changes)
+
+
+def untuned(variant: str, runner: str, **changes: Any) -> Tuned:
+    """A search that found nothing."""
+    cell = Tuned(
+        *(variant, runner, "local", "single-stream", "ok"),
+        verdict="default",
+        reason="nothing that was tried is faster",
+        trials=(Trial({"threads": 1}, 1.9, 3),),
+        seconds=7.0,
+        measured="2026-01-02T03:05:00+00:00",
+    )
+    return replace(cell, **changes)
+
+
+def candidate(name: str, top1: float | None, ms: float, **changes: Any) -> Candidate:
+    """A model of the zoo with ``ms`` on ort-cpu in fp32, a third less in int8."""
+    speeds = tuple(
+        Speed(
+            *(variant, "ort-cpu", "ok", None, "valid", (), "f32", 2),
+            *(share * ms, (0.9 * share * ms, 1.1 * share * ms), 100.0, "1.31.1"),
+        )
+        for variant, share in (("fp32", 1.0), ("int8", 2 / 3))
+    )
+    row = Candidate(
+        *(name, name, "random", None, 1000, 224, 3_504_872, 300_774_272, 6 << 20, top1),
+        None if top1 is None else "a paper",
+        {"fp32": 14 << 20, "int8": 4 << 20},
+        91.0,
+        speeds,
+    )
+    return replace(row, **changes)
+
+
+def convolution() -> Convolution:
+    times = (Timed("ort-cpu", 3.0, 0.6), Timed("openvino", None, None, "failed: it burnt"))
+    return Convolution(960, 320, 7, 1, 135_475_200, 15_476_160, 10.9, 3.4, times)
