@@ -13,12 +13,12 @@ import numpy as np
 from edgepipe.pipeline import write_report
 from edgepipe.pipeline.accuracy import Drop
 from edgepipe.pipeline.errors import ExitCode
+from edgepipe.pipeline.explanation import Explanation, LayerError, Step
 from edgepipe.pipeline.measured import BenchResult, CellResult, Latency
 from edgepipe.pipeline.reporting import Report
 from edgepipe.pipeline.stages.compare import Candidate, CompareResult, Speed, with_fronts
 from edgepipe.pipeline.stages.convolutions import Convolution, Timed
 from edgepipe.pipeline.stages.evaluate import CellAccuracy, EvaluationResult
-from edgepipe.pipeline.stages.explain import Explanation, LayerError, Step
 from edgepipe.pipeline.stages.parity import CellVerdict, ParityResult
 from edgepipe.pipeline.stages.tune import Trial, Tuned, TuneResult
 from edgepipe.pipeline.statistics import interval
