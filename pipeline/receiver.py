@@ -19,16 +19,15 @@ import os
 import shutil
 import subprocess
 import sys
-from importlib.metadata import version
 from pathlib import Path
 from typing import Any
 
 import filelock
 
-from ..runners import host, protocol
+from ..runners import protocol
 from ..runners.base import SessionError
 from ..runners.bundle import SUFFIX
-from ..runners.worker import Operation
+from ..runners.worker import Operation, hello
 from ..runners.worker import main as serve
 from .workspace import write_synced
 
@@ -48,7 +47,7 @@ class Receiver:
     def operations(self) -> dict[str, Operation]:
         """What it answers, by the name of the request."""
         return {
-            "hello": self.hello,
+            "hello": hello,
             "look": self.look,
             "open": self.open,
             "put": self.put,
@@ -57,15 +56,6 @@ class Receiver:
             "restart": self.restart,
             "tidy": self.tidy,
         }
-
-    def hello(self, _message: protocol.Message, _blobs: protocol.Blobs) -> Any:
-        """As a worker's."""
-        return {
-            "protocol": protocol.VERSION,
-            "edgepipe": version("edgepipe"),
-            "pid": os.getpid(),
-            "host": host.facts(),
-        }, {}
 
     def look(self, message: protocol.Message, _blobs: protocol.Blobs) -> Any:
         """{folder} -> what is served there, and what was. Changes nothing."""

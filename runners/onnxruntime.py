@@ -89,11 +89,16 @@ def installed_wheels() -> tuple[str, ...]:
 
 @dataclass(frozen=True)
 class Provider:
-    """An execution provider, its options, and a plug-in's devices (none for a built-in one)."""
+    """An execution provider, its options, and a plug-in's devices (none for a built-in one).
+
+    ``keep_graph_in`` names a file for the optimized graph, which a provider that compiles nodes
+    can't write down.
+    """
 
     name: str
     options: Mapping[str, str] = field(default_factory=dict)
     devices: Sequence[Any] = ()
+    keep_graph_in: Path | None = None
 
     def session(self, model: str | bytes, settings: Settings) -> Any:
         """An ``InferenceSession`` on this provider, and on no other unless a fallback is allowed.
@@ -102,9 +107,8 @@ class Provider:
         is replaced by the CPU's.
         """
         options = session_options(settings)
-        # A provider that compiles nodes leaves a graph that can't be written down.
-        if self.name == CPU and settings.cache and settings.optimize:
-            options.optimized_model_filepath = str(Path(settings.cache) / CACHED_MODEL)
+        if self.keep_graph_in:
+            options.optimized_model_filepath = str(self.keep_graph_in)
         providers: list[Any] = [(self.name, dict(self.options))]
         if self.devices:
             options.add_provider_for_devices(list(self.devices), dict(self.options))
@@ -207,10 +211,11 @@ class OrtCpu:
             )
 
         cached = Path(settings.cache) / CACHED_MODEL if settings.cache else None
-        if cached is None or not cached.is_file():
-            return OrtSession(create(model, settings, Provider(CPU)), place)
-        optimized = create(cached, replace(settings, optimize=False), Provider(CPU))
-        return OrtSession(optimized, place, from_cache=True)
+        if cached is not None and cached.is_file():
+            optimized = create(cached, replace(settings, optimize=False), Provider(CPU))
+            return OrtSession(optimized, place, from_cache=True)
+        provider = Provider(CPU, keep_graph_in=cached if settings.optimize else None)
+        return OrtSession(create(model, settings, provider), place)
 
 
 def streams_of(settings: Settings) -> int:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -13,8 +13,7 @@ from .base import Placement, RunnerUnavailable, SessionError, Settings, TensorSp
 if TYPE_CHECKING:
     import numpy as np
 
-    Arrays = Mapping[str, np.ndarray]
-    Done = Callable[[dict[str, np.ndarray]], None]
+    from .queues import Arrays, Done
 
 # edgepipe's names of precisions, as OpenVINO's element types spell them.
 PRECISIONS = {"f32": "float32", "bf16": "bfloat16", "f16": "float16"}

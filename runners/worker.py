@@ -38,21 +38,22 @@ MAX_REASON = 600
 Operation = Callable[[protocol.Message, protocol.Blobs], Any]
 
 
+def hello(_message: protocol.Message, _blobs: protocol.Blobs) -> Any:
+    """Who is at this end: versions, process id, facts about the machine."""
+    return {
+        "protocol": protocol.VERSION,
+        "edgepipe": version("edgepipe"),
+        "pid": os.getpid(),
+        "host": host.facts(),
+    }, {}
+
+
 class Worker:
     """Answers requests; holds at most one session."""
 
     def __init__(self) -> None:
         self._session: Session | None = None
         self._cache = Path(os.devnull)
-
-    def hello(self, _message: protocol.Message, _blobs: protocol.Blobs) -> Any:
-        """Who is at this end: versions, process id, facts about the machine."""
-        return {
-            "protocol": protocol.VERSION,
-            "edgepipe": version("edgepipe"),
-            "pid": os.getpid(),
-            "host": host.facts(),
-        }, {}
 
     def inspect(self, _message: protocol.Message, _blobs: protocol.Blobs) -> Any:
         """The machine and what is installed on it, for ``edgepipe doctor``."""
@@ -148,7 +149,7 @@ def operations() -> dict[str, Operation]:
     """What a new worker answers, by the name of the request."""
     worker = Worker()
     return {
-        "hello": worker.hello,
+        "hello": hello,
         "inspect": worker.inspect,
         "describe": worker.describe,
         "load": worker.load,

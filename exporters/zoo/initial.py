@@ -2,11 +2,10 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
-from contextlib import contextmanager
-
 import torch
 from torch import nn
+
+from ..threads import torch_threads
 
 # Noise that the statistics are taken from: large enough for all strides, small enough to be quick.
 SETTLING_SHAPE = (4, 3, 96, 96)
@@ -46,18 +45,8 @@ def settle(module: nn.Module) -> None:
         nn.init.constant_(norm.bias, SETTLED_BIAS)
         norm.train()
         norm.momentum = 1.0  # the statistics of this one batch
-    with _one_thread(), torch.no_grad():
+    with torch_threads(1), torch.no_grad():
         module(torch.randn(SETTLING_SHAPE))
     for norm, momentum in zip(norms, momenta, strict=True):
         norm.momentum = momentum
     module.eval()
-
-
-@contextmanager
-def _one_thread() -> Iterator[None]:
-    threads = torch.get_num_threads()
-    torch.set_num_threads(1)
-    try:
-        yield
-    finally:
-        torch.set_num_threads(threads)

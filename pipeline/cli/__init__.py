@@ -65,11 +65,13 @@ def main() -> None:
         received.append(number)
         raise Terminated if number == signal.SIGTERM else KeyboardInterrupt
 
-    with _temporary_files():
-        signal.signal(signal.SIGTERM, interrupt)
-        signal.signal(signal.SIGINT, interrupt)
-        code = _guarded(app, received)
-    sys.exit(code)
+    def run() -> None:
+        with _temporary_files():
+            signal.signal(signal.SIGTERM, interrupt)
+            signal.signal(signal.SIGINT, interrupt)
+            app()
+
+    sys.exit(_guarded(run, received))
 
 
 @contextmanager
@@ -77,9 +79,14 @@ def _temporary_files() -> Iterator[None]:
     """One folder for the temporary files of a command, of its libraries and child processes.
 
     Whoever makes one of them removes it, but an interrupt can fall just between the making and
-    the taking note of it.
+    the taking note of it. Raises ``InputError`` if there is no place for them.
     """
-    folder = tempfile.mkdtemp(prefix="edgepipe-")
+    from ..errors import InputError
+
+    try:
+        folder = tempfile.mkdtemp(prefix="edgepipe-")
+    except OSError as error:
+        raise InputError(f"no place for temporary files, set TMPDIR: {error.strerror}") from error
     os.environ["TMPDIR"] = tempfile.tempdir = folder
     try:
         yield

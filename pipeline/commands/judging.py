@@ -8,8 +8,8 @@ from typing import TYPE_CHECKING, Any
 from ..progress import SILENT, Progress
 
 if TYPE_CHECKING:
+    from ..explanation import Explanation
     from ..stages.evaluate import EvaluationResult
-    from ..stages.explain import Explanation
     from ..stages.parity import ParityResult
     from ..stages.predict import PredictResult
     from ..workspace import Workspace

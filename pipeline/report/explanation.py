@@ -7,7 +7,7 @@ import math
 from collections.abc import Sequence
 from typing import Any
 
-from ..stages.explain import Explanation, Step
+from ..explanation import Explanation, Step
 from . import tables
 
 LAYERS_SHOWN = 10

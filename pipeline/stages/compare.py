@@ -15,6 +15,7 @@ from typing import Any
 
 from ...exporters import complexity, sources
 from ...exporters.complexity import Complexity
+from ...exporters.threads import torch_threads
 from ...exporters.zoo import ARCHITECTURES, WITH_WIDTH
 from ...exporters.zoo.published import PUBLISHED
 from ...runners.measure import SINGLE_STREAM
@@ -217,24 +218,19 @@ def training_step_ms(
     import torch
     from torch.nn import functional
 
-    before = torch.get_num_threads()
-    with torch.random.fork_rng(devices=[]):
+    with torch_threads(threads), torch.random.fork_rng(devices=[]):
         torch.manual_seed(0)
         module = sources.construct(architecture, classes, width).train()
         optimizer = torch.optim.SGD(module.parameters(), lr=1e-6)
         inputs = torch.randn(TRAINING_BATCH, 3, size, size)
         labels = torch.randint(classes, (TRAINING_BATCH,))
         taken = []
-        torch.set_num_threads(threads or before)
-        try:
-            for _ in range(1 + TRAINING_STEPS):
-                started = perf_counter()
-                optimizer.zero_grad()
-                functional.cross_entropy(module(inputs), labels).backward()
-                optimizer.step()
-                taken.append(perf_counter() - started)
-        finally:
-            torch.set_num_threads(before)
+        for _ in range(1 + TRAINING_STEPS):
+            started = perf_counter()
+            optimizer.zero_grad()
+            functional.cross_entropy(module(inputs), labels).backward()
+            optimizer.step()
+            taken.append(perf_counter() - started)
     return 1000 * stats.median(taken[1:]) / TRAINING_BATCH
 
 

@@ -12,7 +12,7 @@ import math
 import tempfile
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import ExitStack, contextmanager
-from dataclasses import asdict, dataclass, field, replace
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
@@ -25,6 +25,7 @@ from .. import diagnostics, goldens, metrics
 from ..cells import Cell, OpenCell, open_cell, plan, run_goldens
 from ..config import Config
 from ..diagnostics import Finding
+from ..explanation import Explanation, LayerError, Step
 from ..gates import FAIL, PASS, Gate, default_gate, judge
 from ..graphs import FED, Layer, LayerGraph, Watched, optimized
 from ..progress import Progress
@@ -41,84 +42,6 @@ EXECUTOR = "ort-cpu"
 EXPORT, SIMPLIFY, QUANTIZE, RUN = "exported", "simplified", "quantized", "runner"
 
 Arrays = Mapping[str, np.ndarray]
-
-
-@dataclass(frozen=True)
-class Step:
-    """A station of the way from torch to the runner.
-
-    ``sqnr_db`` is the distance of its outputs to torch's, ``step_sqnr_db`` that to the outputs
-    of the step before: what this step adds. Infinite for equal outputs.
-    """
-
-    name: str
-    file: str
-    sqnr_db: float
-    step_sqnr_db: float
-    verdict: str
-    reason: str | None
-
-    @property
-    def state(self) -> str:
-        """ "measured", "equal" or "broken", as ``LayerError.state``."""
-        return _state(self.sqnr_db)
-
-
-@dataclass(frozen=True)
-class LayerError:
-    """A layer's distance to the same layer of the float model, in dB.
-
-    ``sqnr_db`` holds what has piled up so far, ``own_sqnr_db`` what the layer adds by itself when
-    it is fed exact inputs. ``None`` where it could not be measured. ``clipped`` is the share of
-    values outside the range of its quantization.
-    """
-
-    layer: str
-    operators: str
-    tensor: str
-    sqnr_db: float | None
-    own_sqnr_db: float | None
-    clipped: float | None = None
-
-    @property
-    def badness(self) -> float:
-        """What layers are ordered by, the worst first."""
-        for value in (self.own_sqnr_db, self.sqnr_db):
-            if value is not None:
-                return value
-        return math.inf
-
-    @property
-    def state(self) -> str:
-        """ "measured", "equal" bit for bit, or "broken": not finite, or of another shape."""
-        return _state(self.badness)
-
-
-@dataclass(frozen=True)
-class Explanation:
-    """Of one cell: ``step`` adds the error (or the most of it), ``layer`` is where in it."""
-
-    variant: str
-    runner: str
-    target: str
-    precision: str
-    verdict: str | None
-    samples: int
-    step: str
-    layer: str | None
-    steps: tuple[Step, ...]
-    layers: tuple[LayerError, ...]
-    order: tuple[str, ...]
-    findings: tuple[Finding, ...]
-    notes: tuple[str, ...]
-
-    def to_json(self) -> dict[str, Any]:
-        """JSON values: distances that are not finite are null, and ``state`` says which way."""
-        value = asdict(self)
-        for entries, found in (("steps", self.steps), ("layers", self.layers)):
-            for entry, one in zip(value[entries], found, strict=True):
-                entry["state"] = one.state
-        return _finite(value)
 
 
 def document(explanations: Sequence[Explanation], recording: Recording) -> dict[str, Any]:
@@ -496,15 +419,3 @@ def _distance(outputs: Arrays, reference: Arrays) -> float:
 
 def _db(totals: Mapping[str, metrics.Noise], layer: Layer) -> float | None:
     return totals[layer.tensor].sqnr_db if layer.tensor in totals else None
-
-
-def _state(sqnr_db: float) -> str:
-    return "measured" if math.isfinite(sqnr_db) else "equal" if sqnr_db > 0 else "broken"
-
-
-def _finite(value: Any) -> Any:
-    if isinstance(value, dict):
-        return {key: _finite(one) for key, one in value.items()}
-    if isinstance(value, list | tuple):
-        return [_finite(one) for one in value]
-    return None if isinstance(value, float) and not math.isfinite(value) else value

@@ -20,6 +20,7 @@ from ...exporters.base import (
 from ...exporters.folding import fold
 from ...exporters.onnx import export_program
 from ...exporters.sources import OWN, Source, build
+from ...exporters.threads import torch_threads
 from ...runners import images
 from .. import goldens
 from ..arrays import Arrays
@@ -194,7 +195,7 @@ class Export:
             feeds = chosen
         batch = (self._batch or 1) if self.spec.source.weights == OWN else GOLDEN_BATCH
         outputs: dict[torch.dtype, dict[str, np.ndarray]] = {}
-        with _one_thread(), torch.inference_mode():
+        with torch_threads(1), torch.inference_mode():
             for dtype in (torch.float32, torch.float64):
                 try:
                     outputs[dtype] = _answers(made, feeds, batch, dtype)
@@ -290,16 +291,3 @@ def plugin(exporter: str) -> dict[str, str]:
     """What a result depends on besides, if the exporter is somebody else's."""
     origin = registry.origin(exporter)
     return {"plugin": origin} if origin else {}
-
-
-@contextmanager
-def _one_thread() -> Iterator[None]:
-    """Sums in one order, so that the last bits don't depend on the number of cores."""
-    import torch
-
-    threads = torch.get_num_threads()
-    torch.set_num_threads(1)
-    try:
-        yield
-    finally:
-        torch.set_num_threads(threads)

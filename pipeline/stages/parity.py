@@ -27,7 +27,7 @@ from ..sections import GateConfig
 from ..workspace import Manifest, Workspace
 
 if TYPE_CHECKING:
-    from .explain import Explanation
+    from ..explanation import Explanation
 
 SCHEMA_VERSION = 1
 OUTPUTS_FILE = "parity.npz"

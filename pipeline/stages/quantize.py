@@ -63,14 +63,27 @@ class Calibrate:
 
     def run(self, transaction: Transaction, progress: Progress) -> Mapping[str, Any]:
         """See ``Stage.run``."""
-        with _prepared(transaction) as model, tempfile.TemporaryDirectory() as folder:
-            cache = Path(folder) / CALIBRATION
-            # Quantizing with a cache that isn't there yet calibrates and fills it.
-            _quantize(model, Path(folder) / "unused.onnx", cache, False, self._reader())
+        with _prepared(transaction) as model:
+            cache = model.with_name(CALIBRATION)
+            self._calibrate(model, cache)
             # The quantizer writes the tensors in the order of a set.
             ranges = json.dumps(json.loads(cache.read_text()), indent=1, sort_keys=True)
             transaction.write(CALIBRATION, ranges.encode())
         return {"summary": f"{len(self._samples())} samples ({self.samples.origin}), MinMax"}
+
+    def _calibrate(self, model: Path, cache: Path) -> None:
+        """Fill the cache of ``quantize_static``, which would quantize as well to do it."""
+        from onnxruntime.quantization import calibrate
+        from onnxruntime.quantization.registry import QDQRegistry, QLinearOpsRegistry
+
+        calibrator = calibrate.create_calibrator(
+            model,
+            sorted({*QLinearOpsRegistry, *QDQRegistry}),
+            str(model.with_name("augmented.onnx")),
+            calibrate.CalibrationMethod.MinMax,
+        )
+        calibrator.collect_data(self._reader())
+        calibrate.save_tensors_data(calibrator.compute_data(), cache)
 
     def _samples(self) -> Dataset | Arrays:
         assert self.samples.calibration
@@ -134,7 +147,7 @@ class Quantize:
         with _prepared(transaction) as model, tempfile.TemporaryDirectory() as folder:
             output = Path(folder) / self.ensures[0]
             reduce_range = REDUCED_RANGE[self.variant]
-            _quantize(model, output, transaction.path(CALIBRATION), reduce_range, None)
+            _quantize(model, output, transaction.path(CALIBRATION), reduce_range)
             transaction.write(self.ensures[0], output.read_bytes())
             proof = kernels(output)
         floats, clips = proof["float_convolutions"], proof["clips"]
@@ -183,9 +196,7 @@ def _prepared(transaction: Transaction) -> Iterator[Path]:
         yield prepared
 
 
-def _quantize(
-    model: Path, output: Path, calibration: Path, reduce_range: bool, reader: Any
-) -> None:
+def _quantize(model: Path, output: Path, calibration: Path, reduce_range: bool) -> None:
     import onnx
     from onnxruntime.quantization import QuantFormat, QuantType, quantize_static
 
@@ -194,7 +205,6 @@ def _quantize(
         quantize_static(
             model,
             output,
-            reader,
             quant_format=QuantFormat.QDQ,
             per_channel=True,
             reduce_range=reduce_range,

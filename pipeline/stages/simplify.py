@@ -125,6 +125,8 @@ class Simplify:
 
 def main(source: str, output: str) -> None:
     """The child: simplify ``source`` into ``output``."""
+    # onnxsim imports torch where there is one, for what isn't used here: longer than it simplifies.
+    sys.modules["torch"] = None  # pyright: ignore[reportArgumentType]
     import onnx
     import onnxsim
 

@@ -19,6 +19,7 @@ import numpy as np
 
 from ...exporters import checkpoints, sources
 from ...exporters.base import MissingLibrary
+from ...exporters.threads import torch_threads
 from ...runners.images import Preprocessing, normalize
 from .. import dataset as datasets
 from ..augmentation import augment
@@ -416,15 +417,13 @@ def _reproducible(section: TrainConfig) -> Iterator[None]:
     """Deterministic operators and the threads asked for; torch is as before afterwards."""
     import torch
 
-    threads, before = torch.get_num_threads(), torch.are_deterministic_algorithms_enabled()
-    with torch.random.fork_rng(devices=[]):
+    before = torch.are_deterministic_algorithms_enabled()
+    with torch_threads(section.threads), torch.random.fork_rng(devices=[]):
         torch.use_deterministic_algorithms(True)
-        torch.set_num_threads(section.threads or threads)
         try:
             yield
         finally:
             torch.use_deterministic_algorithms(before)
-            torch.set_num_threads(threads)
 
 
 def _ordered(file: bytes) -> bytes:

@@ -24,11 +24,11 @@ from edgepipe.pipeline import write_report
 from edgepipe.pipeline.accuracy import Drop
 from edgepipe.pipeline.choice import choose
 from edgepipe.pipeline.errors import ExitCode, InputError, UsageError, WorkspaceError
+from edgepipe.pipeline.explanation import Explanation, LayerError, Step
 from edgepipe.pipeline.measured import BenchResult, CellResult, Latency
 from edgepipe.pipeline.regression import Comparison
 from edgepipe.pipeline.reporting import Report
 from edgepipe.pipeline.stages.evaluate import CellAccuracy, EvaluationResult
-from edgepipe.pipeline.stages.explain import Explanation, LayerError, Step
 from edgepipe.pipeline.stages.parity import CellVerdict, ParityResult
 from edgepipe.pipeline.statistics import interval
 from edgepipe.pipeline.workspace import Artifact, Manifest, Workspace, sha256_file
