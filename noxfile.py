@@ -13,7 +13,7 @@ nox.options.error_on_missing_interpreters = True
 RUFF = "ruff==0.17.5"
 BASEDPYRIGHT = "basedpyright==1.40.2"
 # Tests with a session of their own.
-APART = ("tests/mutants", "tests/environments", "tests/zoo")
+APART = ("tests/mutants", "tests/environments", "tests/zoo", "tests/servers")
 
 
 @nox.session
@@ -76,6 +76,15 @@ def box(session: nox.Session) -> None:
     """A bundle verified in bare environments, one for each runtime; `tests` does it, too."""
     session.install("-e", ".[all,test]")
     session.run("pytest", "tests/box", f"--wheel={_wheel(session)}", *session.posargs)
+
+
+@nox.session
+def servers(session: nox.Session) -> None:
+    """What `package --layout` writes, served by Triton Inference Server; two minutes."""
+    session.install("-e", ".[all,test]", "tritonclient[http]==2.73.0")
+    # For the server's binary in it alone: its own Python part wants an older numpy.
+    session.install("--no-deps", "nvidia-pytriton==0.7.0")
+    session.run("pytest", "tests/servers", *session.posargs)
 
 
 @nox.session

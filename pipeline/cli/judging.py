@@ -35,7 +35,6 @@ def parity(
 ) -> None:
     """Are the answers still the model's? Judge every variant on every runner."""
     from .. import parity as run
-    from ..report import explanation as explanation_report
     from ..report import junit as junit_report
     from ..report import markdown as markdown_report
     from ..report import terminal
@@ -61,12 +60,7 @@ def parity(
     if markdown:
         with writing(markdown):
             markdown.write_text(markdown_report.parity(result))
-    if as_json:
-        options.show_json(result.to_json())
-    else:
-        print(terminal.parity_table(result))
-        for explanation in result.explanations:
-            print(explanation_report.text(explanation))
+    options.show(result, as_json, terminal.parity)
     options.leave(result.exit_code)
 
 
@@ -119,10 +113,7 @@ def evaluate(
     if markdown:
         with writing(markdown):
             markdown.write_text(markdown_report.evaluation(result))
-    if as_json:
-        options.show_json(result.to_json())
-    else:
-        print(terminal.evaluation_table(result))
+    options.show(result, as_json, terminal.evaluation_table)
     options.leave(result.exit_code)
 
 
@@ -168,8 +159,5 @@ def predict(
         threads=threads,
         decoders=decoders,
     )
-    if as_json:
-        options.show_json(result.to_json())
-    else:
-        print(report.predictions(result))
+    options.show(result, as_json, report.predictions)
     options.leave(result.exit_code)

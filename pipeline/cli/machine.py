@@ -17,10 +17,7 @@ def runners(
     from ..report import terminal
 
     result = run(targets=options.some(target) or ("local",), progress=options.progress(quiet))
-    if as_json:
-        options.show_json(result.to_json())
-    else:
-        print(terminal.runners_table(result))
+    options.show(result, as_json, terminal.runners_table)
 
 
 def doctor(target: options.Target = None, as_json: options.Json = False) -> None:
@@ -29,10 +26,7 @@ def doctor(target: options.Target = None, as_json: options.Json = False) -> None
     from ..report import terminal
 
     result = run(targets=options.some(target) or ("local",))
-    if as_json:
-        options.show_json(result.to_json())
-    else:
-        print(terminal.diagnosis(result))
+    options.show(result, as_json, terminal.diagnosis)
     options.leave(result.exit_code)
 
 

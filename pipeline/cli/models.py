@@ -69,10 +69,7 @@ def compare(
     )
     if plot:
         write_whole(plot, comparison.svg(result).encode())
-    if as_json:
-        options.show_json(result.to_json())
-    else:
-        print(comparison.text(result))
+    options.show(result, as_json, comparison.text)
     options.leave(result.exit_code)
 
 
@@ -146,7 +143,4 @@ def train(
         seed=seed,
         threads=threads,
     )
-    if as_json:
-        options.show_json(result.to_json())
-    else:
-        print(confusion.text(result))
+    options.show(result, as_json, confusion.text)

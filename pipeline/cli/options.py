@@ -3,9 +3,9 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any
+from typing import TYPE_CHECKING, Annotated, Any, Protocol, TypeVar
 
 import typer
 
@@ -83,6 +83,25 @@ def progress(quiet: bool) -> Progress:
 def some(values: list[str] | None) -> tuple[str, ...] | None:
     """What was given, or ``None`` for what the other layers of the configuration say."""
     return tuple(values) if values else None
+
+
+class Result(Protocol):
+    """What a command returns."""
+
+    def to_json(self) -> Mapping[str, Any]:
+        """The document that ``--json`` prints."""
+        ...
+
+
+AnyResult = TypeVar("AnyResult", bound=Result)
+
+
+def show(result: AnyResult, as_json: bool, text: Callable[[AnyResult], str]) -> None:
+    """Print a result: as the one document that is all of stdout, or as text."""
+    if as_json:
+        show_json(result.to_json())
+    else:
+        print(text(result))
 
 
 def show_json(document: Mapping[str, Any]) -> None:

@@ -72,10 +72,7 @@ def package(
         allow_untrained=allow_untrained,
         allow_failed_parity=allow_failed_parity,
     )
-    if as_json:
-        options.show_json(result.to_json())
-    else:
-        print(report.packaged(result))
+    options.show(result, as_json, report.packaged)
 
 
 def verify(
@@ -126,10 +123,7 @@ def verify(
         roots=tuple(roots) if roots else None,
         allow_unfit=allow_unfit,
     )
-    if as_json:
-        options.show_json(result.to_json())
-    else:
-        print(report.verification(result))
+    options.show(result, as_json, report.verification)
     options.leave(result.exit_code)
 
 
@@ -179,8 +173,5 @@ def deploy(
         variant=variant,
         samples=samples,
     )
-    if as_json:
-        options.show_json(result.to_json())
-    else:
-        print(report.deployment(result))
+    options.show(result, as_json, report.deployment)
     options.leave(result.exit_code)

@@ -92,10 +92,7 @@ def bench(
         rounds=rounds,
         seconds=seconds,
     )
-    if as_json:
-        options.show_json(result.to_json())
-    else:
-        print(bench_table(result))
+    options.show(result, as_json, bench_table)
     options.leave(result.exit_code)
 
 
@@ -132,8 +129,5 @@ def tune(
         scenario=scenario,
         budget=budget,
     )
-    if as_json:
-        options.show_json(result.to_json())
-    else:
-        print(tune_table(result))
+    options.show(result, as_json, tune_table)
     options.leave(result.exit_code)

@@ -14,6 +14,7 @@ from ..sections import SYNTHETIC
 from ..stages.evaluate import CellAccuracy, EvaluationResult
 from ..stages.parity import CellVerdict, ParityResult
 from ..workspace import Manifest
+from . import explanation
 from .tables import number, table, text
 
 MIB = 1 << 20
@@ -34,7 +35,12 @@ def export_table(manifest: Manifest) -> str:
     return text(*parts)
 
 
-def parity_table(result: ParityResult) -> str:
+def parity(result: ParityResult) -> str:
+    """The table of a parity run, and below it what was explained."""
+    return "\n".join([_parity_table(result), *map(explanation.text, result.explanations)])
+
+
+def _parity_table(result: ParityResult) -> str:
     """The cells of a parity run with the reasons below it."""
     columns = ("variant", "runner", "target", "prec", "verdict", ">SQNR dB", ">limit")
     shown = table(*columns, ">cosine", ">max rel", ">top-1", ">n")

@@ -7,12 +7,16 @@ by the CPU as ``verify`` does. Sources of the rules:
 * triton: Triton Inference Server, "Model Repository" and "Model Configuration"
 * kserve: KServe, "Deploying ONNX Models": its runtime for ONNX is Triton, so each service gets a
   Triton repository of its own
+
+Triton gets ONNX, never OpenVINO IR. Its OpenVINO backend can be told to compute in bf16 but not in
+f32, so that it answers in a precision that parity has not judged wherever the CPU has bf16; and it
+fixes an open batch at ``max_batch_size``, so that it refuses single images (its README and source).
 """
 
 from __future__ import annotations
 
 import json
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
 
@@ -25,9 +29,7 @@ LAYOUTS = (OVMS, TRITON, KSERVE)
 VERSION = "1"
 LARGEST_BATCH = 16  # what Triton may put together, where the model leaves the batch open
 OPENVINO_IR = "openvino-ir"
-BOTH = (OPENVINO_IR, ONNX)  # the servers' OpenVINO loads either, IR sooner
-BACKENDS = {ONNX: "onnxruntime", OPENVINO_IR: "openvino"}
-RUNNERS = {ONNX: "ort-cpu", OPENVINO_IR: "openvino"}
+TAKEN = {OVMS: (OPENVINO_IR, ONNX), TRITON: (ONNX,), KSERVE: (ONNX,)}  # the better one first
 STORAGE = "pvc://models"
 
 
@@ -70,21 +72,22 @@ def _model(index: Index, variant: str) -> str:
     return f"{index.name}-{variant}"
 
 
-def _format(index: Index, variant: str, taken: Sequence[str]) -> str:
-    """The best of the formats that a server takes. Raises ``UsageError`` if there is none."""
-    kinds = index.variants[variant].files
+def _versioned(
+    index: Index, variant: str, server: str, files: Mapping[str, bytes]
+) -> dict[str, bytes]:
+    """The model's files in their version folder, under the names that servers look for.
+
+    In the best of the formats that the server takes. Raises ``UsageError`` if there is none.
+    """
+    kinds, taken = index.variants[variant].files, TAKEN[server]
     found = next((kind for kind in taken if kind in kinds), None)
     if found is None:
-        raise UsageError(f"variant {variant} has {', '.join(kinds)}, not {' or '.join(taken)}")
-    return found
-
-
-def _versioned(
-    index: Index, variant: str, kind: str, files: Mapping[str, bytes]
-) -> dict[str, bytes]:
-    """The model's files in their version folder, under the names that servers look for."""
+        raise UsageError(
+            f"{server} takes {' or '.join(taken)}, variant {variant} has {', '.join(kinds)}: "
+            f"add --format {taken[-1]}"
+        )
     made = {}
-    for name in index.variants[variant].files[kind]:
+    for name in kinds[found]:
         made[f"{VERSION}/model{name[name.rindex('.') :]}"] = files[name]
     return made
 
@@ -93,7 +96,7 @@ def _ovms_files(
     index: Index, variant: str, _tensors: Tensors, files: Mapping[str, bytes]
 ) -> dict[str, bytes]:
     model = _model(index, variant)
-    made = _versioned(index, variant, _format(index, variant, BOTH), files)
+    made = _versioned(index, variant, OVMS, files)
     labels = {f"labels/{model}.txt": _labels(index)} if index.labels else {}
     return {f"{model}/{name}": data for name, data in made.items()} | labels
 
@@ -119,21 +122,17 @@ def _ovms(index: Index, variant: str) -> dict[str, Any]:
 
 
 def _triton_files(
-    index: Index,
-    variant: str,
-    tensors: Tensors,
-    files: Mapping[str, bytes],
-    taken: Sequence[str] = BOTH,
+    index: Index, variant: str, tensors: Tensors, files: Mapping[str, bytes]
 ) -> dict[str, bytes]:
-    model, kind = _model(index, variant), _format(index, variant, taken)
-    made = _versioned(index, variant, kind, files)
+    model = _model(index, variant)
+    made = _versioned(index, variant, TRITON, files)
     if index.labels:
         made["labels.txt"] = _labels(index)
-    made["config.pbtxt"] = _triton(index, variant, kind, tensors).encode()
+    made["config.pbtxt"] = _triton(index, variant, tensors).encode()
     return {f"{model}/{name}": data for name, data in made.items()}
 
 
-def _triton(index: Index, variant: str, kind: str, tensors: Tensors) -> str:
+def _triton(index: Index, variant: str, tensors: Tensors) -> str:
     """config.pbtxt: with an open batch the dimensions go without it, else ``max_batch_size`` 0."""
     batch = [] if tensors.batch is None else [tensors.batch]
     most = LARGEST_BATCH if tensors.batch is None else 0
@@ -142,8 +141,8 @@ def _triton(index: Index, variant: str, kind: str, tensors: Tensors) -> str:
     image = [side, side, 3] if folded else [3, side, side]
     lines = [
         f'name: "{_model(index, variant)}"',
-        f'backend: "{BACKENDS[kind]}"',
-        f'default_model_filename: "model.{"xml" if kind == OPENVINO_IR else "onnx"}"',
+        'backend: "onnxruntime"',
+        'default_model_filename: "model.onnx"',
         f"max_batch_size: {most}",
         "input [\n  {",
         f'    name: "{tensors.input}"',
@@ -157,10 +156,9 @@ def _triton(index: Index, variant: str, kind: str, tensors: Tensors) -> str:
         "  }\n]",
         "instance_group [\n  {\n    count: 1\n    kind: KIND_CPU\n  }\n]",
     ]
-    names = {ONNX: "intra_op_thread_count", OPENVINO_IR: "INFERENCE_NUM_THREADS"}
-    if threads := _threads(index, variant, RUNNERS[kind]):
+    if threads := _threads(index, variant, "ort-cpu"):
         value = f'value: {{ string_value: "{threads}" }}'
-        lines.append(f'parameters {{\n  key: "{names[kind]}"\n  {value}\n}}')
+        lines.append(f'parameters {{\n  key: "intra_op_thread_count"\n  {value}\n}}')
     return "\n".join(lines) + "\n"
 
 
@@ -168,7 +166,7 @@ def _kserve_files(
     index: Index, variant: str, tensors: Tensors, files: Mapping[str, bytes]
 ) -> dict[str, bytes]:
     name = _model(index, variant).replace("_", "-").replace(".", "-").lower()
-    repository = _triton_files(index, variant, tensors, files, (ONNX,))
+    repository = _triton_files(index, variant, tensors, files)
     service = f"""\
 # Put the folder {name}/ where storageUri points, then: kubectl apply -f {name}.yaml
 apiVersion: serving.kserve.io/v1beta1

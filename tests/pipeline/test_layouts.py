@@ -105,17 +105,31 @@ def test_a_model_that_normalizes_by_itself_takes_bytes() -> None:
     assert (about["dtype"], about["layout"], about["formula"]) == ("uint8", "NHWC", "x")
 
 
-def test_triton_takes_openvino_ir_and_the_recommended_threads() -> None:
-    variants = {"fp32": Variant({"openvino-ir": ("fp32.xml", "fp32.bin"), "onnx": ("fp32.onnx",)})}
+IR_AND_ONNX = {"openvino-ir": ("fp32.xml", "fp32.bin"), "onnx": ("fp32.onnx",)}
+
+
+@pytest.mark.parametrize(
+    ("kind", "model"), [("triton", "onnx"), ("kserve", "onnx"), ("ovms", "xml")]
+)
+def test_a_server_gets_the_format_that_it_computes_in_f32(kind: str, model: str) -> None:
+    """Triton's OpenVINO can't be told f32: with IR there, it still gets ONNX."""
     files = bundles.files() | {"fp32.xml": b"<net/>", "fp32.bin": b"weights"}
-    index = bundles.index(
-        files, variants=variants, recommended=(bundles.recommended("fp32", "openvino", threads=3),)
+    index = bundles.index(files, variants={"fp32": Variant(IR_AND_ONNX)})
+    found = layout(kind, index, TENSORS, files)
+    (path,) = (path for path in found if re.search(r"/1/model\.(onnx|xml)$", path))
+    assert path.endswith(model)
+    assert any(path.endswith("/1/model.bin") for path in found) == (model == "xml")
+
+
+def test_triton_takes_the_threads_recommended_for_onnxruntime() -> None:
+    recommended = tuple(
+        bundles.recommended("fp32", runner, threads=threads)
+        for runner, threads in (("openvino", 2), ("ort-cpu", 3))
     )
-    found = layout("triton", index, TENSORS, files)
-    config = check_triton(found, "tiny-fp32", "openvino", "model.xml")
-    assert found["tiny-fp32/1/model.bin"] == b"weights"
+    found = made("triton", recommended=recommended)
+    config = check_triton(found, "tiny-fp32", "onnxruntime", "model.onnx")
     (parameter,) = config["parameters"]
-    assert parameter["key"] == ["INFERENCE_NUM_THREADS"]
+    assert parameter["key"] == ["intra_op_thread_count"]
     assert parameter["value"][0]["string_value"] == ["3"]
 
 
@@ -155,9 +169,12 @@ def test_a_kubernetes_name_has_no_underscore() -> None:
 
 
 def test_a_format_that_a_server_does_not_take_is_an_error() -> None:
-    variants = {"fp32": Variant({"pt2": ("fp32.onnx",)})}
-    with pytest.raises(UsageError, match="variant fp32 has pt2, not openvino-ir or onnx"):
+    variants = {"fp32": Variant({"openvino-ir": ("fp32.onnx",)})}
+    with pytest.raises(UsageError, match="triton takes onnx, variant fp32 has openvino-ir: add"):
         made("triton", variants=variants)
+    variants = {"fp32": Variant({"pt2": ("fp32.onnx",)})}
+    with pytest.raises(UsageError, match="ovms takes openvino-ir or onnx, variant fp32 has pt2"):
+        made("ovms", variants=variants)
 
 
 @pytest.mark.parametrize("kind", ["ovms", "triton", "kserve"])
@@ -188,3 +205,18 @@ def test_a_layout_that_is_none_is_a_usage_error(measured: Path, edgepipe: Run) -
     done = edgepipe("package", "--workspace", measured, "--layout", "ovms", "--sign-key", "k")
     assert done.returncode == 2
     assert "is not signed" in done.stderr
+
+
+def test_openvino_takes_the_settings_of_ovms_and_computes_in_f32(
+    measured: Path, tmp_path: Path
+) -> None:
+    """The model server hands ``plugin_config`` to OpenVINO as it is."""
+    import openvino
+
+    found = package(workspace=measured, output=tmp_path, layout="ovms", variants=("fp32",)).path
+    (entry,) = json.loads((found / "config.json").read_text())["model_config_list"]
+    (model,) = (found / entry["config"]["base_path"] / "1").iterdir()
+    settings = entry["config"]["plugin_config"]
+    compiled = openvino.Core().compile_model(model, entry["config"]["target_device"], settings)
+    assert compiled.get_property("INFERENCE_PRECISION_HINT") == openvino.Type.f32
+    assert compiled.get_property("NUM_STREAMS") == 1
