@@ -147,10 +147,13 @@ def resolve_checkpoint(
 
     The number of classes is that of the labels, which ``build`` checks, or read from the weights;
     ``width`` the one that the file says it has, unless it is given here.
-    Raises ``ModelError`` for an unknown architecture or a file that can't be used.
+    Raises ``ModelError`` for an unknown architecture, for another one than the file says it is of,
+    or a file that can't be used.
     """
     _known("model", architecture, ARCHITECTURES)
     metadata = checkpoints.read_metadata(path)
+    if metadata.architecture not in (None, architecture):
+        raise ModelError(f"{path}: weights of {metadata.architecture}, not of {architecture}")
     names = checkpoints.read_labels(labels) if labels else metadata.labels
     width = metadata.width if width is None else width
     _check_width(architecture, width)

@@ -98,6 +98,8 @@ def _preprocessing(source: Source, config: ExportConfig) -> tuple[Preprocessing,
             base = Preprocessing.from_json(source.preprocessing)
         except ValueError as error:
             raise InputError(f"{source.path}: its metadata can't be used: {error}") from error
+        if source.trained and config.input_size not in (None, base.size):
+            notes = (f"{config.input_size} pixels: the weights were trained at {base.size}",)
     else:
         base = Preprocessing.preset(DEFAULT_PRESET)
         if config.mean is None:

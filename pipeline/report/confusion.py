@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import io
+import shlex
+from pathlib import Path
 from typing import TYPE_CHECKING
 
 from . import tables
@@ -25,7 +27,7 @@ def text(result: TrainResult) -> str:
         f"  best of {len(result.epochs)} epochs ({ended}): epoch {best.number}, "
         f"held-out loss {best.held_out_loss:.3f}",
         *(f"  {note}" for note in result.notes),
-        f"  edgepipe export --checkpoint {result.output}",
+        f"  {_next_command(result)}",
     ]
     few = len(result.labels) <= MATRIX_CLASSES
     return tables.text(_matrix(result) if few else _mix_ups(result), *lines)
@@ -65,6 +67,13 @@ def svg(result: TrainResult) -> str:
     with rc_context({"svg.fonttype": "none", "svg.hashsalt": "edgepipe"}):
         figure.savefig(buffer, format="svg", metadata={"Date": None})
     return buffer.getvalue()
+
+
+def _next_command(result: TrainResult) -> str:
+    """The export of these weights, beside what the workspace may hold of the architecture."""
+    name = Path(result.data).resolve().name
+    flags = ("--checkpoint", str(result.output), "--name", name, "--calibration", result.data)
+    return shlex.join(("edgepipe", "export", *flags))
 
 
 def _matrix(result: TrainResult) -> tables.Table:

@@ -39,6 +39,8 @@ SCHEMA_VERSION = 1
 STATE_SUFFIX, RESULT_SUFFIX, PLOT_SUFFIX = ".state", ".json", ".svg"
 LABEL_SMOOTHING = 0.1
 WEIGHT_DECAY = 0.01
+# Batches that normalizations are settled on before an epoch is judged.
+SETTLING_STEPS = 8
 # Peak of the learning rate: what AdamW takes from scratch, and what leaves learnt features alone.
 FRESH_RATE, TUNED_RATE = 3e-3, 5e-4
 
@@ -63,6 +65,7 @@ class TrainResult:
     """
 
     output: Path
+    data: str
     architecture: str
     labels: tuple[str, ...]
     images: int
@@ -126,6 +129,10 @@ def train(config: Config, output: Path, restart: bool, progress: Progress) -> Tr
     }
     for note in images.notes:
         progress.say(f"warning: {note}")
+    progress.say(
+        f"{start.architecture}, {start.preprocessing.size} pixels, {len(labels)} classes: "
+        f"{len(learnt)} images to learn from, {len(held_out)} held out"
+    )
     try:
         with _reproducible(section):
             run = _Training(section, start, labels, (learnt, held_out), progress)
@@ -136,6 +143,7 @@ def train(config: Config, output: Path, restart: bool, progress: Progress) -> Tr
         raise MissingLibrary(f'{error}; pip install "edgepipe[export]"') from error
     result = TrainResult(
         output,
+        str(section.data),
         start.architecture,
         labels,
         len(learnt),
@@ -146,7 +154,7 @@ def train(config: Config, output: Path, restart: bool, progress: Progress) -> Tr
         tuple(tuple(int(count) for count in row) for row in confusion),
         stopped_early=len(run.history) < section.epochs,
         resumed_after=run.resumed_after,
-        notes=images.notes,
+        notes=(*images.notes, *_doubts(best, held_out)),
     )
     write_whole(output, run.checkpoint(result, images))
     text = json.dumps(result.to_json(), indent=2) + "\n"
@@ -173,16 +181,27 @@ def select(images: Dataset, rows: list[int]) -> Dataset:
     return replace(images, labels=images.labels[rows], image=lambda row: images.image(rows[row]))
 
 
+def _doubts(best: Epoch, held_out: Dataset) -> tuple[str, ...]:
+    """What to tell of a network that has learnt nothing: always naming one class does as well."""
+    by_chance = 100 * float(np.bincount(held_out.labels).max()) / len(held_out)
+    if best.top1 > by_chance:
+        return ()
+    return (
+        f"nothing was learnt: always naming the commonest class is right in {by_chance:.2f} %; "
+        "try more epochs or --patience, more images, or --init with learnt weights",
+    )
+
+
 def _start(config: Config) -> _Start:
     """The weights to start from and their preprocessing, from the configuration."""
     section = config.train
     if section.init is not None:
         if "weights" in section.model_fields_set:
             raise UsageError("train: --init has its own weights, leave --weights out")
-        metadata = checkpoints.read_metadata(section.init)
-        source = sources.resolve_checkpoint(
-            metadata.architecture or config.model, section.init, None, section.width
-        )
+        architecture = config.model
+        if "model" not in config.model_fields_set:
+            architecture = checkpoints.read_metadata(section.init).architecture or architecture
+        source = sources.resolve_checkpoint(architecture, section.init, None, section.width)
     else:
         source = sources.resolve(config.model, section.weights, section.width)
     if source.preprocessing is None:
@@ -307,6 +326,7 @@ class _Training:
             done = (number - 1) * self._steps + step
             text = f"epoch {number}/{self._section.epochs}: loss {total / step:.3f}"
             self._progress.step(done, self._section.epochs * self._steps, text)
+        self._settle_normalizations(shuffled)
         held_out_loss, confusion = self._judge()
         return Epoch(
             number,
@@ -315,6 +335,20 @@ class _Training:
             100 * float(np.trace(confusion)) / len(self._held_out),
             perf_counter() - started,
         )
+
+    def _settle_normalizations(self, images: Dataset) -> None:
+        """Batch normalization's means and variances for the weights as they are now.
+
+        Its running averages trail the weights by a dozen steps, which on a small folder is more
+        than an epoch: a network that has learnt then answers as by chance until the rate is low.
+        So they are taken anew before it is judged (Wu and Johnson, arXiv 2105.07576, section 3).
+        """
+        import torch
+        from torch.optim.swa_utils import update_bn
+
+        rows = range(min(len(images), SETTLING_STEPS * self._batch))
+        with torch.no_grad():
+            update_bn(self._batches(select(images, list(rows))), self._module)
 
     def _judge(self) -> tuple[float, np.ndarray]:
         """The held-out loss, and how often class i was taken for class j: int64 ``[C, C]``."""

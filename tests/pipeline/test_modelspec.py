@@ -101,6 +101,14 @@ def test_a_preset_gives_way_to_single_keys() -> None:
     assert preprocessing(fold_preprocessing=True).folded
 
 
+def test_another_size_than_the_weights_were_trained_at_is_said() -> None:
+    assert specify(config(input_size=96), print).notes == (
+        "96 pixels: the weights were trained at 224",
+    )
+    for same in ({}, {"input_size": 224}, {"input_size": 96, "weights": "random"}):
+        assert specify(config(**same), print).notes == ()
+
+
 @pytest.mark.parametrize(
     ("model", "export", "words"),
     [

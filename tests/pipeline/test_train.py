@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import shlex
 import signal
 import subprocess
 import sys
@@ -24,6 +25,7 @@ from edgepipe.pipeline import train
 from edgepipe.pipeline.augmentation import augment
 from edgepipe.pipeline.dataset import Dataset
 from edgepipe.pipeline.errors import InputError, UsageError
+from edgepipe.pipeline.report import confusion
 from edgepipe.pipeline.stages.train import split
 
 Run = Callable[..., CompletedProcess[str]]
@@ -144,19 +146,76 @@ def test_a_killed_training_goes_on_and_ends_in_the_same_bits(
     assert output.read_bytes() == trained.read_bytes()
 
 
-def test_a_state_of_other_settings_is_not_gone_on_with(tmp_path: Path, photos: Path) -> None:
-    output = tmp_path / "model.safetensors"
+class Stop(Exception):
+    pass
 
-    class Stop(Exception):
+
+class Interrupting:
+    def say(self, text: str) -> None:
+        if text.startswith("epoch 1"):
+            raise Stop
+
+    def step(self, done: int, total: int, text: str) -> None:
         pass
 
-    class Interrupting:
-        def say(self, text: str) -> None:
-            if text.startswith("epoch 1"):
-                raise Stop
 
-        def step(self, done: int, total: int, text: str) -> None:
-            pass
+def test_batch_normalization_keeps_up_with_a_few_steps(tmp_path: Path, photos: Path) -> None:
+    """What epochs of two steps have learnt shows in the answers, after an interrupt as well."""
+    whole, resumed = tmp_path / "whole.safetensors", tmp_path / "resumed.safetensors"
+    settings: dict[str, Any] = {
+        "data": photos,
+        "width": 0.25,
+        "input_size": 64,
+        "batch": 16,
+        "augment": "none",
+        "epochs": 4,
+        "threads": 1,
+    }
+    result = train("mobilenet_v1", output=whole, **settings)
+    guessing = np.log(3)
+    assert result.epochs[result.best - 1].held_out_loss < 0.9 * guessing
+    with pytest.raises(Stop):
+        train("mobilenet_v1", output=resumed, progress=Interrupting(), **settings)
+    assert train("mobilenet_v1", output=resumed, **settings).resumed_after == 1
+    assert resumed.read_bytes() == whole.read_bytes()
+
+
+def test_a_training_that_led_nowhere_says_so(tmp_path: Path, photos: Path, trained: Path) -> None:
+    output = tmp_path / "model.safetensors"
+    settings = {**MODEL, "learning_rate": 1e-9}
+    nowhere = train(NAME, data=photos, output=output, epochs=1, **settings)
+    assert "nothing was learnt" in confusion.text(nowhere)
+    learnt = train(NAME, data=photos, output=output, epochs=1, init=trained, **settings)
+    assert "nothing was learnt" not in confusion.text(learnt)
+
+
+def test_the_command_it_ends_with_works(
+    edgepipe: Run, tmp_path: Path, trained: Path, photos: Path
+) -> None:
+    settings = {**MODEL, "learning_rate": 1e-9}
+    output = tmp_path / "my colours.safetensors"
+    result = train(NAME, data=photos, output=output, epochs=1, init=trained, **settings)
+    name, *command = shlex.split(confusion.text(result).splitlines()[-1])
+    assert name == "edgepipe"
+    made = edgepipe(*command, "--variant", "int8")
+    assert made.returncode == 0, made.stderr
+    assert (tmp_path / "artifacts" / "colours" / "int8.onnx").exists()
+
+
+def test_weights_of_another_architecture_are_refused(
+    edgepipe: Run, tmp_path: Path, trained: Path, photos: Path
+) -> None:
+    for command in (
+        ("export", "mobilenet_v2", "--checkpoint", trained, "--calibration", photos),
+        ("train", "mobilenet_v2", "--init", trained, "--data", photos),
+    ):
+        done = edgepipe(*command)
+        assert done.returncode == 3
+        assert f"{trained}: weights of {NAME}, not of mobilenet_v2" in done.stderr
+
+
+def test_a_state_of_other_settings_is_not_gone_on_with(tmp_path: Path, photos: Path) -> None:
+    output = tmp_path / "model.safetensors"
 
     def run(**changed: Any) -> Any:
         settings = {**MODEL, "epochs": 2, **changed}
