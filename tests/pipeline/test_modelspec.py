@@ -105,8 +105,9 @@ def test_another_size_than_the_weights_were_trained_at_is_said() -> None:
     assert specify(config(input_size=96), print).notes == (
         "96 pixels: the weights were trained at 224",
     )
-    for same in ({}, {"input_size": 224}, {"input_size": 96, "weights": "random"}):
-        assert specify(config(**same), print).notes == ()
+    same: list[dict[str, Any]] = [{}, {"input_size": 224}, {"input_size": 96, "weights": "random"}]
+    for export in same:
+        assert specify(config(**export), print).notes == ()
 
 
 @pytest.mark.parametrize(
