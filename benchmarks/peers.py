@@ -37,7 +37,7 @@ from edgepipe.pipeline.cells import Cell, open_cell, python_of, run_goldens
 from edgepipe.pipeline.progress import Stderr
 from edgepipe.pipeline.rounds import Entry, Rounds, Source
 from edgepipe.pipeline.workspace import Workspace
-from edgepipe.runners import images
+from edgepipe.runners import host, images
 from edgepipe.runners.base import RunnerError
 from edgepipe.runners.launch import LOCAL
 from edgepipe.runners.measure import SINGLE_STREAM, Plan
@@ -311,31 +311,31 @@ def over(ms: Sequence[float], best: Sequence[float]) -> tuple[str, str]:
     return f"{ratio:.2f}", f"{low:.2f} to {high:.2f}"
 
 
-def benchmark_app_p50(model: Path, threads: int) -> float:
+def benchmark_app_p50(model: Path) -> float:
     """Median latency in ms as OpenVINO's benchmark_app reports it: latency hint, f32."""
-    flags = ("-d", "CPU", "-hint", "latency", "-api", "sync", "-infer_precision", "f32")
-    command = [sys.executable, "-m", "openvino.tools.benchmark.main", "-m", str(model), *flags]
-    done = subprocess.run(
-        [*command, "-nthreads", str(threads), "-t", "2"], check=True, capture_output=True, text=True
-    )
+    flags = ("-d", "CPU", "-hint", "latency", "-api", "sync", "-infer_precision", "f32", "-t", "2")
+    command = [Path(sys.executable).with_name("benchmark_app"), "-m", model, *flags]
+    done = subprocess.run(command, check=True, capture_output=True, text=True)
     median = re.search(r"Median:\s+([\d.]+) ms", done.stdout)
     assert median, done.stdout
     return float(median[1])
 
 
-def second_opinion(folder: Path, threads: Iterable[int], pairs: int) -> None:
-    """Single-stream of edgepipe on ``openvino`` over benchmark_app's, in pairs."""
+def second_opinion(folder: Path, pairs: int) -> None:
+    """Single-stream of edgepipe on ``openvino`` over benchmark_app's, in pairs.
+
+    On every core: benchmark_app takes no number of threads beside a hint.
+    """
     rows = []
-    place = folder / "artifacts"
-    for count in threads:
-        for name, file in (("fp32", "fp32.onnx"), ("int8", "int8.onnx")):
-            ratios = paired(
-                lambda n=name, c=count: bench_p50(place, "openvino", n, c),
-                lambda f=file, c=count: benchmark_app_p50(place / MODEL / f, c),
-                pairs,
-            )
-            low, high = interval(ratios)
-            rows.append((name, str(count), f"{np.median(ratios):.3f}", f"{low:.3f} to {high:.3f}"))
+    place, threads = folder / "artifacts", host.physical_cores()
+    for variant in ("fp32", "int8"):
+        ratios = paired(
+            lambda name=variant: bench_p50(place, "openvino", name, threads),
+            lambda name=variant: benchmark_app_p50(place / MODEL / f"{name}.onnx"),
+            pairs,
+        )
+        low, high = interval(ratios)
+        rows.append((variant, str(threads), f"{np.median(ratios):.3f}", f"{low:.3f} to {high:.3f}"))
     show(("model", "threads", "edgepipe / benchmark_app", "95 % interval"), rows)
 
 
@@ -372,7 +372,7 @@ def main() -> None:
     if "latency" in parts:
         compare(latency(source, runners, threads, arguments.rounds), sqnr_db)
     if "benchmark_app" in parts:
-        second_opinion(folder, threads, arguments.rounds)
+        second_opinion(folder, arguments.rounds)
 
 
 if __name__ == "__main__":
