@@ -6,6 +6,7 @@ import contextlib
 import importlib.util
 import os
 import shutil
+import signal
 import socket
 import subprocess
 import sys
@@ -53,7 +54,9 @@ def serve(tmp_path_factory: pytest.TempPathFactory) -> Serve:
         ]
         log = tmp_path_factory.mktemp("triton") / "log"
         with log.open("w") as file:
-            server = subprocess.Popen(command, env=env, stdout=file, stderr=subprocess.STDOUT)
+            server = subprocess.Popen(
+                command, env=env, stdout=file, stderr=subprocess.STDOUT, start_new_session=True
+            )
         try:
             client = http.InferenceServerClient(f"127.0.0.1:{port}")
             with contextlib.closing(client):
@@ -61,7 +64,11 @@ def serve(tmp_path_factory: pytest.TempPathFactory) -> Serve:
                 yield client
         finally:
             server.terminate()
-            server.wait(STARTS_IN_S)
+            try:
+                server.wait(STARTS_IN_S)
+            finally:  # its backends are processes, too, and outlive a server that crashed
+                with contextlib.suppress(ProcessLookupError):
+                    os.killpg(server.pid, signal.SIGKILL)
 
     return start
 
