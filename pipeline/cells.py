@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import itertools
 import sys
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -337,14 +337,19 @@ class Judged(Outcome, Protocol):
 
 
 def exit_code(cells: Sequence[Judged], section: CellsConfig) -> ExitCode:
-    """A failed gate before a failed runner before a doubt."""
-    if any(cell.verdict == FAIL for cell in cells):
+    """``code_of`` the cells' own verdicts."""
+    return code_of([cell.verdict for cell in cells], cells, section)
+
+
+def code_of(
+    verdicts: Collection[str | None], outcomes: Sequence[Outcome], section: CellsConfig
+) -> ExitCode:
+    """A failed gate before a failed or missing runner before a doubt."""
+    if FAIL in verdicts:
         return ExitCode.GATE_FAILED
-    if runner_failed(cells, section):
+    if runner_failed(outcomes, section):
         return ExitCode.RUNNER
-    if any(cell.verdict == INCONCLUSIVE for cell in cells):
-        return ExitCode.INCONCLUSIVE
-    return ExitCode.OK
+    return ExitCode.INCONCLUSIVE if INCONCLUSIVE in verdicts else ExitCode.OK
 
 
 def runner_failed(outcomes: Sequence[Outcome], section: CellsConfig) -> bool:

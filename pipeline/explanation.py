@@ -61,7 +61,7 @@ class LayerError:
 
 
 @dataclass(frozen=True)
-class Explanation:
+class Blame:
     """Of one cell: ``step`` adds the error (or the most of it), ``layer`` is where in it."""
 
     variant: str
@@ -72,6 +72,12 @@ class Explanation:
     samples: int
     step: str
     layer: str | None
+
+
+@dataclass(frozen=True)
+class Explanation(Blame):
+    """The blame, and what it rests on: every step and layer, the worst layers first."""
+
     steps: tuple[Step, ...]
     layers: tuple[LayerError, ...]
     order: tuple[str, ...]

@@ -13,9 +13,9 @@ import numpy as np
 from ..runners.base import PlacementError, RunnerError
 from ..runners.measure import OFFLINE, SERVER, SINGLE_STREAM
 from . import statistics
-from .cells import Cell, runner_failed, status_of
+from .cells import Cell, code_of, status_of
 from .errors import ExitCode
-from .gates import FAIL, INCONCLUSIVE
+from .gates import FAIL
 from .regression import Comparison
 from .rounds import Entry, Visits
 from .sections import CellsConfig
@@ -135,13 +135,10 @@ class BenchResult:
 
 
 def exit_code(rows: Sequence[CellResult], section: CellsConfig) -> ExitCode:
-    """A failed gate before a failed or missing runner before a doubt."""
-    compared = [row.comparison.verdict for row in rows if row.comparison]
-    if FAIL in compared or any(row.verdict == INVALID for row in rows):
-        return ExitCode.GATE_FAILED
-    if runner_failed(rows, section):
-        return ExitCode.RUNNER
-    return ExitCode.INCONCLUSIVE if INCONCLUSIVE in compared else ExitCode.OK
+    """``code_of`` the comparisons with a baseline; a row that is invalid has failed a gate."""
+    verdicts = [row.comparison.verdict for row in rows if row.comparison]
+    verdicts += [FAIL for row in rows if row.verdict == INVALID]
+    return code_of(verdicts, rows, section)
 
 
 def failed_row(cell: Cell, scenario: str, error: RunnerError) -> CellResult:

@@ -82,6 +82,10 @@ class Report:
             merged = {**merged, **(result.hosts if result else {})}
         return merged
 
+    def bench_cpu(self, target: str) -> str | None:
+        """The CPU that bench saw on a target, if it ran there."""
+        return self.bench.hosts.get(target, {}).get("cpu") if self.bench else None
+
     @property
     def absent(self) -> tuple[str, ...]:
         """Runners that could not be asked at all, and failures that belong to no cell."""

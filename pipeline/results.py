@@ -16,6 +16,7 @@ import numpy as np
 from pydantic import TypeAdapter, ValidationError
 
 from .errors import InputError, IntegrityError, WorkspaceError
+from .explanation import Blame
 from .measured import CellResult
 from .stages.compare import RESULT_FILE as COMPARISON
 from .stages.compare import Candidate
@@ -109,17 +110,9 @@ class ExplainedFinding:
 
 
 @dataclass(frozen=True)
-class ExplainedCell:
+class ExplainedCell(Blame):
     """A cell of ``explain.json``. ``layers`` has the worst first, ``order`` the graph's order."""
 
-    variant: str
-    runner: str
-    target: str
-    precision: str
-    verdict: str | None
-    samples: int
-    step: str
-    layer: str | None
     layers: tuple[ExplainedLayer, ...]
     order: tuple[str, ...]
     findings: tuple[ExplainedFinding, ...]

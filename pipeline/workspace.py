@@ -77,6 +77,11 @@ class Recommendation:
     evidence: Mapping[str, Any]
     scenario: str = "single-stream"
 
+    @property
+    def key(self) -> tuple[str, str, str, str]:
+        """Which cell in which scenario: there is one recommendation for each."""
+        return self.variant, self.runner, self.target, self.scenario
+
 
 @dataclass(frozen=True)
 class Manifest:
@@ -93,6 +98,11 @@ class Manifest:
     artifacts: Mapping[str, Artifact] = field(default_factory=dict)
     tools: Mapping[str, str | None] = field(default_factory=dict)
     recommended: tuple[Recommendation, ...] = ()
+
+    @property
+    def digests(self) -> dict[str, str]:
+        """The SHA-256 of every artifact, by its file name."""
+        return {name: artifact.sha256 for name, artifact in self.artifacts.items()}
 
     def stage(self, name: str) -> StageRecord | None:
         """The record of a stage, if it has run."""
@@ -116,10 +126,10 @@ class Manifest:
         self, variant: str, runner: str, target: str, scenario: str
     ) -> Recommendation | None:
         """What tune found for a cell, if the variant is still the file that was tuned."""
+        cell = (variant, runner, target, scenario)
         for found in self.recommended:
-            key = (found.variant, found.runner, found.target, found.scenario)
             hashes = (self.artifacts[name].sha256 for name in self.variants[variant].values())
-            if key == (variant, runner, target, scenario) and found.evidence["sha256"] in hashes:
+            if found.key == cell and found.evidence["sha256"] in hashes:
                 return found
         return None
 

@@ -86,8 +86,7 @@ def _interval(cell: CellResult) -> str:
 
 def _percentile(rank: int) -> Callable[[CellResult], str]:
     def show(cell: CellResult) -> str:
-        value = cell.latency_ms and getattr(cell.latency_ms, f"p{rank}")
-        return "–" if value is None else ms(value)
+        return ms(cell.latency_ms and getattr(cell.latency_ms, f"p{rank}"))
 
     return show
 

@@ -95,8 +95,7 @@ def _interval(cell: CellResult) -> str:
 
 
 def _percentile(cell: CellResult, rank: int) -> str:
-    value = getattr(cell.latency_ms, f"p{rank}") if cell.latency_ms else None
-    return NONE if value is None else ms(value)
+    return ms(cell.latency_ms and getattr(cell.latency_ms, f"p{rank}"))
 
 
 def _timing_verdict(row: Row) -> Value:

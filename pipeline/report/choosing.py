@@ -11,7 +11,7 @@ from ..stages.compare import Candidate, Speed
 from ..stages.convolutions import Convolution, Timed
 from .comparison import doubts, sources
 from .elements import MIB, NONE, Column, Table, Value, Verdict
-from .tables import ms, number
+from .tables import moment, ms, number
 
 Get = Callable[[Candidate], str]
 FRONT = "◆"
@@ -40,7 +40,7 @@ def costs(found: ComparisonFile) -> Table:
         ("activation peak MiB", lambda row: f"{row.activation_peak_bytes / MIB:.1f}"),
         ("fp32 MiB", lambda row: _mib(row, "fp32")),
         ("int8 MiB", lambda row: _mib(row, "int8")),
-        ("training step ms", lambda row: _ms(row.training_step_ms)),
+        ("training step ms", lambda row: ms(row.training_step_ms)),
         ("top-1 %", lambda row: number(row.published_top1, ".1f")),
     ]
     common = []
@@ -69,7 +69,7 @@ def speeds(found: ComparisonFile) -> Table | None:
         for variant in dict.fromkeys(one.variant for one in row.speeds if one.variant)
     ]
     cpu = found.host.get("cpu", "an unknown CPU")
-    caption = f"Measured in the same interleaved rounds on {cpu}, {_when(found)}"
+    caption = f"Measured in the same interleaved rounds on {cpu}, {moment(found.measured)}"
     return Table(caption, tuple(columns), tuple(rows)) if runners else None
 
 
@@ -91,7 +91,7 @@ def convolutions(shapes: Sequence[Convolution]) -> Table | None:
 def notes(found: ComparisonFile, report: Report) -> list[str]:
     """Sources of what was not measured, what stands in the way of a figure, what to doubt."""
     lines = [f"Top-1 of {', '.join(names)}: {source}." for source, names in sources(found.models)]
-    bench = report.bench.hosts.get("local", {}).get("cpu") if report.bench else None
+    bench = report.bench_cpu("local")
     if bench and found.host.get("cpu") != bench:
         lines.append(f"The models were compared on another CPU than bench’s ({bench}).")
     lines += doubts(found.models)
@@ -117,20 +117,12 @@ def _origin(found: ComparisonFile) -> str:
     return "Models of the workspace" if found.artifacts else "Models of the zoo"
 
 
-def _when(found: ComparisonFile) -> str:
-    return f"{found.measured[:16].replace('T', ' ')} UTC"
-
-
 def _model(row: Candidate) -> str:
     return row.model if row.width in (None, 1.0) else f"{row.model} × {row.width:g}"
 
 
 def _mib(row: Candidate, variant: str) -> str:
     return f"{row.size_bytes[variant] / MIB:.1f}" if variant in row.size_bytes else NONE
-
-
-def _ms(value: float | None) -> str:
-    return NONE if value is None else ms(value)
 
 
 def _by_runner(row: Candidate, variant: str, runners: Sequence[str]) -> list[Value]:
@@ -145,7 +137,7 @@ def _speed(found: Speed | None) -> tuple[Value, ...]:
     front = f"{FRONT} " if found.pareto else ""
     memory = number(found.peak_rss_mib, ".0f")
     verdict = Verdict(found.verdict or found.status)
-    return (front + _ms(found.p50_ms), interval, memory, verdict)
+    return (front + ms(found.p50_ms), interval, memory, verdict)
 
 
 def _shape(shape: Convolution) -> tuple[str, ...]:
@@ -159,7 +151,7 @@ def _shape(shape: Convolution) -> tuple[str, ...]:
         f"{shape.separable_intensity:.1f}",
     ]
     for timed in shape.timed:
-        figures += [_ms(timed.standard_ms), _ms(timed.separable_ms), number(timed.ratio, ".1f")]
+        figures += [ms(timed.standard_ms), ms(timed.separable_ms), number(timed.ratio, ".1f")]
     return name, *figures
 
 

@@ -69,7 +69,7 @@ def _costs(result: CompareResult) -> tables.Table:
         if measured:
             sizes = (row.size_bytes.get(name) for name in ("fp32", "int8"))
             cells += [number(size and size / MIB, ".1f") for size in sizes]
-            cells.append("–" if row.training_step_ms is None else ms(row.training_step_ms))
+            cells.append(ms(row.training_step_ms))
         made.add_row(*cells)
     return made
 

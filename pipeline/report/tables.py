@@ -47,6 +47,13 @@ def settings(found: Mapping[str, Any]) -> str:
     return ", ".join(f"{name} {value}" for name, value in {**plain, **options}.items())
 
 
-def ms(value: float) -> str:
-    """Three significant digits for what is below 100 ms."""
+def moment(when: str | None) -> str:
+    """A time in UTC (ISO 8601) to the minute; a dash for ``None``."""
+    return "–" if when is None else f"{when[:16].replace('T', ' ')} UTC"
+
+
+def ms(value: float | None) -> str:
+    """Three significant digits for what is below 100 ms; a dash for ``None``."""
+    if value is None:
+        return "–"
     return f"{value:.2f}" if value < 10 else f"{value:.1f}" if value < 100 else f"{value:.0f}"

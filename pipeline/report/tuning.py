@@ -10,7 +10,7 @@ from ..reporting import Report
 from ..stages.tune import MIN_GAIN, RECOMMENDED, Trial, Tuned
 from ..workspace import Recommendation
 from .elements import NONE, Column, Table, Verdict
-from .tables import ms, number, settings
+from .tables import moment, ms, number, settings
 
 REFUSED, NOT_FASTER, NO_FINALIST = "refused", "not faster", "not in the final"
 EARLIER = "by an earlier search; what it tried is not kept"
@@ -94,12 +94,8 @@ def _searched(report: Report) -> Sequence[Tuned]:
 
 def _kept(report: Report) -> list[Recommendation]:
     """What the manifest recommends and the last search did not: it was about other cells."""
-    fresh = {_key(cell) for cell in _searched(report) if cell.verdict == RECOMMENDED}
-    return [found for found in report.manifest.recommended if _key(found) not in fresh]
-
-
-def _key(cell: Tuned | Recommendation) -> tuple[str, str, str, str]:
-    return cell.variant, cell.runner, cell.target, cell.scenario
+    fresh = {cell.key for cell in _searched(report) if cell.verdict == RECOMMENDED}
+    return [found for found in report.manifest.recommended if found.key not in fresh]
 
 
 def _name(cell: Tuned | Recommendation) -> str:
@@ -112,7 +108,7 @@ def _name(cell: Tuned | Recommendation) -> str:
 def _outcome(cell: Tuned) -> tuple[str | Verdict, ...]:
     word = cell.verdict or cell.status
     tried, seconds = str(len(cell.trials)), number(cell.seconds, ".0f")
-    return (_name(cell), *_figures(word, vars(cell)), tried, seconds, _when(cell.measured))
+    return (_name(cell), *_figures(word, vars(cell)), tried, seconds, moment(cell.measured))
 
 
 def _earlier(found: Recommendation) -> tuple[str | Verdict, ...]:
@@ -123,7 +119,7 @@ def _earlier(found: Recommendation) -> tuple[str | Verdict, ...]:
         *_figures(RECOMMENDED, evidence),
         NONE if tried is None else str(tried),
         number(evidence.get("seconds"), ".0f"),
-        _when(evidence.get("measured")),
+        moment(evidence.get("measured")),
     )
 
 
@@ -133,7 +129,7 @@ def _figures(word: str, known: Mapping[str, Any]) -> tuple[str | Verdict, ...]:
     return (
         Verdict(word),
         settings(known["settings"]) or NONE,
-        *(NONE if time is None else ms(time) for time in times),
+        *map(ms, times),
         *_faster(known.get("ratio"), known.get("ci95")),
     )
 
@@ -164,17 +160,13 @@ def _faster(ratio: float | None, ci95: Sequence[float] | None) -> tuple[str, str
     return number(1 / ratio if ratio else None, ".3f"), interval
 
 
-def _when(measured: str | None) -> str:
-    return f"{measured[:16].replace('T', ' ')} UTC" if measured else NONE
-
-
 def _host(report: Report, target: str) -> Mapping[str, Any]:
     return report.tuning.hosts.get(target, {}) if report.tuning else {}
 
 
 def _elsewhere(report: Report, target: str, cpu: str | None) -> str:
     """That the search and bench saw different machines, if they did."""
-    bench = report.bench.hosts.get(target, {}).get("cpu") if report.bench else None
+    bench = report.bench_cpu(target)
     if None in (bench, cpu) or bench == cpu:
         return ""
     return f"tuned on another CPU ({cpu}) than bench's ({bench}); run `edgepipe tune` again"

@@ -76,7 +76,7 @@ def bench(
         quick=quick,
         baseline=str(old.workspace.folder) if old else str(baseline.path) if baseline else None,
         cells=tuple(rows),
-        artifacts={name: artifact.sha256 for name, artifact in source.manifest.artifacts.items()},
+        artifacts=source.manifest.digests,
         problems=problems,
         exit_code=ExitCode.GATE_FAILED if problems else exit_code(rows, section),
         samples=tuple(samples for _, samples in results),

@@ -188,12 +188,7 @@ def compare(
 
 def digests(models: Sequence[Source]) -> dict[str, dict[str, str]]:
     """The SHA-256 of each model's files, by the name of its folder."""
-    return {
-        source.workspace.folder.name: {
-            name: artifact.sha256 for name, artifact in source.manifest.artifacts.items()
-        }
-        for source in models
-    }
+    return {source.workspace.folder.name: source.manifest.digests for source in models}
 
 
 def with_fronts(rows: Sequence[Candidate]) -> tuple[Candidate, ...]:

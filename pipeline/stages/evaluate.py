@@ -165,7 +165,7 @@ def evaluate(
     ]
     return EvaluationResult(
         model=manifest.model,
-        artifacts={name: artifact.sha256 for name, artifact in manifest.artifacts.items()},
+        artifacts=manifest.digests,
         hosts={
             one.cell.target.name: one.opened.worker.hello["host"] for one in shown if one.opened
         },

@@ -260,7 +260,7 @@ def record(
     ]
     return Recording(
         model=manifest.model,
-        artifacts={name: artifact.sha256 for name, artifact in manifest.artifacts.items()},
+        artifacts=manifest.digests,
         reference_sqnr_db=goldens.reference_sqnr_db,
         reference={name: array[:count] for name, array in goldens.fp32.items()},
         cells=tuple(found),

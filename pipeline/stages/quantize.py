@@ -144,8 +144,8 @@ class Quantize:
 
     def run(self, transaction: Transaction, progress: Progress) -> Mapping[str, Any]:
         """See ``Stage.run``."""
-        with _prepared(transaction) as model, tempfile.TemporaryDirectory() as folder:
-            output = Path(folder) / self.ensures[0]
+        with _prepared(transaction) as model:
+            output = model.with_name(self.ensures[0])
             reduce_range = REDUCED_RANGE[self.variant]
             _quantize(model, output, transaction.path(CALIBRATION), reduce_range)
             transaction.write(self.ensures[0], output.read_bytes())
@@ -201,19 +201,18 @@ def _quantize(model: Path, output: Path, calibration: Path, reduce_range: bool) 
     from onnxruntime.quantization import QuantFormat, QuantType, quantize_static
 
     first = _first_nodes(onnx.load(model).graph)
-    with _quiet():
-        quantize_static(
-            model,
-            output,
-            quant_format=QuantFormat.QDQ,
-            per_channel=True,
-            reduce_range=reduce_range,
-            activation_type=QuantType.QUInt8,
-            weight_type=QuantType.QInt8,
-            nodes_to_exclude=first,
-            extra_options={"ActivationSymmetric": False, "WeightSymmetric": True},
-            calibration_cache_path=calibration,
-        )
+    quantize_static(
+        model,
+        output,
+        quant_format=QuantFormat.QDQ,
+        per_channel=True,
+        reduce_range=reduce_range,
+        activation_type=QuantType.QUInt8,
+        weight_type=QuantType.QInt8,
+        nodes_to_exclude=first,
+        extra_options={"ActivationSymmetric": False, "WeightSymmetric": True},
+        calibration_cache_path=calibration,
+    )
 
 
 def _first_nodes(graph: Any) -> list[str]:

@@ -92,6 +92,11 @@ class Tuned:
     seconds: float | None = None
     measured: str | None = None
 
+    @property
+    def key(self) -> tuple[str, str, str, str]:
+        """As ``Recommendation.key``."""
+        return self.variant, self.runner, self.target, self.scenario
+
 
 @dataclass(frozen=True)
 class TuneResult:
@@ -128,7 +133,7 @@ def tune(source: Source, config: Config, progress: Progress) -> TuneResult:
     timeable(cells)
     started = time.monotonic()
     rows: list[Tuned] = []
-    recommended = {_key(found): found for found in source.manifest.recommended}
+    recommended = {found.key: found for found in source.manifest.recommended}
     hosts: dict[str, Mapping[str, Any]] = {}
     for number, cell in enumerate(cells):
         left = started + section.budget - time.monotonic()
@@ -141,7 +146,7 @@ def tune(source: Source, config: Config, progress: Progress) -> TuneResult:
             recommended.pop((row.variant, row.runner, row.target, row.scenario), None)
         if row.verdict == RECOMMENDED:
             found = search.recommendation(row)
-            recommended[_key(found)] = found
+            recommended[found.key] = found
         progress.say(f"{cell}: {row.verdict or row.status}: {row.reason}")
     rows += [
         Tuned("", runner, "", section.scenario, "unavailable", reason=reason)
@@ -149,7 +154,7 @@ def tune(source: Source, config: Config, progress: Progress) -> TuneResult:
     ]
     return TuneResult(
         model=source.manifest.model,
-        artifacts={name: artifact.sha256 for name, artifact in source.manifest.artifacts.items()},
+        artifacts=source.manifest.digests,
         hosts=hosts,
         budget=section.budget,
         seconds=time.monotonic() - started,
@@ -345,7 +350,3 @@ class _Search:
             reason,
             trials=tuple(self._trials.values()),
         )
-
-
-def _key(found: Recommendation) -> tuple[str, str, str, str]:
-    return (found.variant, found.runner, found.target, found.scenario)
