@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Protocol
+from typing import TYPE_CHECKING, Protocol, runtime_checkable
 
 if TYPE_CHECKING:
     import torch
@@ -59,4 +59,19 @@ class Exporter(Protocol):
         ``example`` holds one tensor for each input, batch first. Raises ``ExportOptionError``
         if the file would not be what ``options`` ask for.
         """
+        ...
+
+
+@runtime_checkable
+class ProgramExporter(Exporter, Protocol):
+    """An exporter that may start from what ``torch.export`` made, too.
+
+    Export makes a program of every module, for the torch runner: such an exporter saves
+    tracing it again.
+    """
+
+    def export_program(
+        self, program: torch.export.ExportedProgram, options: ExportOptions
+    ) -> Mapping[str, bytes]:
+        """What ``export`` gives for the module that the program was traced from."""
         ...

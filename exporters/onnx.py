@@ -22,6 +22,7 @@ if TYPE_CHECKING:
 
 QUIETED = ("torch.onnx", "torch.export", "torch.fx", "torch._dynamo", "onnxscript", "onnx_ir")
 KEPT_METADATA = frozenset({"pkg.torch.onnx.name_scopes"})
+BATCH = "batch"  # what an open first dimension is called
 
 
 class OnnxDynamo:
@@ -35,30 +36,37 @@ class OnnxDynamo:
         self, module: torch.nn.Module, example: Sequence[torch.Tensor], options: ExportOptions
     ) -> Mapping[str, bytes]:
         """See ``Exporter.export``."""
+        return self.export_program(trace(module, example, options), options)
+
+    def export_program(
+        self, program: torch.export.ExportedProgram, options: ExportOptions
+    ) -> Mapping[str, bytes]:
+        """See ``ProgramExporter.export_program``."""
         import torch
 
+        # Of a program's open dimensions only the names are taken from here.
+        names = tuple({0: BATCH} for _ in options.input_names) if options.dynamic_batch else None
         with quiet():
-            program: Any = torch.onnx.export(
-                module,
-                tuple(example),
+            made: Any = torch.onnx.export(
+                program,
                 dynamo=True,
                 opset_version=options.opset,
                 input_names=list(options.input_names),
                 output_names=list(options.output_names),
-                dynamic_shapes=_dynamic_shapes(module, example, options),
+                dynamic_shapes=names,
                 external_data=False,
                 verbose=False,
             )
-        model = program.model
+        model = made.model
         _strip_metadata(model)
         # The exporter keeps its own opset when a conversion fails, and only logs it.
-        made = model.opset_imports.get("", 0)
-        if made != options.opset:
+        opset = model.opset_imports.get("", 0)
+        if opset != options.opset:
             raise ExportOptionError(
-                f"{self.name} can't write opset {options.opset}, it would be {made}: "
-                f"use --opset {made} or --exporter {OnnxTorchScript.name}"
+                f"{self.name} can't write opset {options.opset}, it would be {opset}: "
+                f"use --opset {opset} or --exporter {OnnxTorchScript.name}"
             )
-        return {".onnx": program.model_proto.SerializeToString(deterministic=True)}
+        return {".onnx": made.model_proto.SerializeToString(deterministic=True)}
 
 
 class OnnxTorchScript:
@@ -86,7 +94,7 @@ class OnnxTorchScript:
                     opset_version=options.opset,
                     input_names=list(options.input_names),
                     output_names=list(options.output_names),
-                    dynamic_axes={name: {0: "batch"} for name in names}
+                    dynamic_axes={name: {0: BATCH} for name in names}
                     if options.dynamic_batch
                     else None,
                 )
@@ -101,25 +109,23 @@ def trace(
     """``torch.export``, with the batch left open if the options say so."""
     import torch
 
-    return torch.export.export(
-        module, tuple(example), dynamic_shapes=_dynamic_shapes(module, example, options)
-    )
+    with quiet():
+        return torch.export.export(
+            module, tuple(example), dynamic_shapes=_dynamic_shapes(module, example, options)
+        )
 
 
-def export_program(
-    module: torch.nn.Module, example: Sequence[torch.Tensor], options: ExportOptions
-) -> bytes:
-    """The module as a ``torch.export`` program with its parameters (``.pt2``).
+def save_program(program: torch.export.ExportedProgram, options: ExportOptions) -> bytes:
+    """A ``torch.export`` program with its parameters as a file (``.pt2``).
 
     The archive's extra file ``io.json`` holds the names of inputs and outputs, which a program
     does not keep.
     """
     import torch
 
+    for node in program.graph.nodes:
+        node.meta.pop("stack_trace", None)
     with quiet():
-        program = trace(module, example, options)
-        for node in program.graph.nodes:
-            node.meta.pop("stack_trace", None)
         buffer = io.BytesIO()
         names = {"inputs": options.input_names, "outputs": options.output_names}
         torch.export.save(program, buffer, extra_files={"io.json": json.dumps(names)})
@@ -134,7 +140,7 @@ def _dynamic_shapes(
         return None
     import torch
 
-    shapes = [{0: torch.export.Dim("batch", min=1)} for _ in example]
+    shapes = [{0: torch.export.Dim(BATCH, min=1)} for _ in example]
     kinds = [one.kind for one in inspect.signature(module.forward).parameters.values()]
     if inspect.Parameter.VAR_POSITIONAL not in kinds:
         return tuple(shapes)

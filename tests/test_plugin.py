@@ -18,7 +18,7 @@ import torch
 
 from edgepipe.exporters.base import ExportOptions
 from edgepipe.pipeline.errors import StageError
-from edgepipe.pipeline.stages.export import run_exporter
+from edgepipe.pipeline.stages.export import Prepared, run_exporter
 from edgepipe.runners.testing import RunnerConformance
 
 Run = Callable[..., CompletedProcess[str]]
@@ -159,8 +159,10 @@ def test_an_exporter_that_gives_other_files_than_it_names_is_refused(
         def export(self, module: Any, example: Any, options: Any) -> dict[str, bytes]:
             return files
 
+    module, options = torch.nn.ReLU(), ExportOptions(20, False)
+    made = Prepared(module, module, (torch.zeros(1),), options, None)
     with pytest.raises(StageError, match=says):
-        run_exporter(Exporter(), torch.nn.ReLU(), (torch.zeros(1),), ExportOptions(20, False))
+        run_exporter(Exporter(), made, options)
 
 
 def test_a_broken_exporter_that_is_not_asked_for_disturbs_nothing(

@@ -16,9 +16,10 @@ from ...exporters.base import (
     ExportOptions,
     MissingLibrary,
     ModelError,
+    ProgramExporter,
 )
 from ...exporters.folding import fold
-from ...exporters.onnx import export_program
+from ...exporters.onnx import save_program, trace
 from ...exporters.sources import OWN, Source, build
 from ...exporters.threads import torch_threads
 from ...runners import images
@@ -38,7 +39,7 @@ if TYPE_CHECKING:
 
 EXPORTED, PROGRAM = "exported.onnx", "fp32.pt2"
 # Images at a time through torch for the goldens: fixed, since it can change the last bit.
-GOLDEN_BATCH = 8
+GOLDEN_BATCH = 4
 EXAMPLE_SEED = 2000
 MOST_OF_A_REASON = 300
 
@@ -155,12 +156,12 @@ class Export:
         made, source = self.prepare(), self.spec.source
         options = made.options
         exporter = registry.get(self.config.exporter)
-        with blaming(source, exporter.name):
-            files = run_exporter(exporter, made.deployed, made.example, options)
-        transaction.write(EXPORTED, files[".onnx"])
         with blaming(source, "torch.export"):
-            program = export_program(made.deployed, made.example, options)
-        transaction.write(PROGRAM, program)
+            program = trace(made.deployed, made.example, options)
+            transaction.write(PROGRAM, save_program(program, options))
+        with blaming(source, exporter.name):
+            files = run_exporter(exporter, made, options, program)
+        transaction.write(EXPORTED, files[".onnx"])
         recorded = self._record_goldens(made)
         transaction.write(goldens.FILE, recorded.to_bytes())
         parameters = sum(parameter.numel() for parameter in made.module.parameters())
@@ -243,14 +244,20 @@ def _described(arrays: Mapping[str, np.ndarray]) -> list[dict[str, Any]]:
 
 def run_exporter(
     exporter: Exporter,
-    module: torch.nn.Module,
-    example: tuple[torch.Tensor, ...],
+    made: Prepared,
     options: ExportOptions,
+    program: torch.export.ExportedProgram | None = None,
 ) -> Mapping[str, bytes]:
-    """Every file that the exporter names, by suffix. A plug-in's bug is a ``StageError``."""
+    """Every file that the exporter names, by suffix. A plug-in's bug is a ``StageError``.
+
+    ``program`` is what ``trace`` gave for the same module and options, if it is there already.
+    """
     origin = registry.origin(exporter.name)
     try:
-        files = exporter.export(module, example, options)
+        if program is not None and isinstance(exporter, ProgramExporter):
+            files = exporter.export_program(program, options)
+        else:
+            files = exporter.export(made.deployed, made.example, options)
     except (ModelError, ExportOptionError, MissingLibrary, ImportError):
         raise
     except Exception as error:

@@ -52,7 +52,7 @@ class ExportFormat:
         made = self.export.prepare()
         options = replace(made.options, half_weights=self.variant == HALF)
         with blaming(self.export.spec.source, self.exporter.name):
-            files = run_exporter(self.exporter, made.deployed, made.example, options)
+            files = run_exporter(self.exporter, made, options)
         for suffix, data in files.items():
             transaction.write(f"{self.variant}{suffix}", data)
         size = sum(map(len, files.values())) / MIB

@@ -13,7 +13,7 @@ import torch
 from torch import nn
 
 from edgepipe.exporters.base import ExportOptionError, ExportOptions
-from edgepipe.exporters.onnx import OnnxDynamo, OnnxTorchScript, export_program
+from edgepipe.exporters.onnx import OnnxDynamo, OnnxTorchScript, save_program, trace
 
 EXPORTERS = {exporter.name: exporter for exporter in (OnnxDynamo(), OnnxTorchScript())}
 
@@ -76,18 +76,28 @@ def test_an_opset_that_dynamo_would_not_write_is_refused() -> None:
 @pytest.mark.parametrize("name", [*EXPORTERS, "program"])
 def test_two_exports_have_the_same_bytes_and_no_path_in_them(module: nn.Module, name: str) -> None:
     options = ExportOptions(opset=20, dynamic_batch=False)
-    export = export_program if name == "program" else EXPORTERS[name].export
-    first, second = (export(module, example(), options) for _ in range(2))
+    if name == "program":
+        first, second = (save_program(trace(module, example(), options), options) for _ in range(2))
+    else:
+        first, second = (EXPORTERS[name].export(module, example(), options) for _ in range(2))
     assert first == second
     for folder in (Path(__file__).parents[2], Path(torch.__file__).parent):
         assert str(folder).encode() not in first
+
+
+@pytest.mark.parametrize("name", EXPORTERS)
+def test_an_open_batch_has_a_name(module: nn.Module, name: str) -> None:
+    options = ExportOptions(opset=20, dynamic_batch=True)
+    made = onnx.load_from_string(EXPORTERS[name].export(module, example(2), options)[".onnx"])
+    values = [*made.graph.input, *made.graph.output]
+    assert [value.type.tensor_type.shape.dim[0].dim_param for value in values] == ["batch"] * 2
 
 
 def test_the_program_needs_no_code_of_the_model(module: nn.Module) -> None:
     options = ExportOptions(opset=20, dynamic_batch=False)
     extra = {"io.json": ""}
     program = torch.export.load(
-        io.BytesIO(export_program(module, example(), options)), extra_files=extra
+        io.BytesIO(save_program(trace(module, example(), options), options)), extra_files=extra
     )
     assert extra["io.json"] == '{"inputs": ["input"], "outputs": ["logits"]}'
     with torch.inference_mode():

@@ -202,7 +202,7 @@ def test_what_no_exporter_can_take_is_one_line(work: Path) -> None:
     assert done.returncode == 3
     assert "Traceback" not in done.stderr
     last = done.stderr.splitlines()[-1]
-    assert last.startswith("edgepipe: nets:Branches can't be exported by onnx-dynamo: ")
+    assert last.startswith("edgepipe: nets:Branches can't be exported by torch.export: ")
     fails = run(work, "export", "nets:build", "--input", "x:1x4", "--variant", "fp32")
     assert fails.returncode == 3
     assert "nets:build fails for torch.float32 [1, 4]: TypeError" in fails.stderr

@@ -14,7 +14,7 @@ import pytest
 from onnx import TensorProto, helper, numpy_helper
 
 from edgepipe.exporters.base import ExportOptions
-from edgepipe.exporters.onnx import export_program
+from edgepipe.exporters.onnx import save_program, trace
 from edgepipe.exporters.openvino_ir import OpenVinoIr
 from edgepipe.runners import testing
 from edgepipe.runners.base import (
@@ -73,7 +73,7 @@ def exported_cases(request: pytest.FixtureRequest) -> None:
     options = ExportOptions(18, dynamic_batch=True)
     module, example = torch_module()
     if request.cls is TestTorch:
-        named = {"network.pt2": export_program(module, example, options)}
+        named = {"network.pt2": save_program(trace(module, example, options), options)}
     else:
         files = OpenVinoIr().export(module, example, options)
         named = {f"network{suffix}": data for suffix, data in files.items()}

@@ -16,7 +16,7 @@ import pytest
 from onnx import TensorProto, helper, numpy_helper
 
 from edgepipe.exporters.base import ExportOptions
-from edgepipe.exporters.onnx import export_program
+from edgepipe.exporters.onnx import save_program, trace
 from edgepipe.runners import host
 from edgepipe.runners.base import (
     RunnerError,
@@ -86,7 +86,7 @@ def program(
 ) -> bytes:
     """A ``torch.export`` program, made as edgepipe makes it."""
     options = ExportOptions(OPSET, dynamic, inputs, outputs)
-    return export_program(module.eval(), example, options)
+    return save_program(trace(module.eval(), example, options), options)
 
 
 @functools.cache
