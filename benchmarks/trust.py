@@ -3,8 +3,8 @@
     python benchmarks/trust.py repeat [--runs 1]
     python benchmarks/trust.py gate [--tries 20]
 
-repeat: two full benches in a row. Of the cells that the first one calls valid, how many have
-their second p50 in the first's interval, widened by 3 %? At least 95 % should.
+repeat: full benches in a row, each held against the one before. Of the cells that a bench calls
+valid, how many have their next p50 in its interval, widened by 3 %? At least 95 % should.
 
 gate: the regression gate against the same workspace (no alarm in 19 of 20), and against one
 whose int8 model is 10 % slower (an alarm in 19 of 20). A hook in the workers makes it so: it
@@ -14,6 +14,7 @@ waits after each run for a tenth of what the run took.
 from __future__ import annotations
 
 import argparse
+import itertools
 import os
 import shutil
 import tempfile
@@ -23,7 +24,7 @@ from pathlib import Path
 from edgepipe.pipeline import bench, export
 from edgepipe.pipeline.workspace import Transaction, Workspace
 
-MODEL = "mobilenet_v2"
+MODEL, RUNNERS = "mobilenet_v2", ("ort-cpu", "openvino", "torch")
 WIDER = 0.03
 SLOWER = "edgepipe-benchmark-slower"
 # Loaded by every Python that finds it on PYTHONPATH, the workers' among them.
@@ -72,13 +73,11 @@ sys.meta_path.insert(0, Finder())
 
 
 def repeat(workspace: Path, runs: int) -> None:
-    """Two benches in a row, ``runs`` times."""
+    """A bench, and ``runs`` more after it."""
     held = valid = 0
     verdicts: Counter[str | None] = Counter()
-    for _ in range(runs):
-        first, second = (
-            bench(workspace=workspace, runners=("ort-cpu", "openvino", "torch")) for _ in range(2)
-        )
+    benches = (bench(workspace=workspace, runners=RUNNERS) for _ in range(runs + 1))
+    for first, second in itertools.pairwise(benches):
         for one, two in zip(first.cells, second.cells, strict=True):
             verdicts[one.verdict] += 1
             if one.verdict != "valid" or one.latency_ms is None or two.latency_ms is None:
@@ -92,8 +91,9 @@ def repeat(workspace: Path, runs: int) -> None:
                 f"{'inside' if inside else 'OUTSIDE'} ({one.rounds} rounds)",
                 flush=True,
             )
-    print(f"verdicts of the first runs: {dict(verdicts)}")
-    print(f"inside: {held} of {valid} valid cells (at least 95 %)")
+        print(
+            f"inside: {held} of {valid} valid cells (at least 95 %); {dict(verdicts)}", flush=True
+        )
 
 
 def gate(workspace: Path, tries: int) -> None:
