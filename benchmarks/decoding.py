@@ -30,7 +30,7 @@ from edgepipe.pipeline.cells import Cell, OpenCell, open_cell, run_batches
 from edgepipe.pipeline.dataset import Dataset
 from edgepipe.pipeline.workspace import Workspace
 from edgepipe.runners.images import Preprocessing, batches
-from edgepipe.runners.launch import LOCAL
+from edgepipe.runners.targets import LOCAL
 
 MODEL = "mobilenet_v2"
 LABELS = tuple("0123456789")

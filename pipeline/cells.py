@@ -21,16 +21,17 @@ from ..runners.base import (
     Settings,
 )
 from ..runners.images import Preprocessing
-from ..runners.launch import LOCAL, Loaded, Target, Timeouts, Worker
+from ..runners.launch import Loaded, Timeouts, Worker
 from ..runners.measure import SINGLE_STREAM
+from ..runners.targets import LOCAL, Target
 from . import environments
 from .config import Config
 from .errors import ExitCode, InputError, UsageError
 from .external import keeps_data_elsewhere
 from .gates import FAIL, INCONCLUSIVE
 from .goldens import Goldens, valid_rows
+from .manifest import Manifest
 from .sections import CellsConfig
-from .workspace import Manifest
 
 EMULATED_TIMEOUTS = Timeouts(start=300.0, load=900.0, run=300.0)
 

@@ -22,7 +22,7 @@ from ..exporters import registry as exporters
 from ..exporters.sources import WEIGHTS
 from ..runners import registry
 from ..runners.images import PRESETS
-from ..runners.launch import BUILT_IN_TARGETS, Target
+from ..runners.targets import BUILT_IN_TARGETS, Target
 from .errors import InputError, UsageError
 from .sections import (
     COMMANDS,

@@ -15,7 +15,8 @@ from pathlib import Path
 from typing import Any
 
 from ..runners.bundle import SUFFIX, unpacked
-from ..runners.launch import Target, Timeouts, Worker
+from ..runners.launch import Timeouts, Worker
+from ..runners.targets import Target
 from .config import Config
 from .errors import EXIT_CODES, ExitCode
 from .progress import Progress

@@ -17,7 +17,8 @@ from typing import Any
 from ..runners import registry
 from ..runners.base import RunnerError
 from ..runners.installed import TELEMETRY_SWITCH
-from ..runners.launch import LOCAL, Target, Worker
+from ..runners.launch import Worker
+from ..runners.targets import LOCAL, Target
 from .config import Config
 from .errors import ExitCode, UsageError
 

@@ -29,10 +29,11 @@ import filelock
 
 from ..runners import probe, registry
 from ..runners.base import RunnerError, RunnerUnavailable, Settings
-from ..runners.launch import LOCAL, Worker
+from ..runners.launch import Worker
+from ..runners.targets import LOCAL
 from . import guarded, own_wheel
 from .errors import UsageError
-from .workspace import write_synced
+from .files import write_synced
 
 SCHEMA_VERSION = 1
 SCRATCH = "scratch"

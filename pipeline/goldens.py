@@ -12,7 +12,7 @@ import numpy as np
 from ..runners.images import Pixels, Preprocessing, batches, normalize
 from . import metrics
 from .arrays import Arrays
-from .workspace import Manifest
+from .manifest import Manifest
 
 FILE = "goldens.npz"
 COUNT = 64

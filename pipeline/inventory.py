@@ -13,7 +13,8 @@ from typing import Any
 
 from ..runners import registry
 from ..runners.base import RunnerError
-from ..runners.launch import Description, Target, Worker
+from ..runners.launch import Description, Worker
+from ..runners.targets import Target
 from .cells import python_of, status_of, timeouts_of
 from .config import Config
 from .progress import Progress

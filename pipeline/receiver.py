@@ -29,7 +29,7 @@ from ..runners.base import SessionError
 from ..runners.bundle import SUFFIX
 from ..runners.worker import Operation, hello
 from ..runners.worker import main as serve
-from .workspace import write_synced
+from .files import write_synced
 
 CURRENT, PREVIOUS, RELEASES, LOCK = "current", "previous", "releases", ".lock"
 PART = ".part"

@@ -10,6 +10,7 @@ from typing import TypeVar
 import numpy as np
 
 from . import results
+from .manifest import Manifest
 from .measured import CellResult
 from .results import (
     BenchFile,
@@ -23,7 +24,6 @@ from .results import (
 )
 from .stages.evaluate import CellAccuracy
 from .stages.parity import CellVerdict
-from .workspace import Manifest
 
 AnyCell = CellResult | CellVerdict | CellAccuracy
 Found = TypeVar("Found", CellVerdict, CellAccuracy)

@@ -17,6 +17,7 @@ from pydantic import TypeAdapter, ValidationError
 
 from .errors import InputError, IntegrityError, WorkspaceError
 from .explanation import Blame
+from .manifest import Manifest
 from .measured import CellResult
 from .stages.compare import RESULT_FILE as COMPARISON
 from .stages.compare import Candidate
@@ -25,7 +26,7 @@ from .stages.evaluate import CellAccuracy
 from .stages.parity import CellVerdict
 from .stages.tune import RESULT_FILE as TUNING
 from .stages.tune import Tuned
-from .workspace import Manifest, Workspace
+from .workspace import Workspace
 
 SCHEMA_VERSION = 1
 BENCH, SAMPLES = "bench.json", "bench.npz"

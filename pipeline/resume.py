@@ -9,7 +9,8 @@ from pathlib import Path
 from typing import Any
 
 from .errors import InputError, UsageError
-from .workspace import digest, write_whole
+from .files import write_whole
+from .manifest import digest
 
 
 class TrainingState:

@@ -20,9 +20,10 @@ from . import metrics
 from .cells import Cell, OpenCell, open_cell, run_goldens, shares_fate, status_of
 from .gates import mismatch
 from .goldens import FILE, Goldens, preprocessing_of
+from .manifest import Manifest
 from .progress import Progress
 from .statistics import MIN_ROUNDS
-from .workspace import Manifest, Workspace
+from .workspace import Workspace
 
 CHECKED_GOLDENS = 16
 MIN_SAMPLES = 16

@@ -16,7 +16,7 @@ from pydantic import (
 )
 
 from ..exporters import registry as exporters
-from ..runners.launch import LOCAL, Target
+from ..runners.targets import LOCAL, Target
 from .arrays import ArrayInput
 from .placement import required_share
 

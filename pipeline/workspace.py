@@ -9,24 +9,21 @@ killed after it leaves work that the next command finishes; there is no third ca
 
 from __future__ import annotations
 
-import errno
 import hashlib
 import json
 import os
 import shutil
-import sys
-import tempfile
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager, suppress
-from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any, Self
 
 import filelock
 
 from .errors import IntegrityError, WorkspaceError
+from .files import sha256_file, sync_folder, write_synced, writing
+from .manifest import RESTORE, Artifact, Manifest, Recommendation, StageRecord
 
-SCHEMA_VERSION = 1
 MANIFEST = "manifest.json"
 STAGING, COMMIT = ".staging", ".commit"
 LOCK, HOLDER = ".lock", ".holder"
@@ -38,138 +35,6 @@ RESULTS = frozenset(
         *("explain.json", "explain.svg", "report.html", "report.md", "tune.json"),
     }
 )
-
-
-@dataclass(frozen=True)
-class Artifact:
-    """A file of the workspace: SHA-256 as hex digits, size in bytes."""
-
-    sha256: str
-    size: int
-
-
-@dataclass(frozen=True)
-class StageRecord:
-    """What the manifest remembers of a stage: what it depended on, and what it made.
-
-    ``key`` is the digest of ``depends``. ``result`` is what the stage has to say about it.
-    """
-
-    name: str
-    key: str
-    depends: Mapping[str, Any]
-    artifacts: tuple[str, ...]
-    result: Mapping[str, Any]
-
-
-@dataclass(frozen=True)
-class Recommendation:
-    """The settings that tune found fastest for a variant on a runner of a target.
-
-    ``settings`` are keyword arguments of ``runners.base.Settings``; ``evidence`` is what was
-    measured, on which file (its SHA-256 as ``sha256``), when and where.
-    """
-
-    variant: str
-    runner: str
-    target: str
-    settings: Mapping[str, Any]
-    evidence: Mapping[str, Any]
-    scenario: str = "single-stream"
-
-    @property
-    def key(self) -> tuple[str, str, str, str]:
-        """Which cell in which scenario: there is one recommendation for each."""
-        return self.variant, self.runner, self.target, self.scenario
-
-
-@dataclass(frozen=True)
-class Manifest:
-    """The contents of ``manifest.json``.
-
-    Two equal exports make two equal manifests; ``recommended`` alone comes from measuring.
-    """
-
-    model: Mapping[str, Any] = field(default_factory=dict)
-    preprocessing: Mapping[str, Any] = field(default_factory=dict)
-    labels: tuple[str, ...] | None = None
-    variants: Mapping[str, Mapping[str, str]] = field(default_factory=dict)
-    stages: tuple[StageRecord, ...] = ()
-    artifacts: Mapping[str, Artifact] = field(default_factory=dict)
-    tools: Mapping[str, str | None] = field(default_factory=dict)
-    recommended: tuple[Recommendation, ...] = ()
-
-    @property
-    def digests(self) -> dict[str, str]:
-        """The SHA-256 of every artifact, by its file name."""
-        return {name: artifact.sha256 for name, artifact in self.artifacts.items()}
-
-    def stage(self, name: str) -> StageRecord | None:
-        """The record of a stage, if it has run."""
-        return next((stage for stage in self.stages if stage.name == name), None)
-
-    def maker(self, file: str) -> StageRecord | None:
-        """The record of the stage that made an artifact."""
-        return next((stage for stage in self.stages if file in stage.artifacts), None)
-
-    def files(self, main: str) -> tuple[str, ...]:
-        """A model's files: the main one, and those that its stage made beside it.
-
-        They share the name before the suffix: ``fp32.xml`` has its weights in ``fp32.bin``.
-        """
-        stage = self.maker(main)
-        beside = stage.artifacts if stage else ()
-        stem = Path(main).stem
-        return (main, *(name for name in beside if name != main and Path(name).stem == stem))
-
-    def recommendation(
-        self, variant: str, runner: str, target: str, scenario: str
-    ) -> Recommendation | None:
-        """What tune found for a cell, if the variant is still the file that was tuned."""
-        cell = (variant, runner, target, scenario)
-        for found in self.recommended:
-            hashes = (self.artifacts[name].sha256 for name in self.variants[variant].values())
-            if found.key == cell and found.evidence["sha256"] in hashes:
-                return found
-        return None
-
-    def to_json(self) -> str:
-        """Text with a digest of itself, so that an edit shows."""
-        body = {"schema_version": SCHEMA_VERSION, **asdict(self)}
-        return json.dumps({**body, "digest": digest(body)}, indent=2) + "\n"
-
-    @classmethod
-    def from_json(cls, text: str, path: Path) -> Self:
-        """Parse and check. Raises ``IntegrityError`` for an edited or damaged manifest."""
-        try:
-            body = json.loads(text)
-            claimed = body.pop("digest")
-            schema = body.pop("schema_version")
-            if schema != SCHEMA_VERSION:
-                raise WorkspaceError(
-                    f"{path}: schema {schema}, this edgepipe reads {SCHEMA_VERSION}: export again "
-                    "into another --workspace"
-                )
-            if claimed != digest({"schema_version": schema, **body}):
-                raise IntegrityError(f"{path}: edited since it was written; {_RESTORE}")
-            stages = tuple(
-                StageRecord(**{**stage, "artifacts": tuple(stage["artifacts"])})
-                for stage in body.pop("stages")
-            )
-            artifacts = {name: Artifact(**entry) for name, entry in body.pop("artifacts").items()}
-            recommended = tuple(Recommendation(**entry) for entry in body.pop("recommended", ()))
-            return cls(stages=stages, artifacts=artifacts, recommended=recommended, **body)
-        except (ValueError, TypeError, KeyError, AttributeError, RecursionError) as error:
-            raise IntegrityError(f"{path}: not a manifest ({error}); {_RESTORE}") from error
-
-
-_RESTORE = "restore it, or make everything again with `edgepipe export --force`"
-
-
-def digest(value: Any) -> str:
-    """SHA-256 of a JSON value, independent of the order of its keys."""
-    text = json.dumps(value, sort_keys=True, separators=(",", ":"))
-    return hashlib.sha256(text.encode()).hexdigest()
 
 
 class Workspace:
@@ -225,7 +90,7 @@ class Workspace:
         except FileNotFoundError:
             return None
         except (OSError, UnicodeDecodeError) as error:
-            raise IntegrityError(f"{path}: can't be read ({error}); {_RESTORE}") from error
+            raise IntegrityError(f"{path}: can't be read ({error}); {RESTORE}") from error
 
     def verified(self) -> Manifest:
         """The manifest, after every artifact was found to be the one it describes.
@@ -238,7 +103,7 @@ class Workspace:
             raise self._nothing()
         for name in manifest.artifacts:
             if self.state(manifest, name) == "missing":
-                raise IntegrityError(f"{self.folder / name}: missing; {_RESTORE}")
+                raise IntegrityError(f"{self.folder / name}: missing; {RESTORE}")
         self.check_unaltered(manifest)
         return manifest
 
@@ -247,7 +112,7 @@ class Workspace:
         for name in manifest.artifacts:
             if self.state(manifest, name) == "edited":
                 raise IntegrityError(
-                    f"{self.folder / name}: not the file that the manifest describes; {_RESTORE}"
+                    f"{self.folder / name}: not the file that the manifest describes; {RESTORE}"
                 )
         for path in sorted(self.folder.iterdir()):
             known = path.name in manifest.artifacts or path.name in RESULTS
@@ -283,7 +148,7 @@ class Workspace:
                 temporary.replace(path)
             finally:
                 temporary.unlink(missing_ok=True)
-            _sync_folder(self.folder)
+            sync_folder(self.folder)
         return path
 
     def _recover(self) -> None:
@@ -376,10 +241,10 @@ class Transaction:
                 raise IntegrityError(f"{path}: a folder stands in its place; move it elsewhere")
         with writing(self._folder):
             write_synced(self._staging / MANIFEST, manifest.to_json().encode())
-            _sync_folder(self._staging)
+            sync_folder(self._staging)
             self._staging.replace(self._folder / COMMIT)
         with writing(self._folder, "The next command completes it"):
-            _sync_folder(self._folder)
+            sync_folder(self._folder)
             finish_commit(self._folder)
         return manifest
 
@@ -394,63 +259,10 @@ def finish_commit(folder: Path) -> None:
                 path.replace(folder / path.name)
         for name in _artifact_names(folder / MANIFEST) - set(kept):
             (folder / name).unlink(missing_ok=True)
-        _sync_folder(folder)
+        sync_folder(folder)
         (commit / MANIFEST).replace(folder / MANIFEST)
     commit.rmdir()
-    _sync_folder(folder)
-
-
-def write_synced(path: Path, data: bytes) -> None:
-    """Write a file and wait until it is on the disk."""
-    with path.open("wb") as file:
-        file.write(data)
-        file.flush()
-        os.fsync(file.fileno())
-
-
-def write_whole(path: Path, data: bytes) -> None:
-    """Put a file that stands by itself in place, whole or not at all, with the folder it is in.
-
-    Raises ``WorkspaceError`` if it can't be written.
-    """
-    temporary = path.with_name(f".{path.name}.tmp")
-    with writing(path):
-        try:
-            path.parent.mkdir(parents=True, exist_ok=True)
-            write_synced(temporary, data)
-            temporary.replace(path)
-        finally:
-            temporary.unlink(missing_ok=True)
-
-
-def writable(root: Path) -> None:
-    """Make a folder ready to be written to. Raises ``WorkspaceError`` where that can't be."""
-    with writing(root):
-        root.mkdir(parents=True, exist_ok=True)
-        with tempfile.TemporaryFile(dir=root):
-            pass
-
-
-def sha256_file(path: Path) -> str:
-    """SHA-256 of a file, as hex digits."""
-    with path.open("rb") as file:
-        return hashlib.file_digest(file, "sha256").hexdigest()
-
-
-@contextmanager
-def writing(path: Path, state: str = "What was there is unchanged") -> Iterator[None]:
-    """Turn a failed write into a ``WorkspaceError`` that says where and why."""
-    try:
-        yield
-    except OSError as error:
-        hint = {
-            errno.ENOSPC: "free some space",
-            errno.EDQUOT: "free some space",
-            errno.EFBIG: "raise the limit on the size of a file",
-        }.get(error.errno or 0, "choose another --workspace")
-        raise WorkspaceError(
-            f"can't write {path}: {error.strerror or error}; {hint}. {state}"
-        ) from error
+    sync_folder(folder)
 
 
 def _artifact_names(manifest: Path) -> set[str]:
@@ -460,13 +272,3 @@ def _artifact_names(manifest: Path) -> set[str]:
         return {name for name in names if Path(name).name == name}
     except (OSError, ValueError, KeyError, TypeError, RecursionError):
         return set()
-
-
-def _sync_folder(folder: Path) -> None:
-    if sys.platform == "win32":  # a folder can't be opened there
-        return
-    descriptor = os.open(folder, os.O_RDONLY)
-    try:
-        os.fsync(descriptor)
-    finally:
-        os.close(descriptor)

@@ -25,7 +25,8 @@ import numpy as np
 
 from . import registry
 from .base import Runner, RunnerError, RunnerUnavailable, Session, SessionError, Settings
-from .launch import LOCAL, Worker
+from .launch import Worker
+from .targets import LOCAL
 
 Arrays = Mapping[str, np.ndarray]
 NO_MODEL = b"this is no model of any format"

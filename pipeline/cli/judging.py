@@ -35,10 +35,10 @@ def parity(
 ) -> None:
     """Are the answers still the model's? Judge every variant on every runner."""
     from .. import parity as run
+    from ..files import writing
     from ..report import junit as junit_report
     from ..report import markdown as markdown_report
     from ..report import terminal
-    from ..workspace import writing
 
     result = run(
         workspace=workspace,
@@ -90,10 +90,10 @@ def evaluate(
 ) -> None:
     """Judge every variant's accuracy on labelled images against fp32's."""
     from .. import evaluate as run
+    from ..files import writing
     from ..report import junit as junit_report
     from ..report import markdown as markdown_report
     from ..report import terminal
-    from ..workspace import writing
 
     result = run(
         workspace=workspace,

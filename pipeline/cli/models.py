@@ -49,8 +49,8 @@ def compare(
 ) -> None:
     """Put models side by side: size, arithmetic, memory, speed, published accuracy."""
     from .. import compare as run
+    from ..files import write_whole
     from ..report import comparison
-    from ..workspace import write_whole
 
     result = run(
         tuple(model or ()),

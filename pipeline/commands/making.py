@@ -7,8 +7,8 @@ from typing import TYPE_CHECKING, Any
 from ..progress import SILENT, Progress
 
 if TYPE_CHECKING:
+    from ..manifest import Manifest
     from ..stages.train import TrainResult
-    from ..workspace import Manifest
 
 
 def export(
@@ -53,10 +53,10 @@ def train(
     from pathlib import Path
 
     from .. import config as configuration
+    from ..files import write_whole
     from ..report import confusion
     from ..stages.train import PLOT_SUFFIX
     from ..stages.train import train as learn
-    from ..workspace import write_whole
 
     config = configuration.load({"model": model, "train": options})
     name = config.train.data.resolve().name if config.train.data else ""

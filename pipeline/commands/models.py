@@ -36,9 +36,9 @@ def compare(
 
     from .. import candidates
     from .. import config as configuration
+    from ..files import writable, write_whole
     from ..stages import compare as comparing
     from ..stages.convolutions import by_arithmetic, by_the_clock
-    from ..workspace import writable, write_whole
 
     config = configuration.load({"workspace": workspace, "compare": options})
     names = tuple(models)

@@ -30,9 +30,10 @@ def write_report(
 
     from .. import config as configuration
     from ..errors import UsageError
+    from ..files import writing
     from ..report import page
     from ..reporting import gather
-    from ..workspace import Workspace, writing
+    from ..workspace import Workspace
 
     renderers = {"html": (page.html, "report.html"), "markdown": (page.markdown, "report.md")}
     if format not in renderers:

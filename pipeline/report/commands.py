@@ -11,6 +11,7 @@ from ...exporters.registry import ONNX
 from ...exporters.sources import CHECKPOINT, OWN
 from ...runners.images import PRESETS, Preprocessing
 from ...runners.measure import SINGLE_STREAM
+from ..manifest import Manifest
 from ..measured import CellResult
 from ..modelspec import name_of
 from ..reporting import Report
@@ -19,7 +20,6 @@ from ..sections import SYNTHETIC
 from ..stages.evaluate import CellAccuracy
 from ..stages.parity import CellVerdict
 from ..stages.tune import Tuned
-from ..workspace import Manifest
 
 # ``Samples.origin`` of inputs of the user's, and how the names of edgepipe's own begin.
 FOLDER, FILE, DIGITS = "folder", "file", "digits"

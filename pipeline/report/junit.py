@@ -5,10 +5,10 @@ from __future__ import annotations
 from pathlib import Path
 
 from ...exporters.base import MissingLibrary
+from ..files import writing
 from ..gates import FAIL, INCONCLUSIVE
 from ..stages.evaluate import CellAccuracy, EvaluationResult
 from ..stages.parity import CellVerdict, ParityResult
-from ..workspace import writing
 
 
 def write(result: ParityResult | EvaluationResult, path: Path) -> None:

@@ -10,10 +10,10 @@ from rich.console import RenderableType
 from .. import placement
 from ..diagnosis import Diagnosis
 from ..inventory import Inventory
+from ..manifest import Manifest
 from ..sections import SYNTHETIC
 from ..stages.evaluate import CellAccuracy, EvaluationResult
 from ..stages.parity import CellVerdict, ParityResult
-from ..workspace import Manifest
 from . import explanation
 from .tables import number, table, text
 

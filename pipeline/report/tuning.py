@@ -6,9 +6,9 @@ from collections.abc import Mapping, Sequence
 from typing import Any
 
 from ...runners.measure import SINGLE_STREAM
+from ..manifest import Recommendation
 from ..reporting import Report
 from ..stages.tune import MIN_GAIN, RECOMMENDED, Trial, Tuned
-from ..workspace import Recommendation
 from .elements import NONE, Column, Table, Verdict
 from .tables import moment, ms, number, settings
 

@@ -9,8 +9,9 @@ from typing import Any, Protocol
 
 from ...exporters.base import MissingLibrary
 from ..errors import StageError
+from ..manifest import Manifest, StageRecord, digest
 from ..progress import Progress
-from ..workspace import Manifest, StageRecord, Transaction, Workspace, digest
+from ..workspace import Transaction, Workspace
 
 
 class Stage(Protocol):

@@ -8,9 +8,10 @@ from ...exporters import registry
 from .. import samples
 from ..config import Config
 from ..errors import UsageError
+from ..manifest import Manifest
 from ..modelspec import specify
 from ..progress import Progress, Silent
-from ..workspace import Manifest, Transaction, Workspace
+from ..workspace import Transaction, Workspace
 from . import Stage, run_stages, versions
 from .export import PROGRAM, Export
 from .formats import HALF, HALF_FORMATS, ExportFormat

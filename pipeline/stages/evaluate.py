@@ -20,7 +20,7 @@ from ...exporters.sources import CALIBRATED_WEIGHTS
 from ...runners import images
 from ...runners.base import RunnerError, SessionError
 from ...runners.images import Preprocessing, batches
-from ...runners.launch import LOCAL
+from ...runners.targets import LOCAL
 from .. import accuracy, dataset
 from ..accuracy import Drop
 from ..cells import Cell, OpenCell, Opener, exit_code, plan, run_batches, status_of
@@ -28,8 +28,9 @@ from ..config import Config
 from ..dataset import Dataset
 from ..errors import ExitCode, UsageError
 from ..gates import FAIL, INCONCLUSIVE, wilson
+from ..manifest import Manifest
 from ..progress import Progress
-from ..workspace import Manifest, Workspace
+from ..workspace import Workspace
 
 SCHEMA_VERSION = 1
 RESULT_FILE = "evaluation.json"

@@ -20,7 +20,7 @@ import numpy as np
 
 from ...exporters.base import MissingLibrary
 from ...runners.base import RunnerError
-from ...runners.launch import LOCAL
+from ...runners.targets import LOCAL
 from .. import diagnostics, goldens, metrics
 from ..cells import Cell, OpenCell, open_cell, plan, run_goldens
 from ..config import Config
@@ -28,8 +28,9 @@ from ..diagnostics import Finding
 from ..explanation import Explanation, LayerError, Step
 from ..gates import FAIL, PASS, Gate, default_gate, judge
 from ..graphs import FED, Layer, LayerGraph, Watched, optimized
+from ..manifest import Manifest
 from ..progress import Progress
-from ..workspace import Manifest, Workspace
+from ..workspace import Workspace
 from .export import EXPORTED, PROGRAM
 from .parity import CellOutputs, ParityResult, Recording, gate_for
 from .simplify import FP32

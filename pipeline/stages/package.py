@@ -19,11 +19,13 @@ from .. import evidence, requirements
 from .. import goldens as recorded
 from ..config import Config
 from ..errors import Refused, UsageError
+from ..files import writing
 from ..gates import Gate
+from ..manifest import Manifest, digest
 from ..measured import SCHEMA_VERSION as BENCH_SCHEMA
 from ..progress import Progress
 from ..report import bom, card
-from ..workspace import Manifest, Workspace, digest, writing
+from ..workspace import Workspace
 from .layouts import Tensors, layout
 from .parity import gate_of
 from .quantize import REDUCED_RANGE

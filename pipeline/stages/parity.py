@@ -22,9 +22,10 @@ from ..cells import Cell, Opener, exit_code, plan, run_goldens, status_of
 from ..config import Config
 from ..errors import ExitCode, InputError
 from ..gates import FAIL, Distance, Gate, Judgement, default_gate, judge, kind_of
+from ..manifest import Manifest
 from ..progress import Progress
 from ..sections import GateConfig
-from ..workspace import Manifest, Workspace
+from ..workspace import Workspace
 
 if TYPE_CHECKING:
     from ..explanation import Explanation

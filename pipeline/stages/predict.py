@@ -18,9 +18,10 @@ from ..cells import OpenCell, open_cell, plan
 from ..config import Config
 from ..dataset import Decoded
 from ..errors import ExitCode, InputError, UsageError
+from ..manifest import Manifest
 from ..progress import Progress
 from ..sections import CellsConfig
-from ..workspace import Manifest, Workspace
+from ..workspace import Workspace
 
 SCHEMA_VERSION = 1
 STDIN = "-"

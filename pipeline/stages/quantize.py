@@ -24,9 +24,10 @@ from ...runners import images
 from .. import graphs
 from ..arrays import Arrays
 from ..dataset import Dataset
+from ..files import writing
 from ..progress import Progress
 from ..samples import Samples
-from ..workspace import Transaction, writing
+from ..workspace import Transaction
 from . import versions
 from .simplify import FP32
 

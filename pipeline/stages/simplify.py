@@ -18,7 +18,8 @@ from typing import Any
 
 from ...runners.base import RunnerError
 from ...runners.images import Preprocessing
-from ...runners.launch import LOCAL, signal_name
+from ...runners.launch import signal_name
+from ...runners.targets import LOCAL
 from .. import goldens, metrics
 from ..cells import Cell, open_cell, run_goldens
 from ..errors import StageError

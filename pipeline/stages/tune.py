@@ -31,10 +31,10 @@ from ..cells import (
 from ..config import Config
 from ..errors import ExitCode
 from ..gates import INCONCLUSIVE, PASS
+from ..manifest import Recommendation
 from ..progress import Progress, Silent
 from ..rounds import Entry, Rounds, Source, Visits, timing
 from ..validity import interference
-from ..workspace import Recommendation
 from .parity import judge_all, record
 
 SCHEMA_VERSION = 1

@@ -18,10 +18,11 @@ import numpy as np
 from ...runners import registry, signature
 from ...runners.base import BundleError, RunnerError, RunnerUnavailable
 from ...runners.bundle import GOLDENS, INDEX, Bundle, unpacked
-from ...runners.launch import Loaded, Target, Worker
+from ...runners.launch import Loaded, Worker
 from ...runners.measure import Plan
 from ...runners.selection import Choice, choose
 from ...runners.signature import Trust
+from ...runners.targets import Target
 from .. import evidence
 from ..cells import OpenCell, audit, formats_of, python_of, run_goldens, timeouts_of
 from ..config import Config, nearest

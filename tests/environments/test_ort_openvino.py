@@ -17,7 +17,8 @@ import onnx
 import pytest
 
 from edgepipe.pipeline import own_wheel
-from edgepipe.pipeline.workspace import Artifact, Manifest, sha256_file
+from edgepipe.pipeline.files import sha256_file
+from edgepipe.pipeline.manifest import Artifact, Manifest
 
 Run = Callable[..., CompletedProcess[str]]
 RUNNER = "ort-openvino"

@@ -27,11 +27,12 @@ import pytest
 
 from edgepipe.exporters import sources
 from edgepipe.pipeline import config as configuration
+from edgepipe.pipeline.manifest import Manifest
 from edgepipe.pipeline.progress import Silent
 from edgepipe.pipeline.stages import run_stages
 from edgepipe.pipeline.stages.chain import sections, stages_for
 from edgepipe.pipeline.stages.simplify import Simplify
-from edgepipe.pipeline.workspace import Manifest, Transaction, Workspace
+from edgepipe.pipeline.workspace import Transaction, Workspace
 
 from .conftest import Command, Small, eventually, refused, snapshot
 

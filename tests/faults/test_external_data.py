@@ -14,7 +14,7 @@ from onnx import ModelProto, TensorProto, helper, numpy_helper
 from PIL import Image
 
 from edgepipe.pipeline.external import keeps_data_elsewhere
-from edgepipe.pipeline.workspace import Artifact, Manifest
+from edgepipe.pipeline.manifest import Artifact, Manifest
 from edgepipe.runners.images import Preprocessing
 
 from .conftest import refused

@@ -12,7 +12,8 @@ import onnx
 import pytest
 
 from edgepipe.pipeline import export
-from edgepipe.pipeline.workspace import Artifact, Manifest, sha256_file
+from edgepipe.pipeline.files import sha256_file
+from edgepipe.pipeline.manifest import Artifact, Manifest
 
 Edit = Callable[[Any], None]
 MODEL = "mobilenet_v2"

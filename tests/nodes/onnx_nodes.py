@@ -36,8 +36,9 @@ from onnx import TensorProto, numpy_helper
 
 from edgepipe.pipeline import environments
 from edgepipe.runners.base import RunnerUnavailable, SessionError, Settings, WorkerError
-from edgepipe.runners.launch import LOCAL, Timeouts, Worker
+from edgepipe.runners.launch import Timeouts, Worker
 from edgepipe.runners.protocol import travels
+from edgepipe.runners.targets import LOCAL
 
 with warnings.catch_warnings():
     warnings.simplefilter("ignore")  # reference implementations overflow on purpose

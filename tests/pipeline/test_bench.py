@@ -23,8 +23,8 @@ from edgepipe.pipeline.errors import ExitCode
 from edgepipe.pipeline.progress import Silent
 from edgepipe.pipeline.validity import judge
 from edgepipe.runners.conditions import Conditions
-from edgepipe.runners.launch import LOCAL
 from edgepipe.runners.measure import Measurement
+from edgepipe.runners.targets import LOCAL
 
 Run = Callable[..., CompletedProcess[str]]
 FP32 = Cell("fp32", "ort-cpu", LOCAL, "f32", "fp32.onnx", 1)

@@ -18,7 +18,7 @@ from PIL import Image
 
 from edgepipe.pipeline import digits, evaluate
 from edgepipe.pipeline.errors import UsageError
-from edgepipe.pipeline.workspace import Artifact, Manifest
+from edgepipe.pipeline.manifest import Artifact, Manifest
 from edgepipe.runners import images
 
 Run = Callable[..., CompletedProcess[str]]

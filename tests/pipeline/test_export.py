@@ -18,7 +18,7 @@ from edgepipe.pipeline.goldens import Goldens
 from edgepipe.pipeline.metrics import sqnr_db
 from edgepipe.pipeline.stages.quantize import kernels
 from edgepipe.runners.images import Preprocessing, normalize, stack
-from edgepipe.runners.launch import LOCAL
+from edgepipe.runners.targets import LOCAL
 
 Run = Callable[..., CompletedProcess[str]]
 RUNNERS = ("ort-cpu", "openvino")

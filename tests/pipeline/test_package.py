@@ -14,7 +14,7 @@ from typing import Any
 import pytest
 
 from edgepipe.pipeline import package
-from edgepipe.pipeline.workspace import Manifest, Recommendation
+from edgepipe.pipeline.manifest import Manifest, Recommendation
 from edgepipe.runners.bundle import unpacked
 
 Run = Callable[..., CompletedProcess[str]]

@@ -20,8 +20,8 @@ from edgepipe.pipeline import metrics
 from edgepipe.pipeline.cells import Cell, open_cell, run_goldens
 from edgepipe.pipeline.goldens import Goldens
 from edgepipe.runners.images import Preprocessing
-from edgepipe.runners.launch import HASWELL as HASWELL_TARGET
-from edgepipe.runners.launch import LOCAL
+from edgepipe.runners.targets import HASWELL as HASWELL_TARGET
+from edgepipe.runners.targets import LOCAL
 
 Run = Callable[..., CompletedProcess[str]]
 

@@ -28,8 +28,9 @@ import pytest
 
 from edgepipe.pipeline.config import load
 from edgepipe.runners.base import Settings, WorkerCrashed, WorkerTimeout
-from edgepipe.runners.launch import Target, Timeouts, Worker
+from edgepipe.runners.launch import Timeouts, Worker
 from edgepipe.runners.measure import Plan
+from edgepipe.runners.targets import Target
 
 Run = Callable[..., CompletedProcess[str]]
 SSHD = shutil.which("sshd", path=f"{os.environ.get('PATH', '')}:/usr/sbin")

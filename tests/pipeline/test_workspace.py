@@ -23,18 +23,15 @@ from typing import Any
 import pytest
 
 from edgepipe.pipeline.errors import IntegrityError, WorkspaceError
+from edgepipe.pipeline.manifest import Artifact, Manifest, StageRecord, digest
 from edgepipe.pipeline.workspace import (
     COMMIT,
     HOLDER,
     LOCK,
     MANIFEST,
     STAGING,
-    Artifact,
-    Manifest,
-    StageRecord,
     Transaction,
     Workspace,
-    digest,
 )
 
 # Newer Pythons warn of a fork in a process with threads; these children only touch files.

@@ -36,8 +36,9 @@ from edgepipe.runners.base import (
     WorkerGarbage,
     WorkerTimeout,
 )
-from edgepipe.runners.launch import LOCAL, STDERR_KEPT, Target, Timeouts, Worker
+from edgepipe.runners.launch import STDERR_KEPT, Timeouts, Worker
 from edgepipe.runners.measure import Plan
+from edgepipe.runners.targets import LOCAL, Target
 
 pytestmark = pytest.mark.skipif(sys.platform != "linux", reason="counts processes in /proc")
 
@@ -509,7 +510,8 @@ import sys
 from pathlib import Path
 import numpy as np
 from edgepipe.runners.base import Settings
-from edgepipe.runners.launch import LOCAL, Worker
+from edgepipe.runners.launch import Worker
+from edgepipe.runners.targets import LOCAL
 from edgepipe.runners.measure import Plan
 
 with Worker(LOCAL.argv()) as worker:

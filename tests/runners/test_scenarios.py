@@ -12,9 +12,10 @@ import numpy as np
 import pytest
 
 from edgepipe.runners.base import Placement, SessionError, Settings, TensorSpec
-from edgepipe.runners.launch import LOCAL, Worker
+from edgepipe.runners.launch import Worker
 from edgepipe.runners.measure import OFFLINE, SERVER, Plan, measure
 from edgepipe.runners.queues import ThreadQueue
+from edgepipe.runners.targets import LOCAL
 
 Arrays = dict[str, np.ndarray]
 FEEDS: Arrays = {"input": np.zeros((1, 3), np.float32)}

@@ -27,8 +27,9 @@ from edgepipe.runners.base import (
     WorkerError,
     WorkerTimeout,
 )
-from edgepipe.runners.launch import LOCAL, Loaded, Outputs, Timeouts, Worker
+from edgepipe.runners.launch import Loaded, Outputs, Timeouts, Worker
 from edgepipe.runners.measure import Measurement, Plan
+from edgepipe.runners.targets import LOCAL
 
 Arrays = dict[str, np.ndarray]
 Answer = Callable[[Worker], Any]

@@ -1,0 +1,144 @@
+"""The manifest: what a workspace holds, how it was made, and what tune recommends for it."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+from collections.abc import Mapping
+from dataclasses import asdict, dataclass, field
+from pathlib import Path
+from typing import Any, Self
+
+from .errors import IntegrityError, WorkspaceError
+
+SCHEMA_VERSION = 1
+RESTORE = "restore it, or make everything again with `edgepipe export --force`"
+
+
+@dataclass(frozen=True)
+class Artifact:
+    """A file of the workspace: SHA-256 as hex digits, size in bytes."""
+
+    sha256: str
+    size: int
+
+
+@dataclass(frozen=True)
+class StageRecord:
+    """What the manifest remembers of a stage: what it depended on, and what it made.
+
+    ``key`` is the digest of ``depends``. ``result`` is what the stage has to say about it.
+    """
+
+    name: str
+    key: str
+    depends: Mapping[str, Any]
+    artifacts: tuple[str, ...]
+    result: Mapping[str, Any]
+
+
+@dataclass(frozen=True)
+class Recommendation:
+    """The settings that tune found fastest for a variant on a runner of a target.
+
+    ``settings`` are keyword arguments of ``runners.base.Settings``; ``evidence`` is what was
+    measured, on which file (its SHA-256 as ``sha256``), when and where.
+    """
+
+    variant: str
+    runner: str
+    target: str
+    settings: Mapping[str, Any]
+    evidence: Mapping[str, Any]
+    scenario: str = "single-stream"
+
+    @property
+    def key(self) -> tuple[str, str, str, str]:
+        """Which cell in which scenario: there is one recommendation for each."""
+        return self.variant, self.runner, self.target, self.scenario
+
+
+@dataclass(frozen=True)
+class Manifest:
+    """The contents of ``manifest.json``.
+
+    Two equal exports make two equal manifests; ``recommended`` alone comes from measuring.
+    """
+
+    model: Mapping[str, Any] = field(default_factory=dict)
+    preprocessing: Mapping[str, Any] = field(default_factory=dict)
+    labels: tuple[str, ...] | None = None
+    variants: Mapping[str, Mapping[str, str]] = field(default_factory=dict)
+    stages: tuple[StageRecord, ...] = ()
+    artifacts: Mapping[str, Artifact] = field(default_factory=dict)
+    tools: Mapping[str, str | None] = field(default_factory=dict)
+    recommended: tuple[Recommendation, ...] = ()
+
+    @property
+    def digests(self) -> dict[str, str]:
+        """The SHA-256 of every artifact, by its file name."""
+        return {name: artifact.sha256 for name, artifact in self.artifacts.items()}
+
+    def stage(self, name: str) -> StageRecord | None:
+        """The record of a stage, if it has run."""
+        return next((stage for stage in self.stages if stage.name == name), None)
+
+    def maker(self, file: str) -> StageRecord | None:
+        """The record of the stage that made an artifact."""
+        return next((stage for stage in self.stages if file in stage.artifacts), None)
+
+    def files(self, main: str) -> tuple[str, ...]:
+        """A model's files: the main one, and those that its stage made beside it.
+
+        They share the name before the suffix: ``fp32.xml`` has its weights in ``fp32.bin``.
+        """
+        stage = self.maker(main)
+        beside = stage.artifacts if stage else ()
+        stem = Path(main).stem
+        return (main, *(name for name in beside if name != main and Path(name).stem == stem))
+
+    def recommendation(
+        self, variant: str, runner: str, target: str, scenario: str
+    ) -> Recommendation | None:
+        """What tune found for a cell, if the variant is still the file that was tuned."""
+        cell = (variant, runner, target, scenario)
+        for found in self.recommended:
+            hashes = (self.artifacts[name].sha256 for name in self.variants[variant].values())
+            if found.key == cell and found.evidence["sha256"] in hashes:
+                return found
+        return None
+
+    def to_json(self) -> str:
+        """Text with a digest of itself, so that an edit shows."""
+        body = {"schema_version": SCHEMA_VERSION, **asdict(self)}
+        return json.dumps({**body, "digest": digest(body)}, indent=2) + "\n"
+
+    @classmethod
+    def from_json(cls, text: str, path: Path) -> Self:
+        """Parse and check. Raises ``IntegrityError`` for an edited or damaged manifest."""
+        try:
+            body = json.loads(text)
+            claimed = body.pop("digest")
+            schema = body.pop("schema_version")
+            if schema != SCHEMA_VERSION:
+                raise WorkspaceError(
+                    f"{path}: schema {schema}, this edgepipe reads {SCHEMA_VERSION}: export again "
+                    "into another --workspace"
+                )
+            if claimed != digest({"schema_version": schema, **body}):
+                raise IntegrityError(f"{path}: edited since it was written; {RESTORE}")
+            stages = tuple(
+                StageRecord(**{**stage, "artifacts": tuple(stage["artifacts"])})
+                for stage in body.pop("stages")
+            )
+            artifacts = {name: Artifact(**entry) for name, entry in body.pop("artifacts").items()}
+            recommended = tuple(Recommendation(**entry) for entry in body.pop("recommended", ()))
+            return cls(stages=stages, artifacts=artifacts, recommended=recommended, **body)
+        except (ValueError, TypeError, KeyError, AttributeError, RecursionError) as error:
+            raise IntegrityError(f"{path}: not a manifest ({error}); {RESTORE}") from error
+
+
+def digest(value: Any) -> str:
+    """SHA-256 of a JSON value, independent of the order of its keys."""
+    text = json.dumps(value, sort_keys=True, separators=(",", ":"))
+    return hashlib.sha256(text.encode()).hexdigest()
