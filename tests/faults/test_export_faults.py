@@ -458,13 +458,13 @@ import signal
 from edgepipe.exporters.onnx import OnnxDynamo
 from edgepipe.pipeline import cli
 
-def export(self, module, example, options):
+def export_program(self, program, options):
     try:
         signal.raise_signal({number})
     except BaseException as error:
         raise RuntimeError("failed to export the model") from error
 
-OnnxDynamo.export = export
+OnnxDynamo.export_program = export_program
 cli.main()
 """
 
