@@ -75,17 +75,14 @@ class Calibrate:
     def _calibrate(self, model: Path, cache: Path) -> None:
         """Fill the cache of ``quantize_static``, which would quantize as well to do it."""
         import onnxruntime
-        from onnxruntime.quantization import calibrate
+        from onnxruntime.quantization import MinMaxCalibrater, calibrate
         from onnxruntime.quantization.registry import QDQRegistry, QLinearOpsRegistry
 
-        augmented = model.with_name("augmented.onnx")
-        calibrator = calibrate.create_calibrator(
-            model,
-            sorted({*QLinearOpsRegistry, *QDQRegistry}),
-            str(augmented),
-            calibrate.CalibrationMethod.MinMax,
-        )
-        # The calibrator's own session optimizes nothing and spins: twice the CPU time.
+        augmented = str(model.with_name("augmented.onnx"))
+        operators = sorted({*QLinearOpsRegistry, *QDQRegistry})
+        calibrator = MinMaxCalibrater(model, operators, augmented)
+        calibrator.augment_graph()
+        # The session that it would make optimizes nothing and spins: twice the CPU time.
         options = onnxruntime.SessionOptions()
         options.add_session_config_entry("session.intra_op.allow_spinning", "0")
         calibrator.infer_session = onnxruntime.InferenceSession(
