@@ -2,15 +2,7 @@
 
 from __future__ import annotations
 
-import os
-import sys
 from typing import TYPE_CHECKING, Any
-
-# onnxruntime's Linux wheels collect telemetry unless told not to before anything imports them,
-# and onnxsim imports them, too. Every entrance to edgepipe leads through this package.
-os.environ.setdefault("ORT_DISABLE_TELEMETRY", "1")
-# openvino reports each import through this package if it finds it, and does without if not.
-sys.modules.setdefault("openvino_telemetry", None)  # pyright: ignore[reportArgumentType]
 
 if TYPE_CHECKING:
     from .runtime import LoadedBundle, Prediction, load_bundle

@@ -12,6 +12,8 @@ import functools
 import mmap
 import platform
 import struct
+from collections.abc import Collection, Mapping
+from importlib import import_module
 
 # leaf, subleaf, register (eax, ebx, ecx, edx), bit
 BITS = {
@@ -24,6 +26,13 @@ BITS = {
     "amx_int8": (7, 0, 3, 25),
     "avx_vnni": (7, 1, 0, 4),
     "avx512_bf16": (7, 1, 0, 5),
+}
+NUMPY_NAMES = {
+    "fma": "FMA3",
+    "avx2": "AVX2",
+    "avx512f": "AVX512F",
+    "avx512_vnni": "AVX512VNNI",
+    "avx512_bf16": "AVX512BF16",
 }
 # void cpuid(uint32_t leaf, uint32_t subleaf, uint32_t registers[4]), System V calling convention.
 CODE = bytes.fromhex(
@@ -70,3 +79,18 @@ def flags() -> frozenset[str] | None:
         for name, (leaf, subleaf, register, bit) in BITS.items()
         if (leaf, subleaf) in answers and answers[leaf, subleaf][register] >> bit & 1
     )
+
+
+def by_numpy(listed: Collection[str]) -> frozenset[str] | None:
+    """Those of the kernel's flags that numpy's own look at the CPU bears out, ``None`` without one.
+
+    numpy knows a part of them. If it misses one of those the kernel speaks of another CPU, and
+    nothing that numpy doesn't know is taken from the kernel either.
+    """
+    try:  # not numpy's public interface, and an attribute that a release may drop
+        found: Mapping[str, bool] = import_module("numpy._core._multiarray_umath").__cpu_features__
+    except (ImportError, AttributeError):
+        return None
+    asked = {flag: found[name] for flag, name in NUMPY_NAMES.items() if name in found}
+    emulated = any(not asked.get(flag, True) for flag in listed)
+    return frozenset(flag for flag in listed if asked.get(flag, not emulated))

@@ -11,7 +11,7 @@ from importlib import import_module
 from pathlib import Path
 from typing import Any
 
-from . import conditions, cpuid
+from . import conditions, cpuid, own_process
 
 # What decides how int8 and reduced precision run on x86; names as in /proc/cpuinfo.
 RELEVANT_FLAGS = (
@@ -52,14 +52,12 @@ def facts() -> dict[str, Any]:
 def cpu_flags(listed: Collection[str]) -> list[str]:
     """Those of ``RELEVANT_FLAGS`` that the kernel lists and the CPU itself confirms.
 
-    The kernel knows what it keeps from programs, the CPU whether it is an emulated one.
+    The kernel knows what it keeps from programs, the CPU whether it is an emulated one. In
+    somebody's application it is numpy that has asked the CPU.
     """
-    confirmed = cpuid.flags()
-    return [
-        flag
-        for flag in RELEVANT_FLAGS
-        if flag in listed and (confirmed is None or flag in confirmed)
-    ]
+    known = [flag for flag in RELEVANT_FLAGS if flag in listed]
+    confirmed = cpuid.flags() if own_process.claimed() else cpuid.by_numpy(known)
+    return [flag for flag in known if confirmed is None or flag in confirmed]
 
 
 def saturates(facts: Mapping[str, Any]) -> bool:

@@ -20,7 +20,7 @@ from importlib.metadata import PackageNotFoundError, distribution
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from . import host, probe, registry
+from . import host, own_process, probe, registry
 from .base import (
     Placement,
     PlacementError,
@@ -343,8 +343,11 @@ def _native_log(log: list[str]) -> Iterator[None]:
     """Append what native code writes to stderr meanwhile, and pass it on afterwards.
 
     It is the only place where onnxruntime says why a provider can't be made: the error that it
-    raises is that the CPU provider would have to step in.
+    raises is that the CPU provider would have to step in. An application's stderr is its own.
     """
+    if not own_process.claimed():
+        yield
+        return
     sys.stderr.flush()
     stderr = os.dup(2)
     with tempfile.TemporaryFile() as file:

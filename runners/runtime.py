@@ -7,6 +7,9 @@
 
 The session runs in this very process. What comes with the bundle decides the rest: which variant
 fits this CPU, the recommended settings, the preprocessing, the labels.
+
+Environment, modules and stderr of the process are left alone. So it is the application that says
+whether onnxruntime may report home (``ORT_DISABLE_TELEMETRY=1`` before the first session).
 """
 
 from __future__ import annotations

@@ -30,7 +30,7 @@ from typing import Any, BinaryIO
 
 import numpy as np
 
-from . import host, installed, protocol, registry, watchdog
+from . import host, installed, own_process, protocol, registry, watchdog
 from .base import PlacementError, RunnerUnavailable, Session, SessionError, Settings
 from .measure import Plan, measure
 
@@ -218,6 +218,7 @@ def _guard() -> subprocess.Popen[bytes]:
 
 def main(answers: Mapping[str, Operation] | None = None) -> None:
     """Serve on stdin and the original stdout: a worker's answers, unless others are given."""
+    own_process.claim()
     signal.signal(signal.SIGINT, signal.SIG_IGN)  # the parent decides when a worker ends
     reader = os.fdopen(os.dup(0), "rb")
     writer = os.fdopen(os.dup(1), "wb")

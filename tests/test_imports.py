@@ -123,3 +123,16 @@ def test_exporters_and_runners_import_nothing_of_the_others(
                 assert not any(name.startswith("edgepipe.") for name in absolute), (
                     f"{path}:{node.lineno}: relative imports between the packages"
                 )
+
+
+def test_the_runtime_for_applications_leaves_their_process_alone() -> None:
+    """``load_bundle`` is imported by somebody else's program: its environment is its own."""
+    code = """
+import os
+before = dict(os.environ)
+from edgepipe.runners import LoadedBundle, Prediction, load_bundle
+assert dict(os.environ) == before, set(os.environ) ^ set(before)
+assert "openvino_telemetry" not in sys.modules
+"""
+    done = run(code)
+    assert done.returncode == 0, done.stderr

@@ -56,8 +56,10 @@ def common(
 
 def main() -> None:
     """Entry point: every expected failure is one line on stderr and its exit code."""
+    from ...runners import own_process
     from ..errors import Terminated
 
+    own_process.claim()
     # Noted as well as raised: a library may catch what is raised inside it.
     received: list[int] = []
 

@@ -15,7 +15,8 @@ from edgepipe.runners import cpuid, host
 
 ASK = """
 import json
-from edgepipe.runners import cpuid, host
+from edgepipe.runners import cpuid, host, own_process
+CLAIM
 print(json.dumps([sorted(cpuid.flags()), host.facts()["cpu_flags"], host.saturates(host.facts())]))
 """
 linux = pytest.mark.skipif(
@@ -44,10 +45,13 @@ def test_every_flag_that_counts_can_be_asked_for() -> None:
 
 @linux
 @pytest.mark.skipif(shutil.which("qemu-x86_64") is None, reason="needs qemu-user")
+@pytest.mark.parametrize("claim", ["own_process.claim()", ""], ids=["worker", "application"])
 @pytest.mark.parametrize(("cpu", "flags"), [("Haswell", {"avx2", "fma"}), ("SandyBridge", set())])
-def test_an_emulated_cpu_is_asked_and_not_the_one_below(cpu: str, flags: set[str]) -> None:
+def test_an_emulated_cpu_is_asked_and_not_the_one_below(
+    cpu: str, flags: set[str], claim: str
+) -> None:
     """/proc/cpuinfo is the build machine's there; SandyBridge came before AVX2."""
-    command = ["qemu-x86_64", "-cpu", cpu, sys.executable, "-c", ASK]
+    command = ["qemu-x86_64", "-cpu", cpu, sys.executable, "-c", ASK.replace("CLAIM", claim)]
     done = subprocess.run(command, capture_output=True, text=True)
     assert done.returncode == 0, done.stderr
     found, facts, saturates = json.loads(done.stdout)
@@ -71,3 +75,24 @@ def test_int8_saturates_on_x86_without_vnni(
     machine: str, flags: list[str], saturates: bool
 ) -> None:
     assert host.saturates({"machine": machine, "cpu_flags": flags}) == saturates
+
+
+@linux
+def test_numpy_bears_out_the_kernel_on_the_cpu_that_is_there() -> None:
+    assert cpuid.by_numpy(listed()) == listed()
+
+
+@pytest.mark.parametrize(
+    ("found", "known"),
+    [
+        ({"AVX2": True, "FMA3": True, "AVX512F": False}, {"avx2", "fma"}),
+        ({"AVX2": False, "FMA3": True}, {"fma"}),
+        ({"AVX2": True}, {"avx2", "fma", "avx512f", "avx_vnni", "amx_int8"}),
+    ],
+)
+def test_where_numpy_misses_a_flag_the_kernel_is_believed_in_nothing(
+    found: dict[str, bool], known: set[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    umath = sys.modules["numpy._core._multiarray_umath"]
+    monkeypatch.setattr(umath, "__cpu_features__", found)
+    assert cpuid.by_numpy({"avx2", "fma", "avx512f", "avx_vnni", "amx_int8"}) == known

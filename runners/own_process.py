@@ -1,0 +1,34 @@
+"""Processes that are edgepipe's own, and what is done in those alone.
+
+``load_bundle`` works inside somebody's application, which keeps its environment, its modules and
+its stderr, and runs no machine code of edgepipe's. Workers and the command line claim theirs.
+"""
+
+from __future__ import annotations
+
+import os
+import sys
+
+_claimed = False
+
+
+def claim() -> None:
+    """Say that this process is edgepipe's own, before any library is imported in it."""
+    global _claimed
+    _claimed = True
+    refuse_telemetry()
+
+
+def claimed() -> bool:
+    """Whether this process is edgepipe's own."""
+    return _claimed
+
+
+def refuse_telemetry() -> None:
+    """Keep libraries, also those of child processes, from reporting home.
+
+    onnxruntime's Linux wheels do so unless told not to before anything imports them, and onnxsim
+    imports them, too. openvino reports each import through a package, and does without it.
+    """
+    os.environ.setdefault("ORT_DISABLE_TELEMETRY", "1")
+    sys.modules.setdefault("openvino_telemetry", None)  # pyright: ignore[reportArgumentType]
