@@ -14,44 +14,62 @@ from typing import Annotated, Any
 import typer
 
 from . import judging, machine, making, models, shipping, showing, speed
+from .groups import Grouped
 
 DEBUG = "EDGEPIPE_DEBUG"
+START = """To start with:
+
+  edgepipe export    make the default model's variants here, in artifacts/
+  edgepipe bench     time them on every runner that this machine has
+
+`edgepipe --help` lists everything."""
 
 app = typer.Typer(
-    no_args_is_help=True,
-    add_completion=False,
+    cls=Grouped,
     pretty_exceptions_enable=False,
     rich_markup_mode=None,
+    context_settings={"help_option_names": ["-h", "--help"]},
     help="From a trained PyTorch image classifier to verified models on the edge.",
 )
 
-for command in (
-    models.compare,
-    models.train,
-    making.export,
-    speed.bench,
-    speed.tune,
-    judging.parity,
-    judging.evaluate,
-    judging.predict,
-    shipping.package,
-    shipping.verify,
-    shipping.deploy,
-    showing.report,
-    machine.runners,
-    machine.doctor,
-):
-    app.command()(command)
-app.add_typer(machine.env, name="env")
+COMMANDS: dict[str, tuple[Callable[..., None], ...]] = {
+    "Make": (making.export, models.train),
+    "Judge": (speed.bench, judging.parity, judging.evaluate, speed.tune, models.compare),
+    "Look": (judging.predict, showing.report),
+    "Ship": (shipping.package, shipping.verify, shipping.deploy),
+    "This machine": (machine.runners, machine.doctor),
+}
+for heading, commands in COMMANDS.items():
+    for command in commands:
+        app.command(rich_help_panel=heading)(command)
+app.add_typer(machine.env, name="env", rich_help_panel=heading)
 
 
-@app.callback()
+def _print_version(asked: bool) -> None:
+    if asked:
+        from importlib.metadata import version
+
+        print(f"edgepipe {version('edgepipe')}")
+        raise typer.Exit
+
+
+@app.callback(invoke_without_command=True)
 def common(
+    context: typer.Context,
     debug: Annotated[bool, typer.Option("--debug", help="Show tracebacks of errors.")] = False,
+    _version: Annotated[
+        bool,
+        typer.Option(
+            "--version", "-V", callback=_print_version, is_eager=True, help="Print the version."
+        ),
+    ] = False,
 ) -> None:
     """Options before the command."""
     if debug:
         os.environ[DEBUG] = "1"
+    if context.invoked_subcommand is None:
+        print(START, file=sys.stderr)
+        raise typer.Exit(2)
 
 
 def main() -> None:

@@ -33,7 +33,7 @@ def parity(
     as_json: options.Json = False,
     quiet: options.Quiet = False,
 ) -> None:
-    """Are the answers still the model's? Judge every variant on every runner."""
+    """Hold every variant on every runner against the model's own answers."""
     from .. import parity as run
     from ..files import writing
     from ..report import junit as junit_report
@@ -142,7 +142,7 @@ def predict(
     as_json: options.Json = False,
     quiet: options.Quiet = False,
 ) -> None:
-    """What is in these images? Ask one variant on one runner."""
+    """Ask one variant on one runner what is in these images."""
     from .. import predict as run
     from ..report import predictions as report
 

@@ -7,12 +7,13 @@ from typing import Annotated
 import typer
 
 from . import options
+from .groups import Grouped
 
 
 def runners(
     target: options.Target = None, as_json: options.Json = False, quiet: options.Quiet = False
 ) -> None:
-    """List every runner: what it takes and has, or why it is missing and what installs it."""
+    """List every runner: what it has, or why it is missing."""
     from .. import runners as run
     from ..report import terminal
 
@@ -31,6 +32,7 @@ def doctor(target: options.Target = None, as_json: options.Json = False) -> None
 
 
 env = typer.Typer(
+    cls=Grouped,
     no_args_is_help=True,
     rich_markup_mode=None,
     help="Environments of their own, for runners that can't share this one.",
@@ -67,7 +69,7 @@ def env_list(as_json: options.Json = False) -> None:
 
 @env.command("remove")
 def env_remove(runner: EnvironmentRunner, quiet: options.Quiet = False) -> None:
-    """Delete RUNNER's environment, and what unfinished builds of it have left."""
+    """Delete RUNNER's environment, and what unfinished builds left."""
     from .. import environments
 
     for folder in environments.remove(runner, options.progress(quiet).say):

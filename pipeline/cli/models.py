@@ -47,7 +47,7 @@ def compare(
     as_json: options.Json = False,
     quiet: options.Quiet = False,
 ) -> None:
-    """Put models side by side: size, arithmetic, memory, speed, published accuracy."""
+    """Put models side by side: size, arithmetic, memory, speed, accuracy."""
     from .. import compare as run
     from ..files import write_whole
     from ..report import comparison
@@ -120,7 +120,7 @@ def train(
     as_json: options.Json = False,
     quiet: options.Quiet = False,
 ) -> None:
-    """Fine-tune MODEL on a folder of images; export --checkpoint takes what it writes."""
+    """Fine-tune MODEL on class folders, for export --checkpoint."""
     from .. import train as run
     from ..report import confusion
 

@@ -14,21 +14,25 @@ if TYPE_CHECKING:
 
 Workspace = Annotated[
     Path | None,
-    typer.Option("--workspace", metavar="DIR", help="Where artifacts live [default: artifacts]."),
+    typer.Option(
+        "--workspace", "-w", metavar="DIR", help="Where artifacts live [default: artifacts]."
+    ),
 ]
 Json = Annotated[bool, typer.Option("--json", help="Print one JSON document on stdout.")]
-Quiet = Annotated[bool, typer.Option("--quiet", help="Nothing on stderr but errors.")]
+Quiet = Annotated[bool, typer.Option("--quiet", "-q", help="Nothing on stderr but errors.")]
 Model = Annotated[
-    str | None, typer.Option("--model", metavar="NAME", help="[default: mobilenet_v2]")
+    str | None, typer.Option("--model", "-m", metavar="NAME", help="[default: mobilenet_v2]")
 ]
 Runner = Annotated[
     list[str] | None,
-    typer.Option("--runner", metavar="NAME", help="ort-cpu, ort-openvino, …; may be repeated."),
+    typer.Option(
+        "--runner", "-r", metavar="NAME", help="ort-cpu, ort-openvino, …; may be repeated."
+    ),
 ]
 Target = Annotated[
     list[str] | None,
     typer.Option(
-        "--target", metavar="NAME", help="Where to run [default: local]; may be repeated."
+        "--target", "-t", metavar="NAME", help="Where to run [default: local]; may be repeated."
     ),
 ]
 Precision = Annotated[
@@ -61,7 +65,9 @@ Untuned = Annotated[
 ]
 Variant = Annotated[
     list[str] | None,
-    typer.Option("--variant", metavar="NAME", help="fp32, int8, int8-avx2, fp16; may be repeated."),
+    typer.Option(
+        "--variant", "-v", metavar="NAME", help="fp32, int8, int8-avx2, fp16; may be repeated."
+    ),
 ]
 
 JUnit = Annotated[

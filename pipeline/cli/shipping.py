@@ -54,7 +54,7 @@ def package(
     as_json: options.Json = False,
     quiet: options.Quiet = False,
 ) -> None:
-    """Put the variants, their proof and their settings into one file for the box."""
+    """Put variants, their proof and settings into one file for the box."""
     from .. import package as run
     from ..report import shipping as report
 
@@ -79,14 +79,18 @@ def verify(
     bundle: Annotated[Path, typer.Argument(metavar="BUNDLE", help="What `package` wrote.")],
     runner: Annotated[
         str | None,
-        typer.Option("--runner", metavar="NAME", help="[default: the first one that is there]"),
+        typer.Option(
+            "--runner", "-r", metavar="NAME", help="[default: the first one that is there]"
+        ),
     ] = None,
     variant: Annotated[
         str | None,
-        typer.Option("--variant", metavar="NAME", help="[default: the best one that fits the CPU]"),
+        typer.Option(
+            "--variant", "-v", metavar="NAME", help="[default: the best one that fits the CPU]"
+        ),
     ] = None,
     target: Annotated[
-        str, typer.Option("--target", metavar="NAME", help="Where to run it.")
+        str, typer.Option("--target", "-t", metavar="NAME", help="Where to run it.")
     ] = "local",
     samples: Annotated[int | None, typer.Option(help="Goldens to run [default: all].")] = None,
     key: Annotated[
@@ -108,7 +112,7 @@ def verify(
     as_json: options.Json = False,
     quiet: options.Quiet = False,
 ) -> None:
-    """Does BUNDLE hold here? Integrity, signature, CPU, answers: one verdict."""
+    """Judge BUNDLE here: integrity, signature, CPU, answers."""
     from .. import verify as run
     from ..report import shipping as report
 
@@ -130,7 +134,7 @@ def verify(
 def deploy(
     bundle: Annotated[Path, typer.Argument(metavar="BUNDLE", help="What `package` wrote.")],
     target: Annotated[
-        str, typer.Option("--target", metavar="NAME", help="The box, a [targets.NAME].")
+        str, typer.Option("--target", "-t", metavar="NAME", help="The box, a [targets.NAME].")
     ],
     folder: Annotated[
         str | None,
@@ -145,10 +149,10 @@ def deploy(
         typer.Option("--restart", metavar="UNIT", help="systemd service that serves it."),
     ] = None,
     runner: Annotated[
-        str | None, typer.Option("--runner", metavar="NAME", help="As for `verify`, there.")
+        str | None, typer.Option("--runner", "-r", metavar="NAME", help="As for `verify`, there.")
     ] = None,
     variant: Annotated[
-        str | None, typer.Option("--variant", metavar="NAME", help="As for `verify`, there.")
+        str | None, typer.Option("--variant", "-v", metavar="NAME", help="As for `verify`, there.")
     ] = None,
     samples: Annotated[int | None, typer.Option(help="Goldens to run [default: all].")] = None,
     dry_run: Annotated[
@@ -157,7 +161,7 @@ def deploy(
     as_json: options.Json = False,
     quiet: options.Quiet = False,
 ) -> None:
-    """Bring BUNDLE onto a box: verified there, then served, with a way back."""
+    """Bring BUNDLE onto a box: verified there, served, with a way back."""
     from .. import deploy as run
     from ..report import shipping as report
 

@@ -25,7 +25,7 @@ def report(
     workspace: options.Workspace = None,
     quiet: options.Quiet = False,
 ) -> None:
-    """Put everything that is known of the workspace on one page, with what to ship."""
+    """Put all that is known of the workspace on one page."""
     from .. import write_report
     from ..choice import choose
 

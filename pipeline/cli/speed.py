@@ -65,7 +65,7 @@ def bench(
     as_json: options.Json = False,
     quiet: options.Quiet = False,
 ) -> None:
-    """Time every variant on every runner, checking its outputs on the way."""
+    """Time every variant on every runner, and check its outputs."""
     from .. import bench as run
     from ..report.benchmark import bench_table
 
@@ -115,7 +115,7 @@ def tune(
     as_json: options.Json = False,
     quiet: options.Quiet = False,
 ) -> None:
-    """Search for settings that are significantly faster than the defaults, under parity."""
+    """Search for settings that are proven faster than the defaults."""
     from .. import tune as run
     from ..report.benchmark import tune_table
 
