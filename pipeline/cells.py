@@ -239,13 +239,11 @@ def open_cell(
         yield OpenCell(worker, loaded, cell.batch)
 
 
-def _files(cell: Cell, model: Path) -> dict[str, bytes]:
-    """The contents of a cell's files, the main one first. No runner follows a path in them."""
-    paths = (model, *map(model.with_name, cell.beside))
-    files = {path.name: path.read_bytes() for path in paths}
-    if model.suffix == ".onnx" and keeps_data_elsewhere(files[model.name]):
+def _files(cell: Cell, model: Path) -> dict[str, Path]:
+    """A cell's files by name, the main one first. No runner follows a path in them."""
+    if model.suffix == ".onnx" and keeps_data_elsewhere(model.read_bytes()):
         raise InputError(f"{model}: keeps tensors in another file; save it as one and export again")
-    return files
+    return {path.name: path for path in (model, *map(model.with_name, cell.beside))}
 
 
 def audit(loaded: Loaded, allow_fallback: bool) -> None:

@@ -78,8 +78,8 @@ class Receiver:
         path = self._release(message["name"])
         if not blobs:
             return {"here": path.is_file() and _sha256(path.read_bytes()) == message["sha256"]}, {}
-        (data,) = blobs.values()
-        if not isinstance(data, bytes) or _sha256(data) != message["sha256"]:
+        (sent,) = blobs.values()
+        if not isinstance(sent, Path) or _sha256(data := sent.read_bytes()) != message["sha256"]:
             raise SessionError(f"{path.name} did not arrive as it was sent")
         part = path.with_name(f".{path.name}{PART}")
         write_synced(part, data)

@@ -23,6 +23,7 @@ from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager, suppress
 from dataclasses import asdict, dataclass, field
 from importlib.metadata import version
+from pathlib import Path
 from typing import Any, Self
 
 import numpy as np
@@ -165,11 +166,13 @@ class Worker:
     def load(
         self,
         runner: str,
-        files: Mapping[str, bytes],
+        files: Mapping[str, bytes | Path],
         settings: Settings,
         cache: Mapping[str, bytes] | None = None,
     ) -> Loaded:
         """Send a model's files (the main one first) and load it. See ``Runner.load``.
+
+        Neither end holds a file that is given as a path in its memory.
 
         With a ``cache`` (what ``cache`` returned, or empty) the runner may use and fill it.
         """
@@ -221,9 +224,14 @@ class Worker:
         ``WorkerError`` (after killing the process group) if there is none.
         """
         # Outside the try: what can't be encoded is the caller's mistake, not the worker's.
-        buffers = list(protocol.encode({"op": operation, **fields}, blobs))
+        buffers = protocol.encode({"op": operation, **fields}, blobs)
+        try:
+            header = next(buffers)
+        except OSError as error:
+            raise SessionError(f"{error.filename}: {error.strerror}") from error
         deadline = time.monotonic() + timeout
         try:
+            self._write(header, deadline)
             for buffer in buffers:
                 self._write(buffer, deadline)
             message, arrays = self._read_message(deadline)
@@ -235,6 +243,9 @@ class Worker:
             raise self._crash(operation) from error
         except protocol.ProtocolError as error:
             raise self._garbage(operation, error) from error
+        except OSError as error:  # a file that was to be sent; half of it may be on its way
+            self._kill()
+            raise SessionError(f"{error.filename}: {error.strerror}") from error
         if "unavailable" in message:
             raise RunnerUnavailable(message["unavailable"])
         if "misplaced" in message:

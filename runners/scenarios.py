@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import threading
 import time
+from array import array
 from collections.abc import Mapping
 from time import perf_counter_ns
 from typing import Any
@@ -43,9 +44,9 @@ class _Queued:
 class Offline(_Queued):
     """As many runs as the session takes: the next one starts when there is room for it."""
 
-    def timed(self, plan: Plan, kept: Kept) -> list[int]:
+    def timed(self, plan: Plan, kept: Kept) -> array[int]:
         """See ``Load.timed``: the time between completions."""
-        completed: list[int] = []
+        completed = array("q")
         lock = threading.Lock()  # completions may come on several threads
 
         def done(outputs: dict[str, np.ndarray]) -> None:
@@ -60,19 +61,20 @@ class Offline(_Queued):
             self._queue.submit(self._feeds, done)
             submitted += 1
         self._queue.wait()
-        return np.diff(np.sort(np.array([started, *completed], np.int64))).tolist()
+        ordered = np.sort(np.frombuffer(completed, np.int64))
+        return array("q", np.diff(ordered, prepend=started).tobytes())
 
 
 class Server(_Queued):
     """Runs that arrive as a Poisson process, whether there is room for them or not."""
 
-    def timed(self, plan: Plan, kept: Kept) -> list[int]:
+    def timed(self, plan: Plan, kept: Kept) -> array[int]:
         """See ``Load.timed``: from a run's arrival to its completion.
 
         The time counts from when a run was to arrive, not from when this loop got round to it,
         so that a backlog shows in all the runs that wait in it (no "coordinated omission").
         """
-        latencies: list[int] = []
+        latencies = array("q")
         lock = threading.Lock()
 
         def submit(arrival: int) -> None:

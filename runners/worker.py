@@ -20,7 +20,7 @@ import signal
 import subprocess
 import sys
 import tempfile
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import asdict, replace
 from importlib.metadata import version
 from io import BufferedReader
@@ -95,10 +95,10 @@ class Worker:
             settings = replace(settings, cache=str(self._cache))
         with tempfile.TemporaryDirectory(prefix="edgepipe-") as folder:
             for name, data in blobs.items():
-                if Path(name).name != name or not isinstance(data, bytes):
+                if Path(name).name != name or not isinstance(data, Path):
                     raise protocol.ProtocolError(f"model file name {name!r}")
                 place = self._cache if cached and name in cached else Path(folder)
-                (place / name).write_bytes(data)
+                data.rename(place / name)
             loading = perf_counter_ns()
             session = runner.load(Path(folder) / message["file"], settings)
             loaded = perf_counter_ns()
@@ -115,7 +115,7 @@ class Worker:
 
     def cache(self, _message: protocol.Message, _blobs: protocol.Blobs) -> Any:
         """What the load left in its cache."""
-        return {}, {path.name: path.read_bytes() for path in self._cache.iterdir()}
+        return {}, {path.name: path for path in self._cache.iterdir()}
 
     def run(self, _message: protocol.Message, blobs: protocol.Blobs) -> Any:
         """Run the session once; the reply holds every output."""
@@ -160,29 +160,65 @@ def operations() -> dict[str, Operation]:
 
 
 def serve(reader: BufferedReader, writer: BinaryIO, answers: Mapping[str, Operation]) -> None:
-    """Answer requests until the input ends."""
+    """Answer requests until the input ends.
+
+    Files arrive on the disk, in a folder that lasts as long as the answering: whoever wants to
+    keep one moves it.
+    """
     while line := reader.readline(protocol.MAX_HEADER_BYTES):
         message, entries = protocol.decode_header(line)
-        blobs: protocol.Blobs = {}
-        for entry in entries:
-            data = bytearray(entry["bytes"])
-            if reader.readinto(data) != len(data):
+        with tempfile.TemporaryDirectory(prefix="edgepipe-") as folder:
+            try:
+                blobs: protocol.Blobs = {
+                    entry["name"]: _receive(reader, entry, Path(folder) / str(number))
+                    for number, entry in enumerate(entries)
+                }
+            except EOFError:
                 return
-            blobs[entry["name"]] = protocol.decode_blob(entry, data)
-        try:
-            # Encoded here: outputs that can't travel (text) are the session's failure too.
-            reply = list(protocol.encode(*answers[message["op"]](message, blobs)))
-        except RunnerUnavailable as error:
-            reply = protocol.encode({"unavailable": _one_line(str(error))})
-        except PlacementError as error:
-            reply = protocol.encode({"misplaced": _one_line(str(error))})
-        except SessionError as error:
-            reply = protocol.encode({"failed": _one_line(str(error))})
-        except Exception as error:  # a runner may raise anything; the parent decides what it means
-            reply = protocol.encode({"failed": _one_line(f"{type(error).__name__}: {error}")})
-        for buffer in reply:
-            writer.write(buffer)
-        writer.flush()
+            for buffer in _reply(message, blobs, answers):
+                writer.write(buffer)
+            writer.flush()
+
+
+def _receive(reader: BufferedReader, entry: protocol.Message, path: Path) -> np.ndarray | Path:
+    """An array, or a file in chunks to ``path``. Raises ``EOFError`` if the input ends before."""
+    left = entry["bytes"]
+    if "dtype" in entry:
+        data = bytearray(left)
+        if reader.readinto(data) != left:
+            raise EOFError
+        array = protocol.decode_blob(entry, data)
+        assert isinstance(array, np.ndarray)
+        return array
+    with path.open("wb") as file:
+        while left:
+            chunk = reader.read(min(protocol.CHUNK_BYTES, left))
+            if not chunk:
+                raise EOFError
+            file.write(chunk)
+            left -= len(chunk)
+    return path
+
+
+def _reply(
+    message: protocol.Message, blobs: protocol.Blobs, answers: Mapping[str, Operation]
+) -> Iterator[Any]:
+    """The buffers of an operation's answer, or of why there is none."""
+    try:
+        # Encoded here: outputs that can't travel (text) are the session's failure too.
+        reply = protocol.encode(*answers[message["op"]](message, blobs))
+        header = next(reply)
+    except RunnerUnavailable as error:
+        yield from protocol.encode({"unavailable": _one_line(str(error))})
+    except PlacementError as error:
+        yield from protocol.encode({"misplaced": _one_line(str(error))})
+    except SessionError as error:
+        yield from protocol.encode({"failed": _one_line(str(error))})
+    except Exception as error:  # a runner may raise anything; the parent decides what it means
+        yield from protocol.encode({"failed": _one_line(f"{type(error).__name__}: {error}")})
+    else:
+        yield header
+        yield from reply
 
 
 def _feeds(session: Session, blobs: protocol.Blobs) -> dict[str, np.ndarray]:

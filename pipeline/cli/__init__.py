@@ -42,7 +42,7 @@ COMMANDS: dict[str, tuple[Callable[..., None], ...]] = {
 for heading, commands in COMMANDS.items():
     for command in commands:
         app.command(rich_help_panel=heading)(command)
-app.add_typer(machine.env, name="env", rich_help_panel=heading)
+app.add_typer(machine.env, name="env", rich_help_panel="This machine")
 
 
 def _print_version(asked: bool) -> None:

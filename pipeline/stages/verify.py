@@ -296,7 +296,7 @@ def _run(
         )
     gate = Gate(limits.min_sqnr_db, limits.min_cosine, limits.min_top1)
     argv = target.argv(python_of(choice.runner, config) or sys.executable)
-    files = {name: (bundle.folder / name).read_bytes() for name in choice.files}
+    files = {name: bundle.folder / name for name in choice.files}
     label = f"{choice.variant} / {choice.runner}"
     with Worker(argv, timeouts_of(target)) as worker:
         loaded = worker.load(choice.runner, files, choice.settings)

@@ -206,16 +206,23 @@ def test_an_entry_that_lies_is_a_protocol_error(entry: dict[str, Any]) -> None:
         decode(announce(**entry))
 
 
-@pytest.mark.parametrize("size", [protocol.MAX_BODY_BYTES + 1, 10**15, 10**100])
+@pytest.mark.parametrize("size", [protocol.MAX_FILE_BYTES + 1, 10**15, 10**100])
 def test_more_bytes_than_the_limit_are_refused_before_they_are_read(size: int) -> None:
     line = json.dumps({"blobs": [{"name": "model.onnx", "bytes": size}]}).encode()
     with pytest.raises(ProtocolError, match="announces"):
         protocol.decode_header(line)
 
 
-def test_the_limit_holds_for_the_sum_of_all_blobs() -> None:
-    half = protocol.MAX_BODY_BYTES // 2 + 1
-    entries = [{"name": name, "bytes": half} for name in ("a", "b")]
+@pytest.mark.parametrize(
+    ("most", "kind"),
+    [
+        (protocol.MAX_FILE_BYTES, {}),
+        (protocol.MAX_BODY_BYTES, {"dtype": "uint8", "shape": [protocol.MAX_BODY_BYTES // 2 + 1]}),
+    ],
+    ids=["files", "arrays"],
+)
+def test_the_limit_holds_for_the_sum_of_all_blobs(most: int, kind: dict[str, Any]) -> None:
+    entries = [{"name": name, "bytes": most // 2 + 1, **kind} for name in ("a", "b")]
     with pytest.raises(ProtocolError, match="announces"):
         protocol.decode_header(json.dumps({"blobs": entries}).encode())
 
