@@ -33,7 +33,8 @@ from harness import CLI, bench_p50, interval, paired
 
 from edgepipe.pipeline import config as configuration
 from edgepipe.pipeline import dataset, digits, metrics, own_wheel, statistics
-from edgepipe.pipeline.cells import Cell, open_cell, python_of, run_goldens
+from edgepipe.pipeline.cells import Cell, open_cell, run_goldens
+from edgepipe.pipeline.planning import python_of
 from edgepipe.pipeline.progress import Stderr
 from edgepipe.pipeline.rounds import Entry, Rounds, Source
 from edgepipe.pipeline.workspace import Workspace

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import itertools
 import sys
 from collections.abc import Callable, Collection, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
@@ -12,7 +11,6 @@ from typing import Any, Protocol
 
 import numpy as np
 
-from ..runners import registry
 from ..runners.base import (
     PlacementError,
     RunnerError,
@@ -22,15 +20,11 @@ from ..runners.base import (
 )
 from ..runners.images import Preprocessing
 from ..runners.launch import Loaded, Timeouts, Worker
-from ..runners.measure import SINGLE_STREAM
-from ..runners.targets import LOCAL, Target
-from . import environments
-from .config import Config
+from ..runners.targets import Target
 from .errors import ExitCode, InputError, UsageError
 from .external import keeps_data_elsewhere
 from .gates import FAIL, INCONCLUSIVE
 from .goldens import Goldens, valid_rows
-from .manifest import Manifest
 from .sections import CellsConfig
 
 EMULATED_TIMEOUTS = Timeouts(start=300.0, load=900.0, run=300.0)
@@ -107,59 +101,6 @@ class OpenCell:
         )
 
 
-def plan(
-    manifest: Manifest, config: Config, section: CellsConfig, scenario: str = SINGLE_STREAM
-) -> tuple[list[Cell], dict[str, str]]:
-    """The cells of a command: every variant on every runner that takes one of its formats.
-
-    They have the settings that tune recommends for the scenario, unless ``section`` says
-    otherwise. Returns the cells and the runners that can't even be asked for their formats,
-    with the reason. Raises ``UsageError`` if what was asked for leaves no cell.
-    """
-    variants = section.variants or tuple(manifest.variants)
-    for variant in variants:
-        if variant not in manifest.variants:
-            raise UsageError(
-                f"variant {variant} is not in {config.workspace / config.model}: "
-                f"run `edgepipe export --variant {variant}`"
-            )
-    cells: list[Cell] = []
-    broken: dict[str, str] = {}
-    for runner in section.runners or registry.names():
-        try:
-            formats, python = formats_of(runner, config), python_of(runner, config)
-        except RunnerError as error:
-            broken[runner] = str(error)
-            continue
-        for variant, target, precision in itertools.product(
-            variants, section.targets, section.precisions
-        ):
-            files = manifest.variants[variant]
-            file = next((files[name] for name in formats if name in files), None)
-            if file is None:
-                continue
-            cell = Cell(
-                variant,
-                runner,
-                config.target(target),
-                precision,
-                file,
-                section.threads,
-                python,
-                config.device_of(runner),
-                section.allow_fallback,
-                beside=manifest.files(file)[1:],
-            )
-            found = manifest.recommendation(variant, runner, target, scenario)
-            tuned = found if section.tuned and section.threads is None else None
-            cells.append(with_settings(cell, tuned.settings, tuned=True) if tuned else cell)
-    if not cells and not broken:
-        raise UsageError(
-            f"no runner of {', '.join(section.runners)} takes the variants {', '.join(variants)}"
-        )
-    return cells, broken
-
-
 def timeable(cells: Sequence[Cell]) -> None:
     """Raise ``UsageError`` for an emulated target, whose timings would mean nothing."""
     for cell in cells:
@@ -172,27 +113,6 @@ def with_settings(cell: Cell, settings: Mapping[str, Any], *, tuned: bool = Fals
     settings = dict(settings)
     options = tuple(sorted(settings.pop("options", {}).items()))
     return replace(cell, **settings, options=options, tuned=tuned)
-
-
-def formats_of(runner: str, config: Config) -> tuple[str, ...]:
-    """The model formats that a runner takes, best first.
-
-    A plug-in is asked in a worker, so that nothing its import does can end the command.
-    Raises ``RunnerError`` if it can't say.
-    """
-    known = registry.entry(runner).formats
-    if known is not None:
-        return known
-    with Worker(LOCAL.argv(python_of(runner, config) or sys.executable)) as worker:
-        return worker.describe(runner).formats
-
-
-def python_of(runner: str, config: Config) -> str | None:
-    """The interpreter of a runner that has one: configured, or of an environment made for it.
-
-    Raises ``RunnerUnavailable`` for an environment that can't be used any more.
-    """
-    return config.python_of(runner) or environments.python_of(runner)
 
 
 def timeouts_of(target: Target) -> Timeouts:

@@ -210,7 +210,7 @@ def _cpu(report: Report, file: str, target: str) -> str:
 def _tuned_on(report: Report, row: Row) -> str:
     """On which other CPU than bench's, if it was one."""
     assert row.bench
-    found = report.manifest.recommendation(row.variant, row.runner, row.target, row.bench.scenario)
+    found = report.manifest.recommendation(row.bench.key)
     cpu = found.evidence.get("cpu") if found else None
     same = cpu in (None, _cpu(report, BENCH, row.target))
     return "" if same else f", found on another CPU ({cpu})"

@@ -15,8 +15,9 @@ from ..runners import registry
 from ..runners.base import RunnerError
 from ..runners.launch import Description, Worker
 from ..runners.targets import Target
-from .cells import python_of, status_of, timeouts_of
+from .cells import status_of, timeouts_of
 from .config import Config
+from .planning import python_of
 from .progress import Progress
 
 SCHEMA_VERSION = 1

@@ -7,7 +7,7 @@ import json
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
-from typing import Any, Self
+from typing import Any, NamedTuple, Self
 
 from .errors import IntegrityError, WorkspaceError
 
@@ -37,6 +37,17 @@ class StageRecord:
     result: Mapping[str, Any]
 
 
+class CellKey(NamedTuple):
+    """What settings are recommended for: a cell in a scenario, by everything that it depends on."""
+
+    variant: str
+    runner: str
+    target: str
+    device: str
+    precision: str
+    scenario: str
+
+
 @dataclass(frozen=True)
 class Recommendation:
     """The settings that tune found fastest for a variant on a runner of a target.
@@ -48,14 +59,18 @@ class Recommendation:
     variant: str
     runner: str
     target: str
+    device: str
+    precision: str
     settings: Mapping[str, Any]
     evidence: Mapping[str, Any]
     scenario: str = "single-stream"
 
     @property
-    def key(self) -> tuple[str, str, str, str]:
-        """Which cell in which scenario: there is one recommendation for each."""
-        return self.variant, self.runner, self.target, self.scenario
+    def key(self) -> CellKey:
+        """There is one recommendation for each."""
+        return CellKey(
+            self.variant, self.runner, self.target, self.device, self.precision, self.scenario
+        )
 
 
 @dataclass(frozen=True)
@@ -97,14 +112,11 @@ class Manifest:
         stem = Path(main).stem
         return (main, *(name for name in beside if name != main and Path(name).stem == stem))
 
-    def recommendation(
-        self, variant: str, runner: str, target: str, scenario: str
-    ) -> Recommendation | None:
+    def recommendation(self, key: CellKey) -> Recommendation | None:
         """What tune found for a cell, if the variant is still the file that was tuned."""
-        cell = (variant, runner, target, scenario)
         for found in self.recommended:
-            hashes = (self.artifacts[name].sha256 for name in self.variants[variant].values())
-            if found.key == cell and found.evidence["sha256"] in hashes:
+            hashes = (self.artifacts[name].sha256 for name in self.variants[key.variant].values())
+            if found.key == key and found.evidence["sha256"] in hashes:
                 return found
         return None
 

@@ -16,6 +16,8 @@ from . import statistics
 from .cells import Cell, code_of, status_of
 from .errors import ExitCode
 from .gates import FAIL
+from .manifest import CellKey
+from .planning import Refused
 from .regression import Comparison
 from .rounds import Entry, Visits
 from .sections import CellsConfig
@@ -91,6 +93,12 @@ class CellResult:
     energy_mj: float | None = None
     size_bytes: int | None = None
 
+    @property
+    def key(self) -> CellKey:
+        """What a recommendation for this cell is kept under."""
+        device, precision = self.device or "", self.precision or ""
+        return CellKey(self.variant, self.runner, self.target, device, precision, self.scenario)
+
 
 @dataclass(frozen=True)
 class BenchResult:
@@ -154,6 +162,19 @@ def failed_row(cell: Cell, scenario: str, error: RunnerError) -> CellResult:
         precision=cell.precision,
         device=cell.device,
         batch=cell.batch,
+    )
+
+
+def refused_row(refused: Refused, scenario: str) -> CellResult:
+    """The row of a cell that was asked for and can't be."""
+    return CellResult(
+        refused.variant,
+        refused.runner,
+        refused.target,
+        status=refused.status,
+        reason=refused.reason,
+        scenario=scenario,
+        precision=refused.precision,
     )
 
 

@@ -15,7 +15,7 @@ from .validity import VALID
 
 # What makes two rows the same cell.
 KEY = ("variant", "runner", "target", "precision", "device", "scenario", "batch")
-SAME = ("threads", "streams", "rate")
+SAME = ("threads", "streams", "options", "rate")
 
 
 @dataclass(frozen=True)

@@ -81,13 +81,16 @@ class BundleGate:
 class Recommended:
     """Settings found fastest for a variant on a runner of a target: see ``base.Settings``.
 
-    They are for one ``scenario``: "single-stream" is one image after the other.
+    They are for one device and precision, and one ``scenario``: "single-stream" is one image
+    after the other.
     """
 
     __pydantic_config__ = STRICT
     variant: str
     runner: str
     target: str
+    device: str
+    precision: str
     settings: dict[str, Any]
     evidence: dict[str, Any]
     scenario: str = SINGLE_STREAM

@@ -31,7 +31,7 @@ PROVIDER = "OpenVINOExecutionProvider"
 DEVICES = ("CPU", "GPU", "NPU")
 # The built-in provider puts its own precision over the one in load_config, unless it is told
 # "ACCURACY"; it has no name for bf16. Source: openvino_parser_utils.cc, basic_backend.cc (1.24).
-BUILT_IN_PRECISIONS = {"f32": "FP32", "f16": "FP16", "bf16": "ACCURACY"}
+BUILT_IN_PRECISIONS = {"f32": "FP32", "bf16": "ACCURACY", "f16": "FP16"}
 
 
 class _Kind(Protocol):

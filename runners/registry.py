@@ -22,10 +22,10 @@ METHODS = ("version", "unavailable", "devices", "load")
 class Entry:
     """A runner by name: ``path`` is "module:Class", ``install`` the command that makes it work.
 
-    ``formats`` are repeated here so that cells can be planned without importing the runner;
-    ``None`` for a plug-in, which has to be asked. ``device`` is what it runs on unless told
-    otherwise, ``extra`` is edgepipe's extra that installs it. ``origin`` is the distribution that
-    brings the runner, with its version; edgepipe's own have none.
+    ``formats`` and ``precisions`` are repeated here so that cells can be planned without importing
+    the runner; ``formats`` is ``None`` for a plug-in, which has to be asked. ``device`` is what it
+    runs on unless told otherwise, ``extra`` is edgepipe's extra that installs it. ``origin`` is the
+    distribution that brings the runner, with its version; edgepipe's own have none.
     """
 
     name: str
@@ -35,9 +35,11 @@ class Entry:
     device: str = "CPU"
     extra: str = ""
     origin: str | None = None
+    precisions: tuple[str, ...] = ("f32",)
 
 
 _PACKAGE = __name__.rpartition(".")[0]
+OPENVINO_PRECISIONS = ("f32", "bf16", "f16")
 
 BUILT_IN = {
     entry.name: entry
@@ -55,6 +57,7 @@ BUILT_IN = {
             'pip install "edgepipe[openvino]"',
             ("openvino-ir", "onnx"),
             extra="openvino",
+            precisions=OPENVINO_PRECISIONS,
         ),
         Entry(
             "ort-openvino",
@@ -62,6 +65,7 @@ BUILT_IN = {
             "edgepipe env create ort-openvino",
             ("onnx",),
             extra="ort-openvino",
+            precisions=OPENVINO_PRECISIONS,
         ),
         Entry(
             "ort-cuda",
@@ -70,6 +74,7 @@ BUILT_IN = {
             ("onnx",),
             device="GPU",
             extra="cuda",
+            precisions=("f32", "tf32"),
         ),
         Entry(
             "torch",

@@ -6,6 +6,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass, replace
 from typing import Any
 
+from . import registry
 from .base import BundleError, SessionError, Settings
 from .bundle import Index, Recommended
 from .measure import SINGLE_STREAM
@@ -72,14 +73,13 @@ def settings_for(
 ) -> tuple[Settings, bool]:
     """What the bundle recommends for a cell, and whether it does; else all physical cores, f32.
 
-    A recommendation for this target goes before one for another machine. Threads are never more
-    than the machine has cores. Raises ``BundleError`` for settings that don't exist here.
+    Threads are never more than the machine has cores. Raises ``BundleError`` for settings that
+    don't exist here.
     """
     cores = int(facts.get("physical_cores", 1))
-    found = [one for one in _single(index) if (one.variant, one.runner) == (variant, runner)]
-    if not found:
+    best = recommended(index, variant, runner, target)
+    if best is None:
         return Settings(cores), False
-    best = next((one for one in found if one.target == target), found[0])
     try:
         settings = Settings(**{"threads": cores, **best.settings})
         return replace(settings, threads=max(1, min(cores, int(settings.threads)))), True
@@ -87,9 +87,26 @@ def settings_for(
         raise BundleError(f"settings recommended for {variant}/{runner}: {error}") from error
 
 
-def _single(index: Index) -> list[Recommended]:
-    """What is recommended for one image after the other, as applications predict."""
-    return [one for one in index.recommended if one.scenario == SINGLE_STREAM]
+def recommended(index: Index, variant: str, runner: str, target: str) -> Recommended | None:
+    """What is recommended for a cell as applications run it, on this target before another.
+
+    That is one image after the other, in f32, on the device that the runner takes by itself.
+    """
+    found = [one for one in _usual(index) if (one.variant, one.runner) == (variant, runner)]
+    return next((one for one in found if one.target == target), found[0] if found else None)
+
+
+def _usual(index: Index) -> list[Recommended]:
+    return [
+        one
+        for one in index.recommended
+        if (one.scenario, one.precision) == (SINGLE_STREAM, "f32") and one.device == _device(one)
+    ]
+
+
+def _device(one: Recommended) -> str:
+    known = registry.BUILT_IN.get(one.runner)
+    return known.device if known else one.device
 
 
 def _ordered(index: Index) -> list[str]:
@@ -98,5 +115,5 @@ def _ordered(index: Index) -> list[str]:
 
 
 def _runners(index: Index, variant: str, formats: Mapping[str, tuple[str, ...]]) -> list[str]:
-    favoured = {one.runner for one in _single(index) if one.variant == variant}
+    favoured = {one.runner for one in _usual(index) if one.variant == variant}
     return sorted(formats, key=lambda runner: runner not in favoured)

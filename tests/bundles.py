@@ -66,7 +66,7 @@ def index(members: dict[str, bytes], **changes: Any) -> Index:
 
 
 def recommended(variant: str, runner: str, target: str = "local", **settings: Any) -> Recommended:
-    return Recommended(variant, runner, target, settings, {})
+    return Recommended(variant, runner, target, "CPU", "f32", settings, {})
 
 
 def contents(**changes: Any) -> dict[str, bytes]:

@@ -100,6 +100,7 @@ def tune(
     runner: options.Runner = None,
     variant: options.Variant = None,
     target: options.Target = None,
+    precision: options.Precision = None,
     scenario: Annotated[
         str | None,
         typer.Option(
@@ -126,6 +127,7 @@ def tune(
         runners=options.some(runner),
         variants=options.some(variant),
         targets=options.some(target),
+        precisions=options.some(precision),
         scenario=scenario,
         budget=budget,
     )

@@ -12,11 +12,19 @@ import numpy as np
 from ...runners.base import RunnerError
 from ...runners.measure import SERVER, SINGLE_STREAM, Plan
 from .. import placement, statistics
-from ..cells import Cell, plan, timeable
+from ..cells import Cell, timeable
 from ..config import Config
 from ..errors import ExitCode, UsageError
 from ..gates import INCONCLUSIVE
-from ..measured import BenchResult, CellResult, exit_code, failed_row, measured_row
+from ..measured import (
+    BenchResult,
+    CellResult,
+    exit_code,
+    failed_row,
+    measured_row,
+    refused_row,
+)
+from ..planning import Refused, key_of, plan
 from ..progress import Progress
 from ..regression import Baseline, Comparison, compare
 from ..rounds import (
@@ -59,13 +67,10 @@ def bench(
     if section.scenario == SERVER and section.rate is None:
         raise UsageError("the server scenario needs a --rate, in runs per second")
     statistics.require()
-    cells, broken = plan_cells(source, config)
+    cells, refused = plan_cells(source, config)
     run = _Run(source, config, quick, progress, baseline, _partners(cells, old, config))
     results = run.sweep(cells) if section.batch == "sweep" else run.measure(cells)
-    results += [
-        (CellResult("", runner, "", "unavailable", reason=reason), ())
-        for runner, reason in broken.items()
-    ]
+    results += [(refused_row(one, section.scenario), ()) for one in refused]
     rows = _with_speedups([row for row, _ in results])
     problems = placement.unmet([row.provider or "" for row in rows], section.require_ep)
     return BenchResult(
@@ -83,8 +88,8 @@ def bench(
     )
 
 
-def plan_cells(source: Source, config: Config) -> tuple[list[Cell], dict[str, str]]:
-    """The cells of ``config.bench`` (see ``cells.plan``), set as their scenario needs it.
+def plan_cells(source: Source, config: Config) -> tuple[list[Cell], list[Refused]]:
+    """The cells of ``config.bench`` (see ``planning.plan``), set as their scenario needs it.
 
     Raises ``UsageError`` for an emulated target.
     """
@@ -92,12 +97,12 @@ def plan_cells(source: Source, config: Config) -> tuple[list[Cell], dict[str, st
     asked = section.batch is not None or section.concurrency is not None
     if asked:
         section = section.model_copy(update={"tuned": False})
-    cells, broken = plan(source.manifest, config, section, section.scenario)
+    cells, refused = plan(source.manifest, config, section, section.scenario)
     timeable(cells)
     streams = 1 if section.scenario == SINGLE_STREAM else section.concurrency
     batch = None if section.batch == "sweep" else section.batch
     set_up = [cell if cell.tuned else replace(cell, streams=streams, batch=batch) for cell in cells]
-    return set_up, broken
+    return set_up, refused
 
 
 class _Run:
@@ -243,9 +248,7 @@ class _Run:
         return of_quick_run(verdict, notes) if self._quick else (verdict, notes)
 
     def _tuned_elsewhere(self, cell: Cell) -> str:
-        found = self._source.manifest.recommendation(
-            cell.variant, cell.runner, cell.target.name, self._section.scenario
-        )
+        found = self._source.manifest.recommendation(key_of(cell, self._section.scenario))
         here = self.hosts.get(cell.target.name, {}).get("cpu")
         if not cell.tuned or found is None or found.evidence.get("cpu") == here:
             return ""
@@ -253,15 +256,16 @@ class _Run:
 
 
 def _partners(cells: Sequence[Cell], old: Source | None, config: Config) -> dict[Cell, Entry]:
-    """The same cells of another workspace."""
+    """The same cells of another workspace: its files, with the settings that these run with."""
     if old is None:
         return {}
-
-    def key(cell: Cell) -> tuple[Any, ...]:
-        return (cell.variant, cell.runner, cell.target, cell.precision, cell.device)
-
-    found = {key(cell): Entry(cell, old) for cell in plan_cells(old, config)[0]}
-    return {cell: found[key(cell)] for cell in cells if key(cell) in found}
+    found = {key_of(cell, config.bench.scenario): cell for cell in plan_cells(old, config)[0]}
+    partners = {}
+    for cell in cells:
+        if there := found.get(key_of(cell, config.bench.scenario)):
+            same = replace(cell, file=there.file, beside=there.beside)
+            partners[cell] = Entry(same, old)
+    return partners
 
 
 def _with_speedups(results: Sequence[CellResult]) -> list[CellResult]:

@@ -21,10 +21,11 @@ from ...exporters.zoo import ARCHITECTURES, WITH_WIDTH
 from ...exporters.zoo.published import PUBLISHED
 from ...runners.measure import SINGLE_STREAM
 from .. import statistics
-from ..cells import plan, timeable
+from ..cells import timeable
 from ..config import Config, nearest
 from ..errors import ExitCode, UsageError
-from ..measured import CellResult, exit_code, failed_row, measured_row
+from ..measured import CellResult, exit_code, failed_row, measured_row, refused_row
+from ..planning import plan
 from ..progress import Progress
 from ..rounds import QUICK_SECONDS, Entry, Rounds, Source, Visits, hosts, timing
 from ..sections import CompareConfig
@@ -157,16 +158,16 @@ def compare(
     """
     section = config.compare
     statistics.require()
-    entries = {id(source): _entries(source, config) for source in models}
+    planned = [_entries(source, config) for source in models]
     rounds = Rounds(
-        [[entry] for found in entries.values() for entry in found],
+        [[entry] for entries, _ in planned for entry in entries],
         timing(QUICK_SECONDS if quick else section.seconds),
         progress,
     )
     rounds.run(1 if quick else section.rounds, lambda: False)
     results = [
-        [_row(entry, rounds.visits[entry], quick) for entry in entries[id(source)]]
-        for source in models
+        [*(_row(entry, rounds.visits[entry], quick) for entry in entries), *refused]
+        for entries, refused in planned
     ]
     rows = [
         replace(exported(source), speeds=tuple(map(_speed, found)))
@@ -279,15 +280,12 @@ def _candidate(
     )
 
 
-def _entries(source: Source, config: Config) -> list[Entry]:
-    section = config.compare
-    variants = section.variants or tuple(
-        name for name in VARIANTS if name in source.manifest.variants
-    )
-    section = section.model_copy(update={"variants": variants})
-    cells, _ = plan(source.manifest, config, section)
+def _entries(source: Source, config: Config) -> tuple[list[Entry], list[CellResult]]:
+    """A model's cells, and the rows of those that were asked for and can't be."""
+    cells, refused = plan(source.manifest, config, config.compare)
     timeable(cells)
-    return [Entry(cell, source) for cell in cells]
+    rows = [refused_row(one, SINGLE_STREAM) for one in refused]
+    return [Entry(cell, source) for cell in cells], rows
 
 
 def _row(entry: Entry, visits: Visits, quick: bool) -> CellResult:

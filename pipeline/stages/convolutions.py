@@ -23,8 +23,9 @@ from ...runners.base import RunnerError, SessionError
 from ...runners.measure import Plan
 from ...runners.targets import LOCAL
 from .. import metrics
-from ..cells import Cell, Opener, python_of, status_of
+from ..cells import Cell, Opener, status_of
 from ..config import Config
+from ..planning import python_of
 from ..progress import Progress
 
 RUNNERS = ("ort-cpu", "openvino")

@@ -23,12 +23,13 @@ from ...runners.images import Preprocessing, batches
 from ...runners.targets import LOCAL
 from .. import accuracy, dataset
 from ..accuracy import Drop
-from ..cells import Cell, OpenCell, Opener, exit_code, plan, run_batches, status_of
+from ..cells import Cell, OpenCell, Opener, exit_code, run_batches, status_of
 from ..config import Config
 from ..dataset import Dataset
 from ..errors import ExitCode, UsageError
 from ..gates import FAIL, INCONCLUSIVE, wilson
 from ..manifest import Manifest
+from ..planning import plan
 from ..progress import Progress
 from ..workspace import Workspace
 
@@ -141,7 +142,7 @@ def evaluate(
         raise UsageError(
             f"{workspace.folder}: no image classifier, so there are no right answers to count"
         )
-    cells, broken = plan(manifest, config, config.evaluate)
+    cells, refused = plan(manifest, config, config.evaluate)
     data = _dataset(manifest, config)
     for note in data.notes:
         progress.say(f"warning: {note}")
@@ -149,8 +150,8 @@ def evaluate(
     def run(some: Sequence[Cell]) -> dict[Cell, _Run]:
         return _run_all(some, data, workspace, manifest, config, progress)
 
-    candidates = _reference_candidates(manifest, config)
-    runs = run(list(dict.fromkeys([candidates[0], *cells])))
+    candidates, missing = _reference_candidates(manifest, config)
+    runs = run(list(dict.fromkeys([*candidates[:1], *cells])))
     reference = None
     for cell in candidates:
         if cell not in runs and any(one.error is None for one in runs.values()):
@@ -158,11 +159,17 @@ def evaluate(
         if cell in runs and runs[cell].error is None:
             reference = runs[cell]
             break
-    notes = [*data.notes, *_notes(manifest, runs, candidates[0], reference)]
+    if reference and reference.cell != candidates[0]:
+        missing = f"{candidates[0]} failed: {runs[candidates[0]].error}"
+    notes = [*data.notes, *_notes(manifest, reference, missing)]
     shown = [one for cell, one in runs.items() if cell in cells or one is reference]
     rows = [_row(one, reference, manifest, config) for one in shown]
     rows += [
-        CellAccuracy("", runner, "", "unavailable", reason) for runner, reason in broken.items()
+        CellAccuracy(
+            *(one.variant, one.runner, one.target, one.status, one.reason),
+            precision=one.precision,
+        )
+        for one in refused
     ]
     return EvaluationResult(
         model=manifest.model,
@@ -195,14 +202,18 @@ def _dataset(manifest: Manifest, config: Config) -> Dataset:
     return dataset.digits()
 
 
-def _reference_candidates(manifest: Manifest, config: Config) -> list[Cell]:
-    """Cells that can be the reference, best first: float32 here on ``ort-cpu``, or elsewhere."""
+def _reference_candidates(manifest: Manifest, config: Config) -> tuple[list[Cell], str | None]:
+    """Cells that can be the reference, best first: float32 here on ``ort-cpu``, or elsewhere.
+
+    Also why the best of all, ``ort-cpu``, isn't one of them, where it isn't.
+    """
     section = config.evaluate.model_copy(update={"variants": ("fp32",), "precisions": ("f32",)})
     best = section.model_copy(update={"runners": (REFERENCE_RUNNER,), "targets": (LOCAL.name,)})
-    (first,), _ = plan(manifest, config, best)
+    first, refused = plan(manifest, config, best)
     others, _ = plan(manifest, config, section)
     others.sort(key=lambda cell: cell.target.name != LOCAL.name)
-    return list(dict.fromkeys([first, *others]))
+    missing = f"{REFERENCE_RUNNER} can't be used: {refused[0].reason}" if refused else None
+    return list(dict.fromkeys([*first, *others])), missing
 
 
 def _run_all(
@@ -297,19 +308,15 @@ def _row(run: _Run, reference: _Run | None, manifest: Manifest, config: Config) 
     return replace(row, verdict=verdict, reason=reason or None, images_needed=needed, drop=drop)
 
 
-def _notes(
-    manifest: Manifest, runs: Mapping[Cell, _Run], preferred: Cell, reference: _Run | None
-) -> list[str]:
+def _notes(manifest: Manifest, reference: _Run | None, missing: str | None) -> list[str]:
+    """``missing`` is why the reference is not the one that it is by default."""
     notes = []
     if not manifest.model["trained"]:
         notes.append("random weights: these figures mean nothing")
     if manifest.model["classes"] <= TOP:
         notes.append(f"no top-{TOP}: the model has {manifest.model['classes']} classes")
-    if reference and reference.cell != preferred:
-        notes.append(
-            f"drops are counted from {reference.cell}, since {preferred} failed: "
-            f"{runs[preferred].error}"
-        )
+    if reference and missing:
+        notes.append(f"drops are counted from {reference.cell}, since {missing}")
     return notes
 
 

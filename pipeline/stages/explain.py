@@ -22,13 +22,14 @@ from ...exporters.base import MissingLibrary
 from ...runners.base import RunnerError
 from ...runners.targets import LOCAL
 from .. import diagnostics, goldens, metrics
-from ..cells import Cell, OpenCell, open_cell, plan, run_goldens
+from ..cells import Cell, OpenCell, open_cell, run_goldens
 from ..config import Config
 from ..diagnostics import Finding
 from ..explanation import Explanation, LayerError, Step
 from ..gates import FAIL, PASS, Gate, default_gate, judge
 from ..graphs import FED, Layer, LayerGraph, Watched, optimized
 from ..manifest import Manifest
+from ..planning import plan
 from ..progress import Progress
 from ..workspace import Workspace
 from .export import EXPORTED, PROGRAM

@@ -21,7 +21,9 @@ from dataclasses import dataclass
 from typing import Any
 
 from ...exporters.registry import ONNX
-from ...runners.bundle import Index, Recommended
+from ...runners.bundle import Index
+from ...runners.selection import recommended
+from ...runners.targets import LOCAL
 from ..errors import UsageError
 
 OVMS, TRITON, KSERVE = "ovms", "triton", "kserve"
@@ -188,10 +190,8 @@ spec:
 
 def _threads(index: Index, variant: str, runner: str) -> int | None:
     """What is recommended for the runner that the server uses, too."""
-    found: list[Recommended] = [
-        one for one in index.recommended if (one.variant, one.runner) == (variant, runner)
-    ]
-    return int(found[0].settings["threads"]) if found and "threads" in found[0].settings else None
+    found = recommended(index, variant, runner, LOCAL.name)
+    return int(found.settings["threads"]) if found and "threads" in found.settings else None
 
 
 def _labels(index: Index) -> bytes:

@@ -173,7 +173,7 @@ def collect(
         Recommended(**asdict(found)) for found in manifest.recommended if found.variant in variants
     )
     used = {"f32", *evidence.precisions(parity)}
-    used |= {found.settings.get("precision", "f32") for found in recommended}
+    used |= {found.precision for found in recommended}
     index = Index(
         schema_version=bundle.SCHEMA_VERSION,
         name=config.model,

@@ -18,11 +18,12 @@ import numpy as np
 from ...runners.base import PlacementError, RunnerError
 from .. import goldens as recorded
 from .. import placement
-from ..cells import Cell, Opener, exit_code, plan, run_goldens, status_of
+from ..cells import Cell, Opener, exit_code, run_goldens, status_of
 from ..config import Config
 from ..errors import ExitCode, InputError
 from ..gates import FAIL, Distance, Gate, Judgement, default_gate, judge, kind_of
 from ..manifest import Manifest
+from ..planning import Refused, plan
 from ..progress import Progress
 from ..sections import GateConfig
 from ..workspace import Workspace
@@ -209,9 +210,9 @@ def record(
 
     A cell that fails says why.
     """
-    broken: Mapping[str, str] = {}
+    refused: Sequence[Refused] = ()
     if cells is None:
-        cells, broken = plan(manifest, config, config.parity)
+        cells, refused = plan(manifest, config, config.parity)
     goldens = recorded.Goldens.load(workspace.folder / recorded.FILE)
     preprocessing = recorded.preprocessing_of(manifest)
     count = min(config.parity.samples or len(goldens), len(goldens))
@@ -257,7 +258,10 @@ def record(
             )
     progress.step(1, 1, "")
     found += [
-        CellOutputs("", runner, "", "", "unavailable", reason) for runner, reason in broken.items()
+        CellOutputs(
+            one.variant, one.runner, one.target, one.precision or "", one.status, one.reason
+        )
+        for one in refused
     ]
     return Recording(
         model=manifest.model,

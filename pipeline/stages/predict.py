@@ -14,11 +14,12 @@ from ...runners import images
 from ...runners.base import RunnerUnavailable, SessionError
 from ...runners.images import Preprocessing, normalize
 from .. import dataset
-from ..cells import OpenCell, open_cell, plan
+from ..cells import OpenCell, open_cell
 from ..config import Config
 from ..dataset import Decoded
 from ..errors import ExitCode, InputError, UsageError
 from ..manifest import Manifest
+from ..planning import plan
 from ..progress import Progress
 from ..sections import CellsConfig
 from ..workspace import Workspace
@@ -97,9 +98,9 @@ def predict(
         precisions=(wanted.precision,),
         threads=wanted.threads,
     )
-    cells, broken = plan(manifest, config, section)
+    cells, refused = plan(manifest, config, section)
     if not cells:
-        raise RunnerUnavailable(broken[wanted.runner])
+        raise RunnerUnavailable(refused[0].reason)
     cell = cells[0]
     files = list(names)
     if not files:

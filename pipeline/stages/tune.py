@@ -22,7 +22,6 @@ from .. import statistics
 from ..cells import (
     Cell,
     exit_code,
-    plan,
     status_of,
     timeable,
     timeouts_of,
@@ -31,7 +30,8 @@ from ..cells import (
 from ..config import Config
 from ..errors import ExitCode
 from ..gates import INCONCLUSIVE, PASS
-from ..manifest import Recommendation
+from ..manifest import CellKey, Recommendation
+from ..planning import plan
 from ..progress import Progress, Silent
 from ..rounds import Entry, Rounds, Source, Visits, timing
 from ..validity import interference
@@ -79,6 +79,8 @@ class Tuned:
     variant: str
     runner: str
     target: str
+    device: str
+    precision: str
     scenario: str
     status: str
     verdict: str | None = None
@@ -93,9 +95,11 @@ class Tuned:
     measured: str | None = None
 
     @property
-    def key(self) -> tuple[str, str, str, str]:
+    def key(self) -> CellKey:
         """As ``Recommendation.key``."""
-        return self.variant, self.runner, self.target, self.scenario
+        return CellKey(
+            self.variant, self.runner, self.target, self.device, self.precision, self.scenario
+        )
 
 
 @dataclass(frozen=True)
@@ -129,7 +133,7 @@ def tune(source: Source, config: Config, progress: Progress) -> TuneResult:
     """
     statistics.require()
     section = config.tune.model_copy(update={"tuned": False})
-    cells, broken = plan(source.manifest, config, section)
+    cells, refused = plan(source.manifest, config, section)
     timeable(cells)
     started = time.monotonic()
     rows: list[Tuned] = []
@@ -143,14 +147,18 @@ def tune(source: Source, config: Config, progress: Progress) -> TuneResult:
         if search.host:
             hosts[cell.target.name] = search.host
         if row.verdict == DEFAULT:
-            recommended.pop((row.variant, row.runner, row.target, row.scenario), None)
+            recommended.pop(row.key, None)
         if row.verdict == RECOMMENDED:
             found = search.recommendation(row)
             recommended[found.key] = found
         progress.say(f"{cell}: {row.verdict or row.status}: {row.reason}")
     rows += [
-        Tuned("", runner, "", section.scenario, "unavailable", reason=reason)
-        for runner, reason in broken.items()
+        Tuned(
+            *(one.variant, one.runner, one.target, "", one.precision or "", section.scenario),
+            one.status,
+            reason=one.reason,
+        )
+        for one in refused
     ]
     return TuneResult(
         model=source.manifest.model,
@@ -213,7 +221,10 @@ class _Search:
             "seconds": row.seconds,
         }
         return Recommendation(
-            row.variant, row.runner, row.target, row.settings, evidence, row.scenario
+            *(row.variant, row.runner, row.target, row.device, row.precision),
+            row.settings,
+            evidence,
+            row.scenario,
         )
 
     def _ask(self) -> Mapping[str, Sequence[Any]]:
@@ -344,6 +355,8 @@ class _Search:
             cell.variant,
             cell.runner,
             cell.target.name,
+            cell.device,
+            cell.precision,
             self._scenario,
             "ok",
             verdict,

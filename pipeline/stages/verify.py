@@ -24,11 +24,12 @@ from ...runners.selection import Choice, choose
 from ...runners.signature import Trust
 from ...runners.targets import Target
 from .. import evidence
-from ..cells import OpenCell, audit, formats_of, python_of, run_goldens, timeouts_of
+from ..cells import OpenCell, audit, run_goldens, timeouts_of
 from ..config import Config, nearest
 from ..errors import ExitCode, UsageError
 from ..gates import FAIL, INCONCLUSIVE, PASS, Gate, Judgement, judge
 from ..goldens import Goldens
+from ..planning import abilities_of, python_of
 from ..progress import Progress
 from ..validity import MAX_TIMED_DEVIATION
 
@@ -242,7 +243,7 @@ def _available(
     reasons: dict[str, str] = {}
     for runner in (wanted,) if wanted else names:
         try:
-            taken = formats_of(runner, config)
+            taken = abilities_of(runner, config).formats
             if not kinds & set(taken):
                 reasons[runner] = f"takes {', '.join(taken)}, the bundle has {', '.join(kinds)}"
                 continue

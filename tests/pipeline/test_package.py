@@ -166,8 +166,10 @@ def test_what_is_not_there_is_a_usage_error(
 
 
 def test_recommended_settings_travel_along(ready: Path, tmp_path: Path) -> None:
-    found = Recommendation("int8", "ort-cpu", "local", {"threads": 1}, {"p50_ms": 2.0})
-    other = Recommendation("fp16", "openvino", "local", {"threads": 1}, {})
+    found = Recommendation(
+        "int8", "ort-cpu", "local", "CPU", "f32", {"threads": 1}, {"p50_ms": 2.0}
+    )
+    other = Recommendation("fp16", "openvino", "local", "CPU", "f32", {"threads": 1}, {})
     edit_manifest(ready, recommended=(found, other))
     made = package(workspace=ready, output=tmp_path)
     (one,) = made.index.recommended

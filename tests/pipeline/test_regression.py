@@ -58,7 +58,13 @@ def test_few_rounds_prove_nothing() -> None:
 def row(**changes: Any) -> dict[str, Any]:
     """A row of a ``bench.json``."""
     facts = {"variant": "int8", "runner": "ort-cpu", "target": "local", "precision": "f32"}
-    settings = {"device": "CPU", "scenario": "single-stream", "batch": 1, "threads": 2}
+    settings = {
+        "device": "CPU",
+        "scenario": "single-stream",
+        "batch": 1,
+        "threads": 2,
+        "options": {},
+    }
     rest = {"streams": 1, "rate": None, "status": "ok", "verdict": "valid"}
     return {**facts, **settings, **rest, "round_ms": [2.0] * 6, **changes}
 
@@ -73,6 +79,7 @@ def baseline(*rows: dict[str, Any]) -> Baseline:
         (row(runner="openvino"), row(), HOST, "not in bench.json"),
         (row(), row(), {**HOST, "cpu": "Abacus 1"}, "another machine"),
         (row(threads=1), row(), HOST, "threads was 1, now 2"),
+        (row(options={"spinning": False}), row(), HOST, "options was {'spinning': False}, now {}"),
         (row(verdict="noisy"), row(), HOST, "the baseline is noisy"),
         (row(), row(verdict="noisy"), HOST, "the measurement is noisy"),
     ],

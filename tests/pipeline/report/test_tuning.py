@@ -123,7 +123,7 @@ def test_tune_stands_before_the_bench_that_used_it(made_up: MadeUp, first: bool)
 
 
 def test_a_runner_that_could_not_be_asked_is_not_run(made_up: MadeUp) -> None:
-    absent = Tuned("", "ort-cuda", "", "single-stream", "unavailable", reason="no GPU")
+    absent = Tuned("", "ort-cuda", "", "", "", "single-stream", "unavailable", reason="no GPU")
     made_up.tune(tuned("int8", "ort-cpu"), absent)
     assert "ort-cuda: unavailable: no GPU" in made_up.page(format="markdown")
 

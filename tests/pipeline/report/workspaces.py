@@ -236,7 +236,8 @@ class MadeUp:
         digest = self.hashes[f"{cell.variant}.onnx"]
         evidence |= {"sha256": digest, "cpu": HOST["cpu"], "candidates": len(cell.trials)}
         return Recommendation(
-            *(cell.variant, cell.runner, cell.target, cell.settings, evidence, cell.scenario)
+            *(cell.variant, cell.runner, cell.target, cell.device, cell.precision),
+            *(cell.settings, evidence, cell.scenario),
         )
 
     @staticmethod
@@ -280,6 +281,7 @@ def timed(variant: str, runner: str, verdict: str = "valid", **changes: Any) -> 
         streams=1,
         batch=1,
         precision="f32",
+        device="CPU",
         latency_ms=Latency(milliseconds, None, None, milliseconds, 0.1, (milliseconds,) * 2),
         throughput_per_s=1000 / milliseconds,
         speedup=4.9 / milliseconds,
@@ -344,7 +346,7 @@ def tuned(variant: str, runner: str, **changes: Any) -> Tuned:
     """A search that found one thread without spinning to be twice as fast."""
     best = {"threads": 1, "options": {"spinning": False}}
     cell = Tuned(
-        *(variant, runner, "local", "single-stream", "ok", "recommended", "x 0.500"),
+        *(variant, runner, "local", "CPU", "f32", "single-stream", "ok", "recommended", "x 0.500"),
         settings=best,
         ratio=0.5,
         ci95=(0.4, 0.625),
@@ -365,7 +367,7 @@ def tuned(variant: str, runner: str, **changes: Any) -> Tuned:
 def untuned(variant: str, runner: str, **changes: Any) -> Tuned:
     """A search that found nothing."""
     cell = Tuned(
-        *(variant, runner, "local", "single-stream", "ok"),
+        *(variant, runner, "local", "CPU", "f32", "single-stream", "ok"),
         verdict="default",
         reason="nothing that was tried is faster",
         trials=(Trial({"threads": 1}, 1.9, 3),),
