@@ -11,6 +11,7 @@ from typing import Any, Protocol
 
 import numpy as np
 
+from ..runners import formats
 from ..runners.base import (
     PlacementError,
     RunnerError,
@@ -22,7 +23,6 @@ from ..runners.images import Preprocessing
 from ..runners.launch import Loaded, Timeouts, Worker
 from ..runners.targets import Target
 from .errors import ExitCode, InputError, UsageError
-from .external import keeps_data_elsewhere
 from .gates import FAIL, INCONCLUSIVE
 from .goldens import Goldens, valid_rows
 from .sections import CellsConfig
@@ -161,9 +161,10 @@ def open_cell(
 
 def _files(cell: Cell, model: Path) -> dict[str, Path]:
     """A cell's files by name, the main one first. No runner follows a path in them."""
-    if model.suffix == ".onnx" and keeps_data_elsewhere(model.read_bytes()):
-        raise InputError(f"{model}: keeps tensors in another file; save it as one and export again")
-    return {path.name: path for path in (model, *map(model.with_name, cell.beside))}
+    files = (model, *map(model.with_name, cell.beside))
+    if found := formats.problem(files):
+        raise InputError(f"{model.parent}: {found}; save it as one file and export again")
+    return {path.name: path for path in files}
 
 
 def audit(loaded: Loaded, allow_fallback: bool) -> None:

@@ -16,10 +16,10 @@ from ..runners.base import RunnerError
 from ..runners.launch import Worker
 from ..runners.measure import SINGLE_STREAM
 from ..runners.targets import LOCAL
-from . import environments
+from . import environments, made_here
 from .cells import Cell, with_settings
 from .config import Config
-from .errors import UsageError
+from .errors import IntegrityError, UsageError
 from .manifest import CellKey, Manifest
 from .sections import CellsConfig
 
@@ -54,7 +54,9 @@ def plan(
     """The cells that ``section`` asks for, and what it asks for by name that can't be.
 
     They have the settings that tune recommends for the scenario, unless ``section`` says
-    otherwise. Raises ``UsageError`` for a variant that the workspace does not have.
+    otherwise. Raises ``UsageError`` for a variant that the workspace does not have, and
+    ``IntegrityError`` for a runner that was named and would read a file that can run code, which
+    nobody vouches for.
     """
     for variant in section.variants:
         if variant not in manifest.variants:
@@ -79,6 +81,11 @@ def plan(
                 impossible.append(Refused(variant, runner, target, precision, "failed", reason))
                 continue
             file = next(files[name] for name in able.formats if name in files)
+            if not section.trust_workspace and (doubt := made_here.distrusted(manifest, file)):
+                if runner in section.runners:
+                    raise IntegrityError(f"{config.workspace / config.model}: {doubt}")
+                refused.append(Refused(variant, runner, target, precision, "unavailable", doubt))
+                continue
             cell = Cell(
                 variant,
                 runner,

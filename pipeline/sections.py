@@ -112,7 +112,8 @@ class CellsConfig(Section):
 
     ``require_ep`` are gates on placement ("CUDAExecutionProvider=95%"); ``allow_fallback`` lets
     the nodes that a provider doesn't take run on the CPU's. ``tuned``: where nothing else is asked
-    for, cells run with the settings that ``edgepipe tune`` recommends.
+    for, cells run with the settings that ``edgepipe tune`` recommends. ``trust_workspace``: also
+    files that were not made here are read, when reading them can run code (see ``made_here``).
     """
 
     runners: tuple[str, ...] = ()
@@ -123,6 +124,7 @@ class CellsConfig(Section):
     require_ep: tuple[Share, ...] = ()
     allow_fallback: bool = False
     tuned: bool = True
+    trust_workspace: bool = False
 
 
 class BenchConfig(CellsConfig):
@@ -177,6 +179,7 @@ class PredictConfig(Section):
     target: str = LOCAL.name
     precision: str = "f32"
     threads: Positive | None = None
+    trust_workspace: bool = False
     top: Positive = 5
     decoders: Positive = DECODERS
 

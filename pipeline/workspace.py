@@ -170,14 +170,14 @@ class Transaction:
 
     Starts from the records of ``before`` and reads through to its artifacts, so that a stage
     sees one consistent set of files whether they are old or new. A context manager: leaving it
-    without ``commit`` throws everything away.
+    without ``commit`` throws everything away. ``written`` are the artifacts that are new.
     """
 
     def __init__(self, workspace: Workspace, before: Manifest) -> None:
         self._folder = workspace.folder
         self._staging = workspace.folder / STAGING
         self._before = before
-        self._written: dict[str, Artifact] = {}
+        self.written: dict[str, Artifact] = {}
         self.stages: dict[str, StageRecord] = {}
 
     def __enter__(self) -> Self:
@@ -190,17 +190,17 @@ class Transaction:
 
     def path(self, name: str) -> Path:
         """Where an artifact can be read now."""
-        return (self._staging if name in self._written else self._folder) / name
+        return (self._staging if name in self.written else self._folder) / name
 
     def artifact(self, name: str) -> Artifact:
         """Hash and size of an artifact, new or kept."""
-        return self._written.get(name) or self._before.artifacts[name]
+        return self.written.get(name) or self._before.artifacts[name]
 
     def write(self, name: str, data: bytes) -> None:
         """Stage a new artifact."""
         with writing(self._folder / name):
             write_synced(self._staging / name, data)
-        self._written[name] = Artifact(hashlib.sha256(data).hexdigest(), len(data))
+        self.written[name] = Artifact(hashlib.sha256(data).hexdigest(), len(data))
 
     def recommend(self, found: Sequence[Recommendation]) -> Manifest:
         """Commit what was there with other recommendations."""
@@ -233,9 +233,9 @@ class Transaction:
             recommended=tuple(found for found in recommended if found.evidence["sha256"] in hashes),
             **sections,
         )
-        if manifest == self._before and not self._written:
+        if manifest == self._before and not self.written:
             return manifest
-        for name in (*self._written, MANIFEST):
+        for name in (*self.written, MANIFEST):
             path = self._folder / name
             if path.is_dir() and not path.is_symlink():
                 raise IntegrityError(f"{path}: a folder stands in its place; move it elsewhere")

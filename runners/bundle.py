@@ -17,7 +17,7 @@ from dataclasses import asdict, dataclass, field
 from pathlib import Path, PurePosixPath
 from typing import Any, BinaryIO
 
-from . import archive, host
+from . import archive, formats, host
 from .base import BundleError, BundleUnreadable
 from .images import Preprocessing
 from .measure import SINGLE_STREAM
@@ -215,6 +215,10 @@ def _unpack(path: Path, file: BinaryIO, folder: Path) -> Bundle:
         absent.remove(name)
     if absent:
         raise BundleError(f"{path}: {sorted(absent)[0]} is missing")
+    for variant in index.variants.values():
+        for files in variant.files.values():
+            if found := formats.problem([folder / name for name in files]):
+                raise BundleError(f"{path}: {found}")
     return Bundle(path, folder, index, hashlib.sha256(text).hexdigest())
 
 
@@ -265,12 +269,18 @@ def _disagreement(index: Index) -> str | None:
     if not index.variants:
         return "no variants"
     named = [name for variant in index.variants.values() for name in variant.names()]
+    for variant in index.variants.values():
+        for kind, files in variant.files.items():
+            if formats.can_run_code(kind):
+                return f"a bundle holds no {kind}: reading one can run code"
+            if not files:
+                return "a variant without a file"
+            if found := formats.misnamed(kind, files):
+                return found
     for name in (GOLDENS, *named, *index.evidence.values()):
         if name not in index.members:
             return f"{name} is named, but is no member"
-    if not all(
-        variant.files and all(variant.files.values()) for variant in index.variants.values()
-    ):
+    if not all(variant.files for variant in index.variants.values()):
         return "a variant without a file"
     for entry in (*index.gates, *index.recommended):
         if entry.variant not in index.variants:

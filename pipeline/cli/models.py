@@ -44,6 +44,7 @@ def compare(
             metavar="DIR", help="The models exported there [default: the zoo, random weights]."
         ),
     ] = None,
+    trust_workspace: options.TrustWorkspace = None,
     as_json: options.Json = False,
     quiet: options.Quiet = False,
 ) -> None:
@@ -59,6 +60,7 @@ def compare(
         convolutions=convolutions,
         quick=quick,
         progress=options.progress(quiet),
+        trust_workspace=trust_workspace,
         runners=options.some(runner),
         variants=options.some(variant),
         threads=threads,

@@ -60,6 +60,12 @@ AllowFallback = Annotated[
     bool | None,
     typer.Option("--allow-fallback", help="Let nodes that a provider doesn't take run on the CPU."),
 ]
+TrustWorkspace = Annotated[
+    bool | None,
+    typer.Option(
+        "--trust-workspace", help="Read fp32.pt2 though it was not made here: it can run code."
+    ),
+]
 Untuned = Annotated[
     bool, typer.Option("--untuned", help="The default settings, whatever tune recommends.")
 ]

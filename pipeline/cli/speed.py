@@ -60,6 +60,7 @@ def bench(
     quick: Annotated[
         bool, typer.Option("--quick", help="One round of 0.2 s a cell: a smoke test.")
     ] = False,
+    trust_workspace: options.TrustWorkspace = None,
     model: options.Model = None,
     workspace: options.Workspace = None,
     as_json: options.Json = False,
@@ -76,6 +77,7 @@ def bench(
         baseline=baseline,
         rerun_baseline=rerun_baseline,
         progress=options.progress(quiet),
+        trust_workspace=trust_workspace,
         runners=options.some(runner),
         variants=options.some(variant),
         targets=options.some(target),
@@ -111,6 +113,7 @@ def tune(
     budget: Annotated[
         float | None, typer.Option(metavar="SECONDS", help="Time for all cells [default: 900].")
     ] = None,
+    trust_workspace: options.TrustWorkspace = None,
     model: options.Model = None,
     workspace: options.Workspace = None,
     as_json: options.Json = False,
@@ -124,6 +127,7 @@ def tune(
         workspace=workspace,
         model=model,
         progress=options.progress(quiet),
+        trust_workspace=trust_workspace,
         runners=options.some(runner),
         variants=options.some(variant),
         targets=options.some(target),

@@ -5,7 +5,7 @@ from __future__ import annotations
 from typing import Any
 
 from ...exporters import registry
-from .. import samples
+from .. import made_here, samples
 from ..config import Config
 from ..errors import UsageError
 from ..manifest import Manifest
@@ -33,7 +33,10 @@ def make(config: Config, force: bool, progress: Progress) -> Manifest:
         with Transaction(place, before) as transaction:
             stages = stages_for(config, progress)
             run_stages(stages, place, before, transaction, progress)
-            return transaction.commit(**sections(transaction, config))
+            made = sections(transaction, config)
+            if problem := made_here.note(made["variants"], transaction.written):
+                progress.say(f"warning: {problem}")
+            return transaction.commit(**made)
 
 
 def stages_for(config: Config, progress: Progress = SILENT) -> list[Stage]:

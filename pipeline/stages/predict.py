@@ -97,6 +97,7 @@ def predict(
         targets=(wanted.target,),
         precisions=(wanted.precision,),
         threads=wanted.threads,
+        trust_workspace=wanted.trust_workspace,
     )
     cells, refused = plan(manifest, config, section)
     if not cells:

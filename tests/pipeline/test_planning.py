@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 from dataclasses import replace
+from pathlib import Path
 from typing import Any
 
 import pytest
 
-from edgepipe.pipeline import planning
+from edgepipe.pipeline import made_here, planning
 from edgepipe.pipeline.config import Config
-from edgepipe.pipeline.errors import UsageError
+from edgepipe.pipeline.errors import IntegrityError, UsageError
 from edgepipe.pipeline.manifest import Artifact, Manifest, Recommendation
 from edgepipe.pipeline.planning import plan
 from edgepipe.pipeline.sections import CellsConfig
@@ -26,6 +27,13 @@ MANIFEST = Manifest(
         name: Artifact(name, 1) for name in ("fp32.onnx", "fp32.pt2", "int8.onnx", "fp16.xml")
     },
 )
+
+
+@pytest.fixture(autouse=True)
+def _made_here(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """``fp32.pt2`` was exported by this user."""
+    monkeypatch.setenv("XDG_STATE_HOME", str(tmp_path))
+    assert made_here.note(MANIFEST.variants, MANIFEST.artifacts) is None
 
 
 def planned(
@@ -153,3 +161,44 @@ def test_threads_that_were_asked_for_leave_a_recommendation_aside() -> None:
     section = CellsConfig(runners=("openvino",), variants=("fp32",), threads=3)
     (cell,), _ = plan(manifest, Config(), section)
     assert (cell.tuned, cell.threads) == (False, 3)
+
+
+def handed_over() -> Manifest:
+    """The same workspace with another program in it, hash and all."""
+    evil = {**MANIFEST.artifacts, "fp32.pt2": Artifact("another", 1)}
+    return replace(MANIFEST, artifacts=evil)
+
+
+def test_a_program_that_was_not_made_here_is_not_read() -> None:
+    section = CellsConfig(variants=("fp32",))
+    cells, refused = plan(handed_over(), Config(), section)
+    assert "torch" not in {cell.runner for cell in cells}
+    (one,) = refused
+    assert (one.runner, one.status) == ("torch", "unavailable")
+    assert one.reason.startswith("fp32.pt2 was not made here, and reading one can run code")
+
+
+def test_it_is_an_integrity_error_where_its_runner_is_named() -> None:
+    with pytest.raises(IntegrityError, match="was not made here"):
+        planned("torch", manifest=handed_over())
+
+
+def test_a_workspace_that_is_trusted_is_read() -> None:
+    cells, refused = planned("torch", manifest=handed_over(), trust_workspace=True)
+    assert (cells, refused) == ([("fp32", "torch", "f32")], [])
+
+
+def test_an_export_vouches_for_what_it_wrote_and_not_for_what_it_found() -> None:
+    """An export with nothing to do must not vouch for a workspace from elsewhere."""
+    evil = handed_over()
+    assert made_here.note(evil.variants, {}) is None
+    assert made_here.distrusted(evil, "fp32.pt2")
+    assert made_here.note(evil.variants, {"fp32.onnx": evil.artifacts["fp32.onnx"]}) is None
+    assert made_here.distrusted(evil, "fp32.pt2")
+    assert made_here.note(evil.variants, {"fp32.pt2": evil.artifacts["fp32.pt2"]}) is None
+    assert made_here.distrusted(evil, "fp32.pt2") is None
+
+
+def test_data_needs_nobody_to_vouch_for_it() -> None:
+    evil = handed_over()
+    assert [made_here.distrusted(evil, name) for name in ("fp32.onnx", "fp16.xml")] == [None] * 2

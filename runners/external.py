@@ -1,0 +1,99 @@
+"""ONNX files that reach for other files: found without the onnx library, and refused.
+
+An artifact is one file with one hash. A tensor that lies elsewhere would come from where nothing
+vouches for it, or from where a path like ``../`` leads; so would a provider's compiled context.
+What follows is as much of ONNX's protobuf as it takes to visit every tensor and node
+(github.com/onnx/onnx, onnx.proto3). What it can't read it does not let pass.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+
+VARINT, FIXED64, BYTES, FIXED32 = 0, 1, 2, 5
+EXTERNAL_DATA, DATA_LOCATION = 13, 14  # of a tensor; the location is 0 for data in the file
+OPERATOR, CONTEXT = 4, b"EPContext"  # of a node; com.microsoft's, which may name a file
+# Message -> its fields that lead to tensors, and which message each one holds.
+SCHEMA: dict[str, dict[int, str]] = {
+    "model": {7: "graph", 20: "training", 25: "function"},
+    "training": {1: "graph", 2: "graph"},
+    "function": {7: "node", 11: "attribute"},
+    "graph": {1: "node", 5: "tensor", 15: "sparse"},
+    "node": {5: "attribute"},
+    "attribute": {5: "tensor", 6: "graph", 10: "tensor", 11: "graph", 22: "sparse", 23: "sparse"},
+    "sparse": {1: "tensor", 2: "tensor"},
+}
+GRAPH = 7
+# protobuf's own limit; deeper messages are not read by anybody.
+DEEPEST = 100
+INT32 = (1 << 32) - 1  # readers keep that much of an enum and of a tag
+
+
+def reaches_out(model: memoryview | bytes) -> str | None:
+    """How an ONNX model reaches for another file, or why nobody can tell; ``None`` if it doesn't.
+
+    Every reader of protobuf is stricter or as strict: what is let pass here and refused there
+    does no harm.
+    """
+    waiting = [("model", memoryview(model), 0)]
+    graphs = 0
+    try:
+        while waiting:
+            kind, data, depth = waiting.pop()
+            if depth > DEEPEST:
+                return f"is nested more than {DEEPEST} deep"
+            for field, value in _fields(data):
+                if kind == "tensor" and (
+                    field == EXTERNAL_DATA or (field == DATA_LOCATION and value)
+                ):
+                    return "keeps tensors in another file"
+                if kind == "node" and field == OPERATOR and value == CONTEXT:
+                    return "holds a provider's compiled context, which may be in another file"
+                graphs += kind == "model" and field == GRAPH
+                inner = SCHEMA.get(kind, {}).get(field)
+                if inner and isinstance(value, memoryview):
+                    waiting.append((inner, value, depth + 1))
+    except ValueError as error:
+        return f"is no ONNX file that can be read ({error})"
+    return None if graphs else "is no ONNX file: it has no graph"
+
+
+def _fields(data: memoryview) -> Iterator[tuple[int, int | memoryview]]:
+    """The fields of a protobuf message: number and value. Raises ``ValueError`` for damage.
+
+    Groups (wire types 3 and 4) are damage: ONNX has none, and a reader that skips them may go on
+    in another place than this one.
+    """
+    position = 0
+    while position < len(data):
+        key, position = _varint(data, position)
+        field, kind = key >> 3, key & 7
+        if not field or key > INT32:
+            raise ValueError(f"field {field}")
+        if kind == VARINT:
+            value, position = _varint(data, position)
+            yield field, value & INT32
+            continue
+        if kind == BYTES:
+            size, position = _varint(data, position)
+        elif kind in (FIXED64, FIXED32):
+            size = 8 if kind == FIXED64 else 4
+        else:
+            raise ValueError(f"wire type {kind}")
+        if size > len(data) - position:
+            raise ValueError("cut off")
+        yield field, data[position : position + size]
+        position += size
+
+
+def _varint(data: memoryview, position: int) -> tuple[int, int]:
+    value = 0
+    for shift in range(0, 70, 7):
+        if position >= len(data):
+            break
+        byte = data[position]
+        position += 1
+        value |= (byte & 127) << shift
+        if byte < 128:
+            return value, position
+    raise ValueError("no end of a number")
