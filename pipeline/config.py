@@ -21,6 +21,7 @@ from pydantic import (
 from ..exporters import registry as exporters
 from ..exporters.sources import WEIGHTS
 from ..runners import registry
+from ..runners.formats import DATA_ONLY, can_run_code
 from ..runners.images import PRESETS
 from ..runners.targets import BUILT_IN_TARGETS, Target
 from .errors import InputError, UsageError
@@ -126,6 +127,12 @@ def nearest(name: str, known: Iterable[str]) -> str:
 
 
 def _check_names(config: Config) -> None:
+    for name in config.package.formats:
+        if can_run_code(name):
+            raise UsageError(
+                f"package.formats: no {name!r} in a bundle, since reading one can run code; "
+                f"known: {', '.join(DATA_ONLY)}"
+            )
     targets = {*BUILT_IN_TARGETS, *config.targets}
     runners = registry.names()
     for key, names, known in (
@@ -135,7 +142,6 @@ def _check_names(config: Config) -> None:
         ("export.formats", config.export.formats, [exporters.ONNX, *exporters.names()]),
         ("export.variants", config.export.variants, VARIANTS),
         ("package.variants", config.package.variants, VARIANTS),
-        ("package.formats", config.package.formats, [exporters.ONNX, *exporters.names()]),
         ("verify.runner", filter(None, [config.verify.runner]), runners),
         ("runners", config.runners, runners),
         *(
@@ -225,6 +231,7 @@ def _read_toml(path: Path) -> dict[str, Any]:
 
 
 def _environment() -> dict[str, Any]:
+    """The variables that are settings, or nearly: those of somebody else's are let be."""
     layer: dict[str, Any] = {}
     for name, text in os.environ.items():
         if not name.startswith(ENVIRONMENT_PREFIX) or name in NOT_CONFIGURATION:
@@ -238,9 +245,16 @@ def _environment() -> dict[str, Any]:
             fields = layer.setdefault(section, {})
             if isinstance(fields, dict):
                 fields[rest] = value
-        else:
+        elif key in Config.model_fields or _looks_like_a_setting(key):
             layer[key] = text
     return layer
+
+
+def _looks_like_a_setting(key: str) -> bool:
+    known = [*Config.model_fields]
+    for command, section in COMMANDS.items():
+        known += [f"{command}_{field}" for field in section.model_fields]
+    return bool(difflib.get_close_matches(key, known, n=1, cutoff=0.8))
 
 
 def _merge(below: dict[str, Any], above: Mapping[str, Any]) -> dict[str, Any]:

@@ -7,24 +7,28 @@ step leaves it serving a verified bundle: the old one until ``switch``, from the
 
 from __future__ import annotations
 
-import hashlib
 import sys
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Any
 
-from ..runners.bundle import SUFFIX, unpacked
+from ..runners.bundle import SUFFIX, Index, older, unpacked
 from ..runners.launch import Timeouts, Worker
 from ..runners.targets import Target
 from .config import Config
 from .errors import EXIT_CODES, ExitCode
+from .files import sha256_file
 from .progress import Progress
 from .receiver import CURRENT, PREVIOUS
 
 SCHEMA_VERSION = 1
 MODULE = f"{__package__}.receiver"
-TIMEOUTS = Timeouts(start=60.0, load=1800.0, run=600.0)
+TIMEOUTS = Timeouts(start=60.0, run=600.0)
+# One piece has ``TIMEOUTS.run`` to arrive, which is 28 kB/s at the least.
+PIECE_BYTES = 16 << 20
+# What a slow box does in a second of unpacking, hashing and reading a model.
+SLOW_BYTES = 1 << 20
 DEPLOYED, UNCHANGED, REFUSED, ROLLED_BACK = "deployed", "unchanged", "refused", "rolled back"
 WOULD_DEPLOY = "would deploy"
 
@@ -68,32 +72,37 @@ def deploy(
     ``RunnerError`` if the box can't be reached or the connection breaks.
     """
     with unpacked(path) as bundle:
-        name = f"{bundle.index.name}-{bundle.digest[:16]}{SUFFIX}"
-    data = path.read_bytes()
+        index = bundle.index
+        name = f"{index.name}-{bundle.digest[:16]}{SUFFIX}"
+    size = path.stat().st_size
     progress.say(f"connecting to {target.name}")
     with Worker(target.argv(sys.executable, MODULE), TIMEOUTS) as box:
         place = {"folder": config.deploy.folder}
         if dry_run:
             state = _ask(box, "look", place)
-            sent = 0 if state["current"] == name else len(data)
+            sent = 0 if state["current"] == name else size
             return _result(WOULD_DEPLOY, target, name, state, state["current"], sent)
         state = _ask(box, "open", place)
         before = state["current"]
-        sent = _send(box, name, data, progress)
+        if before not in (None, name) and (reason := _older(index, state, config)):
+            verified = {"code": int(ExitCode.INTEGRITY), "document": None, "error": reason}
+            return _result(REFUSED, target, name, state, before, 0, verified)
+        sent = _send(box, name, path, progress)
         progress.say(f"verifying {name} on {target.name}")
         arguments = _arguments(config)
-        verified = _ask(box, "verify", {"name": name, "arguments": arguments})
+        verified = _verify(box, name, arguments, size)
         if verified["code"]:
             removed = _ask(box, "tidy", {})["removed"]
             done = _result(REFUSED, target, name, state, before, sent, verified)
             return replace(done, removed=tuple(removed))
-        state = _ask(box, "switch", {"name": name})
+        switch = {"name": name, "downgrade": config.deploy.allow_downgrade}
+        state = _ask(box, "switch", switch)
         progress.say(f"{name} is in front")
-        failed = _settle(box, config, arguments, restart=before != name)
+        failed = _settle(box, config, arguments, size, restart=before != name)
         if failed and before != name:  # without an earlier one: nothing is served
             state = _ask(box, "switch", {"name": PREVIOUS})
-            if config.deploy.restart:
-                _ask(box, "restart", {"unit": config.deploy.restart})
+            if (again := _restart(box, config)) and before:
+                failed = {**failed, "error": f"{_reason(failed)}; {before} is back, but {again}"}
             return _result(ROLLED_BACK, target, name, state, before, sent, failed)
         removed = _ask(box, "tidy", {})["removed"]
         outcome = UNCHANGED if before == name else DEPLOYED
@@ -101,30 +110,56 @@ def deploy(
         return replace(done, removed=tuple(removed))
 
 
-def _send(box: Worker, name: str, data: bytes, progress: Progress) -> int:
-    """Send the archive unless the box has it; returns the bytes that were sent."""
-    about = {"name": name, "sha256": hashlib.sha256(data).hexdigest()}
-    if _ask(box, "put", about)["here"]:
-        return 0
-    progress.say(f"sending {len(data) >> 20} MiB")
-    _ask(box, "put", about, {"bundle": data})
-    return len(data)
+def _older(index: Index, state: Mapping[str, Any], config: Config) -> str | None:
+    """Why a bundle is not to take the place of the one that is served: it is an older one."""
+    if config.deploy.allow_downgrade or state["name"] is None:
+        return None
+    served = {name: state[name] for name in ("name", "release", "created")}
+    found = older(index, replace(index, **served))
+    return f"{found}; --allow-downgrade serves it all the same" if found else None
+
+
+def _send(box: Worker, name: str, path: Path, progress: Progress) -> int:
+    """Send of the archive what the box does not have yet; returns the bytes that were sent."""
+    size = path.stat().st_size
+    about = {"name": name, "sha256": sha256_file(path), "size": size}
+    state = _ask(box, "put", about)
+    sent = 0
+    with path.open("rb") as file:
+        while not state["here"]:
+            progress.step(state["have"], size, f"sending {size >> 20} MiB")
+            file.seek(state["have"])
+            piece = file.read(PIECE_BYTES)
+            state = _ask(box, "put", about, {"piece": piece})
+            sent += len(piece)
+    progress.step(1, 1, "")
+    return sent
+
+
+def _verify(box: Worker, name: str, arguments: list[str], size: int) -> dict[str, Any]:
+    seconds = TIMEOUTS.run + size / SLOW_BYTES
+    return _ask(box, "verify", {"name": name, "arguments": arguments}, seconds=seconds)
 
 
 def _settle(
-    box: Worker, config: Config, arguments: list[str], restart: bool
+    box: Worker, config: Config, arguments: list[str], size: int, restart: bool
 ) -> Mapping[str, Any] | None:
     """Verify what is in front, in its place, and restart the service; what failed, if it did."""
-    found = _ask(box, "verify", {"name": CURRENT, "arguments": arguments})
+    found = _verify(box, CURRENT, arguments, size)
     if found["code"]:
         return found
-    if config.deploy.restart and restart:
-        unit = config.deploy.restart
-        restarted = _ask(box, "restart", {"unit": unit})
-        if restarted["code"]:
-            error = f"{unit} did not come up: {restarted['error']}"
-            return {**found, "code": int(ExitCode.RUNNER), "error": error}
+    if restart and (error := _restart(box, config)):
+        return {**found, "code": int(ExitCode.RUNNER), "error": error}
     return None
+
+
+def _restart(box: Worker, config: Config) -> str | None:
+    """Restart the service, if there is one, and watch it: why it is not up, ``None`` if it is."""
+    if not config.deploy.restart:
+        return None
+    about = {"unit": config.deploy.restart, "seconds": config.deploy.settle}
+    done = _ask(box, "restart", about, seconds=TIMEOUTS.run + config.deploy.settle)
+    return f"{about['unit']} did not come up: {done['error']}" if done["code"] else None
 
 
 def _arguments(config: Config) -> list[str]:
@@ -142,9 +177,13 @@ def _arguments(config: Config) -> list[str]:
 
 
 def _ask(
-    box: Worker, operation: str, fields: Mapping[str, Any], blobs: Mapping[str, Any] | None = None
+    box: Worker,
+    operation: str,
+    fields: Mapping[str, Any],
+    blobs: Mapping[str, Any] | None = None,
+    seconds: float = TIMEOUTS.run,
 ) -> dict[str, Any]:
-    reply, _ = box.request(operation, fields, blobs or {}, TIMEOUTS.run)
+    reply, _ = box.request(operation, fields, blobs or {}, seconds)
     return reply
 
 

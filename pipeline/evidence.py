@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
+from contextlib import contextmanager
 from dataclasses import asdict
 from pathlib import Path
 from typing import Any
@@ -17,6 +18,10 @@ from .gates import FAIL, PASS, Gate
 GateOf = Callable[[str, str, str], Gate]
 
 
+class MalformedEvidence(InputError):
+    """A result of another edgepipe, or of nobody's. One line: the file, and what it lacks."""
+
+
 def read(path: Path) -> dict[str, Any] | None:
     """A result that a command left in the workspace, ``None`` if there is none."""
     try:
@@ -28,6 +33,16 @@ def read(path: Path) -> dict[str, Any] | None:
     if not isinstance(document, dict) or not isinstance(document.get("cells"), list):
         raise InputError(f"{path}: no result of edgepipe")
     return document
+
+
+@contextmanager
+def reading(path: object) -> Iterator[None]:
+    """Turn what a result lacks, or has of another type, into a ``MalformedEvidence``."""
+    try:
+        yield
+    except (KeyError, TypeError, AttributeError, ValueError, IndexError) as error:
+        text = f"{type(error).__name__}: {error}"
+        raise MalformedEvidence(f"{path}: no result of this edgepipe ({text})") from error
 
 
 def outdated(document: Mapping[str, Any], digests: Mapping[str, str]) -> list[str]:

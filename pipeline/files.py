@@ -10,6 +10,7 @@ import tempfile
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
+from typing import BinaryIO
 
 from .errors import WorkspaceError
 
@@ -23,16 +24,27 @@ def write_synced(path: Path, data: bytes) -> None:
 
 
 def write_whole(path: Path, data: bytes) -> None:
-    """Put a file that stands by itself in place, whole or not at all, with the folder it is in.
+    """Put a file that stands by itself in place, whole or not at all: see ``whole``."""
+    with whole(path) as file:
+        file.write(data)
 
-    Raises ``WorkspaceError`` if it can't be written.
+
+@contextmanager
+def whole(path: Path) -> Iterator[BinaryIO]:
+    """A new file to write to, which takes its place on leaving, whole or not at all.
+
+    With the folder it is in. Raises ``WorkspaceError`` if it can't be written.
     """
     temporary = path.with_name(f".{path.name}.tmp")
     with writing(path):
         try:
             path.parent.mkdir(parents=True, exist_ok=True)
-            write_synced(temporary, data)
+            with temporary.open("w+b") as file:
+                yield file
+                file.flush()
+                os.fsync(file.fileno())
             temporary.replace(path)
+            sync_folder(path.parent)
         finally:
             temporary.unlink(missing_ok=True)
 

@@ -5,6 +5,7 @@ It holds the folder that an application serves from:
     releases/NAME-DIGEST.tar.gz     bundles
     current  -> releases/…          what is served
     previous -> releases/…          what was served before
+    .older   -> releases/…          what `previous` was, until a deployment has held or not
 
 and answers requests as a worker does (see ``runners.protocol``). Each one leaves the folder whole,
 wherever it is killed: files appear under their names only when they are on the disk, and links
@@ -13,26 +14,28 @@ are replaced by renaming. What ``switch`` puts in front has been verified in thi
 
 from __future__ import annotations
 
-import hashlib
 import json
 import os
 import shutil
 import subprocess
 import sys
+import time
 from pathlib import Path
 from typing import Any
 
 import filelock
 
 from ..runners import protocol
-from ..runners.base import SessionError
-from ..runners.bundle import SUFFIX
+from ..runners.base import BundleError, SessionError
+from ..runners.bundle import SUFFIX, older, read_index
 from ..runners.worker import Operation, hello
 from ..runners.worker import main as serve
-from .files import write_synced
+from .files import sha256_file, sync_folder
 
-CURRENT, PREVIOUS, RELEASES, LOCK = "current", "previous", "releases", ".lock"
+CURRENT, PREVIOUS, OLDER = "current", "previous", ".older"
+RELEASES, LOCK = "releases", ".lock"
 PART = ".part"
+WATCH_SECONDS = 0.5
 CLI = f"{__package__}.cli"
 
 
@@ -59,33 +62,51 @@ class Receiver:
 
     def look(self, message: protocol.Message, _blobs: protocol.Blobs) -> Any:
         """{folder} -> what is served there, and what was. Changes nothing."""
-        self._folder = Path(message["folder"]).expanduser()
+        self._folder = Path(message["folder"]).expanduser().absolute()
         return self._state(), {}
 
     def open(self, message: protocol.Message, _blobs: protocol.Blobs) -> Any:
-        """{folder} -> the same, with the folder made and locked."""
-        self._folder = Path(message["folder"]).expanduser()
+        """{folder} -> the same, with the folder made and locked.
+
+        Completes a way back that an earlier deployment was cut off in.
+        """
+        self._folder = Path(message["folder"]).expanduser().absolute()
         self._releases.mkdir(parents=True, exist_ok=True)
         self._lock = filelock.FileLock(self._folder / LOCK)
         try:
             self._lock.acquire(timeout=0)
         except filelock.Timeout as error:
             raise SessionError(f"another deployment to {self._folder} is running") from error
+        if self._target(CURRENT) == self._target(PREVIOUS):
+            self._forget_failed()
         return self._state(), {}
 
     def put(self, message: protocol.Message, blobs: protocol.Blobs) -> Any:
-        """{name, sha256} + archive -> {}. Without the archive: {here}, whether it is there."""
+        """{name, sha256, size} + a piece of the archive -> {here, have}.
+
+        Pieces come in order, each behind what the box has of it (``have``), so that a transfer
+        goes on where an earlier one was cut. ``here``: all of it is there, as it was sent.
+        """
         path = self._release(message["name"])
-        if not blobs:
-            return {"here": path.is_file() and _sha256(path.read_bytes()) == message["sha256"]}, {}
-        (sent,) = blobs.values()
-        if not isinstance(sent, Path) or _sha256(data := sent.read_bytes()) != message["sha256"]:
-            raise SessionError(f"{path.name} did not arrive as it was sent")
-        part = path.with_name(f".{path.name}{PART}")
-        write_synced(part, data)
+        if path.is_file() and sha256_file(path) == message["sha256"]:
+            return {"here": True, "have": message["size"]}, {}
+        part = path.with_name(f".{path.name}-{message['sha256'][:16]}{PART}")
+        for piece in blobs.values():
+            if not isinstance(piece, Path):
+                raise SessionError(f"{path.name}: an array is no piece of an archive")
+            with part.open("ab") as file, piece.open("rb") as sent:
+                shutil.copyfileobj(sent, file, protocol.CHUNK_BYTES)
+        have = part.stat().st_size if part.exists() else 0
+        if have < message["size"]:
+            return {"here": False, "have": have}, {}
+        if sha256_file(part) != message["sha256"]:
+            part.unlink()
+            raise SessionError(f"{path.name} did not arrive as it was sent; deploy it again")
+        with part.open("rb") as file:
+            os.fsync(file.fileno())
         part.replace(path)
-        _sync(self._releases)
-        return {}, {}
+        sync_folder(self._releases)
+        return {"here": True, "have": have}, {}
 
     def verify(self, message: protocol.Message, _blobs: protocol.Blobs) -> Any:
         """{name, arguments} -> {code, document, error}: `edgepipe verify` of a release, or of
@@ -108,46 +129,81 @@ class Receiver:
         return {"code": done.returncode, "document": document, "error": done.stderr.strip()}, {}
 
     def switch(self, message: protocol.Message, _blobs: protocol.Blobs) -> Any:
-        """{name} -> the state after it: serve a verified release, or go back to the previous.
+        """{name, downgrade} -> the state after it: serve a verified release, or the previous one.
 
         Going back needs no new verification: it was verified when it was put in front, and a box
-        that serves nothing is worse off.
+        that serves nothing is worse off. Then all is as it was before, with its own way back.
         """
         if message["name"] == PREVIOUS:
             self._point(CURRENT, self._target(PREVIOUS))
+            self._forget_failed()
             return self._state(), {}
         path = self._release(message["name"])
         if path.name not in self._verified:
             raise SessionError(f"{path.name} was not verified")
+        if not message["downgrade"] and (reason := self._older(path)):
+            raise SessionError(f"{reason}; --allow-downgrade serves it all the same")
         before = self._target(CURRENT)
         if before and before != path.name:
+            self._point(OLDER, self._target(PREVIOUS))
             self._point(PREVIOUS, before)
         self._point(CURRENT, path.name)
         return self._state(), {}
 
     def restart(self, message: protocol.Message, _blobs: protocol.Blobs) -> Any:
-        """{unit} -> {code, error}: restart a systemd service and see whether it stays up."""
+        """{unit, seconds} -> {code, error}: restart a systemd service and see that it stays up.
+
+        It is watched for so many seconds: one that dies right after its start was up, too.
+        """
         systemctl = shutil.which("systemctl")
         if systemctl is None:
             return {"code": 1, "error": "the box has no systemctl"}, {}
-        for command in ("restart", "is-active"):
-            done = subprocess.run(
-                [systemctl, command, "--", message["unit"]],
+
+        def ask(*command: str) -> subprocess.CompletedProcess[str]:
+            return subprocess.run(
+                [systemctl, *command, "--", message["unit"]],
                 capture_output=True,
                 text=True,
                 stdin=subprocess.DEVNULL,
             )
-            if done.returncode:
-                return {"code": done.returncode, "error": (done.stderr or done.stdout).strip()}, {}
-        return {"code": 0, "error": ""}, {}
+
+        done = ask("restart")
+        restarts = ask("show", "--property=NRestarts", "--value").stdout
+        until = time.monotonic() + message["seconds"]
+        while not done.returncode:
+            done = ask("is-active")
+            if ask("show", "--property=NRestarts", "--value").stdout != restarts:
+                return {"code": 1, "error": "it ended, and systemd started it again"}, {}
+            left = until - time.monotonic()
+            if left <= 0:
+                break
+            time.sleep(min(WATCH_SECONDS, left))
+        error = (done.stderr or done.stdout).strip() if done.returncode else ""
+        return {"code": done.returncode, "error": error}, {}
 
     def tidy(self, _message: protocol.Message, _blobs: protocol.Blobs) -> Any:
         """Remove what neither link points to, parts of killed transfers included."""
+        self._point(OLDER, None)
         kept = {self._target(CURRENT), self._target(PREVIOUS)}
         removed = [path for path in self._releases.iterdir() if path.name not in kept]
         for path in removed:
             path.unlink()
         return {"removed": sorted(path.name for path in removed)}, {}
+
+    def _older(self, path: Path) -> str | None:
+        """How a release is older than the one that is served, if both can be read."""
+        served = self._target(CURRENT)
+        if served is None or served == path.name:
+            return None
+        try:
+            return older(read_index(path), read_index(self._releases / served))
+        except BundleError:  # what is served is damaged: any release is better
+            return None
+
+    def _forget_failed(self) -> None:
+        """Once the previous release is in front again, what was its way back is that again."""
+        self._point(PREVIOUS, self._target(OLDER))
+        self._point(OLDER, None)
 
     @property
     def _releases(self) -> Path:
@@ -174,26 +230,22 @@ class Receiver:
             temporary.unlink(missing_ok=True)
             temporary.symlink_to(Path(RELEASES) / name)
             temporary.replace(path)
-        _sync(self._folder)
+        sync_folder(self._folder)
 
     def _state(self) -> dict[str, Any]:
+        served = self._target(CURRENT)
+        try:
+            index = read_index(self._releases / served) if served else None
+        except BundleError:
+            index = None
         return {
             "folder": str(self._folder),
+            "name": index.name if index else None,
+            "release": index.release if index else None,
+            "created": index.created if index else None,
             "current": self._target(CURRENT),
             "previous": self._target(PREVIOUS),
         }
-
-
-def _sha256(data: bytes) -> str:
-    return hashlib.sha256(data).hexdigest()
-
-
-def _sync(folder: Path) -> None:
-    descriptor = os.open(folder, os.O_RDONLY)
-    try:
-        os.fsync(descriptor)
-    finally:
-        os.close(descriptor)
 
 
 if __name__ == "__main__":

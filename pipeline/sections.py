@@ -189,7 +189,8 @@ class PackageConfig(Section):
 
     ``sign_key`` is an elliptic-curve private key (PEM); with ``sign_certificate`` and the
     certificates above it, ``sign_chain``, a box only has to know the root. With ``layout`` it is
-    a folder for that server instead of a bundle, which carries no proof.
+    a folder for that server instead of a bundle, which carries no proof. ``release`` is a number
+    that counts up: a box refuses an older bundle than the one that it serves.
     """
 
     output: Path = Path("bundles")
@@ -201,6 +202,7 @@ class PackageConfig(Section):
     sign_chain: tuple[Path, ...] = ()
     allow_untrained: bool = False
     allow_failed_parity: bool = False
+    release: Annotated[int, Field(ge=0)] = 0
 
     @model_validator(mode="after")
     def _signs_with_a_key(self) -> Self:
@@ -228,12 +230,15 @@ class DeployConfig(Section):
     """How ``edgepipe deploy`` brings a bundle onto a box. Paths are the box's own.
 
     ``folder`` holds the releases, ``key`` is the public key that the box requires a signature
-    by, ``restart`` the systemd service that serves ``folder/current``.
+    by, ``restart`` the systemd service that serves ``folder/current``, which then has to stay up
+    for ``settle`` seconds. ``allow_downgrade`` lets an older release take the place of a newer one.
     """
 
     folder: str = "~/edgepipe"
     key: str | None = None
     restart: str | None = None
+    settle: Annotated[float, Field(ge=0, le=3600)] = 10.0
+    allow_downgrade: bool = False
 
 
 class CompareConfig(CellsConfig):

@@ -102,7 +102,9 @@ class Index:
 
     ``edgepipe`` is the version that packaged it, ``provenance`` where the model comes from,
     ``evidence`` maps "parity" and "bench" to the members that hold them. ``waived`` are the
-    conditions that packaging was told to do without ("untrained", "failed-parity").
+    conditions that packaging was told to do without ("untrained", "failed-parity"). ``release``
+    is a number that its maker counts up, ``created`` when its proof was made (UTC, ISO 8601): by
+    them a box tells an older bundle from a newer one, see ``older``.
     """
 
     __pydantic_config__ = STRICT
@@ -119,6 +121,8 @@ class Index:
     evidence: dict[str, str]
     members: dict[str, Member] = field(default_factory=dict)
     waived: tuple[str, ...] = ()
+    release: int = 0
+    created: str | None = None
 
     def gate(self, variant: str, runner: str, precision: str) -> BundleGate | None:
         """The limits of a cell: its runner's own, else the variant's."""
@@ -133,6 +137,21 @@ class Index:
         """As ``bundle.json``; equal indices give equal bytes."""
         text = json.dumps(asdict(self), indent=1, sort_keys=True, allow_nan=False)
         return text.encode() + b"\n"
+
+
+def older(index: Index, than: Index) -> str | None:
+    """How a bundle is older than another of the same model, in one line; ``None`` if it isn't.
+
+    The release number decides, and where both have the same one the time of creation.
+    """
+    if index.name != than.name:
+        return None
+    if index.release != than.release:
+        which = f"release {index.release} is older than {than.release}"
+        return which if index.release < than.release else None
+    if index.created and than.created and index.created < than.created:
+        return f"it was made at {index.created}, the other one at {than.created}"
+    return None
 
 
 @dataclass(frozen=True)
@@ -188,13 +207,27 @@ def unpack(path: Path, folder: Path) -> Bundle:
             raise BundleUnreadable(f"{path}: {error.strerror or error}") from error
 
 
-def _unpack(path: Path, file: BinaryIO, folder: Path) -> Bundle:
-    reader = archive.Reader(file, path)
-    members = iter(reader)
+def read_index(path: Path) -> Index:
+    """The index of an archive, and no more of it. Raises as ``unpack``."""
+    try:
+        with path.open("rb") as file:
+            reader = archive.Reader(file, path)
+            return parse(_index_text(path, reader, iter(reader)), path)
+    except OSError as error:
+        raise BundleUnreadable(f"{path}: {error.strerror or error}") from error
+
+
+def _index_text(path: Path, reader: archive.Reader, members: Iterator[tuple[str, int]]) -> bytes:
     name, size = next(members, ("nothing", 0))
     if name != INDEX or size > MAX_INDEX_BYTES:
         raise BundleError(f"{path}: begins with {name}, not with a {INDEX}")
-    text = b"".join(reader.chunks())
+    return b"".join(reader.chunks())
+
+
+def _unpack(path: Path, file: BinaryIO, folder: Path) -> Bundle:
+    reader = archive.Reader(file, path)
+    members = iter(reader)
+    text = _index_text(path, reader, members)
     index = parse(text, path)
     needed = sum(member.size for member in index.members.values())
     if needed > shutil.disk_usage(folder).free:

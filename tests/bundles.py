@@ -40,7 +40,12 @@ def member(data: bytes) -> Member:
 
 
 def files() -> dict[str, bytes]:
-    return {"fp32.onnx": b"not a model" * 100, "int8.onnx": b"nor this" * 90, GOLDENS: goldens()}
+    return {"fp32.onnx": onnx("fp32") * 100, "int8.onnx": onnx("int8") * 90, GOLDENS: goldens()}
+
+
+def onnx(producer: str) -> bytes:
+    """An ONNX file with an empty graph: IR version 10, who made it, and no node."""
+    return b"\x08\x0a\x12" + bytes([len(producer)]) + producer.encode() + b"\x3a\x00"
 
 
 def index(members: dict[str, bytes], **changes: Any) -> Index:

@@ -42,6 +42,9 @@ def package(
             "--sign-chain", metavar="FILE", help="Certificates above it; may be repeated."
         ),
     ] = None,
+    release: Annotated[
+        int | None, typer.Option(help="Its number; boxes refuse older ones [default: 0].")
+    ] = None,
     allow_untrained: Annotated[
         bool | None, typer.Option("--allow-untrained", help="Package random weights; it is noted.")
     ] = None,
@@ -69,6 +72,7 @@ def package(
         sign_key=sign_key,
         sign_certificate=sign_certificate,
         sign_chain=tuple(sign_chain) if sign_chain else None,
+        release=release,
         allow_untrained=allow_untrained,
         allow_failed_parity=allow_failed_parity,
     )
@@ -148,6 +152,14 @@ def deploy(
         str | None,
         typer.Option("--restart", metavar="UNIT", help="systemd service that serves it."),
     ] = None,
+    settle: Annotated[
+        float | None,
+        typer.Option(metavar="SECONDS", help="How long the service must stay up [default: 10]."),
+    ] = None,
+    allow_downgrade: Annotated[
+        bool | None,
+        typer.Option("--allow-downgrade", help="Also an older release than the one served."),
+    ] = None,
     runner: Annotated[
         str | None, typer.Option("--runner", "-r", metavar="NAME", help="As for `verify`, there.")
     ] = None,
@@ -173,6 +185,8 @@ def deploy(
         folder=folder,
         key=key,
         restart=restart,
+        settle=settle,
+        allow_downgrade=allow_downgrade,
         runner=runner,
         variant=variant,
         samples=samples,

@@ -18,15 +18,12 @@ def model_card(
     index: Index, parity: Mapping[str, Any] | None, bench: Mapping[str, Any] | None
 ) -> str:
     """The card. ``parity`` and ``bench`` are the documents of the build machine, if there are."""
-    model, source = index.model, index.provenance
+    model = index.model
     parts = [
         f"# {index.name}",
         f"{model['architecture']}, {model['weights']} weights (SHA-256 "
         f"`{str(model['weights_sha256'])[:16]}…`), {model['parameters']:,} parameters, "
-        f"{model['classes']} classes. Packaged by edgepipe {index.edgepipe}"
-        + (f" from commit `{source['git']['commit']}`" if source["git"] else "")
-        + (", with uncommitted changes" if source["git"] and source["git"]["dirty"] else "")
-        + ".",
+        f"{model['classes']} classes. Packaged by edgepipe {index.edgepipe}" + ".",
     ]
     parts += [WAIVED[name] for name in index.waived]
     parts += ["## Use", _use(index), "## Variants", _variants(index)]

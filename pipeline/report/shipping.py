@@ -33,6 +33,7 @@ def verification(result: Verification) -> str:
     lines = [
         *over,
         f"  {result.bundle['name']} {result.bundle['digest'][:16]}, "
+        f"release {result.bundle['release']}, proven at {result.bundle['created'] or 'no time'}, "
         f"packaged by edgepipe {result.bundle['edgepipe']}",
         f"  {host['cpu']}: {flags}",
         f"  {result.variant} ({result.file}) on {result.runner} {result.runner_version}, "

@@ -3,11 +3,11 @@
 from __future__ import annotations
 
 import hashlib
-import shutil
-import subprocess
+import os
 import tempfile
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass, replace
+from datetime import UTC, datetime
 from importlib.metadata import version
 from pathlib import Path
 from typing import Any
@@ -19,7 +19,7 @@ from .. import evidence, requirements
 from .. import goldens as recorded
 from ..config import Config
 from ..errors import Refused, UsageError
-from ..files import writing
+from ..files import whole, writing
 from ..gates import Gate
 from ..manifest import Manifest, digest
 from ..measured import SCHEMA_VERSION as BENCH_SCHEMA
@@ -79,15 +79,8 @@ def package(
         contents[bundle.SIGNATURE] = _signature(contents, signer)
     label = hashlib.sha256(contents[bundle.INDEX]).hexdigest()
     path = settings.output / f"{index.name}-{label[:16]}{bundle.SUFFIX}"
-    with writing(path):
-        settings.output.mkdir(parents=True, exist_ok=True)
-        temporary = path.with_name(f".{path.name}.tmp")
-        try:
-            with temporary.open("w+b") as file:
-                archive.write(file, contents)
-            temporary.replace(path)
-        finally:
-            temporary.unlink(missing_ok=True)
+    with whole(path) as file:
+        archive.write(file, contents)
     size = path.stat().st_size
     return Packaged(path, label, size, bundle.SIGNATURE in contents, index, tuple(notes))
 
@@ -152,7 +145,8 @@ def collect(
         return gate_of(variant, runner, precision, goldens.reference_sqnr_db, config)
 
     parity = evidence.read(workspace.folder / "parity.json")
-    problems = evidence.parity_problems(parity, variants, digests, limits)
+    with evidence.reading(workspace.folder / "parity.json"):
+        problems = evidence.parity_problems(parity, variants, digests, limits)
     waived = _waived(manifest, problems, config)
     notes = [f"{FAILED_PARITY}: {problem}" for problem in problems]
     if parity and evidence.outdated(parity, digests):
@@ -184,13 +178,26 @@ def collect(
         variants=variants,
         gates=_gates(variants, sorted(used), limits, config),
         recommended=recommended,
-        provenance=provenance(manifest, Path.cwd()),
+        provenance=provenance(manifest),
         evidence=proofs,
         waived=waived,
+        release=config.package.release,
+        created=created(parity),
     )
     members |= _descriptions(index, members, parity, bench, notes)
     listed = {name: _member(data) for name, data in sorted(members.items())}
     return replace(index, members=listed), dict(sorted(members.items())), notes
+
+
+def created(parity: Mapping[str, Any] | None) -> str | None:
+    """When a bundle's proof was made: what ``SOURCE_DATE_EPOCH`` says, else when parity ran.
+
+    Not when it was packaged: equal workspaces are to give equal bytes.
+    """
+    epoch = os.environ.get("SOURCE_DATE_EPOCH", "")
+    if epoch.isdigit():
+        return datetime.fromtimestamp(int(epoch), UTC).isoformat(timespec="seconds")
+    return parity.get("measured") if parity else None
 
 
 def chosen(manifest: Manifest, config: Config) -> dict[str, Variant]:
@@ -255,32 +262,17 @@ def _gates(
     )
 
 
-def provenance(manifest: Manifest, folder: Path) -> dict[str, Any]:
-    """Where the model comes from: weights, commit of the working folder, versions, calibration."""
+def provenance(manifest: Manifest) -> dict[str, Any]:
+    """Where the model comes from: weights, versions, calibration."""
     calibration = manifest.artifacts.get("calibration.json")
     return {
         "weights": manifest.model["weights"],
         "weights_sha256": manifest.model["weights_sha256"],
-        "git": git_state(folder),
         "tools": dict(manifest.tools),
         "calibration_sha256": calibration.sha256 if calibration else None,
         "stages": {stage.name: stage.key for stage in manifest.stages},
         "workspace": digest({name: art.sha256 for name, art in manifest.artifacts.items()}),
     }
-
-
-def git_state(folder: Path) -> dict[str, Any] | None:
-    """The commit that a folder is at, and whether tracked files differ; ``None`` without git."""
-    git = shutil.which("git")
-
-    def ask(*arguments: str) -> str | None:
-        command = [git or "git", "-C", str(folder), *arguments]
-        done = subprocess.run(command, capture_output=True, text=True)
-        return done.stdout.strip() if done.returncode == 0 else None
-
-    if git is None or not (commit := ask("rev-parse", "HEAD")):
-        return None
-    return {"commit": commit, "dirty": bool(ask("status", "--porcelain", "--untracked-files=no"))}
 
 
 def _descriptions(

@@ -10,6 +10,7 @@ import io
 import json
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass, field, replace
+from datetime import UTC, datetime
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -69,13 +70,17 @@ class CellOutputs:
 
 @dataclass(frozen=True)
 class Recording:
-    """Outputs of all cells together with torch's for the same goldens."""
+    """Outputs of all cells together with torch's for the same goldens.
+
+    ``measured`` says when they were run (UTC, ISO 8601).
+    """
 
     model: Mapping[str, Any]
     artifacts: Mapping[str, str]
     reference_sqnr_db: float
     reference: Mapping[str, np.ndarray]
     cells: tuple[CellOutputs, ...]
+    measured: str | None = None
 
     @property
     def samples(self) -> int:
@@ -95,6 +100,7 @@ class Recording:
             "model": self.model,
             "artifacts": self.artifacts,
             "reference_sqnr_db": self.reference_sqnr_db,
+            "measured": self.measured,
             "cells": about,
         }
         arrays["about"] = np.frombuffer(json.dumps(document).encode(), np.uint8)
@@ -121,6 +127,7 @@ class Recording:
                 document["reference_sqnr_db"],
                 _under(arrays, "reference/"),
                 cells,
+                document.get("measured"),
             )
         except OSError as error:
             raise InputError(f"{path}: {error.strerror or error}") from error
@@ -188,6 +195,7 @@ class ParityResult:
     cells: tuple[CellVerdict, ...]
     problems: tuple[str, ...]
     exit_code: ExitCode
+    measured: str | None = None
     explanations: tuple[Explanation, ...] = ()
 
     def to_json(self) -> dict[str, Any]:
@@ -269,6 +277,7 @@ def record(
         reference_sqnr_db=goldens.reference_sqnr_db,
         reference={name: array[:count] for name, array in goldens.fp32.items()},
         cells=tuple(found),
+        measured=datetime.now(UTC).isoformat(timespec="seconds"),
     )
 
 
@@ -285,6 +294,7 @@ def judge_all(recording: Recording, config: Config) -> ParityResult:
         cells=cells,
         problems=problems,
         exit_code=ExitCode.GATE_FAILED if problems else exit_code(cells, config.parity),
+        measured=recording.measured,
     )
 
 

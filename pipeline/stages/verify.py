@@ -7,7 +7,8 @@ from __future__ import annotations
 
 import sys
 import zipfile
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from time import perf_counter
@@ -17,7 +18,7 @@ import numpy as np
 
 from ...runners import registry, signature
 from ...runners.base import BundleError, RunnerError, RunnerUnavailable
-from ...runners.bundle import GOLDENS, INDEX, Bundle, unpacked
+from ...runners.bundle import GOLDENS, INDEX, Bundle, BundleGate, unpacked
 from ...runners.launch import Loaded, Worker
 from ...runners.measure import Plan
 from ...runners.selection import Choice, choose
@@ -116,6 +117,12 @@ def verify(path: Path, config: Config, target: Target, progress: Progress) -> Ve
         choice = choose(bundle.index, host, formats, variant=settings.variant, target=target.name)
         answers = _run(bundle, choice, config, target, goldens, count, progress)
         bench = bundle.evidence("bench")
+        recorded_p50_ms, recorded_on = None, None
+        if bench:
+            cell = (choice.variant, choice.runner, choice.settings.precision)
+            with _evidence_of(bundle, "bench"):
+                recorded_p50_ms = evidence.recorded_p50(bench, *cell)
+                recorded_on = str(bench["host"].get("cpu"))
         checks = (
             Check("integrity", PASS, f"{len(bundle.index.members)} files match {INDEX}"),
             signed,
@@ -140,10 +147,8 @@ def verify(path: Path, config: Config, target: Target, progress: Progress) -> Ve
         top1_agreement=answers.top1_agreement,
         gate=asdict(answers.gate),
         p50_ms=answers.p50_ms,
-        recorded_p50_ms=evidence.recorded_p50(
-            bench, choice.variant, choice.runner, choice.settings.precision
-        ),
-        recorded_on=str(bench["host"].get("cpu")) if bench else None,
+        recorded_p50_ms=recorded_p50_ms,
+        recorded_on=recorded_on,
         load_ms=answers.loaded.load_ms,
         seconds=perf_counter() - started,
         passed_over=choice.passed_over,
@@ -160,6 +165,8 @@ def _about(bundle: Bundle) -> dict[str, Any]:
         "signed": bundle.signed,
         "edgepipe": index.edgepipe,
         "waived": list(index.waived),
+        "release": index.release,
+        "created": index.created,
         "provenance": index.provenance,
     }
 
@@ -174,18 +181,45 @@ def _signature(bundle: Bundle, trust: Trust) -> Check:
 
 
 def _evidence(bundle: Bundle) -> Check:
-    """Whether the build machine's results are there and about these very files."""
+    """Whether parity passed on the build machine with these very files, by what it says itself.
+
+    Raises ``BundleError`` for evidence that is none.
+    """
     index = bundle.index
     if index.waived:
         return Check("evidence", WAIVED, f"packaged although {' and '.join(index.waived)}")
     document = bundle.evidence("parity")
     if document is None:
         return Check("evidence", FAIL, "no parity of the build machine in it")
+
+    def limits(variant: str, runner: str, precision: str) -> Gate:
+        found = index.gate(variant, runner, precision)
+        if found is None:
+            raise BundleError(f"{bundle.path}: no gate for {variant} in {precision}")
+        return _gate(found)
+
     files = [name for variant in index.variants.values() for name in variant.names()]
     digests = {name: index.members[name].sha256 for name in (*files, GOLDENS)}
-    if stale := evidence.outdated(document, digests):
-        return Check("evidence", FAIL, f"the parity in it is about another {stale[0]}")
+    with _evidence_of(bundle, "parity"):
+        problems = evidence.parity_problems(document, index.variants, digests, limits)
+    if problems:
+        return Check("evidence", FAIL, f"on the build machine: {problems[0]}")
     return Check("evidence", PASS, "parity passed on the build machine, with these files")
+
+
+@contextmanager
+def _evidence_of(bundle: Bundle, kind: str) -> Iterator[None]:
+    try:
+        with evidence.reading(bundle.index.evidence[kind]):
+            yield
+    except evidence.MalformedEvidence as error:
+        raise BundleError(f"{bundle.path}: {error}") from error
+
+
+def _gate(limits: BundleGate) -> Gate:
+    """The gate that a bundle carries."""
+    fields = asdict(limits)
+    return Gate(**{name: fields[name] for name in Gate.__dataclass_fields__})
 
 
 def fit(choice: Choice, allowed: bool) -> Check:
@@ -295,7 +329,7 @@ def _run(
         raise BundleError(
             f"{bundle.path}: no gate for {choice.variant} in {choice.settings.precision}"
         )
-    gate = Gate(limits.min_sqnr_db, limits.min_cosine, limits.min_top1)
+    gate = _gate(limits)
     argv = target.argv(python_of(choice.runner, config) or sys.executable)
     files = {name: bundle.folder / name for name in choice.files}
     label = f"{choice.variant} / {choice.runner}"

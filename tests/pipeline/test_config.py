@@ -6,7 +6,7 @@ from pathlib import Path
 
 import pytest
 
-from edgepipe.pipeline.config import load
+from edgepipe.pipeline.config import Config, load
 from edgepipe.pipeline.errors import UsageError
 
 
@@ -101,3 +101,22 @@ def test_an_unknown_variable_of_the_environment_is_named(
     monkeypatch.setenv("EDGEPIPE_BENCH_THREDS", "2")
     with pytest.raises(UsageError, match=r"bench\.threds \(environment\); .*threads\?"):
         load({}, tmp_path)
+
+
+@pytest.mark.parametrize("name", ["EDGEPIPE_HOME", "EDGEPIPE_VERSION", "EDGEPIPE_TOKEN"])
+def test_a_variable_of_somebody_elses_is_let_be(
+    name: str, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    monkeypatch.setenv(name, "/opt/edgepipe")
+    assert load(folder=tmp_path) == Config()
+
+
+@pytest.mark.parametrize(
+    "name", ["EDGEPIPE_WORKSPCE", "EDGEPIPE_BENHC_THREADS", "EDGEPIPE_BENCH_THREDS"]
+)
+def test_a_variable_that_is_nearly_a_setting_is_a_mistake(
+    name: str, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    monkeypatch.setenv(name, "2")
+    with pytest.raises(UsageError, match="environment"):
+        load(folder=tmp_path)

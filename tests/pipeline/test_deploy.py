@@ -174,7 +174,7 @@ def test_the_far_end_takes_no_path_for_a_name(name: str, far: Path) -> None:
     receiver.open({"folder": str(far)}, {})
     for operation in (receiver.put, receiver.verify, receiver.switch):
         with pytest.raises(SessionError, match="no name for a bundle"):
-            operation({"name": name, "sha256": "", "arguments": []}, {"bundle": b"x"})
+            operation({"name": name, "sha256": "", "arguments": []}, {})
 
 
 def test_the_far_end_serves_nothing_that_it_has_not_verified(
@@ -187,7 +187,7 @@ def test_the_far_end_serves_nothing_that_it_has_not_verified(
     receiver.open({"folder": str(far)}, {})
     shutil.copy(releases[0], far / "releases")
     with pytest.raises(SessionError, match="was not verified"):
-        receiver.switch({"name": releases[0].name}, {})
+        receiver.switch({"name": releases[0].name, "downgrade": False}, {})
 
 
 # Cut at every step ----------------------------------------------------------------------------

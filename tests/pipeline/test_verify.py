@@ -129,7 +129,7 @@ def test_answers_that_are_not_the_models_fail(bundle: Path, tmp_path: Path, edge
         if check["verdict"] == "fail"
     }
     assert set(failed) == {"answers", "evidence"}
-    assert "another fp32.onnx" in failed["evidence"]
+    assert "is not about this fp32.onnx" in failed["evidence"]
 
 
 def test_a_waived_condition_shows(measured: Path, tmp_path: Path, edgepipe: Run) -> None:
