@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Mapping, Sequence
 from typing import Any
 
@@ -15,7 +16,7 @@ from ..sections import SYNTHETIC
 from ..stages.evaluate import CellAccuracy, EvaluationResult
 from ..stages.parity import CellVerdict, ParityResult
 from . import explanation
-from .tables import number, table, text
+from .tables import decibels, number, table, text
 
 MIB = 1 << 20
 
@@ -42,7 +43,9 @@ def parity(result: ParityResult) -> str:
 
 def _parity_table(result: ParityResult) -> str:
     """The cells of a parity run with the reasons below it."""
-    columns = ("variant", "runner", "target", "prec", "verdict", ">SQNR dB", ">limit")
+    columns = ["variant", "runner", "target", "prec", "verdict", ">SQNR dB", ">limit"]
+    twice = any(cell.file_max_abs is not None or cell.fault for cell in result.cells)
+    columns += [">file", ">kernels"] * twice
     shown = table(*columns, ">cosine", ">max rel", ">top-1", ">n")
     for cell in result.cells:
         if cell.status == "ok":
@@ -52,8 +55,9 @@ def _parity_table(result: ParityResult) -> str:
                 cell.target,
                 cell.precision or "",
                 cell.verdict or "",
-                "equal" if cell.max_abs == 0 else number(cell.sqnr_db, ".1f"),
+                decibels(cell.sqnr_db, cell.max_abs),
                 number(cell.gate["min_sqnr_db"], ".1f"),
+                *_twice(cell)[: 2 * twice],
                 number(cell.cosine, ".6f"),
                 number(cell.max_rel, ".1e"),
                 number(cell.top1_agreement, ".1%"),
@@ -65,10 +69,24 @@ def _parity_table(result: ParityResult) -> str:
             parts.append(f"  {cell.variant}/{cell.runner}: {note}")
     parts += _reasons(result.cells)
     parts += _problems(result.problems)
-    parts.append(
-        f"  torch's float32 is {result.reference_sqnr_db:.1f} dB from its float64 on these goldens"
-    )
+    parts.append(f"  torch's float32 {_reference(result.reference_sqnr_db)} on these goldens")
+    if twice:
+        parts.append(
+            "  file: the int8 file's own arithmetic against torch; kernels: the runner against that"
+        )
     return text(*parts)
+
+
+def _twice(cell: CellVerdict) -> list[str]:
+    """What the file costs and what the kernels cost, dB."""
+    kernels = decibels(cell.kernels_sqnr_db, cell.kernels_max_abs)
+    return [decibels(cell.file_sqnr_db, cell.file_max_abs), kernels]
+
+
+def _reference(sqnr_db: float) -> str:
+    if math.isfinite(sqnr_db):
+        return f"is {sqnr_db:.1f} dB from its float64"
+    return "equals its float64" if sqnr_db > 0 else "can't be compared with its float64"
 
 
 def evaluation_table(result: EvaluationResult) -> str:
