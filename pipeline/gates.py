@@ -7,14 +7,22 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable, Mapping
-from dataclasses import asdict, dataclass, field, replace
-from typing import Any
+from dataclasses import dataclass, field, replace
 
 import numpy as np
 
 from . import metrics
-
-PASS, FAIL, INCONCLUSIVE = "pass", "fail", "inconclusive"
+from .judgement import (
+    FAIL,
+    FILE,
+    INCONCLUSIVE,
+    KERNELS,
+    PASS,
+    SATURATION,
+    Distance,
+    Judgement,
+    Twice,
+)
 
 # One-sided 95 %: a pass is a claim in one direction.
 Z = 1.6448536269514722
@@ -30,9 +38,6 @@ FLOAT32_DB = 144.5
 FLOAT_FLOOR_DB = 40.0
 # Noise of kernels that harms nothing, however good the file is.
 KERNELS_ENOUGH_DB = 35.0
-
-# Who a failed int8 cell is the fault of: see ``judge``.
-FILE, KERNELS, SATURATION = "file", "kernels", "saturation"
 
 
 @dataclass(frozen=True)
@@ -102,67 +107,6 @@ def unreliable(kind: str, gate: Gate, reference_sqnr_db: float) -> str | None:
         f"torch's float32 is only {reference_sqnr_db:.1f} dB from its own float64, at least "
         f"{least:.1f} needed of a reference: the model is numerically unstable, or random"
     )
-
-
-@dataclass(frozen=True)
-class Distance:
-    """One output of a cell against torch's. See ``metrics`` for the formulas."""
-
-    sqnr_db: float
-    max_abs: float
-    max_rel: float
-    cosine: float
-    top1_agreement: float | None
-    top1_agreement_clear: float | None
-    top5_agreement: float | None
-    flipped: list[int]
-
-    def to_json(self) -> dict[str, Any]:
-        """JSON values; what is not finite (equal outputs have infinite SQNR) becomes null."""
-        return {
-            key: metrics.finite(value) if isinstance(value, float) else value
-            for key, value in asdict(self).items()
-        }
-
-
-@dataclass(frozen=True)
-class Twice:
-    """What one output of an int8 cell lost, taken apart.
-
-    ``file`` is the file's own arithmetic against torch: what the quantization costs. ``kernels``
-    are the cell's outputs against the file's own arithmetic: what the runner costs. ``limit`` is
-    the least SQNR of the kernels in dB.
-    """
-
-    file: Distance
-    kernels: Distance
-    limit: float
-
-    @property
-    def margin(self) -> float:
-        """How far the kernels are above their limit, dB."""
-        return math.inf if self.kernels.sqnr_db == math.inf else self.kernels.sqnr_db - self.limit
-
-
-@dataclass(frozen=True)
-class Judgement:
-    """A verdict with its reasons and what it was judged by.
-
-    ``twice`` and ``fault`` ("file", "kernels" or "saturation") are for a cell that is judged twice.
-    """
-
-    verdict: str
-    reasons: tuple[str, ...] = ()
-    samples_needed: int | None = None
-    outputs: Mapping[str, Distance] = field(default_factory=dict)
-    twice: Mapping[str, Twice] = field(default_factory=dict)
-    fault: str | None = None
-
-    def failing(self, *reasons: str) -> Judgement:
-        """What it is with more that fails it, which counts first."""
-        if not reasons:
-            return self
-        return replace(self, verdict=FAIL, reasons=(*reasons, *self.reasons), samples_needed=None)
 
 
 def judge(

@@ -32,8 +32,9 @@ def evaluation(result: EvaluationResult) -> str:
         "",
         f"{data['images']} images of {data['classes']} classes: {data['name']}",
         "",
-        "| variant | runner | target | precision | verdict | top-1 | top-5 | drop | 95 % CI |",
-        "|---|---|---|---|---|---:|---:|---:|---:|",
+        "| variant | runner | target | precision | verdict | top-1 | top-5 | drop | 95 % CI "
+        "| file dB | kernels dB |",
+        "|---|---|---|---|---|---:|---:|---:|---:|---:|---:|",
     ]
     lines += [_accuracy_row(cell) for cell in result.cells]
     notes = [f"* {note}" for note in result.notes]
@@ -55,6 +56,8 @@ def _accuracy_row(cell: CellAccuracy) -> str:
     columns += (
         ["", ""] if not cell.drop else [f"{cell.drop.points:.2f}", f"{low:.2f} to {high:.2f}"]
     )
+    columns.append(decibels(cell.file_sqnr_db, cell.file_max_abs, ""))
+    columns.append(decibels(cell.kernels_sqnr_db, cell.kernels_max_abs, ""))
     return f"| {' | '.join(columns)} |"
 
 

@@ -19,6 +19,7 @@ from . import explanation
 from .tables import decibels, number, table, text
 
 MIB = 1 << 20
+TWICE = "file: the int8 file's own arithmetic against torch; kernels: the runner against that"
 
 
 def export_table(manifest: Manifest) -> str:
@@ -71,13 +72,11 @@ def _parity_table(result: ParityResult) -> str:
     parts += _problems(result.problems)
     parts.append(f"  torch's float32 {_reference(result.reference_sqnr_db)} on these goldens")
     if twice:
-        parts.append(
-            "  file: the int8 file's own arithmetic against torch; kernels: the runner against that"
-        )
+        parts.append(f"  {TWICE}")
     return text(*parts)
 
 
-def _twice(cell: CellVerdict) -> list[str]:
+def _twice(cell: CellVerdict | CellAccuracy) -> list[str]:
     """What the file costs and what the kernels cost, dB."""
     kernels = decibels(cell.kernels_sqnr_db, cell.kernels_max_abs)
     return [decibels(cell.file_sqnr_db, cell.file_max_abs), kernels]
@@ -94,12 +93,14 @@ def evaluation_table(result: EvaluationResult) -> str:
     remote = any(cell.target != "local" for cell in result.cells if cell.status == "ok")
     columns = ["variant", "runner", "prec", "verdict", ">top-1", ">95 % CI", ">top-5"]
     columns += [">drop", ">95 % CI", ">p"]
+    twice = any(cell.file_max_abs is not None for cell in result.cells)
+    columns += [">file", ">kernels"] * twice
     if remote:
         columns.insert(2, "target")
     shown = table(*columns)
     for cell in result.cells:
         if cell.status == "ok":
-            row = _accuracy_row(cell)
+            row = _accuracy_row(cell) + _twice(cell)[: 2 * twice]
             if remote:
                 row.insert(2, cell.target)
             shown.add_row(*row)
@@ -116,6 +117,8 @@ def evaluation_table(result: EvaluationResult) -> str:
         if result.max_drop is not None:
             limit = f"at most {result.max_drop:g} points may be lost"
         parts.append(f"  compared with {place}; {limit}")
+    if twice:
+        parts.append(f"  {TWICE} (SQNR in dB, on the goldens; parity judges it)")
     parts += [f"  {note}" for note in result.notes]
     return text(*parts)
 

@@ -11,7 +11,6 @@ from dataclasses import asdict, dataclass, replace
 from typing import TYPE_CHECKING, Any
 
 from ...runners.base import PlacementError, RunnerError
-from ...runners.bundle import Variant
 from .. import arithmetic, metrics, placement
 from .. import goldens as recorded
 from ..cells import Cell, Opener, exit_code, plan, run_goldens, status_of
@@ -19,7 +18,6 @@ from ..config import Config
 from ..errors import ExitCode, InputError
 from ..gates import (
     FAIL,
-    Distance,
     Gate,
     Judgement,
     default_gate,
@@ -32,7 +30,7 @@ from ..progress import Progress
 from ..recording import SCHEMA_VERSION, CellOutputs, Recording, reference_json
 from ..sections import GateConfig
 from ..workspace import Workspace
-from .quantize import needs_of
+from .quantize import saturates
 
 if TYPE_CHECKING:
     from ..explanation import Explanation
@@ -245,7 +243,7 @@ def _judge_cell(cell: CellOutputs, recording: Recording, config: Config) -> Cell
         gate,
         classifier=recording.model.get("classes", 0) is not None,
         own=recording.own.get(cell.variant),
-        saturates=Variant({}, needs_of(cell.variant)).saturates(cell.host),
+        saturates=saturates(cell.variant, cell.host),
     )
     if cell.precision != cell.asked:
         judgement = judgement.failing(f"computed in {cell.precision}, {cell.asked} was asked for")
@@ -264,23 +262,6 @@ def _row(
     gate: Gate | None,
     unreliable: str | None = None,
 ) -> CellVerdict:
-    distances, twice = list(judgement.outputs.values()), list(judgement.twice.values())
-    tightest = min(twice, key=lambda one: one.margin, default=None)
-    worst = {
-        "sqnr_db": _worst(distances, "sqnr_db", min),
-        "max_abs": _worst(distances, "max_abs", max),
-        "max_rel": _worst(distances, "max_rel", max),
-        "cosine": _worst(distances, "cosine", min),
-        "top1_agreement": _worst(distances, "top1_agreement", min),
-        "top1_agreement_clear": _worst(distances, "top1_agreement_clear", min),
-        "top5_agreement": _worst(distances, "top5_agreement", min),
-        "file_sqnr_db": _worst([one.file for one in twice], "sqnr_db", min),
-        "file_max_abs": _worst([one.file for one in twice], "max_abs", max),
-        "kernels_max_abs": _worst([one.kernels for one in twice], "max_abs", max),
-    }
-    if tightest:
-        worst["kernels_sqnr_db"] = metrics.finite(tightest.kernels.sqnr_db)
-        worst["kernels_limit_db"] = metrics.finite(tightest.limit)
     return CellVerdict(
         variant=cell.variant,
         runner=cell.runner,
@@ -290,7 +271,7 @@ def _row(
         verdict=judgement.verdict or None,
         samples=recording.samples if cell.status == "ok" else 0,
         samples_needed=judgement.samples_needed,
-        flipped=sorted({index for distance in distances for index in distance.flipped}),
+        flipped=judgement.flipped,
         gate=asdict(gate) if gate else {},
         outputs={name: _detail(judgement, name) for name in judgement.outputs},
         fault=judgement.fault,
@@ -305,7 +286,7 @@ def _row(
         precision_from=cell.precision_from,
         threads=cell.threads,
         runner_version=cell.runner_version,
-        **worst,
+        **judgement.figures(),
     )
 
 
@@ -316,13 +297,6 @@ def _detail(judgement: Judgement, name: str) -> dict[str, Any]:
         detail["file"], detail["kernels"] = parts.file.to_json(), parts.kernels.to_json()
         detail["kernels_limit_db"] = metrics.finite(parts.limit)
     return detail
-
-
-def _worst(distances: Sequence[Distance], name: str, choose: Any) -> float | None:
-    """The worst of a figure over the outputs; ``None`` where it is infinite or doesn't apply."""
-    values = [getattr(distance, name) for distance in distances]
-    values = [value for value in values if value is not None]
-    return metrics.finite(float(choose(values))) if values else None
 
 
 def _without_outputs(cell: Cell, error: RunnerError) -> CellOutputs:

@@ -21,7 +21,7 @@ from typing import Any
 import numpy as np
 
 from ...runners import images
-from ...runners.bundle import EXACT_INT8
+from ...runners.bundle import EXACT_INT8, Variant
 from .. import arithmetic, goldens, graphs
 from ..arrays import Arrays
 from ..dataset import Dataset
@@ -124,6 +124,11 @@ class Calibrate:
 def needs_of(variant: str) -> str | None:
     """What a variant asks of a CPU, see ``bundle.Variant``: 8-bit weights need exact sums."""
     return EXACT_INT8 if REDUCED_RANGE.get(variant) is False else None
+
+
+def saturates(variant: str, facts: Mapping[str, Any]) -> bool:
+    """Whether int8 kernels of a machine can't compute a variant exactly. See ``host.facts``."""
+    return Variant({}, needs_of(variant)).saturates(facts)
 
 
 @dataclass(frozen=True)
