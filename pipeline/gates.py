@@ -152,6 +152,8 @@ def judge(
             unusable = _broken({"the file's own": own[name]})
             if not np.all(np.isfinite(expected)):
                 continue
+            if missed.doubt:  # of both: it is said once, of the cell
+                of_file = replace(of_file, doubt="", needed=None)
             found.blame_file(where, parts, of_file, unusable)
             if not unusable:
                 found.blame_kernels(where, parts, distance, saturates, said=bool(broken))
@@ -172,8 +174,7 @@ class _Missed:
     def beyond(self, other: _Missed) -> _Missed:
         """Less what the other one misses as well."""
         failures = {key: text for key, text in self.failures.items() if key not in other.failures}
-        same = bool(other.doubt) or "top1" in other.failures
-        return _Missed(failures) if same else replace(self, failures=failures)
+        return _Missed(failures) if "top1" in other.failures else replace(self, failures=failures)
 
 
 def _missed(distance: Distance, gate: Gate, count: int) -> _Missed:

@@ -160,8 +160,11 @@ def test_a_doubt_about_the_top_1_of_file_and_cell_is_said_once() -> None:
     same = {"logits": flipped}
     judgement = judge(same, {"logits": TORCH}, Gate(-100, -1, 0.85), own=same)
     assert judgement.verdict == "inconclusive"
-    assert len(judgement.reasons) == 1
+    (reason,) = judgement.reasons
+    assert reason.startswith("top-1 agreement 92.2% of 64 can't carry")
     assert judgement.samples_needed
+    (reason,) = judge({"logits": TORCH}, {"logits": TORCH}, Gate(-100, -1, 0.85), own=same).reasons
+    assert reason.startswith("the file itself: top-1 agreement 92.2%")
 
 
 # Whole recordings -----------------------------------------------------------------------------
