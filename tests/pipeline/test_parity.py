@@ -162,7 +162,7 @@ haswell = pytest.mark.skipif(
 )
 
 
-HASWELL = ("--samples", "16", "--target", "haswell", "--runner", "ort-cpu", "--runner", "openvino")
+HASWELL = ("--samples", "16", "--target", "haswell", "--runner", "ort-cpu")
 
 
 @haswell
