@@ -223,9 +223,9 @@ class _Found:
         if unusable:
             self.failures += [f"{where}{text}" for text in unusable]
             return
-        beside = f" (the kernels {_db(parts.kernels.sqnr_db)})"
-        texts = {key: text + beside for key, text in missed.failures.items()}
-        self.add(where, replace(missed, failures=texts))
+        texts = ", ".join(missed.failures.values())
+        said = {"all": f"{texts} (the kernels {_db(parts.kernels.sqnr_db)})"} if texts else {}
+        self.add(where, replace(missed, failures=said))
 
     def blame_kernels(
         self, where: str, parts: Twice, cell: Distance, saturates: bool, said: bool

@@ -104,6 +104,12 @@ class Judgement:
             "kernels_limit_db": metrics.finite(tightest.limit) if tightest else None,
         }
 
+    def without(self, reference: str | None) -> Judgement:
+        """With a ``reference`` that is none, for this reason: it fails, and no limit counts."""
+        if reference is None:
+            return self
+        return replace(self, verdict=FAIL, reasons=(reference,), samples_needed=None, fault=None)
+
     def failing(self, *reasons: str) -> Judgement:
         """What it is with more that fails it, which counts first."""
         if not reasons:

@@ -245,13 +245,12 @@ def _judge_cell(cell: CellOutputs, recording: Recording, config: Config) -> Cell
         own=recording.own.get(cell.variant),
         saturates=saturates(cell.variant, cell.host),
     )
+    reason = unreliable(kind_of(cell.variant, cell.asked), gate, recording.reference_sqnr_db)
+    judgement = judgement.without(reason)
     if cell.precision != cell.asked:
         judgement = judgement.failing(f"computed in {cell.precision}, {cell.asked} was asked for")
     missed = placement.missed(cell.placement, cell.provider or "", config.parity.require_ep)
     judgement = judgement.failing(*missed)
-    kind = kind_of(cell.variant, cell.asked)
-    if reason := unreliable(kind, gate, recording.reference_sqnr_db):
-        judgement = judgement.failing(reason)
     return _row(cell, recording, judgement, gate, reason)
 
 

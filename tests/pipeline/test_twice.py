@@ -265,9 +265,16 @@ def test_a_random_model_fails_for_its_reference_and_not_by_a_limit_below_zero() 
     (row,) = judged(ran("fp32", far), reference_db=3.0).cells
     assert row.verdict == "fail"
     assert (row.reason or "").startswith("torch's float32 is only 3.0 dB from its own float64")
+    assert "SQNR" not in (row.reason or ""), "a limit means nothing here"
     assert row.gate["min_sqnr_db"] == 40
     (row,) = judged(ran("fp32", {"logits": TORCH}), reference_db=3.0).cells
     assert row.verdict == "fail", "equal by luck"
+    outputs, own = cell(3.0, 1.0)
+    (row,) = judged(ran("int8", outputs), int8=own, reference_db=3.0).cells
+    assert (row.verdict, row.fault) == ("fail", None)
+    wrong = ran("fp32", far, precision="bf16")
+    (row,) = judged(wrong, reference_db=3.0).cells
+    assert (row.reason or "").startswith("computed in bf16")
 
 
 def test_a_limit_of_ones_own_for_the_kernels() -> None:
