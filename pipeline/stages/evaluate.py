@@ -28,7 +28,7 @@ from ..cells import Cell, OpenCell, Opener, exit_code, plan, run_batches, run_go
 from ..config import Config
 from ..dataset import Dataset
 from ..errors import ExitCode, UsageError, WorkspaceError
-from ..gates import FAIL, INCONCLUSIVE, judge, wilson
+from ..gates import FAIL, INCONCLUSIVE, judge, kind_of, unreliable, wilson
 from ..goldens import FILE as GOLDENS
 from ..goldens import Goldens
 from ..judgement import TWICE, Judgement
@@ -181,16 +181,16 @@ class _Twice:
         if own is None or self.goldens is None or run.opened is None:
             return
         precise = self.goldens.reference_sqnr_db
+        gate = gate_of(cell.variant, cell.runner, cell.precision, precise, self.config)
         try:
-            run.judgement = judge(
-                run_goldens(run.opened, self.goldens, preprocessing),
-                self.goldens.fp32,
-                gate_of(cell.variant, cell.runner, cell.precision, precise, self.config),
-                own=own.outputs,
-                saturates=saturates(cell.variant, run.opened.worker.hello["host"]),
-            )
+            outputs = run_goldens(run.opened, self.goldens, preprocessing)
         except RunnerError as error:
             run.error = error
+            return
+        inexact = saturates(cell.variant, run.opened.worker.hello["host"])
+        found = judge(outputs, self.goldens.fp32, gate, own=own.outputs, saturates=inexact)
+        kind = kind_of(cell.variant, cell.precision)
+        run.judgement = found.without(unreliable(kind, gate, precise))
 
 
 def evaluate(

@@ -93,7 +93,7 @@ def test_the_reason_has_both_figures_and_says_who() -> None:
     assert "saturation" in reason
     assert "int8-avx2" in reason
     outputs, own = cell(12.0, 40.0)
-    reason = judge(outputs, {"logits": TORCH}, INT8, own=own).reasons[0]
+    (reason,) = judge(outputs, {"logits": TORCH}, INT8, own=own).reasons
     assert reason.startswith("the file itself: SQNR 12.0 dB, at least 15.0 needed")
     assert "(the kernels 40.0 dB)" in reason
 
@@ -178,7 +178,6 @@ def ran(variant: str, arrays: Mapping[str, np.ndarray], **facts: Any) -> CellOut
 
 
 def recording(*cells: CellOutputs, reference_db: float = 129.0, **own: Any) -> Recording:
-    own = {name.replace("_", "-"): outputs for name, outputs in own.items()}
     return Recording({"name": "m", "weights": "w", "classes": 10}, {}, reference_db,
                      {"logits": TORCH}, cells, own)  # fmt: skip
 
@@ -202,7 +201,8 @@ def test_saturation_is_where_the_variant_does_not_fit_the_cpu(
     variant: str, host: dict[str, Any], fault: str
 ) -> None:
     outputs, own = cell(31.0, 29.0)
-    (row,) = judged(ran(variant, outputs, host=host), **{variant.replace("-", "_"): own}).cells
+    found = replace(recording(ran(variant, outputs, host=host)), own={variant: own})
+    (row,) = judge_all(found, Config()).cells
     assert (row.verdict, row.fault) == ("fail", fault)
     assert ("int8-avx2 is the variant for it" in (row.reason or "")) == (fault == "saturation")
     assert "\n" not in (row.reason or "")

@@ -159,8 +159,9 @@ def opened(tmp_path_factory: pytest.TempPathFactory) -> Path:
 def test_an_open_batch_of_frames_is_served_up_to_the_largest_batch(
     opened: Path, tmp_path: Path, serve: Serve
 ) -> None:
-    waived = {"allow_failed_parity": True}
-    repository = package(workspace=opened, output=tmp_path, layout="triton", **waived).path
+    repository = package(
+        workspace=opened, output=tmp_path, layout="triton", allow_failed_parity=True
+    ).path
     goldens = Goldens.load(opened / "mobilenet_v2" / "goldens.npz")
     exception = importlib.import_module("tritonclient.utils").InferenceServerException
     with serve(f"--model-repository={repository}") as client:
