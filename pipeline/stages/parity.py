@@ -308,4 +308,5 @@ def _without_outputs(cell: Cell, error: RunnerError) -> CellOutputs:
         str(error),
         device=cell.device,
         misplaced=isinstance(error, PlacementError),
+        cell=cell,
     )
