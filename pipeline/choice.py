@@ -162,9 +162,7 @@ def _caveats(report: Report, best: Row, others: list[Row]) -> list[str]:
     ]
     if equals:
         caveats.append(f"The intervals do not tell it from {_listed(equals)}.")
-    default = default_gate(
-        kind_of(best.variant, best.precision or ""), report.parity.reference_sqnr_db
-    )
+    default = default_gate(kind_of(best.variant, best.precision or ""), report.parity.reference)
     if best.parity.gate != asdict(default):
         caveats.append("Its parity gate is not the default one.")
     elsewhere = [

@@ -25,6 +25,7 @@ from ..runners.formats import DATA_ONLY, can_run_code
 from ..runners.images import PRESETS
 from ..runners.targets import BUILT_IN_TARGETS, Target
 from .errors import InputError, UsageError
+from .gates import kind_of
 from .sections import (
     COMMANDS,
     DEFAULT_MODEL,
@@ -116,6 +117,7 @@ def load(flags: Mapping[str, Any] | None = None, folder: Path = Path()) -> Confi
     except ValidationError as error:
         raise UsageError(_explain(error, layers)) from error
     _check_names(config)
+    _check_gates(config)
     return config
 
 
@@ -170,6 +172,14 @@ def _check_names(config: Config) -> None:
         for name in names:
             if name not in known:
                 raise UsageError(f"{key}: no {name!r}; {nearest(name, known)}")
+
+
+def _check_gates(config: Config) -> None:
+    for name, gate in config.gates.items():
+        if gate.min_kernels_sqnr_db is not None and kind_of(name.partition("/")[0], "") != "int8":
+            raise UsageError(
+                f'gates."{name}".min-kernels-sqnr-db: int8 alone is judged by its kernels'
+            )
 
 
 def _explain(error: ValidationError, layers: list[tuple[str, dict[str, Any]]]) -> str:

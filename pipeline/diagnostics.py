@@ -3,20 +3,20 @@
 from __future__ import annotations
 
 from collections import Counter, defaultdict
-from collections.abc import Iterable, Mapping
+from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 
+from ..runners import host
 from . import graphs
 from .graphs import DEQUANTIZE, QUANTIZE
 
 # A layer of which more than this share of values lies outside its calibrated range.
 CLIPPED_SHARE = 0.001
 SHOWN_NAMES = 3
-VNNI_FLAGS = frozenset({"avx512_vnni", "avx_vnni", "amx_int8"})
 # Two products of an unsigned activation (255 at most) with weights of this sum leave 16 bits.
 OVERFLOWING_SUM = 129
 
@@ -77,13 +77,14 @@ def of_ranges(clipped: Mapping[str, float]) -> list[Finding]:
     return [Finding("saturation", text, tuple(worst))]
 
 
-def of_cpu(model: Path, cpu_flags: Iterable[str]) -> list[Finding]:
+def of_cpu(model: Path, facts: Mapping[str, Any]) -> list[Finding]:
     """A CPU without VNNI, and the layers whose products can leave 16 bits there.
 
+    ``facts`` are those of ``runners.host`` about the machine that the cell ran on.
     Without VNNI, x86 kernels multiply unsigned activations by signed weights with pmaddubsw,
     which adds neighbouring products in 16 bits and saturates (Intel SDM, "PMADDUBSW").
     """
-    if VNNI_FLAGS.intersection(cpu_flags):
+    if not host.saturates(facts):
         return []
     shares = {}
     for name, weight in graphs.LayerGraph(model).quantized_weights():

@@ -6,6 +6,7 @@ import math
 from dataclasses import asdict, dataclass
 from typing import Any
 
+from . import metrics
 from .diagnostics import Finding
 
 
@@ -27,7 +28,7 @@ class Step:
     @property
     def state(self) -> str:
         """ "measured", "equal" or "broken", as ``LayerError.state``."""
-        return _state(self.sqnr_db)
+        return metrics.state(self.sqnr_db)
 
 
 @dataclass(frozen=True)
@@ -55,9 +56,15 @@ class LayerError:
         return math.inf
 
     @property
+    def rank(self) -> tuple[bool, float]:
+        """Sorts the worst first, and what was not measured last."""
+        return self.state == metrics.UNKNOWN, self.badness
+
+    @property
     def state(self) -> str:
-        """ "measured", "equal" bit for bit, or "broken": not finite, or of another shape."""
-        return _state(self.badness)
+        """See ``metrics.state``: of the figure that counts, its own or the one so far."""
+        measured = self.sqnr_db if self.own_sqnr_db is None else self.own_sqnr_db
+        return metrics.state(measured)
 
 
 @dataclass(frozen=True)
@@ -93,13 +100,9 @@ class Explanation(Blame):
         return _finite(value)
 
 
-def _state(sqnr_db: float) -> str:
-    return "measured" if math.isfinite(sqnr_db) else "equal" if sqnr_db > 0 else "broken"
-
-
 def _finite(value: Any) -> Any:
     if isinstance(value, dict):
         return {key: _finite(one) for key, one in value.items()}
     if isinstance(value, list | tuple):
         return [_finite(one) for one in value]
-    return None if isinstance(value, float) and not math.isfinite(value) else value
+    return metrics.finite(value) if isinstance(value, float) else value

@@ -7,14 +7,22 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable, Mapping
-from dataclasses import asdict, dataclass, field
-from typing import Any
+from dataclasses import dataclass, field, replace
 
 import numpy as np
 
 from . import metrics
-
-PASS, FAIL, INCONCLUSIVE = "pass", "fail", "inconclusive"
+from .judgement import (
+    FAIL,
+    FILE,
+    INCONCLUSIVE,
+    KERNELS,
+    PASS,
+    SATURATION,
+    Distance,
+    Judgement,
+    Twice,
+)
 
 # One-sided 95 %: a pass is a claim in one direction.
 Z = 1.6448536269514722
@@ -24,15 +32,33 @@ DEGENERATE = 1e-6
 
 # How much further than torch's float32 is from float64 a float32 runner may be, in dB.
 F32_MARGIN_DB = 30.0
+# The rounding of float32, half a unit in the last of 24 bits: nothing that rounds is nearer.
+FLOAT32_DB = 144.5
+# Below this nothing is told by a distance to a float32 reference: 1 % of noise.
+FLOAT_FLOOR_DB = 40.0
+# Noise of kernels that harms nothing, however good the file is.
+KERNELS_ENOUGH_DB = 35.0
 
 
 @dataclass(frozen=True)
 class Gate:
-    """Limits. ``min_top1`` is the share of samples whose class must be the reference's."""
+    """Limits. ``min_top1`` is the share of samples whose class must be the reference's.
+
+    ``min_kernels_sqnr_db`` is for a cell that is judged twice, see ``judge``: how near its
+    kernels have to come to what the file says. ``None``: at least as near as the file comes to
+    torch, or 35 dB.
+    """
 
     min_sqnr_db: float
     min_cosine: float
     min_top1: float
+    min_kernels_sqnr_db: float | None = None
+
+    def kernels_limit(self, file: Distance) -> float:
+        """The limit for the kernels of a file that is so far from torch."""
+        if self.min_kernels_sqnr_db is not None:
+            return self.min_kernels_sqnr_db
+        return min(file.sqnr_db, KERNELS_ENOUGH_DB)
 
 
 def kind_of(variant: str, precision: str) -> str:
@@ -49,7 +75,7 @@ def default_gate(kind: str, reference_sqnr_db: float) -> Gate:
     what calibrates f32: everything else about it would be a guess.
     """
     return {
-        "f32": Gate(reference_sqnr_db - F32_MARGIN_DB, 0.999999, 0.85),
+        "f32": Gate(float_limit(reference_sqnr_db, F32_MARGIN_DB), 0.999999, 0.85),
         "tf32": Gate(45.0, 0.9999, 0.85),
         "f16": Gate(45.0, 0.9999, 0.85),
         "bf16": Gate(15.0, 0.98, 0.85),
@@ -57,35 +83,30 @@ def default_gate(kind: str, reference_sqnr_db: float) -> Gate:
     }[kind]
 
 
-@dataclass(frozen=True)
-class Distance:
-    """One output of a cell against torch's. See ``metrics`` for the formulas."""
+def float_limit(reference_sqnr_db: float, margin_db: float) -> float:
+    """A limit for float32, so far below torch's own distance from float64, in dB.
 
-    sqnr_db: float
-    max_abs: float
-    max_rel: float
-    cosine: float
-    top1_agreement: float | None
-    top1_agreement_clear: float | None
-    top5_agreement: float | None
-    flipped: list[int]
-
-    def to_json(self) -> dict[str, Any]:
-        """JSON values; what is not finite (equal outputs have infinite SQNR) becomes null."""
-        return {
-            key: None if isinstance(value, float) and not math.isfinite(value) else value
-            for key, value in asdict(self).items()
-        }
+    Finite whatever that distance is: a float32 that equals its float64 is taken to be as near as
+    rounding allows, and no limit lies below the floor, where it would mean nothing.
+    """
+    return max(min(reference_sqnr_db, FLOAT32_DB) - margin_db, FLOAT_FLOOR_DB)
 
 
-@dataclass(frozen=True)
-class Judgement:
-    """A verdict with its reasons and what it was judged by."""
+def unreliable(kind: str, gate: Gate, reference_sqnr_db: float) -> str | None:
+    """Why torch's float32 is no reference for a cell under this gate, ``None`` if it is one.
 
-    verdict: str
-    reasons: tuple[str, ...] = ()
-    samples_needed: int | None = None
-    outputs: Mapping[str, Distance] = field(default_factory=dict)
+    It has to lie as far above an f32 limit as the default does, or at least where the default
+    begins; any other limit has to be met by torch itself.
+    """
+    least = gate.min_sqnr_db
+    if kind == "f32":
+        least = min(least, FLOAT_FLOOR_DB) + F32_MARGIN_DB
+    if not math.isfinite(reference_sqnr_db) or reference_sqnr_db >= least:
+        return None
+    return (
+        f"torch's float32 is only {reference_sqnr_db:.1f} dB from its own float64, at least "
+        f"{least:.1f} needed of a reference: the model is numerically unstable, or random"
+    )
 
 
 def judge(
@@ -93,52 +114,154 @@ def judge(
     reference: Mapping[str, np.ndarray],
     gate: Gate,
     classifier: bool = True,
+    own: Mapping[str, np.ndarray] | None = None,
+    saturates: bool = False,
 ) -> Judgement:
     """Hold a cell's outputs, name -> ``[N, ...]``, against torch's.
 
     Fails for outputs that are missing, extra or of another shape or dtype, for anything that
     is not finite on either side, and for a model whose answer does not depend on its input.
     Inconclusive where the limit on top-1 is met or missed by less than the samples can tell.
+
+    ``own`` is what a quantized file's own arithmetic gives for the same inputs. With it the cell
+    is judged twice: the file has to meet the gate, too, and the kernels may not cost more than
+    the quantization did (``Gate.kernels_limit``). Kernels that bring the cell at least as near to
+    torch as the file's own arithmetic is are no fault. ``saturates`` says that the machine's
+    kernels can't compute this file exactly (``bundle.Variant.saturates``).
     """
-    structural = mismatch(outputs, reference)
-    if structural:
+    if structural := mismatch(outputs, reference):
         return Judgement(FAIL, (structural,))
-    failures: list[str] = []
-    doubts: list[str] = []
-    needed: int | None = None
-    distances: dict[str, Distance] = {}
+    if own is not None and (structural := mismatch(own, reference)):
+        return Judgement(FAIL, (f"the file itself: {structural}",), fault=FILE)
+    found = _Found()
     for name, expected in reference.items():
         where = f"output {name}: " if len(reference) > 1 else ""
-        found = outputs[name]
-        for whose, array in (("the runner's", found), ("torch's", expected)):
-            if not np.all(np.isfinite(array)):
-                count = int(np.count_nonzero(~np.isfinite(array)))
-                failures.append(f"{where}{count} of {whose} outputs are NaN or infinite")
+        distance = measure(outputs[name], expected, classifier)
+        found.outputs[name] = distance
+        broken = _broken({"the runner's": outputs[name], "torch's": expected})
+        found.failures += [f"{where}{reason}" for reason in broken]
         if _constant(expected):
-            failures.append(f"{where}degenerate: torch's answer does not depend on the input")
-        distance = measure(found, expected, classifier)
-        distances[name] = distance
-        if distance.sqnr_db < gate.min_sqnr_db:
-            failures.append(
-                f"{where}SQNR {distance.sqnr_db:.1f} dB, at least {gate.min_sqnr_db:.1f} needed"
-            )
-        if distance.cosine < gate.min_cosine:
-            failures.append(
-                f"{where}cosine {distance.cosine:.6f}, at least {gate.min_cosine:g} needed"
-            )
-        if distance.top1_agreement is None:
-            continue
-        count = len(expected)
-        low, high = wilson(distance.top1_agreement, count)
-        what = f"{where}top-1 agreement {distance.top1_agreement:.1%} of {count}"
-        if high < gate.min_top1:
-            failures.append(f"{what}, at least {gate.min_top1:.0%} needed")
-        elif low < gate.min_top1:
-            needed = samples_needed(distance.top1_agreement, gate.min_top1)
-            more = f"{needed} samples like these would" if needed else "no number would"
-            doubts.append(f"{what} can't carry a claim of {gate.min_top1:.0%}; {more}")
-    verdict = FAIL if failures else INCONCLUSIVE if doubts else PASS
-    return Judgement(verdict, (*failures, *doubts), None if failures else needed, distances)
+            found.failures.append(f"{where}degenerate: torch's answer does not depend on the input")
+        missed = _missed(distance, gate, len(expected))
+        if own is not None:
+            file = measure(own[name], expected, classifier)
+            kernels = measure(outputs[name], own[name], classifier)
+            parts = Twice(file, kernels, gate.kernels_limit(file))
+            found.twice[name] = parts
+            of_file = _missed(file, gate, len(expected))
+            unusable = _broken({"the file's own": own[name]})
+            if not np.all(np.isfinite(expected)):
+                continue
+            if missed.doubt:  # of both: it is said once, of the cell
+                of_file = replace(of_file, doubt="", needed=None)
+            found.blame_file(where, parts, of_file, unusable)
+            if not unusable:
+                found.blame_kernels(where, parts, distance, saturates, said=bool(broken))
+            missed = missed.beyond(of_file)
+        if not broken:
+            found.add(where, missed)
+    return found.judgement()
+
+
+@dataclass(frozen=True)
+class _Missed:
+    """What a distance misses of a gate, in words by metric, and what the samples can't tell."""
+
+    failures: Mapping[str, str]
+    doubt: str = ""
+    needed: int | None = None
+
+    def beyond(self, other: _Missed) -> _Missed:
+        """Less what the other one misses as well."""
+        failures = {key: text for key, text in self.failures.items() if key not in other.failures}
+        return _Missed(failures) if "top1" in other.failures else replace(self, failures=failures)
+
+
+def _missed(distance: Distance, gate: Gate, count: int) -> _Missed:
+    failures: dict[str, str] = {}
+    if distance.sqnr_db < gate.min_sqnr_db:
+        failures["sqnr"] = f"SQNR {_db(distance.sqnr_db)}, at least {gate.min_sqnr_db:.1f} needed"
+    if distance.cosine < gate.min_cosine:
+        failures["cosine"] = f"cosine {distance.cosine:.6f}, at least {gate.min_cosine:g} needed"
+    if distance.top1_agreement is None:
+        return _Missed(failures)
+    low, high = wilson(distance.top1_agreement, count)
+    what = f"top-1 agreement {distance.top1_agreement:.1%} of {count}"
+    if high < gate.min_top1:
+        failures["top1"] = f"{what}, at least {gate.min_top1:.0%} needed"
+    elif low < gate.min_top1:
+        needed = samples_needed(distance.top1_agreement, gate.min_top1)
+        more = f"{needed} samples like these would" if needed else "no number would"
+        return _Missed(
+            failures, f"{what} can't carry a claim of {gate.min_top1:.0%}; {more}", needed
+        )
+    return _Missed(failures)
+
+
+@dataclass
+class _Found:
+    """What was found of a cell, output by output."""
+
+    failures: list[str] = field(default_factory=list)
+    doubts: list[str] = field(default_factory=list)
+    needed: list[int] = field(default_factory=list)
+    outputs: dict[str, Distance] = field(default_factory=dict)
+    twice: dict[str, Twice] = field(default_factory=dict)
+    faults: set[str] = field(default_factory=set)
+
+    def add(self, where: str, missed: _Missed) -> None:
+        """Count in what one distance misses."""
+        self.failures += [f"{where}{text}" for text in missed.failures.values()]
+        self.doubts += [f"{where}{missed.doubt}"] if missed.doubt else []
+        self.needed += [missed.needed] if missed.needed else []
+
+    def blame_file(self, where: str, parts: Twice, missed: _Missed, unusable: list[str]) -> None:
+        """What the quantization costs, if that is too much."""
+        if missed.failures or unusable:
+            self.faults.add(FILE)
+        where = f"{where}the file itself: "
+        if unusable:
+            self.failures += [f"{where}{text}" for text in unusable]
+            return
+        texts = ", ".join(missed.failures.values())
+        said = {"all": f"{texts} (the kernels {_db(parts.kernels.sqnr_db)})"} if texts else {}
+        self.add(where, replace(missed, failures=said))
+
+    def blame_kernels(
+        self, where: str, parts: Twice, cell: Distance, saturates: bool, said: bool
+    ) -> None:
+        """What the runner costs, if that is too much. ``said``: why is among the failures."""
+        if parts.margin >= 0 or cell.sqnr_db >= parts.file.sqnr_db:
+            return
+        self.faults.add(SATURATION if saturates else KERNELS)
+        if said:
+            return
+        why = "the runner does not compute what the file says; `parity --explain` names the layer"
+        if saturates:
+            why = "saturation, as the CPU has no VNNI; int8-avx2 is the variant for it"
+        self.failures.append(
+            f"{where}the kernels: SQNR {_db(parts.kernels.sqnr_db)}, at least {parts.limit:.1f} "
+            f"needed (the file itself {_db(parts.file.sqnr_db)}): {why}"
+        )
+
+    def judgement(self) -> Judgement:
+        """The verdict on all of it. A file that is at fault comes before whoever runs it."""
+        verdict = FAIL if self.failures else INCONCLUSIVE if self.doubts else PASS
+        needed = None if self.failures or not self.needed else max(self.needed)
+        fault = next((one for one in (FILE, SATURATION, KERNELS) if one in self.faults), None)
+        reasons = (*self.failures, *self.doubts)
+        return Judgement(verdict, reasons, needed, self.outputs, self.twice, fault)
+
+
+def _broken(arrays: Mapping[str, np.ndarray]) -> list[str]:
+    """Whose outputs are not finite, and how many."""
+    counts = {whose: int(np.sum(~np.isfinite(array))) for whose, array in arrays.items()}
+    return [f"{n} of {whose} outputs are NaN or infinite" for whose, n in counts.items() if n]
+
+
+def _db(sqnr_db: float) -> str:
+    """A distance in words: equal outputs have none in dB."""
+    return "without any error" if sqnr_db == math.inf else f"{sqnr_db:.1f} dB"
 
 
 def mismatch(outputs: Mapping[str, np.ndarray], reference: Mapping[str, np.ndarray]) -> str:

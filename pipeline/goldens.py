@@ -48,9 +48,7 @@ class Goldens:
         arrays["labels"] = self.labels
         for prefix, part in (("input.", self.arrays), ("fp32.", self.fp32), ("fp64.", self.fp64)):
             arrays |= {f"{prefix}{name}": array for name, array in part.items()}
-        buffer = io.BytesIO()
-        np.savez_compressed(buffer, allow_pickle=False, **arrays)
-        return buffer.getvalue()
+        return packed(arrays)
 
     @classmethod
     def load(cls, path: Path) -> Goldens:
@@ -85,6 +83,13 @@ class Goldens:
             return
         for part, rows, valid in batches(self.images[:count], batch):
             yield {name: normalize(part, preprocessing)}, rows, valid
+
+
+def packed(arrays: Mapping[str, np.ndarray]) -> bytes:
+    """A compressed ``.npz``; equal arrays in equal order give equal bytes."""
+    buffer = io.BytesIO()
+    np.savez_compressed(buffer, allow_pickle=False, **arrays)
+    return buffer.getvalue()
 
 
 def preprocessing_of(manifest: Manifest) -> Preprocessing | None:

@@ -29,6 +29,30 @@ def sqnr_db(outputs: Array, reference: Array) -> float:
     return 10 * float(np.log10(signal_power / noise_power)) if signal_power else -np.inf
 
 
+# What a distance is where it is no number, which JSON has no word for.
+MEASURED, EQUAL, BROKEN, UNKNOWN = "measured", "equal", "broken", "not measured"
+
+
+def finite(value: float | None) -> float | None:
+    """The value as JSON has it: ``None`` for what is not finite, and ``state`` says which way."""
+    return value if value is not None and np.isfinite(value) else None
+
+
+def state(sqnr_db: float | None) -> str:
+    """ "measured", "equal" bit for bit, "broken" (not finite, or of another shape), "not measured".
+
+    With it a distance that was written as ``finite`` is known again: see ``distance``.
+    """
+    if sqnr_db is None or np.isnan(sqnr_db):
+        return UNKNOWN
+    return MEASURED if np.isfinite(sqnr_db) else EQUAL if sqnr_db > 0 else BROKEN
+
+
+def distance(value: float | None, state: str) -> float:
+    """What ``finite`` and ``state`` were made of."""
+    return (np.inf if state == EQUAL else -np.inf) if value is None else value
+
+
 class Noise:
     """``sqnr_db`` of arrays that come one batch after the other."""
 
@@ -43,12 +67,17 @@ class Noise:
             return
         with np.errstate(invalid="ignore"):
             power = float(np.sum((np.asarray(outputs, np.float64) - reference) ** 2))
-        self._signal += float(np.sum(reference**2))
-        self._noise += power if np.isfinite(power) else np.inf
+        if np.isfinite(power):
+            self._signal += float(np.sum(reference**2))
+            self._noise += power
+        else:
+            self._noise = np.inf
 
     @property
     def sqnr_db(self) -> float:
         """See ``sqnr_db``."""
+        if not np.isfinite(self._noise):
+            return -np.inf
         if self._noise == 0:
             return np.inf
         ratio = self._signal / self._noise

@@ -15,6 +15,7 @@ from typing import Any, NoReturn, TypeVar
 import numpy as np
 from pydantic import TypeAdapter, ValidationError
 
+from . import metrics
 from .errors import InputError, IntegrityError, WorkspaceError
 from .explanation import Blame
 from .manifest import Manifest
@@ -73,9 +74,15 @@ class ParityFile(_Result):
     """``parity.json``."""
 
     hosts: Hosts
-    reference_sqnr_db: float
+    reference_sqnr_db: float | None
+    reference_state: str
     cells: tuple[CellVerdict, ...]
     problems: tuple[str, ...]
+
+    @property
+    def reference(self) -> float:
+        """Torch's float32 against its float64, dB; infinite where they are equal."""
+        return metrics.distance(self.reference_sqnr_db, self.reference_state)
 
 
 @dataclass(frozen=True)

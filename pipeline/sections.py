@@ -11,6 +11,7 @@ from pydantic import (
     BaseModel,
     ConfigDict,
     Field,
+    FiniteFloat,
     field_validator,
     model_validator,
 )
@@ -338,9 +339,13 @@ class RunnerConfig(Section):
 
 
 class GateConfig(Section):
-    """``[gates."VARIANT"]`` or ``[gates."VARIANT/RUNNER"]``: limits other than the defaults."""
+    """``[gates."VARIANT"]`` or ``[gates."VARIANT/RUNNER"]``: limits other than the defaults.
 
-    min_sqnr_db: float | None = None
+    ``min_kernels_sqnr_db`` is for int8: how near the kernels come to the file's own arithmetic.
+    """
+
+    min_sqnr_db: FiniteFloat | None = None
+    min_kernels_sqnr_db: FiniteFloat | None = None
     min_cosine: Annotated[float, Field(ge=-1, le=1)] | None = None
     min_top1: Annotated[float, Field(ge=0, le=1)] | None = None
 

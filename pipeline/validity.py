@@ -9,7 +9,7 @@ import numpy as np
 from ..runners.measure import OFFLINE, SERVER, SINGLE_STREAM, Measurement
 from . import statistics
 from .cells import Cell
-from .gates import kind_of
+from .gates import float_limit, kind_of
 from .rounds import figure
 
 VALID, NOISY, INVALID = "valid", "noisy", "invalid"
@@ -60,7 +60,7 @@ def _wrong(
 ) -> list[str]:
     wrong = []
     kind = kind_of(cell.variant, cell.precision)
-    floor = MIN_SQNR_DB.get(kind, reference_db - FLOAT_MARGIN_DB)
+    floor = MIN_SQNR_DB.get(kind, float_limit(reference_db, FLOAT_MARGIN_DB))
     if min(sqnr_db) < floor:
         wrong.append(f"wrong outputs: SQNR {min(sqnr_db):.1f} dB, at least {floor:.1f} expected")
     deviation = max(found.deviation for found in measurements)

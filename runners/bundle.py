@@ -43,15 +43,27 @@ class Member:
 
 @dataclass(frozen=True)
 class Variant:
-    """``files`` by format, the one that a runner is pointed to first. ``needs``: of the CPU."""
+    """``files`` by format, the one that a runner is pointed to first. ``needs``: of the CPU.
+
+    ``goldens`` is the member with what a quantized file itself makes of the goldens.
+    """
 
     __pydantic_config__ = STRICT
     files: dict[str, tuple[str, ...]]
     needs: str | None = None
+    goldens: str | None = None
 
     def names(self) -> list[str]:
         """Its files in all formats."""
         return [name for files in self.files.values() for name in files]
+
+    def proofs(self) -> list[str]:
+        """Its files in all formats, and what they are judged by beside the goldens."""
+        return [*self.names(), *([self.goldens] if self.goldens else [])]
+
+    def saturates(self, facts: Mapping[str, Any]) -> bool:
+        """Whether a machine's int8 kernels can't compute it exactly. See ``host.saturates``."""
+        return self.needs == EXACT_INT8 and host.saturates(facts)
 
     def misfit(self, facts: Mapping[str, Any]) -> str | None:
         """Why a machine is not one for this variant, ``None`` if it is. See ``host.facts``."""
@@ -59,7 +71,7 @@ class Variant:
             return None
         if self.needs != EXACT_INT8:
             return f"it needs {self.needs!r}, of which this edgepipe knows nothing"
-        if host.saturates(facts):
+        if self.saturates(facts):
             return "the CPU has no VNNI, so int8 sums can saturate on inputs that no golden shows"
         return None
 
@@ -75,6 +87,7 @@ class BundleGate:
     min_sqnr_db: float
     min_cosine: float
     min_top1: float
+    min_kernels_sqnr_db: float | None = None
 
 
 @dataclass(frozen=True)
@@ -301,7 +314,7 @@ def _disagreement(index: Index) -> str | None:
             return f"{name} has a size of {member.size}"
     if not index.variants:
         return "no variants"
-    named = [name for variant in index.variants.values() for name in variant.names()]
+    named = [name for variant in index.variants.values() for name in variant.proofs()]
     for variant in index.variants.values():
         for kind, files in variant.files.items():
             if formats.can_run_code(kind):

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import os
 import shutil
 import subprocess
@@ -11,6 +12,8 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+
+from edgepipe.runners import host
 
 collect_ignore = ["plugin"]  # a package of its own: see test_plugin.py
 
@@ -54,14 +57,30 @@ def edgepipe(tmp_path: Path) -> Run:
 
 @pytest.fixture(scope="session")
 def measured(exported: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """A copy of ``exported`` with parity and a quick bench on ort-cpu. Don't write to it."""
+    """A copy of ``exported`` with parity and a quick bench on ort-cpu. Don't write to it.
+
+    On a CPU whose int8 kernels saturate, ``int8`` fails parity, rightly. There the verdict of a
+    machine that has VNNI is put beside it, so that the workspace can be packaged on any CPU.
+    """
     root = Path(shutil.copytree(exported, tmp_path_factory.mktemp("measured") / "artifacts"))
     for command in (("parity",), ("bench", "--quick")):
         flags = ("--runner", "ort-cpu", "--workspace", str(root))
         program = [sys.executable, "-m", "edgepipe.pipeline.cli"]
         done = subprocess.run([*program, *command, *flags], capture_output=True, text=True)
-        assert done.returncode == 0, done.stdout + done.stderr
+        saturated = command == ("parity",) and host.saturates(host.facts())
+        assert done.returncode == (1 if saturated else 0), done.stdout + done.stderr
+        if saturated:
+            add_exact_machine(root / "mobilenet_v2" / "parity.json")
     return root
+
+
+def add_exact_machine(path: Path) -> None:
+    document = json.loads(path.read_text())
+    document["hosts"]["exact"] = {"machine": "x86_64", "cpu_flags": ["avx2", "avx512_vnni"]}
+    (cell,) = (cell for cell in document["cells"] if cell["variant"] == "int8")
+    passed = {"target": "exact", "verdict": "pass", "reason": None, "fault": None}
+    document["cells"].append({**cell, **passed})
+    path.write_text(json.dumps(document))
 
 
 @pytest.fixture(scope="session")

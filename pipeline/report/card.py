@@ -63,15 +63,22 @@ def _variants(index: Index) -> str:
 def _parity(index: Index, document: Mapping[str, Any] | None) -> str:
     if document is None:
         return "Not measured."
-    rows = ["| variant | runner | target | verdict | SQNR dB | top-1 | n |", "|---" * 7 + "|"]
+    columns = ("variant", "runner", "target", "verdict", "SQNR dB", "file dB", "kernels dB")
+    rows = [f"| {' | '.join(columns)} | top-1 | n |", "|---" * 9 + "|"]
     for cell in document["cells"]:
         if cell["status"] == "ok" and cell["variant"] in index.variants:
-            figures = (_figure(cell["sqnr_db"], ".1f"), _figure(cell["top1_agreement"], ".1%"))
+            distances = (cell["sqnr_db"], cell["file_sqnr_db"], cell["kernels_sqnr_db"])
+            figures = [_figure(distance, ".1f") for distance in distances]
+            figures.append(_figure(cell["top1_agreement"], ".1%"))
             rows.append(
                 f"| {cell['variant']} | {cell['runner']} | {cell['target']} | {cell['verdict']} "
-                f"| {figures[0]} | {figures[1]} | {cell['samples']} |"
+                f"| {' | '.join(figures)} | {cell['samples']} |"
             )
-    return "Answers on the goldens against torch's float32.\n\n" + "\n".join(rows)
+    text = (
+        "Answers on the goldens against torch's float32. For int8 the file's own arithmetic "
+        "against torch, and the runner's kernels against that."
+    )
+    return f"{text}\n\n" + "\n".join(rows)
 
 
 def _bench(index: Index, document: Mapping[str, Any] | None) -> str:

@@ -8,7 +8,7 @@ from ..choice import speed
 from ..measured import CellResult
 from ..reporting import Report, Row
 from .elements import MIB, NONE, Column, Table, Value, Verdict
-from .tables import ms, number
+from .tables import decibels, ms, number
 
 Get = Callable[[Row], Value]
 
@@ -32,6 +32,8 @@ def cells(report: Report) -> Table:
         (Column("verdict", group="parity"), _parity_verdict),
         (Column("SQNR dB", figure=True, group="parity"), _sqnr),
         (Column("at least", figure=True, group="parity"), _limit),
+        (Column("file dB", figure=True, group="parity"), _file),
+        (Column("kernels dB", figure=True, group="parity"), _kernels),
         (Column("top-1", figure=True, group="parity"), _top1),
     ]
     shown = [
@@ -108,9 +110,19 @@ def _parity_verdict(row: Row) -> Value:
 
 def _sqnr(row: Row) -> str:
     parity = row.parity
-    if parity and parity.sqnr_db is None and parity.max_abs == 0:
-        return "equal"
-    return number(parity.sqnr_db, ".1f") if parity else NONE
+    return decibels(parity.sqnr_db, parity.max_abs) if parity else NONE
+
+
+def _file(row: Row) -> str:
+    """What the quantization costs: the file's own arithmetic against torch."""
+    parity = row.parity
+    return decibels(parity.file_sqnr_db, parity.file_max_abs) if parity else NONE
+
+
+def _kernels(row: Row) -> str:
+    """What the runner costs: its outputs against the file's own arithmetic."""
+    parity = row.parity
+    return decibels(parity.kernels_sqnr_db, parity.kernels_max_abs) if parity else NONE
 
 
 def _limit(row: Row) -> str:

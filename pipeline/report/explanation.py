@@ -7,7 +7,8 @@ import math
 from collections.abc import Sequence
 from typing import Any
 
-from ..explanation import Explanation, Step
+from ..explanation import Explanation
+from ..gates import FAIL
 from . import tables
 
 LAYERS_SHOWN = 10
@@ -26,7 +27,8 @@ def text(explanation: Explanation) -> str:
         clipped = "–" if layer.clipped is None else f"{layer.clipped:.2%}"
         figures = (_db(layer.sqnr_db), _db(layer.own_sqnr_db), clipped)
         layers.add_row(layer.layer, layer.operators, *figures)
-    lines = [f"  {step.name}: {step.reason}" for step in explanation.steps if step.reason]
+    blamed = {step.reason: step.name for step in reversed(explanation.steps) if step.reason}
+    lines = [f"  {name}: {reason}" for reason, name in reversed(blamed.items())]
     lines += [f"  {finding.text}" for finding in explanation.findings]
     lines += [f"  note: {note}" for note in explanation.notes]
     more = len(explanation.layers) - LAYERS_SHOWN
@@ -59,13 +61,12 @@ def _headline(explanation: Explanation) -> str:
     cell = f"{explanation.variant} / {explanation.runner}"
     if explanation.target != "local":
         cell += f" on {explanation.target}"
-    verb = "breaks at" if _failed(explanation.steps) else "passes; most of the error comes from"
+    failed = any(step.verdict == FAIL for step in explanation.steps)
+    verb = "breaks at" if failed else "passes; most of the error comes from"
+    if failed and explanation.verdict not in (FAIL, "failed"):
+        verb = f"has the verdict {explanation.verdict}, but breaks at"
     layer = f", layer {explanation.layer}" if explanation.layer else ""
     return f"{cell} {verb} step {explanation.step}{layer}"
-
-
-def _failed(steps: Sequence[Step]) -> bool:
-    return any(step.verdict == "fail" for step in steps)
 
 
 def _panel(axes: Any, explanation: Explanation) -> None:

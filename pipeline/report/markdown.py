@@ -6,6 +6,7 @@ from collections.abc import Sequence
 
 from ..stages.evaluate import CellAccuracy, EvaluationResult
 from ..stages.parity import CellVerdict, ParityResult
+from .tables import decibels
 
 MARKS = {"pass": "✅ pass", "fail": "❌ fail", "inconclusive": "❔ inconclusive"}
 
@@ -15,8 +16,9 @@ def parity(result: ParityResult) -> str:
     lines = [
         f"### edgepipe parity: {result.model['name']} ({result.model['weights']} weights)",
         "",
-        "| variant | runner | target | precision | verdict | SQNR dB | limit | cosine | top-1 |",
-        "|---|---|---|---|---|---:|---:|---:|---:|",
+        "| variant | runner | target | precision | verdict | SQNR dB | limit | file dB "
+        "| kernels dB | cosine | top-1 |",
+        "|---|---|---|---|---|---:|---:|---:|---:|---:|---:|",
     ]
     lines += [_row(cell) for cell in result.cells]
     return "\n".join([*lines, *_reasons(result.cells)]) + "\n"
@@ -30,8 +32,9 @@ def evaluation(result: EvaluationResult) -> str:
         "",
         f"{data['images']} images of {data['classes']} classes: {data['name']}",
         "",
-        "| variant | runner | target | precision | verdict | top-1 | top-5 | drop | 95 % CI |",
-        "|---|---|---|---|---|---:|---:|---:|---:|",
+        "| variant | runner | target | precision | verdict | top-1 | top-5 | drop | 95 % CI "
+        "| file dB | kernels dB |",
+        "|---|---|---|---|---|---:|---:|---:|---:|---:|---:|",
     ]
     lines += [_accuracy_row(cell) for cell in result.cells]
     notes = [f"* {note}" for note in result.notes]
@@ -53,6 +56,8 @@ def _accuracy_row(cell: CellAccuracy) -> str:
     columns += (
         ["", ""] if not cell.drop else [f"{cell.drop.points:.2f}", f"{low:.2f} to {high:.2f}"]
     )
+    columns.append(decibels(cell.file_sqnr_db, cell.file_max_abs, ""))
+    columns.append(decibels(cell.kernels_sqnr_db, cell.kernels_max_abs, ""))
     return f"| {' | '.join(columns)} |"
 
 
@@ -64,9 +69,11 @@ def _unjudged(cell: CellAccuracy) -> str:
 
 def _row(cell: CellVerdict) -> str:
     verdict = MARKS.get(cell.verdict or "", cell.status)
-    sqnr = "" if cell.sqnr_db is None else f"{cell.sqnr_db:.1f}"
+    sqnr = decibels(cell.sqnr_db, cell.max_abs, "")
+    file = decibels(cell.file_sqnr_db, cell.file_max_abs, "")
+    kernels = decibels(cell.kernels_sqnr_db, cell.kernels_max_abs, "")
     limit = f"{cell.gate['min_sqnr_db']:.1f}" if cell.gate else ""
     cosine = "" if cell.cosine is None else f"{cell.cosine:.6f}"
     top1 = "" if cell.top1_agreement is None else f"{cell.top1_agreement:.1%}"
     columns = (cell.variant, cell.runner, cell.target, cell.precision or "", verdict)
-    return f"| {' | '.join((*columns, sqnr, limit, cosine, top1))} |"
+    return f"| {' | '.join((*columns, sqnr, limit, file, kernels, cosine, top1))} |"

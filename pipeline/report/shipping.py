@@ -44,6 +44,11 @@ def verification(result: Verification) -> str:
         lines.append(
             f"  SQNR {result.sqnr_db:.1f} dB on {result.samples} goldens, limit {limit:.1f}"
         )
+    if result.file_sqnr_db is not None and result.kernels_sqnr_db is not None:
+        lines.append(
+            f"  the file itself {result.file_sqnr_db:.1f} dB from torch; the kernels "
+            f"{result.kernels_sqnr_db:.1f} dB from the file, limit {result.kernels_limit_db:.1f}"
+        )
     lines += _latency(result)
     return text(*checks, *lines, f"{result.verdict}: after {result.seconds:.1f} s")
 

@@ -40,6 +40,13 @@ def number(value: float | None, form: str) -> str:
     return "–" if value is None else format(value, form)
 
 
+def decibels(value: float | None, max_abs: float | None, absent: str = "–") -> str:
+    """A distance in dB; "equal" where there is no error, a dash where there is no distance."""
+    if value is None and max_abs == 0:
+        return "equal"
+    return absent if value is None else f"{value:.1f}"
+
+
 def settings(found: Mapping[str, Any]) -> str:
     """Settings of a runner as tune tries them: "threads 1, allow_spinning False"."""
     options = found.get("options", {})

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Mapping, Sequence
 from typing import Any
 
@@ -15,9 +16,10 @@ from ..sections import SYNTHETIC
 from ..stages.evaluate import CellAccuracy, EvaluationResult
 from ..stages.parity import CellVerdict, ParityResult
 from . import explanation
-from .tables import number, table, text
+from .tables import decibels, number, table, text
 
 MIB = 1 << 20
+TWICE = "file: the int8 file's own arithmetic against torch; kernels: the runner against that"
 
 
 def export_table(manifest: Manifest) -> str:
@@ -42,7 +44,9 @@ def parity(result: ParityResult) -> str:
 
 def _parity_table(result: ParityResult) -> str:
     """The cells of a parity run with the reasons below it."""
-    columns = ("variant", "runner", "target", "prec", "verdict", ">SQNR dB", ">limit")
+    columns = ["variant", "runner", "target", "prec", "verdict", ">SQNR dB", ">limit"]
+    twice = any(cell.file_max_abs is not None or cell.fault for cell in result.cells)
+    columns += [">file", ">kernels"] * twice
     shown = table(*columns, ">cosine", ">max rel", ">top-1", ">n")
     for cell in result.cells:
         if cell.status == "ok":
@@ -52,8 +56,9 @@ def _parity_table(result: ParityResult) -> str:
                 cell.target,
                 cell.precision or "",
                 cell.verdict or "",
-                "equal" if cell.max_abs == 0 else number(cell.sqnr_db, ".1f"),
+                decibels(cell.sqnr_db, cell.max_abs),
                 number(cell.gate["min_sqnr_db"], ".1f"),
+                *_twice(cell)[: 2 * twice],
                 number(cell.cosine, ".6f"),
                 number(cell.max_rel, ".1e"),
                 number(cell.top1_agreement, ".1%"),
@@ -65,10 +70,22 @@ def _parity_table(result: ParityResult) -> str:
             parts.append(f"  {cell.variant}/{cell.runner}: {note}")
     parts += _reasons(result.cells)
     parts += _problems(result.problems)
-    parts.append(
-        f"  torch's float32 is {result.reference_sqnr_db:.1f} dB from its float64 on these goldens"
-    )
+    parts.append(f"  torch's float32 {_reference(result.reference_sqnr_db)} on these goldens")
+    if twice:
+        parts.append(f"  {TWICE}")
     return text(*parts)
+
+
+def _twice(cell: CellVerdict | CellAccuracy) -> list[str]:
+    """What the file costs and what the kernels cost, dB."""
+    kernels = decibels(cell.kernels_sqnr_db, cell.kernels_max_abs)
+    return [decibels(cell.file_sqnr_db, cell.file_max_abs), kernels]
+
+
+def _reference(sqnr_db: float) -> str:
+    if math.isfinite(sqnr_db):
+        return f"is {sqnr_db:.1f} dB from its float64"
+    return "equals its float64" if sqnr_db > 0 else "can't be compared with its float64"
 
 
 def evaluation_table(result: EvaluationResult) -> str:
@@ -76,12 +93,14 @@ def evaluation_table(result: EvaluationResult) -> str:
     remote = any(cell.target != "local" for cell in result.cells if cell.status == "ok")
     columns = ["variant", "runner", "prec", "verdict", ">top-1", ">95 % CI", ">top-5"]
     columns += [">drop", ">95 % CI", ">p"]
+    twice = any(cell.file_max_abs is not None for cell in result.cells)
+    columns += [">file", ">kernels"] * twice
     if remote:
         columns.insert(2, "target")
     shown = table(*columns)
     for cell in result.cells:
         if cell.status == "ok":
-            row = _accuracy_row(cell)
+            row = _accuracy_row(cell) + _twice(cell)[: 2 * twice]
             if remote:
                 row.insert(2, cell.target)
             shown.add_row(*row)
@@ -98,6 +117,8 @@ def evaluation_table(result: EvaluationResult) -> str:
         if result.max_drop is not None:
             limit = f"at most {result.max_drop:g} points may be lost"
         parts.append(f"  compared with {place}; {limit}")
+    if twice:
+        parts.append(f"  {TWICE} (SQNR in dB, on the goldens; parity judges it)")
     parts += [f"  {note}" for note in result.notes]
     return text(*parts)
 

@@ -61,7 +61,7 @@ def stages_for(config: Config, progress: Progress = SILENT) -> list[Stage]:
         batch = config.export.batch
         count = DYNAMIC_CALIBRATION_BATCH if batch == "dynamic" else int(batch)
         stages.append(Calibrate(spec.preprocessing, count, chosen))
-    return [*stages, *(Quantize(name) for name in quantized)]
+    return [*stages, *(Quantize(name, spec.preprocessing) for name in quantized)]
 
 
 def _further_formats(export: Export, config: Config) -> list[Stage]:

@@ -21,17 +21,23 @@ from ...runners import images
 from ...runners.base import RunnerError, SessionError
 from ...runners.images import Preprocessing, batches
 from ...runners.targets import LOCAL
-from .. import accuracy, dataset
+from .. import accuracy, arithmetic, dataset
 from ..accuracy import Drop
-from ..cells import Cell, OpenCell, Opener, exit_code, run_batches, status_of
+from ..arithmetic import Arithmetic
+from ..cells import Cell, OpenCell, Opener, exit_code, run_batches, run_goldens, status_of
 from ..config import Config
 from ..dataset import Dataset
-from ..errors import ExitCode, UsageError
-from ..gates import FAIL, INCONCLUSIVE, wilson
+from ..errors import ExitCode, UsageError, WorkspaceError
+from ..gates import FAIL, INCONCLUSIVE, judge, kind_of, unreliable, wilson
+from ..goldens import FILE as GOLDENS
+from ..goldens import Goldens
+from ..judgement import TWICE, Judgement
 from ..manifest import Manifest
 from ..planning import plan
 from ..progress import Progress
 from ..workspace import Workspace
+from .parity import gate_of
+from .quantize import saturates
 
 SCHEMA_VERSION = 1
 RESULT_FILE = "evaluation.json"
@@ -50,7 +56,8 @@ class CellAccuracy:
     """A cell's row in ``evaluation.json``. Shares are in [0, 1], ``None`` unless it ran.
 
     ``drop`` is ``None`` for the reference itself, ``verdict`` also where no limit was given, and
-    ``top5`` is for a model of five classes or fewer.
+    ``top5`` is for a model of five classes or fewer. ``file_sqnr_db`` and what follows are an int8
+    cell's on the goldens, as in ``CellVerdict``; they are shown here and judged by parity.
     """
 
     variant: str
@@ -71,11 +78,23 @@ class CellAccuracy:
     threads: int | None = None
     batch: int | None = None
     runner_version: str | None = None
+    file_sqnr_db: float | None = None
+    file_max_abs: float | None = None
+    kernels_sqnr_db: float | None = None
+    kernels_max_abs: float | None = None
+    kernels_limit_db: float | None = None
+    fault: str | None = None
 
     def figures(self) -> dict[str, float | None]:
         """What a report shows beside the verdict."""
-        points = self.drop.points if self.drop else None
-        return {"top-1": self.top1, "top-5": self.top5, "drop": points, "images": self.images}
+        return {
+            "top-1": self.top1,
+            "top-5": self.top5,
+            "drop": self.drop.points if self.drop else None,
+            "images": self.images,
+            "file SQNR dB": self.file_sqnr_db,
+            "kernels SQNR dB": self.kernels_sqnr_db,
+        }
 
 
 @dataclass(frozen=True)
@@ -107,6 +126,7 @@ class _Run:
     opened: OpenCell | None = None
     error: RunnerError | None = None
     places: list[np.ndarray] = field(default_factory=list)
+    judgement: Judgement | None = None
 
     @property
     def batch(self) -> int:
@@ -130,6 +150,50 @@ class _Run:
             self.error = error
 
 
+@dataclass(frozen=True)
+class _Twice:
+    """Says of an int8 cell what its file and its kernels cost, on the goldens."""
+
+    goldens: Goldens | None
+    own: Mapping[str, Arithmetic]
+    config: Config
+
+    @classmethod
+    def of(
+        cls, cells: Sequence[Cell], workspace: Workspace, manifest: Manifest, config: Config
+    ) -> tuple[_Twice, list[str]]:
+        """For these cells, with what there is to say about those that it can't be told of."""
+        own, notes = dict[str, Arithmetic](), list[str]()
+        for variant in dict.fromkeys(cell.variant for cell in cells):
+            try:
+                found = arithmetic.of_workspace(workspace.folder, manifest, variant)
+            except WorkspaceError as error:
+                notes.append(
+                    f"what the file and the kernels of {variant} cost is not known: {error}"
+                )
+            else:
+                own |= {variant: found} if found else {}
+        goldens = Goldens.load(workspace.folder / GOLDENS) if own else None
+        return cls(goldens, own, config), notes
+
+    def judge(self, run: _Run, preprocessing: Preprocessing) -> None:
+        """Run the goldens through an open cell that is judged twice. Keeps the error."""
+        cell, own = run.cell, self.own.get(run.cell.variant)
+        if own is None or self.goldens is None or run.opened is None:
+            return
+        precise = self.goldens.reference_sqnr_db
+        gate = gate_of(cell.variant, cell.runner, cell.precision, precise, self.config)
+        try:
+            outputs = run_goldens(run.opened, self.goldens, preprocessing)
+        except RunnerError as error:
+            run.error = error
+            return
+        inexact = saturates(cell.variant, run.opened.worker.hello["host"])
+        found = judge(outputs, self.goldens.fp32, gate, own=own.outputs, saturates=inexact)
+        kind = kind_of(cell.variant, cell.precision)
+        run.judgement = found.without(unreliable(kind, gate, precise))
+
+
 def evaluate(
     workspace: Workspace, manifest: Manifest, config: Config, progress: Progress
 ) -> EvaluationResult:
@@ -147,8 +211,10 @@ def evaluate(
     for note in data.notes:
         progress.say(f"warning: {note}")
 
+    twice, unknown = _Twice.of(cells, workspace, manifest, config)
+
     def run(some: Sequence[Cell]) -> dict[Cell, _Run]:
-        return _run_all(some, data, workspace, manifest, config, progress)
+        return _run_all(some, data, twice, workspace, manifest, config, progress)
 
     candidates, missing = _reference_candidates(manifest, config)
     runs = run(list(dict.fromkeys([*candidates[:1], *cells])))
@@ -161,7 +227,7 @@ def evaluate(
             break
     if reference and reference.cell != candidates[0]:
         missing = f"{candidates[0]} failed: {runs[candidates[0]].error}"
-    notes = [*data.notes, *_notes(manifest, reference, missing)]
+    notes = [*data.notes, *unknown, *_notes(manifest, runs, reference, missing)]
     shown = [one for cell, one in runs.items() if cell in cells or one is reference]
     rows = [_row(one, reference, manifest, config) for one in shown]
     rows += [
@@ -219,6 +285,7 @@ def _reference_candidates(manifest: Manifest, config: Config) -> tuple[list[Cell
 def _run_all(
     cells: Sequence[Cell],
     data: Dataset,
+    twice: _Twice,
     workspace: Workspace,
     manifest: Manifest,
     config: Config,
@@ -238,6 +305,7 @@ def _run_all(
                     run.opened = workers.enter_context(opener.open(run.cell, model))
                 except RunnerError as error:
                     run.error = error
+                twice.judge(run, preprocessing)
             classes, decoders = manifest.model["classes"], config.evaluate.decoders
             _walk(group, data, preprocessing, classes, decoders, progress)
     progress.step(1, 1, "")
@@ -289,6 +357,9 @@ def _row(run: _Run, reference: _Run | None, manifest: Manifest, config: Config) 
         batch=run.batch,
         runner_version=loaded.runner_version,
     )
+    if run.judgement:
+        figures = run.judgement.figures()
+        row = replace(row, fault=run.judgement.fault, **{name: figures[name] for name in TWICE})
     failures = []
     if row.precision != cell.precision:
         failures.append(f"computed in {row.precision}, {cell.precision} was asked for")
@@ -308,13 +379,20 @@ def _row(run: _Run, reference: _Run | None, manifest: Manifest, config: Config) 
     return replace(row, verdict=verdict, reason=reason or None, images_needed=needed, drop=drop)
 
 
-def _notes(manifest: Manifest, reference: _Run | None, missing: str | None) -> list[str]:
+def _notes(
+    manifest: Manifest, runs: Mapping[Cell, _Run], reference: _Run | None, missing: str | None
+) -> list[str]:
     """``missing`` is why the reference is not the one that it is by default."""
     notes = []
     if not manifest.model["trained"]:
         notes.append("random weights: these figures mean nothing")
     if manifest.model["classes"] <= TOP:
         notes.append(f"no top-{TOP}: the model has {manifest.model['classes']} classes")
+    notes += [
+        f"{cell}: parity finds {run.judgement.fault} at fault: {'; '.join(run.judgement.reasons)}"
+        for cell, run in runs.items()
+        if run.judgement and run.judgement.fault
+    ]
     if reference and missing:
         notes.append(f"drops are counted from {reference.cell}, since {missing}")
     return notes

@@ -8,7 +8,6 @@ file is the runner's. docs/parity.md explains how to read the result.
 
 from __future__ import annotations
 
-import math
 import tempfile
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import ExitStack, contextmanager
@@ -20,28 +19,27 @@ import numpy as np
 
 from ...exporters.base import MissingLibrary
 from ...runners.base import RunnerError
-from ...runners.targets import LOCAL
 from .. import diagnostics, goldens, metrics
-from ..cells import Cell, OpenCell, open_cell, run_goldens
+from ..arithmetic import EXECUTOR, executor
+from ..cells import Cell, OpenCell, open_cell
 from ..config import Config
 from ..diagnostics import Finding
 from ..explanation import Explanation, LayerError, Step
-from ..gates import FAIL, PASS, Gate, default_gate, judge
+from ..gates import FAIL
 from ..graphs import FED, Layer, LayerGraph, Watched, optimized
 from ..manifest import Manifest
-from ..planning import plan
 from ..progress import Progress
+from ..recording import CellOutputs, Recording
 from ..workspace import Workspace
 from .export import EXPORTED, PROGRAM
-from .parity import CellOutputs, ParityResult, Recording, gate_for
+from .parity import CellVerdict, ParityResult
 from .simplify import FP32
+from .steps import EXPORT, RUN, SIMPLIFY, TORCH, Walk
 
 SCHEMA_VERSION = 1
 RESULT_FILE = "explain.json"
 PLOT_FILE = "explain.svg"
 LAYER_SAMPLES = 8
-EXECUTOR = "ort-cpu"
-EXPORT, SIMPLIFY, QUANTIZE, RUN = "exported", "simplified", "quantized", "runner"
 
 Arrays = Mapping[str, np.ndarray]
 
@@ -74,16 +72,19 @@ def explain(
         import onnxruntime  # noqa: F401
     except ImportError as error:
         raise MissingLibrary(f'--explain: {error}; pip install "edgepipe[cpu,export]"') from error
-    cells, _ = plan(manifest, config, config.parity)
-    judged = list(zip(cells, recording.cells, result.cells, strict=False))
+    judged = [
+        (outputs.cell, outputs, row)
+        for outputs, row in zip(recording.cells, result.cells, strict=True)
+        if outputs.cell
+    ]
     broken = [one for one in judged if one[2].verdict == FAIL or one[2].status == "failed"]
     chosen = broken or [one for one in judged if one[2].status == "ok"]
     explainer = _Explainer(workspace, manifest, config, recording)
     found = []
-    for number, (cell, outputs, verdict) in enumerate(chosen):
+    for number, (cell, outputs, row) in enumerate(chosen):
         progress.step(number, len(chosen), f"explaining {cell}")
         if Path(cell.file).suffix == ".onnx":
-            found.append(explainer.explain(cell, outputs, verdict.verdict or verdict.status))
+            found.append(explainer.explain(cell, outputs, row))
     progress.step(1, 1, "")
     return tuple(found)
 
@@ -110,22 +111,26 @@ class _Explainer:
     manifest: Manifest
     config: Config
     recording: Recording
-    _outputs: dict[str, Arrays | RunnerError] = field(default_factory=dict)
     _graphs: dict[str, LayerGraph] = field(default_factory=dict)
 
     def __post_init__(self) -> None:
         self.goldens = goldens.Goldens.load(self.workspace.folder / goldens.FILE)
         self.preprocessing = goldens.preprocessing_of(self.manifest)
-        strict = default_gate("f32", self.recording.reference_sqnr_db)
-        self.exact = replace(strict, min_top1=0.0)
+        self.walk = Walk(
+            self.workspace.folder, self.goldens, self.preprocessing, self.recording, self.config
+        )
 
-    def explain(self, cell: Cell, outputs: CellOutputs, verdict: str) -> Explanation:
+    def explain(self, cell: Cell, outputs: CellOutputs, row: CellVerdict) -> Explanation:
         """Walk the steps of a cell, then look into the layers of the one that adds the error."""
-        steps = self._steps(cell, outputs)
+        steps = self.walk.steps(cell, outputs, row)
         culprit = next((step for step in steps if step.verdict == FAIL), None)
         culprit = culprit or min(steps, key=lambda step: step.step_sqnr_db)
         notes: list[str] = []
-        if culprit.name == EXPORT:
+        layers: list[LayerError] = []
+        layer: str | None = None
+        if culprit.name == TORCH:
+            notes.append("no layers: nothing can be told from a distance to such a reference")
+        elif culprit.name == EXPORT:
             layers, layer = self._against_torch(notes)
         else:
             layers, layer = self._against_float(cell, culprit, notes)
@@ -137,70 +142,16 @@ class _Explainer:
             runner=cell.runner,
             target=cell.target.name,
             precision=cell.precision,
-            verdict=verdict,
+            verdict=row.verdict or row.status,
             samples=min(LAYER_SAMPLES, self.recording.samples),
             step=culprit.name,
             layer=layer,
             steps=tuple(steps),
-            layers=tuple(sorted(layers, key=lambda found: found.badness)),
+            layers=tuple(sorted(layers, key=lambda found: found.rank)),
             order=tuple(found.tensor for found in layers),
             findings=tuple(findings),
             notes=tuple(notes),
         )
-
-    def _steps(self, cell: Cell, outputs: CellOutputs) -> list[Step]:
-        """Each file on the reference executor, then the cell's own outputs."""
-        gate = replace(gate_for(outputs, self.recording, self.config), min_top1=0.0)
-        walk: list[tuple[str, str, Gate]] = [
-            (EXPORT, EXPORTED, self.exact),
-            (SIMPLIFY, FP32, self.exact),
-        ]
-        if cell.file != FP32:
-            walk.append((QUANTIZE, cell.file, gate))
-        steps: list[Step] = []
-        before: Arrays | RunnerError = self.recording.reference
-        for name, file, limits in walk:
-            after = self._executed(file)
-            steps.append(self._step(name, file, before, after, limits))
-            before = after
-        after = outputs.arrays
-        if outputs.status != "ok":
-            after = RunnerError(outputs.reason or outputs.status)
-        steps.append(self._step(RUN, cell.runner, before, after, gate))
-        return steps
-
-    def _step(
-        self,
-        name: str,
-        file: str,
-        before: Arrays | RunnerError,
-        after: Arrays | RunnerError,
-        gate: Gate,
-    ) -> Step:
-        if isinstance(after, RunnerError):
-            return Step(name, file, -math.inf, -math.inf, FAIL, str(after))
-        judgement = judge(after, self.recording.reference, gate)
-        return Step(
-            name,
-            file,
-            _distance(after, self.recording.reference),
-            -math.inf if isinstance(before, RunnerError) else _distance(after, before),
-            FAIL if judgement.verdict == FAIL else PASS,
-            "; ".join(judgement.reasons) or None,
-        )
-
-    def _executed(self, file: str) -> Arrays | RunnerError:
-        """The outputs of a file on the reference executor, for all samples; run once."""
-        if file not in self._outputs:
-            cell = self._executor(file)
-            try:
-                with open_cell(cell, self.workspace.folder / file) as opened:
-                    self._outputs[file] = run_goldens(
-                        opened, self.goldens, self.preprocessing, self.recording.samples
-                    )
-            except RunnerError as error:
-                self._outputs[file] = error
-        return self._outputs[file]
 
     def _against_torch(self, notes: list[str]) -> tuple[list[LayerError], str | None]:
         """The layers of the exported graph against whatever tensor of torch's is like them.
@@ -213,17 +164,17 @@ class _Explainer:
 
         graph = self._graph(EXPORTED)
         totals: dict[str, metrics.Noise] = {}
+        twins: dict[str, str | None] = {}
         try:
             trace = torch_runner.tracer(self.workspace.folder / PROGRAM)
             with self._longest_prefix(graph) as session:
-                twins: dict[str, str | None] = {}
                 for feeds in self._feeds(session.opened):
                     found, expected = session.run(feeds), trace(feeds)
                     twins = twins or {name: _nearest(found[name], expected) for name in found}
                     for tensor, array in found.items():
-                        twin = twins[tensor]
-                        noise = totals.setdefault(tensor, metrics.Noise())
-                        noise.add(array, array * np.nan if twin is None else expected[twin])
+                        if twin := twins[tensor]:
+                            noise = totals.setdefault(tensor, metrics.Noise())
+                            noise.add(array, expected[twin])
         except RunnerError as error:
             notes.append(f"no layers: {error}")
             return [], None
@@ -233,12 +184,12 @@ class _Explainer:
         layers = [
             LayerError(layer.name, layer.operators, layer.tensor, _db(totals, layer), None)
             for layer in graph.layers
-            if layer.tensor in totals
+            if layer.tensor in twins
         ]
         alike = {
             layer.tensor
             for layer in layers
-            if layer.sqnr_db is not None and layer.sqnr_db >= self.exact.min_sqnr_db
+            if layer.sqnr_db is not None and layer.sqnr_db >= self.walk.exact.min_sqnr_db
         }
         return layers, _first_unlike(graph.layers, alike)
 
@@ -249,11 +200,11 @@ class _Explainer:
         before = EXPORTED if culprit.name == SIMPLIFY else FP32
         file = FP32 if culprit.name == SIMPLIFY else cell.file
         reference, graph = self._graph(before), self._graph(file)
-        own_cell = replace(cell, file=file) if culprit.name == RUN else self._executor(file)
+        own_cell = replace(cell, file=file) if culprit.name == RUN else executor(file)
         piled, own = dict[str, metrics.Noise](), dict[str, metrics.Noise]()
         outside = dict[str, list[float]]()
         with ExitStack() as stack:
-            exact = stack.enter_context(self._open(self._executor(before), reference.shown()))
+            exact = stack.enter_context(self._open(executor(before), reference.shown()))
             every = list(self._feeds(exact.opened))
             expected = exact.run(every[0])
             names = {layer.tensor for layer in graph.layers}
@@ -266,7 +217,7 @@ class _Explainer:
             # A runner is held against what the file says, not against the float model.
             meant = None
             if culprit.name == RUN:
-                meant = stack.enter_context(self._open(self._executor(file), apart))
+                meant = stack.enter_context(self._open(executor(file), apart))
             for feeds in every:
                 expected = exact.run(feeds)
                 fed = feeds | {FED + name: expected[name] for name in shapes}
@@ -293,11 +244,12 @@ class _Explainer:
 
     def _worst(self, layers: Sequence[LayerError], culprit: Step) -> str | None:
         """A rewritten graph breaks at its first wrong layer; noise is where there is most."""
+        layers = [layer for layer in layers if layer.state != metrics.UNKNOWN]
         if not layers:
             return None
         if culprit.name == SIMPLIFY:
             for layer in layers:
-                if layer.badness < self.exact.min_sqnr_db:
+                if layer.badness < self.walk.exact.min_sqnr_db:
                     return layer.layer
         return min(layers, key=lambda layer: layer.badness).layer
 
@@ -307,14 +259,11 @@ class _Explainer:
         path = self.workspace.folder / cell.file
         clipped = {layer.layer: layer.clipped for layer in layers if layer.clipped is not None}
         found = diagnostics.of_ranges(clipped)
-        found += diagnostics.of_cpu(path, outputs.host.get("cpu_flags", ()))
+        found += diagnostics.of_cpu(path, outputs.host)
         found += diagnostics.of_convolutions(outputs.convolutions)
         if cell.runner == EXECUTOR:
             found += diagnostics.of_kernels(optimized(path))
         return found
-
-    def _executor(self, file: str) -> Cell:
-        return Cell("", EXECUTOR, LOCAL, "f32", file, threads=None, optimize=False)
 
     def _graph(self, file: str) -> LayerGraph:
         if file not in self._graphs:
@@ -348,7 +297,7 @@ class _Explainer:
     @contextmanager
     def _longest_prefix(self, graph: LayerGraph) -> Iterator[_Session]:
         """The graph with its layers shown or, where it fails on the way, as far as it runs."""
-        cell = self._executor(EXPORTED)
+        cell = executor(EXPORTED)
 
         def runs(count: int | None) -> bool:
             try:
@@ -406,17 +355,6 @@ def _largest(count: int, holds: Callable[[int], bool]) -> int:
         middle = (low + high + 1) // 2
         low, high = (middle, high) if holds(middle) else (low, middle - 1)
     return low
-
-
-def _distance(outputs: Arrays, reference: Arrays) -> float:
-    """SQNR in dB of the worst output; minus infinity where they can't be compared."""
-    worst = math.inf
-    for name, expected in reference.items():
-        found = outputs.get(name)
-        if found is None or found.shape != expected.shape:
-            return -math.inf
-        worst = min(worst, metrics.sqnr_db(found, expected))
-    return worst
 
 
 def _db(totals: Mapping[str, metrics.Noise], layer: Layer) -> float | None:

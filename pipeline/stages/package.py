@@ -15,7 +15,7 @@ from typing import Any
 from ...runners import archive, bundle
 from ...runners.bundle import BundleGate, Index, Member, Recommended, Variant
 from ...runners.signature import Signer, sign
-from .. import evidence, requirements
+from .. import arithmetic, evidence, requirements
 from .. import goldens as recorded
 from ..config import Config
 from ..errors import Refused, UsageError
@@ -28,7 +28,7 @@ from ..report import bom, card
 from ..workspace import Workspace
 from .layouts import Tensors, layout
 from .parity import gate_of
-from .quantize import REDUCED_RANGE
+from .quantize import needs_of
 
 SCHEMA_VERSION = 1
 UNTRAINED, FAILED_PARITY = "untrained", "failed-parity"
@@ -137,7 +137,7 @@ def collect(
     if preprocessing is None or not manifest.model["classes"]:
         raise UsageError(f"{config.model} is no image classifier: only those can be packaged")
     variants = chosen(manifest, config)
-    names = [name for variant in variants.values() for name in variant.names()]
+    names = [name for variant in variants.values() for name in variant.proofs()]
     digests = {name: manifest.artifacts[name].sha256 for name in (*names, recorded.FILE)}
     goldens = recorded.Goldens.load(workspace.folder / recorded.FILE)
 
@@ -217,8 +217,10 @@ def chosen(manifest: Manifest, config: Config) -> dict[str, Variant]:
             if kind in settings.formats
         }
         if files:
-            needs = bundle.EXACT_INT8 if REDUCED_RANGE.get(name) is False else None
-            variants[name] = Variant(files, needs)
+            second = arithmetic.file_of(name)
+            variants[name] = Variant(
+                files, needs_of(name), second if second in manifest.artifacts else None
+            )
         elif name in settings.variants:
             raise UsageError(f"variant {name} has no file in {', '.join(settings.formats)}")
     missing = set(settings.formats) - {kind for one in variants.values() for kind in one.files}

@@ -6,140 +6,51 @@ anything again.
 
 from __future__ import annotations
 
-import io
-import json
 from collections.abc import Mapping, Sequence
-from dataclasses import asdict, dataclass, field, replace
+from dataclasses import asdict, dataclass, replace
 from datetime import UTC, datetime
-from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-import numpy as np
-
 from ...runners.base import PlacementError, RunnerError
+from .. import arithmetic, metrics, placement
 from .. import goldens as recorded
-from .. import placement
 from ..cells import Cell, Opener, exit_code, run_goldens, status_of
 from ..config import Config
 from ..errors import ExitCode, InputError
-from ..gates import FAIL, Distance, Gate, Judgement, default_gate, judge, kind_of
+from ..gates import (
+    FAIL,
+    Gate,
+    Judgement,
+    default_gate,
+    judge,
+    kind_of,
+    unreliable,
+)
 from ..manifest import Manifest
 from ..planning import Refused, plan
 from ..progress import Progress
+from ..recording import SCHEMA_VERSION, CellOutputs, Recording, reference_json
 from ..sections import GateConfig
 from ..workspace import Workspace
+from .quantize import saturates
 
 if TYPE_CHECKING:
     from ..explanation import Explanation
 
-SCHEMA_VERSION = 1
 OUTPUTS_FILE = "parity.npz"
 RESULT_FILE = "parity.json"
 
 
 @dataclass(frozen=True)
-class CellOutputs:
-    """What running a cell gave, before anybody judges it. Goes into ``parity.npz``.
-
-    ``asked`` is the precision that was asked for, ``precision`` the one read back (or known
-    otherwise: ``precision_from``). ``placement`` is the per cent of the nodes on each provider,
-    ``provider`` the one asked for; ``misplaced`` says that it failed for being elsewhere.
-    """
-
-    variant: str
-    runner: str
-    target: str
-    asked: str
-    status: str
-    reason: str | None = None
-    file: str | None = None
-    precision: str | None = None
-    threads: int | None = None
-    runner_version: str | None = None
-    device: str | None = None
-    device_name: str | None = None
-    provider: str | None = None
-    precision_from: str | None = None
-    nodes: Mapping[str, int] = field(default_factory=dict)
-    placement: Mapping[str, float] = field(default_factory=dict)
-    convolutions: Mapping[str, int] = field(default_factory=dict)
-    misplaced: bool = False
-    host: Mapping[str, Any] = field(default_factory=dict)
-    arrays: Mapping[str, np.ndarray] = field(default_factory=dict)
-
-
-@dataclass(frozen=True)
-class Recording:
-    """Outputs of all cells together with torch's for the same goldens.
-
-    ``measured`` says when they were run (UTC, ISO 8601).
-    """
-
-    model: Mapping[str, Any]
-    artifacts: Mapping[str, str]
-    reference_sqnr_db: float
-    reference: Mapping[str, np.ndarray]
-    cells: tuple[CellOutputs, ...]
-    measured: str | None = None
-
-    @property
-    def samples(self) -> int:
-        """How many goldens were run."""
-        return len(next(iter(self.reference.values())))
-
-    def to_bytes(self) -> bytes:
-        """As ``.npz``: the arrays, and everything else as JSON beside them."""
-        arrays = {f"reference/{name}": array for name, array in self.reference.items()}
-        about = []
-        for number, cell in enumerate(self.cells):
-            arrays |= {f"cell{number}/{name}": array for name, array in cell.arrays.items()}
-            fields = {key: value for key, value in vars(cell).items() if key != "arrays"}
-            about.append(fields)
-        document = {
-            "schema_version": SCHEMA_VERSION,
-            "model": self.model,
-            "artifacts": self.artifacts,
-            "reference_sqnr_db": self.reference_sqnr_db,
-            "measured": self.measured,
-            "cells": about,
-        }
-        arrays["about"] = np.frombuffer(json.dumps(document).encode(), np.uint8)
-        buffer = io.BytesIO()
-        np.savez_compressed(buffer, allow_pickle=False, **arrays)
-        return buffer.getvalue()
-
-    @classmethod
-    def load(cls, path: Path) -> Recording:
-        """Read what ``to_bytes`` wrote. Raises ``InputError`` for anything else."""
-        try:
-            with np.load(path, allow_pickle=False) as archive:
-                arrays = {name: archive[name] for name in archive.files}
-            document = json.loads(arrays.pop("about").tobytes())
-            if document["schema_version"] != SCHEMA_VERSION:
-                raise InputError(f"{path}: schema {document['schema_version']}, not readable here")
-            cells = tuple(
-                CellOutputs(**about, arrays=_under(arrays, f"cell{number}/"))
-                for number, about in enumerate(document["cells"])
-            )
-            return cls(
-                document["model"],
-                document["artifacts"],
-                document["reference_sqnr_db"],
-                _under(arrays, "reference/"),
-                cells,
-                document.get("measured"),
-            )
-        except OSError as error:
-            raise InputError(f"{path}: {error.strerror or error}") from error
-        except InputError:
-            raise
-        except Exception as error:  # a damaged archive fails in many ways inside zipfile and numpy
-            raise InputError(f"{path}: not a parity recording ({error})") from error
-
-
-@dataclass(frozen=True)
 class CellVerdict:
-    """A cell's row in ``parity.json``. For several outputs the figures are the worst ones."""
+    """A cell's row in ``parity.json``. For several outputs the figures are the worst ones.
+
+    An int8 cell is judged twice: ``file_sqnr_db`` is what the quantization costs, the file's own
+    arithmetic against torch, ``kernels_sqnr_db`` what the runner costs, its outputs against that
+    arithmetic, and ``kernels_limit_db`` the least of it. A figure without a distance in dB has a
+    ``max_abs`` of 0 if it is equal. ``fault`` is "file", "kernels" or "saturation".
+    ``unreliable`` says why torch's float32 is no reference for it, if it is none.
+    """
 
     variant: str
     runner: str
@@ -157,7 +68,7 @@ class CellVerdict:
     top1_agreement_clear: float | None
     top5_agreement: float | None
     flipped: list[int]
-    gate: Mapping[str, float]
+    gate: Mapping[str, float | None]
     outputs: Mapping[str, Mapping[str, Any]]
     device: str | None
     device_name: str | None
@@ -169,11 +80,20 @@ class CellVerdict:
     precision_from: str | None
     threads: int | None
     runner_version: str | None
+    file_sqnr_db: float | None = None
+    file_max_abs: float | None = None
+    kernels_sqnr_db: float | None = None
+    kernels_max_abs: float | None = None
+    kernels_limit_db: float | None = None
+    fault: str | None = None
+    unreliable: str | None = None
 
     def figures(self) -> dict[str, float | None]:
         """What a report shows beside the verdict."""
         return {
             "SQNR dB": self.sqnr_db,
+            "file SQNR dB": self.file_sqnr_db,
+            "kernels SQNR dB": self.kernels_sqnr_db,
             "cosine": self.cosine,
             "max abs": self.max_abs,
             "top-1 agreement": self.top1_agreement,
@@ -200,7 +120,7 @@ class ParityResult:
 
     def to_json(self) -> dict[str, Any]:
         """The document: JSON values only."""
-        document = asdict(replace(self, explanations=()))
+        document = asdict(replace(self, explanations=())) | reference_json(self.reference_sqnr_db)
         del document["exit_code"], document["explanations"]
         if self.explanations:
             document["explanations"] = [found.to_json() for found in self.explanations]
@@ -223,6 +143,10 @@ def record(
         cells, refused = plan(manifest, config, config.parity)
     goldens = recorded.Goldens.load(workspace.folder / recorded.FILE)
     preprocessing = recorded.preprocessing_of(manifest)
+    second = {
+        variant: arithmetic.of_workspace(workspace.folder, manifest, variant)
+        for variant in dict.fromkeys(cell.variant for cell in cells)
+    }
     count = min(config.parity.samples or len(goldens), len(goldens))
     if count == 0:
         raise InputError(f"{workspace.folder / recorded.FILE}: no goldens in it")
@@ -262,6 +186,7 @@ def record(
                     convolutions=placed.convolutions,
                     host=host,
                     arrays=arrays,
+                    cell=cell,
                 )
             )
     progress.step(1, 1, "")
@@ -277,6 +202,7 @@ def record(
         reference_sqnr_db=goldens.reference_sqnr_db,
         reference={name: array[:count] for name, array in goldens.fp32.items()},
         cells=tuple(found),
+        own={variant: own.first(count) for variant, own in second.items() if own},
         measured=datetime.now(UTC).isoformat(timespec="seconds"),
     )
 
@@ -319,30 +245,30 @@ def _judge_cell(cell: CellOutputs, recording: Recording, config: Config) -> Cell
         verdict = FAIL if cell.misplaced else ""
         return _row(cell, recording, Judgement(verdict, (cell.reason or "",)), None)
     gate = gate_for(cell, recording, config)
-    classifier = recording.model.get("classes", 0) is not None
-    judgement = judge(cell.arrays, recording.reference, gate, classifier)
+    judgement = judge(
+        cell.arrays,
+        recording.reference,
+        gate,
+        classifier=recording.model.get("classes", 0) is not None,
+        own=recording.own.get(cell.variant),
+        saturates=saturates(cell.variant, cell.host),
+    )
+    reason = unreliable(kind_of(cell.variant, cell.asked), gate, recording.reference_sqnr_db)
+    judgement = judgement.without(reason)
     if cell.precision != cell.asked:
-        reason = f"computed in {cell.precision}, {cell.asked} was asked for"
-        reasons = (reason, *judgement.reasons)
-        judgement = Judgement(FAIL, reasons, None, judgement.outputs)
-    if missed := placement.missed(cell.placement, cell.provider or "", config.parity.require_ep):
-        judgement = Judgement(FAIL, (*missed, *judgement.reasons), None, judgement.outputs)
-    return _row(cell, recording, judgement, gate)
+        judgement = judgement.failing(f"computed in {cell.precision}, {cell.asked} was asked for")
+    missed = placement.missed(cell.placement, cell.provider or "", config.parity.require_ep)
+    judgement = judgement.failing(*missed)
+    return _row(cell, recording, judgement, gate, reason)
 
 
 def _row(
-    cell: CellOutputs, recording: Recording, judgement: Judgement, gate: Gate | None
+    cell: CellOutputs,
+    recording: Recording,
+    judgement: Judgement,
+    gate: Gate | None,
+    unreliable: str | None = None,
 ) -> CellVerdict:
-    distances = list(judgement.outputs.values())
-    worst = {
-        "sqnr_db": _worst(distances, "sqnr_db", min),
-        "max_abs": _worst(distances, "max_abs", max),
-        "max_rel": _worst(distances, "max_rel", max),
-        "cosine": _worst(distances, "cosine", min),
-        "top1_agreement": _worst(distances, "top1_agreement", min),
-        "top1_agreement_clear": _worst(distances, "top1_agreement_clear", min),
-        "top5_agreement": _worst(distances, "top5_agreement", min),
-    }
     return CellVerdict(
         variant=cell.variant,
         runner=cell.runner,
@@ -352,9 +278,11 @@ def _row(
         verdict=judgement.verdict or None,
         samples=recording.samples if cell.status == "ok" else 0,
         samples_needed=judgement.samples_needed,
-        flipped=sorted({index for distance in distances for index in distance.flipped}),
+        flipped=judgement.flipped,
         gate=asdict(gate) if gate else {},
-        outputs={name: distance.to_json() for name, distance in judgement.outputs.items()},
+        outputs={name: _detail(judgement, name) for name in judgement.outputs},
+        fault=judgement.fault,
+        unreliable=unreliable,
         device=cell.device,
         device_name=cell.device_name,
         provider=cell.provider,
@@ -365,17 +293,17 @@ def _row(
         precision_from=cell.precision_from,
         threads=cell.threads,
         runner_version=cell.runner_version,
-        **worst,
+        **judgement.figures(),
     )
 
 
-def _worst(distances: Sequence[Distance], name: str, choose: Any) -> float | None:
-    """The worst of a figure over the outputs; ``None`` where it is infinite or doesn't apply."""
-    values = [getattr(distance, name) for distance in distances]
-    values = [value for value in values if value is not None]
-    if not values or not np.isfinite(choose(values)):
-        return None
-    return float(choose(values))
+def _detail(judgement: Judgement, name: str) -> dict[str, Any]:
+    """All figures of one output."""
+    detail = judgement.outputs[name].to_json()
+    if parts := judgement.twice.get(name):
+        detail["file"], detail["kernels"] = parts.file.to_json(), parts.kernels.to_json()
+        detail["kernels_limit_db"] = metrics.finite(parts.limit)
+    return detail
 
 
 def _without_outputs(cell: Cell, error: RunnerError) -> CellOutputs:
@@ -388,12 +316,5 @@ def _without_outputs(cell: Cell, error: RunnerError) -> CellOutputs:
         str(error),
         device=cell.device,
         misplaced=isinstance(error, PlacementError),
+        cell=cell,
     )
-
-
-def _under(arrays: Mapping[str, np.ndarray], prefix: str) -> dict[str, np.ndarray]:
-    return {
-        name.removeprefix(prefix): array
-        for name, array in arrays.items()
-        if name.startswith(prefix)
-    }

@@ -21,7 +21,8 @@ from typing import Any
 import numpy as np
 
 from ...runners import images
-from .. import graphs
+from ...runners.bundle import EXACT_INT8, Variant
+from .. import arithmetic, goldens, graphs
 from ..arrays import Arrays
 from ..dataset import Dataset
 from ..files import writing
@@ -120,13 +121,24 @@ class Calibrate:
         return Reader()
 
 
+def needs_of(variant: str) -> str | None:
+    """What a variant asks of a CPU, see ``bundle.Variant``: 8-bit weights need exact sums."""
+    return EXACT_INT8 if REDUCED_RANGE.get(variant) is False else None
+
+
+def saturates(variant: str, facts: Mapping[str, Any]) -> bool:
+    """Whether int8 kernels of a machine can't compute a variant exactly. See ``host.facts``."""
+    return Variant({}, needs_of(variant)).saturates(facts)
+
+
 @dataclass(frozen=True)
 class Quantize:
-    """Writes ``int8.onnx`` or ``int8-avx2.onnx``."""
+    """Writes ``int8.onnx`` or ``int8-avx2.onnx``, and what the file itself makes of the goldens."""
 
     variant: str
+    preprocessing: images.Preprocessing | None
 
-    requires: tuple[str, ...] = (FP32, CALIBRATION)
+    requires: tuple[str, ...] = (FP32, CALIBRATION, goldens.FILE)
 
     @property
     def name(self) -> str:
@@ -136,7 +148,7 @@ class Quantize:
     @property
     def ensures(self) -> tuple[str, ...]:
         """See ``Stage``."""
-        return (f"{self.variant}.onnx",)
+        return (f"{self.variant}.onnx", arithmetic.file_of(self.variant))
 
     def depends(self, transaction: Transaction) -> Mapping[str, Any]:
         """See ``Stage.depends``."""
@@ -145,7 +157,9 @@ class Quantize:
             "calibration": transaction.artifact(CALIBRATION).sha256,
             "scheme": "QDQ, U8 activations, S8 symmetric weights per channel",
             "reduce_range": REDUCED_RANGE[self.variant],
-            "versions": versions("edgepipe", "onnxruntime", "onnx"),
+            "goldens": transaction.artifact(goldens.FILE).sha256,
+            "preprocessing": self.preprocessing.to_json() if self.preprocessing else {},
+            "versions": versions("edgepipe", "onnxruntime", "onnx", "numpy"),
         }
 
     def run(self, transaction: Transaction, progress: Progress) -> Mapping[str, Any]:
@@ -154,7 +168,9 @@ class Quantize:
             output = model.with_name(self.ensures[0])
             reduce_range = REDUCED_RANGE[self.variant]
             _quantize(model, output, transaction.path(CALIBRATION), reduce_range)
-            transaction.write(self.ensures[0], output.read_bytes())
+            own = arithmetic.compute(output, transaction.path(goldens.FILE), self.preprocessing)
+            for name, data in zip(self.ensures, (output.read_bytes(), own.to_bytes()), strict=True):
+                transaction.write(name, data)
             proof = kernels(output)
         floats, clips = proof["float_convolutions"], proof["clips"]
         if len(floats) > MOST_FLOAT_CONVOLUTIONS:

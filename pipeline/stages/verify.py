@@ -25,10 +25,11 @@ from ...runners.selection import Choice, choose
 from ...runners.signature import Trust
 from ...runners.targets import Target
 from .. import evidence
+from ..arithmetic import Arithmetic
 from ..cells import OpenCell, audit, run_goldens, timeouts_of
 from ..config import Config, nearest
-from ..errors import ExitCode, UsageError
-from ..gates import FAIL, INCONCLUSIVE, PASS, Gate, Judgement, judge
+from ..errors import ExitCode, InputError, UsageError
+from ..gates import FAIL, INCONCLUSIVE, PASS, Gate, Judgement, judge, kind_of, unreliable
 from ..goldens import Goldens
 from ..planning import abilities_of, python_of
 from ..progress import Progress
@@ -56,7 +57,8 @@ class Verification:
     """What a bundle turned out to be here. Times in ms, sizes in bytes.
 
     ``p50_ms`` is measured here, ``recorded_p50_ms`` on the build machine; neither is judged.
-    ``seconds`` is how long it all took.
+    ``seconds`` is how long it all took. What an int8 variant lost is taken apart as in
+    ``CellVerdict``: ``file_sqnr_db`` by the file, ``kernels_sqnr_db`` by the runner here.
     """
 
     bundle: Mapping[str, Any]
@@ -71,8 +73,12 @@ class Verification:
     recommended: bool
     samples: int
     sqnr_db: float | None
+    file_sqnr_db: float | None
+    kernels_sqnr_db: float | None
+    kernels_limit_db: float | None
+    fault: str | None
     top1_agreement: float | None
-    gate: Mapping[str, float]
+    gate: Mapping[str, float | None]
     p50_ms: float | None
     recorded_p50_ms: float | None
     recorded_on: str | None
@@ -112,10 +118,12 @@ def verify(path: Path, config: Config, target: Target, progress: Progress) -> Ve
             raise UsageError(f"no variant {settings.variant} in {path}; {there}")
         signed = _signature(bundle, Trust(settings.key, settings.roots))
         goldens = _goldens(bundle)
+        second = {name: _second(bundle, name, goldens) for name in bundle.index.variants}
         count = min(settings.samples or len(goldens), len(goldens))
         host, formats = _available(bundle, config, target, progress)
         choice = choose(bundle.index, host, formats, variant=settings.variant, target=target.name)
-        answers = _run(bundle, choice, config, target, goldens, count, progress)
+        own = second[choice.variant]
+        answers = _run(bundle, choice, config, target, goldens, own, host, count, progress)
         bench = bundle.evidence("bench")
         recorded_p50_ms, recorded_on = None, None
         if bench:
@@ -144,6 +152,10 @@ def verify(path: Path, config: Config, target: Target, progress: Progress) -> Ve
         recommended=choice.recommended,
         samples=count,
         sqnr_db=answers.sqnr_db,
+        file_sqnr_db=answers.file_sqnr_db,
+        kernels_sqnr_db=answers.kernels_sqnr_db,
+        kernels_limit_db=answers.kernels_limit_db,
+        fault=answers.fault,
         top1_agreement=answers.top1_agreement,
         gate=asdict(answers.gate),
         p50_ms=answers.p50_ms,
@@ -198,7 +210,7 @@ def _evidence(bundle: Bundle) -> Check:
             raise BundleError(f"{bundle.path}: no gate for {variant} in {precision}")
         return _gate(found)
 
-    files = [name for variant in index.variants.values() for name in variant.names()]
+    files = [name for variant in index.variants.values() for name in variant.proofs()]
     digests = {name: index.members[name].sha256 for name in (*files, GOLDENS)}
     with _evidence_of(bundle, "parity"):
         problems = evidence.parity_problems(document, index.variants, digests, limits)
@@ -258,6 +270,26 @@ def _goldens(bundle: Bundle) -> Goldens:
     return goldens
 
 
+def _second(bundle: Bundle, variant: str, goldens: Goldens) -> Arithmetic | None:
+    """What a quantized file itself makes of the goldens; ``None`` for a float one."""
+    name = bundle.index.variants[variant].goldens
+    if name is None:
+        if kind_of(variant, "") == "int8":
+            raise BundleError(f"{bundle.path}: nothing in it of what {variant} itself says")
+        return None
+    try:
+        found = Arithmetic.load(bundle.folder / name)
+    except InputError as error:
+        raise BundleError(f"{bundle.path}: {name}: no outputs of {variant} itself") from error
+    members = bundle.index.members
+    models = [members[file].sha256 for file in bundle.index.variants[variant].names()]
+    if found.model not in models or found.goldens != members[GOLDENS].sha256:
+        raise BundleError(f"{bundle.path}: {name} is not of this {variant} and these goldens")
+    if any(len(array) != len(goldens) for array in found.outputs.values()):
+        raise BundleError(f"{bundle.path}: {name} has not as many outputs as there are goldens")
+    return found
+
+
 def _available(
     bundle: Bundle, config: Config, target: Target, progress: Progress
 ) -> tuple[Mapping[str, Any], dict[str, tuple[str, ...]]]:
@@ -310,6 +342,10 @@ class _Answers:
     checks: tuple[Check, ...]
     gate: Gate
     sqnr_db: float | None
+    file_sqnr_db: float | None
+    kernels_sqnr_db: float | None
+    kernels_limit_db: float | None
+    fault: str | None
     top1_agreement: float | None
     p50_ms: float | None
 
@@ -320,6 +356,8 @@ def _run(
     config: Config,
     target: Target,
     goldens: Goldens,
+    own: Arithmetic | None,
+    host: Mapping[str, Any],
     count: int,
     progress: Progress,
 ) -> _Answers:
@@ -346,22 +384,30 @@ def _run(
         )
         progress.step(1, 1, "")
         judgement = judge(
-            outputs, {name: array[:count] for name, array in goldens.fp32.items()}, gate
+            outputs,
+            {name: array[:count] for name, array in goldens.fp32.items()},
+            gate,
+            own=own.first(count) if own else None,
+            saturates=bundle.index.variants[choice.variant].saturates(host),
         )
+        kind = kind_of(choice.variant, choice.settings.precision)
+        judgement = judgement.without(unreliable(kind, gate, goldens.reference_sqnr_db))
         checks = [_answers_check(judgement, choice, loaded, count)]
         p50_ms = None
         if not target.emulated:
             p50_ms, timed = _time(opened, bundle, goldens)
             checks += timed
-    distances = list(judgement.outputs.values())
-    agreements = [one.top1_agreement for one in distances if one.top1_agreement is not None]
-    sqnr_db = min((one.sqnr_db for one in distances), default=np.nan)
+    figures = judgement.figures()
     return _Answers(
         loaded,
         tuple(checks),
         gate,
-        float(sqnr_db) if np.isfinite(sqnr_db) else None,
-        min(agreements, default=None),
+        figures["sqnr_db"],
+        figures["file_sqnr_db"],
+        figures["kernels_sqnr_db"],
+        figures["kernels_limit_db"],
+        judgement.fault,
+        figures["top1_agreement"],
         p50_ms,
     )
 

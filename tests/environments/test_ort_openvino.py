@@ -19,6 +19,7 @@ import pytest
 from edgepipe.pipeline import own_wheel
 from edgepipe.pipeline.files import sha256_file
 from edgepipe.pipeline.manifest import Artifact, Manifest
+from edgepipe.runners import host
 
 Run = Callable[..., CompletedProcess[str]]
 RUNNER = "ort-openvino"
@@ -52,11 +53,13 @@ def command(cache: Path, *arguments: str | Path, **env: str) -> CompletedProcess
 
 def test_every_variant_passes_and_runs_where_it_says(cache: Path, workspace: Path) -> None:
     done = command(cache, "parity", "--runner", RUNNER, "--json", "--workspace", workspace)
-    assert done.returncode == 0, done.stdout + done.stderr
+    saturates = host.saturates(host.facts())  # then int8 fails, rightly
+    assert done.returncode == (1 if saturates else 0), done.stdout + done.stderr
     cells = json.loads(done.stdout)["cells"]
     assert [cell["variant"] for cell in cells] == ["fp32", "int8", "int8-avx2"]
     for cell in cells:
-        assert cell["verdict"] == "pass", cell["reason"]
+        verdict = "fail" if saturates and cell["variant"] == "int8" else "pass"
+        assert cell["verdict"] == verdict, cell["reason"]
         assert cell["placement"] == {"OpenVINOExecutionProvider": 100}
         assert (cell["precision"], cell["precision_from"]) == ("f32", "probed")
         assert cell["runner_version"].startswith("1.24")

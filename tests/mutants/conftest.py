@@ -12,8 +12,11 @@ import onnx
 import pytest
 
 from edgepipe.pipeline import export
+from edgepipe.pipeline.arithmetic import compute
 from edgepipe.pipeline.files import sha256_file
+from edgepipe.pipeline.goldens import preprocessing_of
 from edgepipe.pipeline.manifest import Artifact, Manifest
+from edgepipe.runners.images import Preprocessing
 
 Edit = Callable[[Any], None]
 MODEL = "mobilenet_v2"
@@ -38,10 +41,18 @@ def broken(healthy: Path, tmp_path: Path) -> Callable[..., Path]:
             model = onnx.load(path)
             edit(model.graph)
             path.write_bytes(model.SerializeToString())
+            if file == "int8.onnx":  # the stage that broke it records what the file says
+                own = compute(path, root / MODEL / "goldens.npz", preprocessing(root / MODEL))
+                (root / MODEL / "int8.goldens.npz").write_bytes(own.to_bytes())
         rehash(root / MODEL)
         return root
 
     return make
+
+
+def preprocessing(folder: Path) -> Preprocessing | None:
+    path = folder / "manifest.json"
+    return preprocessing_of(Manifest.from_json(path.read_text(), path))
 
 
 def rehash(folder: Path) -> None:

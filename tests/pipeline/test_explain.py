@@ -14,13 +14,14 @@ import pytest
 from onnx import TensorProto, helper, numpy_helper
 
 from edgepipe.pipeline import diagnostics, metrics
+from edgepipe.pipeline.explanation import LayerError
 from edgepipe.pipeline.graphs import FED, LayerGraph
 
 Run = Callable[..., CompletedProcess[str]]
 
 
 def test_an_int8_cell_is_explained(workspace: Path, edgepipe: Run) -> None:
-    flags = ("--variant", "int8", "--runner", "openvino", "--samples", "16", "--json")
+    flags = ("--variant", "int8-avx2", "--runner", "openvino", "--samples", "16", "--json")
     done = edgepipe("parity", "--explain", *flags, "--workspace", workspace)
     assert done.returncode == 0, done.stderr
     (explanation,) = json.loads(done.stdout)["explanations"]
@@ -83,6 +84,22 @@ def test_noise_over_batches_is_that_over_all() -> None:
     assert noise.sqnr_db == -np.inf
 
 
+def test_noise_against_what_is_not_finite_is_no_nan() -> None:
+    noise = metrics.Noise()
+    noise.add(np.ones((2, 3)), np.full((2, 3), np.nan))
+    noise.add(np.ones((2, 3)), np.ones((2, 3)))
+    assert noise.sqnr_db == -np.inf
+
+
+def test_layers_come_worst_first_and_those_that_were_not_measured_last() -> None:
+    figures = [50.0, None, 10.0, np.inf, None, -np.inf, 5.0]
+    layers = [LayerError(str(n), "Conv", str(n), figure, None) for n, figure in enumerate(figures)]
+    ordered = sorted(layers, key=lambda layer: layer.rank)
+    assert [layer.sqnr_db for layer in ordered] == [-np.inf, 5.0, 10.0, 50.0, np.inf, None, None]
+    states = ["broken", "measured", "measured", "measured", "equal", "not measured", "not measured"]
+    assert [layer.state for layer in ordered] == states
+
+
 def quantized_chain(*operators: str) -> onnx.GraphProto:
     """Input -> Q -> DQ -> operators, each between Q and DQ, in float."""
     nodes, tensor = [], "x"
@@ -119,18 +136,21 @@ def test_the_shipped_model_has_no_pair_left_over(exported: Path) -> None:
 
 
 @pytest.mark.parametrize(
-    ("flags", "variant", "expected"),
+    ("machine", "flags", "variant", "expected"),
     [
-        (["avx2", "avx512_vnni"], "int8", None),
-        (["avx2", "avx_vnni"], "int8", None),
-        (["avx2"], "int8", "sums can leave 16 bits"),
-        (["avx2"], "int8-avx2", "no sum can leave 16 bits"),
+        ("x86_64", ["avx2", "avx512_vnni"], "int8", None),
+        ("x86_64", ["avx2", "avx_vnni"], "int8", None),
+        ("x86_64", ["avx2"], "int8", "sums can leave 16 bits"),
+        ("x86_64", ["avx2"], "int8-avx2", "no sum can leave 16 bits"),
+        ("aarch64", [], "int8", None),
+        (None, [], "int8", None),  # of a cell that failed nothing is known
     ],
 )
 def test_a_cpu_without_vnni_is_named(
-    exported: Path, flags: list[str], variant: str, expected: str | None
+    exported: Path, machine: str | None, flags: list[str], variant: str, expected: str | None
 ) -> None:
-    found = diagnostics.of_cpu(exported / "mobilenet_v2" / f"{variant}.onnx", flags)
+    facts = {"machine": machine, "cpu_flags": flags}
+    found = diagnostics.of_cpu(exported / "mobilenet_v2" / f"{variant}.onnx", facts)
     assert [one.kind for one in found] == (["no-vnni"] if expected else [])
     assert not expected or expected in found[0].text
 

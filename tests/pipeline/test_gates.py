@@ -2,17 +2,22 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
+
 import numpy as np
 import pytest
 
+from edgepipe.pipeline.accuracy import Z_95
 from edgepipe.pipeline.gates import (
     FAIL,
     INCONCLUSIVE,
     PASS,
     Gate,
+    Z,
     default_gate,
     judge,
     samples_needed,
+    unreliable,
     wilson,
 )
 
@@ -132,16 +137,48 @@ def test_a_share_at_the_limit_is_settled_by_no_number() -> None:
 
 
 def test_wilson_bounds_against_published_values() -> None:
-    # Newcombe 1998 (Statistics in Medicine 17), table I: 81 of 263, two-sided 95 %.
-    from edgepipe.pipeline import gates
-
-    low, high = wilson(81 / 263, 263)
-    assert 0.2553 < low < 81 / 263 < high < 0.3662
-    assert pytest.approx(1.6449, abs=1e-4) == gates.Z
+    # Newcombe 1998 (Statistics in Medicine 17), table I, method 3: 81 of 263, two-sided 95 %.
+    assert wilson(81 / 263, 263, Z_95) == pytest.approx((0.2553, 0.3662), abs=5e-5)
+    assert wilson(0.0, 20, Z_95) == pytest.approx((0.0, 0.1611), abs=5e-5)
+    assert pytest.approx(1.6449, abs=1e-4) == Z, "one-sided, as a pass is a claim in one direction"
 
 
 def test_the_f32_limit_follows_torchs_own_error() -> None:
     assert default_gate("f32", 130.0).min_sqnr_db - default_gate("f32", 120.0).min_sqnr_db == 10
+
+
+@pytest.mark.parametrize(
+    ("reference_db", "limit"), [(np.inf, 114.5), (160.0, 114.5), (69.0, 40.0), (-np.inf, 40.0)]
+)
+def test_the_f32_limit_is_finite_and_has_a_floor(reference_db: float, limit: float) -> None:
+    assert default_gate("f32", reference_db).min_sqnr_db == limit
+
+
+@pytest.mark.parametrize(
+    ("kind", "limit", "reference_db", "reliable"),
+    [
+        ("f32", None, 129.0, True),
+        ("f32", None, 70.0, True),
+        ("f32", None, 69.9, False),
+        ("f32", None, 3.0, False),
+        ("f32", None, np.inf, True),
+        ("f32", 120.0, 129.0, True),
+        ("f32", 20.0, 51.0, True),
+        ("f32", 20.0, 49.0, False),
+        ("tf32", None, 44.0, False),
+        ("int8", None, 30.0, True),
+        ("int8", None, 3.0, False),
+    ],
+)
+def test_a_reference_that_is_none_fails_by_itself(
+    kind: str, limit: float | None, reference_db: float, reliable: bool
+) -> None:
+    gate = default_gate(kind, reference_db)
+    if limit is not None:
+        gate = replace(gate, min_sqnr_db=limit)
+    reason = unreliable(kind, gate, reference_db)
+    assert (reason is None) == reliable
+    assert reason is None or f"only {reference_db:.1f} dB from its own float64" in reason
 
 
 def test_outputs_that_are_no_classes_have_no_top1() -> None:

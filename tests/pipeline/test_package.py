@@ -179,19 +179,20 @@ def test_recommended_settings_travel_along(ready: Path, tmp_path: Path) -> None:
 def test_a_changed_gate_goes_into_the_bundle_once_parity_has_used_it(
     ready: Path, edgepipe: Run, tmp_path: Path
 ) -> None:
-    (tmp_path / "edgepipe.toml").write_text('[gates."int8/ort-cpu"]\nmin-sqnr-db = 16.0\n')
-    flags = ("--workspace", ready, "--json")
+    gates = '[gates."int8-avx2/ort-cpu"]\nmin-sqnr-db = 16.0\nmin-kernels-sqnr-db = 25.0\n'
+    (tmp_path / "edgepipe.toml").write_text(gates)
+    flags = ("--variant", "int8-avx2", "--workspace", ready, "--json")
     done = edgepipe("package", *flags)
     assert done.returncode == 1
-    assert "int8 passed on ort-cpu under other gates than today's" in done.stderr
+    assert "int8-avx2 passed on ort-cpu under other gates than today's" in done.stderr
     assert edgepipe("parity", "--runner", "ort-cpu", *flags).returncode == 0
     done = edgepipe("package", *flags)
     assert done.returncode == 0, done.stderr
-    gates = {
-        (gate["variant"], gate["runner"]): gate["min_sqnr_db"]
+    bundled = {
+        gate["runner"]: (gate["min_sqnr_db"], gate["min_kernels_sqnr_db"])
         for gate in json.loads(done.stdout)["bundle"]["gates"]
     }
-    assert (gates["int8", None], gates["int8", "ort-cpu"]) == (15.0, 16.0)
+    assert bundled == {None: (15.0, None), "ort-cpu": (16.0, 25.0)}
 
 
 # What is refused ------------------------------------------------------------------------------

@@ -27,6 +27,7 @@ import psutil
 import pytest
 
 from edgepipe.pipeline.config import load
+from edgepipe.runners import host
 from edgepipe.runners.base import Settings, WorkerCrashed, WorkerTimeout
 from edgepipe.runners.launch import Timeouts, Worker
 from edgepipe.runners.measure import Plan
@@ -197,12 +198,14 @@ def test_parity_and_bench_on_a_far_machine(
 ) -> None:
     (tmp_path / "edgepipe.toml").write_text(box.toml())
     done = edgepipe("parity", "--target", "box", "--workspace", workspace, "--json")
-    assert done.returncode == 0, done.stdout
+    saturates = host.saturates(host.facts())  # then int8 fails, rightly
+    assert done.returncode == (1 if saturates else 0), done.stdout
     document = json.loads(done.stdout)
     judged = [cell for cell in document["cells"] if cell["status"] == "ok"]
     assert [cell["variant"] for cell in judged] == ["fp32", "int8", "int8-avx2"]
     for cell in judged:
-        assert (cell["runner"], cell["target"], cell["verdict"]) == ("ort-cpu", "box", "pass")
+        verdict = "fail" if saturates and cell["variant"] == "int8" else "pass"
+        assert (cell["runner"], cell["target"], cell["verdict"]) == ("ort-cpu", "box", verdict)
         assert cell["samples"] == 64
     missing = {cell["runner"]: cell for cell in document["cells"] if cell["status"] != "ok"}
     assert set(missing) == {"openvino", "torch", "ort-openvino", "ort-cuda"}

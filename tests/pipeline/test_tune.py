@@ -73,7 +73,7 @@ def napper(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Any:
 
 def search(workspace: Path) -> Any:
     return tune(
-        workspace=workspace, runners=("napper",), variants=("int8",), threads=1, seconds=0.05,
+        workspace=workspace, runners=("napper",), variants=("int8-avx2",), threads=1, seconds=0.05,
         budget=12,
     )  # fmt: skip
 
@@ -95,16 +95,21 @@ def test_the_faster_setting_is_recommended_and_then_used(workspace: Path, napper
     assert kept["evidence"]["sha256"] == result_sha(workspace)
     found = json.loads((folder / "tune.json").read_text())
     assert found["cells"][0]["verdict"] == "recommended"
-    assert found["artifacts"]["int8.onnx"] == result_sha(workspace)
+    assert found["artifacts"]["int8-avx2.onnx"] == result_sha(workspace)
     assert 0 < found["cells"][0]["seconds"] <= found["seconds"]
     for name in ("seconds", "measured"):
         assert kept["evidence"][name] == found["cells"][0][name]
     assert kept["evidence"]["candidates"] == len(row.trials)
     report, _ = write_report(workspace=workspace, format="markdown")
     assert report.tuning
-    assert "| int8 · napper | ✓ recommended | nap 0.0 |" in (folder / "report.md").read_text()
+    assert "| int8-avx2 · napper | ✓ recommended | nap 0.0 |" in (folder / "report.md").read_text()
 
-    chosen = {"workspace": workspace, "runners": ("napper",), "variants": ("int8",), "quick": True}
+    chosen = {
+        "workspace": workspace,
+        "runners": ("napper",),
+        "variants": ("int8-avx2",),
+        "quick": True,
+    }
     tuned, default = bench(**chosen).cells[0], bench(**chosen, tuned=False).cells[0]
     assert (tuned.tuned, dict(tuned.options)) == (True, {"nap": 0.0})
     assert (default.tuned, dict(default.options)) == (False, {})
@@ -119,7 +124,7 @@ def test_the_faster_setting_is_recommended_and_then_used(workspace: Path, napper
 
 def result_sha(workspace: Path) -> str:
     manifest = json.loads((workspace / "mobilenet_v2" / "manifest.json").read_text())
-    return manifest["artifacts"]["int8.onnx"]["sha256"]
+    return manifest["artifacts"]["int8-avx2.onnx"]["sha256"]
 
 
 def test_a_setting_that_answers_wrong_is_not_recommended(workspace: Path, napper: Any) -> None:

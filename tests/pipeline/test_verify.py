@@ -6,6 +6,7 @@ import json
 import shutil
 import subprocess
 from collections.abc import Callable, Mapping
+from dataclasses import replace
 from pathlib import Path
 from subprocess import CompletedProcess
 from typing import Any
@@ -14,6 +15,8 @@ import numpy as np
 import pytest
 
 from edgepipe.pipeline import verify
+from edgepipe.pipeline.arithmetic import Arithmetic
+from edgepipe.pipeline.goldens import Goldens
 from edgepipe.pipeline.stages.verify import Check, Verification, fit
 from edgepipe.runners.base import BundleError, SessionError, Settings
 from edgepipe.runners.bundle import INDEX
@@ -181,6 +184,66 @@ def test_goldens_that_are_none_are_an_integrity_error(images: np.ndarray, tmp_pa
     path = bundles.write(tmp_path / "tiny.tar.gz", {INDEX: text, **found})
     with pytest.raises(BundleError, match=r"no goldens in goldens\.npz"):
         verify(path)
+
+
+def test_what_a_box_loses_is_taken_apart(bundle: Path, edgepipe: Run) -> None:
+    flags = ("--runner", "ort-cpu", "--variant", "int8-avx2")
+    done = edgepipe("verify", bundle, *flags, "--json")
+    assert done.returncode == 0, done.stdout + done.stderr
+    document = json.loads(done.stdout)
+    assert document["kernels_sqnr_db"] > document["kernels_limit_db"]
+    assert document["file_sqnr_db"] >= document["kernels_limit_db"]
+    assert document["fault"] is None
+    done = edgepipe("verify", bundle, *flags, "--quiet")
+    assert "the file itself 2" in done.stdout
+    assert "dB from torch; the kernels " in done.stdout
+
+
+def test_kernels_that_cost_more_than_the_file_fail_on_the_box(
+    bundle: Path, tmp_path: Path, edgepipe: Run
+) -> None:
+    """The file claims to be nearly as good as torch: what is lost, the kernels lose."""
+    for name in ("goldens.npz", "int8-avx2.goldens.npz"):
+        (tmp_path / name).write_bytes(members(bundle)[name])
+    exact = Goldens.load(tmp_path / "goldens.npz").fp32["logits"]
+    own = Arithmetic.load(tmp_path / "int8-avx2.goldens.npz")
+    own = replace(own, outputs={"logits": exact * np.float32(1.001)})
+    path = rewritten(bundle, tmp_path / "o.tar.gz", int8_avx2__goldens__npz=own.to_bytes())
+    done = edgepipe("verify", path, "--runner", "ort-cpu", "--variant", "int8-avx2", "--json")
+    assert done.returncode == 1, done.stdout + done.stderr
+    document = json.loads(done.stdout)
+    assert document["file_sqnr_db"] == pytest.approx(60, abs=0.1)
+    assert document["kernels_limit_db"] == 35 > document["kernels_sqnr_db"]
+    assert document["fault"] == "kernels"
+    assert document["sqnr_db"] > document["gate"]["min_sqnr_db"]
+    failed = {c["name"]: c["text"] for c in document["checks"] if c["verdict"] == "fail"}
+    assert set(failed) == {"evidence", "answers"}
+    assert failed["answers"].startswith("the kernels: SQNR 2")
+
+
+@pytest.mark.parametrize("kind", ["damaged", "of another model", "gone"])
+def test_a_second_reference_that_is_none_is_an_integrity_error(
+    kind: str, bundle: Path, tmp_path: Path, edgepipe: Run
+) -> None:
+    name = "int8-avx2.goldens.npz"
+    (tmp_path / "own.npz").write_bytes(members(bundle)[name])
+    other = replace(Arithmetic.load(tmp_path / "own.npz"), model="0" * 64).to_bytes()
+    data = b"PK nothing" if kind == "damaged" else other
+    path = rewritten(bundle, tmp_path / "other.tar.gz", int8_avx2__goldens__npz=data)
+    if kind == "gone":
+        found = members(path)
+
+        def change(document: dict[str, Any]) -> None:
+            document["variants"]["int8-avx2"]["goldens"] = None
+            del document["members"][name]
+
+        found[INDEX] = bundles.edited(found[INDEX], change)
+        del found[name]
+        bundles.write(path, found)
+    done = edgepipe("verify", path, "--runner", "ort-cpu")
+    assert done.returncode == 4, done.stdout + done.stderr
+    assert "int8-avx2" in done.stderr
+    assert "Traceback" not in done.stderr
 
 
 # What is picked -------------------------------------------------------------------------------

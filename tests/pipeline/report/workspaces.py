@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Sequence
-from dataclasses import replace
+from dataclasses import asdict, replace
 from pathlib import Path
 from typing import Any
 
@@ -15,6 +15,7 @@ from edgepipe.pipeline.accuracy import Drop
 from edgepipe.pipeline.errors import ExitCode
 from edgepipe.pipeline.explanation import Explanation, LayerError, Step
 from edgepipe.pipeline.files import sha256_file
+from edgepipe.pipeline.gates import Gate
 from edgepipe.pipeline.manifest import Artifact, Manifest, Recommendation
 from edgepipe.pipeline.measured import BenchResult, CellResult, Latency
 from edgepipe.pipeline.reporting import Report
@@ -310,12 +311,15 @@ def judged(variant: str, runner: str, verdict: str = "pass", **changes: Any) -> 
         "flipped": [],
         "outputs": {},
         "nodes": {},
-        "gate": {"min_sqnr_db": least, "min_cosine": cosine, "min_top1": 0.85},
+        "gate": asdict(Gate(least, cosine, 0.85)),
         "placement": {},
         "precision": "f32",
         "threads": 2,
         "file": f"{variant}.onnx",
     }
+    if variant != "fp32":
+        fields |= {"file_sqnr_db": 31.0, "file_max_abs": 0.01}
+        fields |= {"kernels_sqnr_db": 41.1, "kernels_max_abs": 0.01, "kernels_limit_db": 31.0}
     return CellVerdict(**{**fields, **changes})
 
 
