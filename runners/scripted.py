@@ -57,11 +57,12 @@ class Script:
     """What a runner answers. ``answer`` makes outputs of feeds, both name -> ``[n, ...]``.
 
     ``inputs`` and ``outputs`` are the model's, ``reason`` is why the runner is unavailable.
-    ``ms`` is what a run takes with some settings, ``samples`` how many are taken in a visit,
-    ``deviation`` and ``conditions`` are fields of the ``Measurement``; those of ``placement`` are
-    what is read back other than asked for. A runner that is not ``concurrent`` has one run at a
-    time, ``cache`` is what its loading leaves for the next one. ``fails`` has the error that each
-    operation ends in: "describe", "load", "cache", "run" or "measure".
+    ``ms`` is what a run takes, ``samples`` how many are taken in a visit, ``deviation`` and
+    ``conditions`` are fields of the ``Measurement``; those of ``placement`` are what is read back
+    other than asked for. A runner that is not ``concurrent`` has one run at a time, ``cache`` is
+    what its loading leaves for the next one. ``fails`` has the error that each operation ends in:
+    "describe", "load", "cache", "run" or "measure". ``varies`` says which of all these are
+    otherwise with some settings: ``lambda settings: {"ms": 4.0 / settings.threads}``.
     """
 
     answer: Callable[[Arrays], Arrays]
@@ -72,7 +73,7 @@ class Script:
     devices: tuple[str, ...] = ("CPU",)
     tunables: Mapping[str, tuple[Any, ...]] = field(default_factory=dict)
     reason: str | None = None
-    ms: Callable[[Settings], float] = lambda _settings: 1.0
+    ms: float = 1.0
     samples: int = 100
     deviation: float = 0.0
     conditions: Mapping[str, Any] = field(default_factory=dict)
@@ -80,6 +81,7 @@ class Script:
     concurrent: bool = True
     cache: Mapping[str, bytes] = field(default_factory=dict)
     fails: Mapping[str, RunnerError] = field(default_factory=dict)
+    varies: Callable[[Settings], Mapping[str, Any]] = lambda _settings: {}
 
     def failing(self, **fails: RunnerError) -> Script:
         """The same, but for operations that end in an error."""
@@ -145,8 +147,8 @@ class _Session:
     """Answers requests by their names, as ``worker.operations`` do in a process."""
 
     def __init__(self, script: Script, fields: Mapping[str, Any]) -> None:
-        self.script = script
         self._settings = Settings(**fields.get("settings", {"threads": 1}))
+        self.script = replace(script, **script.varies(self._settings))
 
     def describe(self, _fields: Mapping[str, Any], _blobs: Arrays) -> Reply:
         script = self.script
@@ -194,8 +196,8 @@ class _Session:
 
     def run(self, _fields: Mapping[str, Any], feeds: Arrays) -> Reply:
         self._check(feeds)
-        elapsed = self.script.ms(self._settings)
-        return {"elapsed_ms": elapsed, "peak_rss_mib": 100.0}, self.script.answer(feeds)
+        said = {"elapsed_ms": self.script.ms, "peak_rss_mib": 100.0}
+        return said, self.script.answer(feeds)
 
     def measure(self, fields: Mapping[str, Any], feeds: Arrays) -> Reply:
         self._check(feeds)
@@ -203,7 +205,7 @@ class _Session:
         if plan["scenario"] != SINGLE_STREAM and not script.concurrent:
             raise SessionError(f"{plan['scenario']}: this runner has one run at a time only")
         jitter = np.random.default_rng(plan["seed"]).normal(1, JITTER, script.samples)
-        samples = (1e6 * script.ms(self._settings) * jitter).astype(np.int64)
+        samples = (1e6 * script.ms * jitter).astype(np.int64)
         seconds = float(samples.sum()) / 1e9
         if plan["scenario"] == SERVER:
             seconds = script.samples / plan["rate"]
