@@ -103,6 +103,7 @@ def scripted(
     """
     names = dict.fromkeys(key.partition("/")[0] for key in scripts)
     plugins = {name: EntryPoint(name, f"{__name__}:{name}", registry.GROUP) for name in names}
+    about = {"protocol": protocol.VERSION, "edgepipe": version("edgepipe"), "pid": 0}
     sessions: dict[int, _Session] = {}
 
     def start(worker: Worker) -> None:
@@ -116,7 +117,6 @@ def scripted(
         worker: Worker, operation: str, fields: Mapping[str, Any], blobs: Arrays, _timeout: float
     ) -> Reply:
         if operation == "hello":
-            about = {"protocol": protocol.VERSION, "edgepipe": version("edgepipe"), "pid": 0}
             return {**about, "host": host}, {}
         if operation in ("describe", "load"):
             script = _find(scripts, fields["runner"], fields.get("file", ""))

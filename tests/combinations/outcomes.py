@@ -25,6 +25,14 @@ class Done:
         return strict(self.out)
 
     @property
+    def said(self) -> str:
+        """For people who wonder why it ended so."""
+        if not self.out.startswith("{"):
+            return self.err + self.out
+        cells = self.document.get("cells", ())
+        return self.err + "\n".join(f"{c['status']} {c['verdict']} {c['reason']}" for c in cells)
+
+    @property
     def error(self) -> str:
         """The one line that it ended with."""
         (line,) = (line for line in self.err.splitlines() if line.startswith("edgepipe: "))

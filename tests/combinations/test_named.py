@@ -169,7 +169,7 @@ def test_a_runner_at_fault_has_rows_that_say_so_and_the_others_go_on(
         one_line(cell["reason"])
         assert fault.says in cell["reason"]
     misplaced = fault is FAULTS["elsewhere"] and name in ("evaluate", "tune")
-    assert done.code == (5 if misplaced else fault.code if named else fault.unasked)
+    assert done.code == (5 if misplaced else fault.code if named else fault.unasked), done.said
     valid_files(tmp_path)
 
 
@@ -194,7 +194,7 @@ def test_another_fp32_stands_in_for_the_reference_runners(
     limit = ("--max-drop", "100") if gate else ()
     with played(made, fault, tmp_path, good="openvino"):
         done = command("evaluate", "--runner", "openvino", *limit, *flags("evaluate", photos))
-    assert done.code == 0
+    assert done.code == 0, done.said
     document = done.document
     assert document["reference"]["runner"] == "openvino"
     assert any("since" in note and fault.says in note for note in document["notes"])
@@ -228,7 +228,7 @@ def test_a_precision_that_no_runner_has_is_a_row_with_the_reason(
     with scripted(made.scripts(GOOD, precisions=can)):
         done = command(name, "--runner", GOOD, *chosen, *flags(name, photos))
     cells = [cell for cell in done.document["cells"] if cell["runner"] == GOOD]
-    assert done.code == code
+    assert done.code == code, done.said
     for precision in asked:
         found = [cell for cell in cells if cell["precision"] == precision]
         assert found, f"nothing of {precision}"
@@ -260,7 +260,7 @@ def test_a_precision_is_not_asked_of_runners_that_never_have_it(
         )
     ok = [(c["runner"], c["precision"]) for c in done.document["cells"] if c["status"] == "ok"]
     assert ok == [(GOOD, "f32"), ("ort-cuda", "f32"), ("ort-cuda", "tf32")]
-    assert done.code == 0
+    assert done.code == 0, done.said
 
 
 @pytest.mark.parametrize("name", COMMANDS)
@@ -296,7 +296,7 @@ def test_every_named_pair_has_a_row(
             if not possible:
                 one_line(row["reason"])
     taken = all(runner == "ort-cpu" for runner in runners) or "int8" not in variants
-    assert done.code == (0 if taken else 5)
+    assert done.code == (0 if taken else 5), done.said
 
 
 @pytest.mark.parametrize("name", COMMANDS)

@@ -21,19 +21,11 @@ from edgepipe.pipeline.errors import UsageError
 from edgepipe.pipeline.manifest import Artifact, Manifest
 from edgepipe.runners import images
 
+from ..made import PREPROCESSING, templates
+
 Run = Callable[..., CompletedProcess[str]]
 
-PREPROCESSING = images.Preprocessing(8, (0.5, 0.5, 0.5), (0.5, 0.5, 0.5))
 LABELS = tuple("0123456789")
-
-
-def templates() -> tuple[np.ndarray, np.ndarray]:
-    """The classifier by the nearest class mean, which is linear: weights ``[192, 10]``, bias."""
-    pictures, labels = digits.pictures("train")
-    tensor = images.normalize(images.stack(pictures, PREPROCESSING), PREPROCESSING)
-    flat = tensor.reshape(len(tensor), -1)
-    means = np.stack([flat[labels == label].mean(axis=0) for label in range(10)])
-    return means.T.astype(np.float32), (-0.5 * np.sum(means**2, axis=1)).astype(np.float32)
 
 
 def linear(weights: np.ndarray, bias: np.ndarray, batch: int | str) -> bytes:
