@@ -18,6 +18,7 @@ import copy
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import asdict, dataclass, field, replace
+from hashlib import sha256
 from importlib.metadata import EntryPoint, version
 from pathlib import PurePath
 from typing import Any
@@ -97,9 +98,10 @@ def scripted(
 ) -> Iterator[None]:
     """Until it is left, every worker that this process would start follows a script.
 
-    ``scripts`` are by "runner", or by "runner/variant" for what differs there. A name that is no
-    built-in runner's becomes a plug-in's; runners without a script are unavailable. ``host`` are
-    the facts about the machine. A command with one of the words of ``lost`` starts no worker.
+    ``scripts`` are by "runner", by "runner/variant" for what differs there, or by "runner/SHA-256"
+    of a file. A name that is no built-in runner's becomes a plug-in's; runners without a script are
+    unavailable. ``host`` are the facts about the machine. A command with one of the words of
+    ``lost`` in it starts no worker.
     """
     names = dict.fromkeys(key.partition("/")[0] for key in scripts)
     plugins = {name: EntryPoint(name, f"{__name__}:{name}", registry.GROUP) for name in names}
@@ -114,12 +116,12 @@ def scripted(
                 raise missing
 
     def request(
-        worker: Worker, operation: str, fields: Mapping[str, Any], blobs: Arrays, _timeout: float
+        worker: Worker, operation: str, fields: Mapping[str, Any], blobs: Any, _timeout: float
     ) -> Reply:
         if operation == "hello":
             return {**about, "host": host}, {}
         if operation in ("describe", "load"):
-            script = _find(scripts, fields["runner"], fields.get("file", ""))
+            script = _find(scripts, fields["runner"], fields.get("file", ""), blobs)
             sessions[id(worker)] = _Session(script, fields)
         session = sessions[id(worker)]
         if operation in session.script.fails:
@@ -136,8 +138,11 @@ def scripted(
         yield
 
 
-def _find(scripts: Mapping[str, Script], runner: str, file: str) -> Script:
-    for key in (f"{runner}/{PurePath(file).stem}", runner):
+def _find(
+    scripts: Mapping[str, Script], runner: str, file: str, blobs: Mapping[str, Any]
+) -> Script:
+    digest = sha256(blobs.get(file, b"")).hexdigest()
+    for key in (f"{runner}/{digest}", f"{runner}/{PurePath(file).stem}", runner):
         if key in scripts:
             return scripts[key]
     raise RunnerUnavailable(f"no {runner} here: it has no script")

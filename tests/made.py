@@ -41,7 +41,7 @@ class Made:
     ``batch`` is a number or "dynamic"; ``outputs`` are the names of the model's, the first one its
     scores; with ``images`` False it takes an array "input" and classifies nothing. ``reference``
     says what torch's answers are: "torch's" (float32 a rounding from its float64), "exact" (equal
-    in both), "nan" or "constant".
+    in both), "nan" or "constant". ``edition`` tells files apart that are otherwise the same.
     """
 
     root: Path
@@ -53,6 +53,7 @@ class Made:
     count: int = 32
     model: Mapping[str, Any] = field(default_factory=dict)
     program: bool = False
+    edition: str = ""
 
     def __post_init__(self) -> None:
         self.folder = self.root / NAME
@@ -106,11 +107,15 @@ class Made:
             )
         }
 
+    def digest(self, variant: str) -> str:
+        """The SHA-256 of a variant's file."""
+        return digest((self.folder / f"{variant}.onnx").read_bytes())
+
     def write(self) -> None:
         """The files, and the manifest that vouches for them."""
         goldens = self._goldens()
         files = {FILE: goldens.to_bytes()}
-        files |= {f"{variant}.onnx": model(variant) for variant in self.variants}
+        files |= {f"{variant}.onnx": model(variant + self.edition) for variant in self.variants}
         if self.program:
             files["fp32.pt2"] = b"a program"
         for variant in self.variants:
