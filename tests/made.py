@@ -214,7 +214,8 @@ def digest(data: bytes) -> str:
 
 
 def changed(
-    answer: Answer, change: Callable[[dict[str, np.ndarray]], dict[str, np.ndarray]]
+    answer: Callable[[Arrays], Arrays],
+    change: Callable[[dict[str, np.ndarray]], dict[str, np.ndarray]],
 ) -> Answer:
     """Answers with something done to them."""
-    return lambda feeds: change(answer(feeds))
+    return lambda feeds: change(dict(answer(feeds)))

@@ -3,9 +3,6 @@
 from __future__ import annotations
 
 import os
-import signal
-import sys
-import tempfile
 from collections.abc import Callable
 from pathlib import Path
 
@@ -38,24 +35,18 @@ def make(tmp_path: Path) -> Callable[..., Made]:
 def command(
     capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
 ) -> Callable[..., Done]:
-    """The command line in this process. What is a bug there is an exception here."""
-    place = tempfile.gettempdir()
+    """``command("bench", "--quick")``: the command line, in this process and with its exit codes.
+
+    Not ``main``, which makes the process its own: signals, temporary files. What is a bug there
+    is an exception here.
+    """
     monkeypatch.setenv("COLUMNS", "100")
-    handlers = {number: signal.getsignal(number) for number in (signal.SIGINT, signal.SIGTERM)}
 
     def run(*arguments: object) -> Done:
-        monkeypatch.setenv("TMPDIR", place)  # a command has a folder of its own there
-        monkeypatch.setattr(tempfile, "tempdir", place)
-        monkeypatch.setattr(sys, "argv", ["edgepipe", *map(str, arguments)])
         capsys.readouterr()
-        try:
-            with pytest.raises(SystemExit) as ended:
-                cli.main()
-        finally:
-            for number, handler in handlers.items():
-                signal.signal(number, handler)
+        code = cli._guarded(lambda: cli.app([str(argument) for argument in arguments]), [])
         shown = capsys.readouterr()
-        return Done(int(ended.value.code or 0), shown.out, shown.err)
+        return Done(int(code or 0), shown.out, shown.err)
 
     return run
 

@@ -29,9 +29,9 @@ Run = Callable[..., Done]
 RUNNERS = ("ort-cpu", "openvino", "ort-openvino")
 VARIANTS = ("fp32", "int8", "int8-avx2")
 PRECISIONS = ("f32", "bf16")
-EVERY = tuple(itertools.product(RUNNERS, VARIANTS, PRECISIONS))
-MS = {key: 1 + 0.25 * place for place, key in enumerate(EVERY)}
 Key = tuple[str, str, str]
+EVERY: tuple[Key, ...] = tuple(itertools.product(RUNNERS, VARIANTS, PRECISIONS))
+MS: dict[Key, float] = {key: 1 + 0.25 * place for place, key in enumerate(EVERY)}
 
 
 def cast(made: Made, missing: Key | None, error: RunnerError) -> dict[str, Script]:
@@ -116,7 +116,8 @@ def test_a_report_joins_the_commands_cell_by_cell(
     found = {(row.runner, row.variant, row.precision): row for row in report.rows}
     assert set(found) == set(EVERY)
     assert len(report.rows) == len(EVERY)
-    for key, row in found.items():
+    for key in EVERY:
+        row = found[key]
         assert row.bench
         assert row.parity
         assert row.accuracy

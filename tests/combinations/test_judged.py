@@ -135,6 +135,26 @@ def test_files_for_ci_say_what_the_result_says(
     assert "SIGSEGV" in text
 
 
+def test_a_claim_that_the_goldens_cant_carry_is_an_error_for_ci(
+    make: Make, command: Run, tmp_path: Path
+) -> None:
+    """An error and no failure: nothing is known to be wrong."""
+    (tmp_path / "edgepipe.toml").write_text('[gates."int8/ort-cpu"]\nmin-top1 = 0.97\n')
+    made = make(variants=("fp32", "int8"))
+    with scripted(made.scripts(RUNNER)):
+        done = command("parity", *ORT, "--junit", "out.xml", "--markdown", "out.md", "--quiet")
+    assert done.code == 6
+    suite = ElementTree.parse(tmp_path / "out.xml").getroot().find("testsuite")
+    assert suite is not None
+    assert [suite.get(kind) for kind in ("tests", "errors", "failures")] == ["2", "1", "0"]
+    error = suite.find(".//error")
+    assert error is not None
+    assert re.search(r"can't carry a claim of 97%; \d+ samples", error.get("message") or "")
+    text = (tmp_path / "out.md").read_text()
+    assert "| fp32 | ort-cpu | local | f32 | ✅ pass |" in text
+    assert "❔ inconclusive" in text
+
+
 @pytest.mark.parametrize("name", COMMANDS)
 def test_quiet_says_nothing_on_stderr_and_otherwise_progress_stays_there(
     name: str, make: Make, command: Run, photos: Path

@@ -231,7 +231,7 @@ def test_a_box_runs_what_was_recommended_with_no_more_threads_than_it_has(
     cores: int, recommended: bool, make: Make, command: Run
 ) -> None:
     made = make(variants=("fp32",))
-    fast = {"tunables": {"turbo": (True,)}}
+    fast: dict[str, Any] = {"tunables": {"turbo": (True,)}}
     fast["varies"] = lambda one: {"ms": (0.5 if one.options.get("turbo") else 1.0) / one.threads}
     with scripted(made.scripts(RUNNER, **fast)):
         if recommended:
