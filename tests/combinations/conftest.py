@@ -9,11 +9,15 @@ from pathlib import Path
 import numpy as np
 import pytest
 from PIL import Image
+from typer.main import get_command
 
+from edgepipe.exporters import registry as exporters
 from edgepipe.pipeline import cli, digits
 
 from ..made import CLASSES, Made
 from .outcomes import Done
+
+COMMAND_LINE = get_command(cli.app)  # as calling the application makes it, each time anew
 
 
 @pytest.fixture(autouse=True)
@@ -22,6 +26,7 @@ def alone(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     for name in [name for name in os.environ if name.startswith("EDGEPIPE_")]:
         monkeypatch.delenv(name)
     monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "cache"))
+    monkeypatch.setattr(exporters, "_plugins", dict)  # looking for some takes longer than the rest
     monkeypatch.chdir(tmp_path)
 
 
@@ -44,7 +49,7 @@ def command(
 
     def run(*arguments: object) -> Done:
         capsys.readouterr()
-        code = cli._guarded(lambda: cli.app([str(argument) for argument in arguments]), [])
+        code = cli._guarded(lambda: COMMAND_LINE([str(argument) for argument in arguments]), [])
         shown = capsys.readouterr()
         return Done(int(code or 0), shown.out, shown.err)
 
