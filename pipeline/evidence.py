@@ -106,5 +106,5 @@ def recorded_p50(
 def precisions(document: Mapping[str, Any] | None) -> Iterable[str]:
     """The precisions that any cell was computed in."""
     return dict.fromkeys(
-        cell["precision"] for cell in (document or {}).get("cells", ()) if cell["precision"]
+        cell["precision"] for cell in (document or {}).get("cells", ()) if cell["status"] == "ok"
     )

@@ -99,12 +99,31 @@ class Outputs:
 
 @dataclass
 class Worker:
-    """One worker process. A context manager: leaving it ends the whole process group."""
+    """One worker process. A context manager: leaving it ends the whole process group.
+
+    ``start``, ``request`` and ``close`` are all that knows of the process; ``scripted`` puts
+    others in their place.
+    """
 
     argv: Sequence[str]
     timeouts: Timeouts = field(default_factory=Timeouts)
 
     def __enter__(self) -> Self:
+        self.start()
+        try:
+            self.hello = self._greet()
+        except BaseException as error:
+            self.close()
+            if isinstance(error, RunnerError):
+                error.greeted = False
+            raise
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self.close()
+
+    def start(self) -> None:
+        """Start the process. Raises ``RunnerUnavailable`` where there is no such command."""
         # Whatever the worker puts into temporary files goes when this side closes it.
         self._folder = tempfile.TemporaryDirectory(prefix="edgepipe-", ignore_cleanup_errors=True)
         try:
@@ -133,17 +152,6 @@ class Worker:
         self._stderr = bytearray()
         self._drain = threading.Thread(target=self._keep_stderr, daemon=True)
         self._drain.start()
-        try:
-            self.hello = self._greet()
-        except BaseException as error:
-            self.close()
-            if isinstance(error, RunnerError):
-                error.greeted = False
-            raise
-        return self
-
-    def __exit__(self, *_: object) -> None:
-        self.close()
 
     def inspect(self) -> Mapping[str, Any]:
         """The machine and what is installed there: see ``host.facts``, ``installed.facts``."""

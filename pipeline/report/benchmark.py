@@ -205,7 +205,8 @@ def _host(result: BenchResult) -> str:
         place = f"{target}: " if len(result.hosts) > 1 or target != "local" else ""
         flags = ", ".join(flag.upper() for flag in host["cpu_flags"] if flag != "fma")
         machine = " in a virtual machine" if host["virtual_machine"] else ""
-        lines.append(f"{place}{host['cpu']}{machine}, {host['physical_cores']} cores, {flags}")
+        line = f"{place}{host['cpu']}{machine}, {host['physical_cores']} cores, {flags}"
+        lines += wrap(line, WIDTH - 2, subsequent_indent="  ")
         if host["no_energy"]:
             lines.append(f"{place}energy not measured: {host['no_energy']}")
     lines.append(", ".join(sorted(versions)))

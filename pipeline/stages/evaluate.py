@@ -18,7 +18,7 @@ import numpy as np
 
 from ...exporters.sources import CALIBRATED_WEIGHTS
 from ...runners import images
-from ...runners.base import RunnerError, SessionError
+from ...runners.base import RunnerError
 from ...runners.images import Preprocessing, batches
 from ...runners.targets import LOCAL
 from .. import accuracy, arithmetic, dataset
@@ -141,10 +141,8 @@ class _Run:
         name, output = loaded.inputs[0].name, loaded.outputs[0].name
         feeds = (({name: part}, rows, valid) for part, rows, valid in batches(tensor, self.batch))
         try:
-            scores = run_batches(self.opened, feeds)[output]
-            if scores.shape != (len(labels), classes) or scores.dtype.kind != "f":
-                shape = f"{scores.dtype} {list(scores.shape)}"
-                raise SessionError(f"output {output} is {shape}, no scores of {classes} classes")
+            given = run_batches(self.opened, feeds)
+            scores = accuracy.scores_in(given, output, len(labels), classes)
             self.places.append(accuracy.places(scores, labels).astype(np.uint16))
         except RunnerError as error:
             self.error = error

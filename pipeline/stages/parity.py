@@ -314,6 +314,7 @@ def _without_outputs(cell: Cell, error: RunnerError) -> CellOutputs:
         cell.precision,
         status_of(error),
         str(error),
+        precision=cell.precision,
         device=cell.device,
         misplaced=isinstance(error, PlacementError),
         cell=cell,

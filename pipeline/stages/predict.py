@@ -13,7 +13,7 @@ import numpy as np
 from ...runners import images
 from ...runners.base import RunnerUnavailable, SessionError
 from ...runners.images import Preprocessing, normalize
-from .. import dataset
+from .. import accuracy, dataset
 from ..cells import OpenCell, open_cell
 from ..config import Config
 from ..dataset import Decoded
@@ -188,9 +188,10 @@ def _classify(
     full = np.resize(np.stack(pixels), (opened.batch, *pixels[0].shape))
     feeds = {opened.loaded.inputs[0].name: normalize(full, preprocessing)}
     answer = opened.worker.run(feeds)
-    scores = next(iter(answer.arrays.values()))[: len(pixels)]
-    if scores.shape != (len(pixels), manifest.model["classes"]) or not np.all(np.isfinite(scores)):
-        raise SessionError(f"{scores.dtype} {list(scores.shape)} are no scores, or not finite")
+    output, classes = opened.loaded.outputs[0].name, manifest.model["classes"]
+    scores = accuracy.scores_in(answer.arrays, output, len(full), classes)[: len(pixels)]
+    if not np.all(np.isfinite(scores)):
+        raise SessionError(f"output {output} is not finite: no scores")
     shares, kind = probabilities(scores)
     answers = iter(shares)
     found = []

@@ -1,13 +1,12 @@
-"""bench: its verdicts on made-up measurements, and the whole command on the real workspace."""
+"""bench: its verdicts on made-up measurements, and the whole command on the real workspace.
+
+What it says of runners that are missing, fail or are named is in tests/combinations.
+"""
 
 from __future__ import annotations
 
 import json
-import os
 import re
-import signal
-import subprocess
-import sys
 from collections.abc import Callable
 from itertools import pairwise
 from pathlib import Path
@@ -19,8 +18,6 @@ import pytest
 
 from edgepipe.pipeline import bench
 from edgepipe.pipeline.cells import Cell
-from edgepipe.pipeline.errors import ExitCode
-from edgepipe.pipeline.progress import Silent
 from edgepipe.pipeline.validity import judge
 from edgepipe.runners.conditions import Conditions
 from edgepipe.runners.measure import Measurement
@@ -128,22 +125,6 @@ def test_bench_on_the_default_workspace(workspace: Path, edgepipe: Run) -> None:
     assert len({cell["threads"] for cell in cells.values()}) == 1
 
 
-def test_the_table_fits_100_columns_and_says_what_quick_means(
-    workspace: Path, edgepipe: Run
-) -> None:
-    done = edgepipe("bench", "--quick", "--runner", "ort-cpu", "--workspace", workspace)
-    assert done.returncode == 0, done.stderr
-    assert max(map(len, done.stdout.splitlines())) <= 100
-    assert re.search(r"^ *int8-avx2 +ort-cpu +f32 ", done.stdout, re.MULTILINE)
-    assert "quick: one short round" in done.stdout
-
-
-def test_quiet_says_nothing_on_stderr(workspace: Path, edgepipe: Run) -> None:
-    flags = ("--quick", "--quiet", "--variant", "int8", "--runner", "ort-cpu")
-    done = edgepipe("bench", *flags, "--workspace", workspace)
-    assert (done.returncode, done.stderr) == (0, "")
-
-
 def test_bf16_is_a_cell_of_its_own_and_never_called_f32(workspace: Path) -> None:
     result = bench(
         workspace=workspace,
@@ -161,102 +142,24 @@ def test_bf16_is_a_cell_of_its_own_and_never_called_f32(workspace: Path) -> None
     assert f32.sqnr_db > 80 > 40 > bf16.sqnr_db
 
 
-def test_a_runner_without_the_precision_fails_and_the_others_go_on(workspace: Path) -> None:
-    result = bench(
-        workspace=workspace, variants=("int8",), runners=("ort-cpu",), precisions=("f32", "bf16"),
-        quick=True,
-    )  # fmt: skip
-    assert [cell.status for cell in result.cells] == ["ok", "failed"]
-    assert result.cells[1].latency_ms is None
-    assert "not bf16" in (result.cells[1].reason or "")
-    assert result.exit_code == ExitCode.RUNNER
-
-
-def test_a_missing_runner_is_a_failure_only_if_it_was_asked_for(
+def test_a_missing_library_is_said_with_what_installs_it(
     workspace: Path, edgepipe: Run, tmp_path: Path
 ) -> None:
     # An interpreter without onnxruntime: the worker runs, the library is not there.
     site = tmp_path / "blocked"
     site.mkdir()
     (site / "onnxruntime.py").write_text("raise ImportError('no onnxruntime here')")
-    env = {"PYTHONPATH": str(site)}
-    flags = ("bench", "--quick", "--variant", "fp32", "--workspace", workspace)
-    done = edgepipe(*flags, env=env)
-    assert done.returncode == 0, done.stderr
-    assert "ort-cpu: unavailable: no onnxruntime here; pip install" in done.stdout
-    assert re.search(r"^ *fp32 +openvino ", done.stdout, re.MULTILINE)
-    assert not re.search(r"^ *fp32 +ort-cpu ", done.stdout, re.MULTILINE)
-    asked = edgepipe(*flags, "--runner", "ort-cpu", env=env)
-    assert asked.returncode == 5
-
-
-def test_emulated_targets_are_refused(workspace: Path, edgepipe: Run, tmp_path: Path) -> None:
-    (tmp_path / "edgepipe.toml").write_text(
-        '[targets.old]\ncommand = ["env", "{python}"]\nemulated = true\n'
-    )
-    done = edgepipe("bench", "--quick", "--target", "old", "--workspace", workspace)
-    assert done.returncode == 2
-    assert "emulated" in done.stderr
-
-
-def test_a_target_with_a_command_prefix(workspace: Path, edgepipe: Run, tmp_path: Path) -> None:
-    (tmp_path / "edgepipe.toml").write_text(
-        '[targets.nice]\ncommand = ["nice", "-n", "1", "{python}"]\n'
-        '[targets.gone]\ncommand = ["no-such-command", "{python}"]\n'
-    )
-    flags = ("--quick", "--json", "--variant", "int8", "--runner", "ort-cpu")
-    targets = ("--target", "nice", "--target", "gone")
-    done = edgepipe("bench", *flags, *targets, "--workspace", workspace)
+    flags = ("bench", "--quick", "--variant", "fp32", "--runner", "ort-cpu")
+    done = edgepipe(*flags, "--workspace", workspace, env={"PYTHONPATH": str(site)})
     assert done.returncode == 5
-    nice, gone = json.loads(done.stdout)["cells"]
-    assert (nice["target"], nice["status"]) == ("nice", "ok")
-    assert (gone["target"], gone["status"]) == ("gone", "failed")
-    assert "no-such-command" in gone["reason"]
-
-
-def test_bench_without_an_export_says_what_to_do(edgepipe: Run) -> None:
-    done = edgepipe("bench")
-    assert done.returncode == 3
-    assert done.stderr == (
-        "edgepipe: artifacts/mobilenet_v2: nothing exported yet; run `edgepipe export`\n"
-    )
-
-
-def test_a_busy_neighbour_that_comes_half_way_makes_cells_noisy_with_the_reason(
-    workspace: Path,
-) -> None:
-    class Neighbour(Silent):
-        """Starts to burn the CPU when the second of two rounds does."""
-
-        burner: subprocess.Popen[bytes] | None = None
-
-        def step(self, done: int, total: int, text: str) -> None:
-            if self.burner is None and done >= total // 2:
-                burn = "import os\nfor _ in range(os.cpu_count()): os.fork() or exec('while 1: 0')"
-                self.burner = subprocess.Popen([sys.executable, "-c", burn], start_new_session=True)
-
-    neighbour = Neighbour()
-    try:
-        result = bench(
-            workspace=workspace,
-            runners=("ort-cpu",),
-            variants=("int8",),
-            rounds=2,
-            progress=neighbour,
-        )
-    finally:
-        assert neighbour.burner
-        os.killpg(neighbour.burner.pid, signal.SIGKILL)
-        neighbour.burner.wait()
-    (cell,) = result.cells
-    assert cell.verdict == "noisy"
-    assert re.search(r"other processes took \d+ % of the CPU time", " ".join(cell.notes))
+    assert "ort-cpu: unavailable: no onnxruntime here; pip install" in done.stdout
+    assert not re.search(r"^ *fp32 +ort-cpu ", done.stdout, re.MULTILINE)
 
 
 def test_every_sample_is_kept_beside_the_figures(workspace: Path, edgepipe: Run) -> None:
     flags = ("--runner", "ort-cpu", "--variant", "int8", "--rounds", "2", "--seconds", "0.05")
-    done = edgepipe("bench", "--json", *flags, "--workspace", workspace)
-    assert done.returncode == 0, done.stderr
+    done = edgepipe("bench", "--json", "--quiet", *flags, "--workspace", workspace)
+    assert (done.returncode, done.stderr) == (0, "")
     (cell,) = json.loads(done.stdout)["cells"]
     samples = np.load(workspace / "mobilenet_v2" / "bench.npz")
     assert len(samples["0"]) == cell["samples"] == samples["0.rounds"].sum()
@@ -270,37 +173,19 @@ def test_every_sample_is_kept_beside_the_figures(workspace: Path, edgepipe: Run)
 
 def test_offline_and_server_through_the_command_line(workspace: Path, edgepipe: Run) -> None:
     flags = ("--quick", "--json", "--variant", "int8", "--workspace", workspace)
-    here = ("--runner", "ort-cpu", "--runner", "openvino")
-    done = edgepipe("bench", "--scenario", "offline", *here, *flags)
+    flags = (*flags, "--runner", "ort-cpu")
+    done = edgepipe("bench", "--scenario", "offline", *flags)
     assert done.returncode == 0, done.stderr
-    document = json.loads(done.stdout)
-    assert document["scenario"] == "offline"
-    for cell in document["cells"]:
-        assert cell["latency_ms"] is None
-        low, _ = cell["throughput_ci95"]
-        assert 0 < low <= cell["throughput_per_s"] * 1.001
-        assert cell["streams"] >= 1
-    done = edgepipe("bench", "--scenario", "server", "--rate", "20", *here, *flags)
-    assert done.returncode == 0, done.stdout + done.stderr
-    for cell in json.loads(done.stdout)["cells"]:
-        assert cell["rate"] == 20
-        assert cell["latency_ms"]["p50"] > 0
-    done = edgepipe("bench", "--scenario", "server", "--rate", "1e5", "--runner", "ort-cpu", *flags)
-    assert done.returncode == 1
     (cell,) = json.loads(done.stdout)["cells"]
-    assert cell["verdict"] == "invalid"
-    assert "overloaded" in cell["notes"][0]
-    done = edgepipe("bench", "--scenario", "offline", "--runner", "torch", *flags[:2],
-                    "--workspace", workspace)  # fmt: skip
-    assert done.returncode == 5
-    assert "one run at a time" in done.stdout
-
-
-def test_a_batch_that_the_model_cant_have_is_refused(workspace: Path, edgepipe: Run) -> None:
-    flags = ("--quick", "--variant", "int8", "--runner", "ort-cpu", "--workspace", workspace)
-    done = edgepipe("bench", "--batch", "4", *flags)
-    assert done.returncode == 5
-    assert "--batch dynamic" in done.stdout
+    assert cell["latency_ms"] is None
+    low, _ = cell["throughput_ci95"]
+    assert 0 < low <= cell["throughput_per_s"] * 1.001
+    assert cell["streams"] >= 1
+    done = edgepipe("bench", "--scenario", "server", "--rate", "20", *flags)
+    assert done.returncode == 0, done.stderr
+    (cell,) = json.loads(done.stdout)["cells"]
+    assert cell["rate"] == 20
+    assert cell["latency_ms"]["p50"] > 0
 
 
 def test_a_sweep_ends_where_throughput_stops_growing(edgepipe: Run, tmp_path: Path) -> None:
@@ -309,11 +194,10 @@ def test_a_sweep_ends_where_throughput_stops_growing(edgepipe: Run, tmp_path: Pa
     done = edgepipe("export", "--batch", "dynamic", *small, *place)
     assert done.returncode == 0, done.stderr
     flags = ("--quick", "--json", "--batch", "sweep", "--scenario", "offline")
-    done = edgepipe("bench", *flags, "--runner", "openvino", "--runner", "ort-cpu", *place)
+    done = edgepipe("bench", *flags, "--runner", "ort-cpu", *place)
     assert done.returncode == 0, done.stdout + done.stderr
-    for runner in ("openvino", "ort-cpu"):
-        rows = [row for row in json.loads(done.stdout)["cells"] if row["runner"] == runner]
-        assert [row["batch"] for row in rows] == [2**n for n in range(len(rows))]
-        gains = [b["throughput_per_s"] / a["throughput_per_s"] for a, b in pairwise(rows)]
-        assert all(gain > 1.05 for gain in gains[:-1])
-        assert len(rows) == 8 or gains[-1] <= 1.05
+    rows = json.loads(done.stdout)["cells"]
+    assert [row["batch"] for row in rows] == [2**n for n in range(len(rows))]
+    gains = [b["throughput_per_s"] / a["throughput_per_s"] for a, b in pairwise(rows)]
+    assert all(gain > 1.05 for gain in gains[:-1])
+    assert len(rows) == 8 or gains[-1] <= 1.05

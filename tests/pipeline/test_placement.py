@@ -43,23 +43,14 @@ def test_a_gate_that_is_none_is_a_usage_error(edgepipe: Run, text: str) -> None:
     assert done.stderr.count("\n") == 1
 
 
-@pytest.mark.parametrize(
-    ("command", "gate", "code"),
-    [
-        (("parity", "--samples", "16"), "CPUExecutionProvider=100%", 0),
-        (("parity", "--samples", "16"), "CUDA=1%", 1),
-        (("bench", "--quick"), "CPU=100", 0),
-        (("bench", "--quick"), "CUDA=1%", 1),
-    ],
-)
-def test_the_command_line_gates(
-    workspace: Path, edgepipe: Run, command: tuple[str, ...], gate: str, code: int
-) -> None:
+def test_the_command_line_gates(workspace: Path, edgepipe: Run) -> None:
+    """A real session's placement; what else the gates say is in tests/combinations."""
     flags = ("--runner", "ort-cpu", "--variant", "fp32", "--json", "--workspace", workspace)
-    done = edgepipe(*command, *flags, "--require-ep", gate)
-    assert done.returncode == code, done.stdout + done.stderr
+    gate = ("--require-ep", "CPUExecutionProvider=100%")
+    done = edgepipe("parity", "--samples", "16", *flags, *gate)
+    assert done.returncode == 0, done.stdout + done.stderr
     document = json.loads(done.stdout)
-    assert bool(document["problems"]) == bool(code)
+    assert not document["problems"]
     (cell,) = document["cells"]
     assert cell["provider"] == CPU
     assert cell["placement"] == {CPU: 100}

@@ -16,7 +16,8 @@ from edgepipe.pipeline import digits
 from edgepipe.pipeline.stages.predict import probabilities
 from edgepipe.runners import images
 
-from .test_evaluate import LABELS, PREPROCESSING, linear, templates, write_workspace
+from ..made import PREPROCESSING, templates
+from .test_evaluate import LABELS, linear, write_workspace
 
 Run = Callable[..., CompletedProcess[str]]
 

@@ -105,18 +105,6 @@ def test_a_file_that_is_no_bench_is_bad_input(text: str, tmp_path: Path) -> None
         Baseline.load(tmp_path / "old.json")
 
 
-def test_a_quick_run_against_a_file_decides_nothing(workspace: Path, edgepipe: Run) -> None:
-    flags = ("bench", "--quick", *ONE_CELL, "--workspace", workspace)
-    assert edgepipe(*flags).returncode == 0
-    old = workspace / "mobilenet_v2" / "bench.json"
-    kept = workspace.parent / "old.json"
-    shutil.copy(old, kept)
-    done = edgepipe(*flags, "--baseline", kept)
-    assert done.returncode == 6, done.stdout + done.stderr
-    assert "inconclusive" in done.stdout
-    assert "the baseline is noisy" in done.stdout
-
-
 def test_another_workspace_measured_along(
     workspace: Path, exported: Path, edgepipe: Run, tmp_path: Path
 ) -> None:
@@ -132,18 +120,3 @@ def test_another_workspace_measured_along(
     low, high = cell["comparison"]["ci95"]
     assert low <= cell["comparison"]["ratio"] <= high
     assert not (old / "mobilenet_v2" / "bench.json").exists()
-
-
-def test_usage_errors(workspace: Path, edgepipe: Run, tmp_path: Path) -> None:
-    for flags, says in (
-        (("--baseline", "x", "--rerun-baseline", "y"), "choose one"),
-        (("--rerun-baseline", workspace), "that is the workspace itself"),
-        (("--max-slowdown", "5"), "percentage"),
-        (("--scenario", "server"), "--rate"),
-        (("--scenario", "multi-stream"), "scenario"),
-    ):
-        done = edgepipe("bench", *ONE_CELL, *flags, "--workspace", workspace)
-        assert done.returncode == 2, done.stderr
-        assert says in done.stderr
-    done = edgepipe("bench", *ONE_CELL, "--baseline", tmp_path / "no", "--workspace", workspace)
-    assert (done.returncode, "no: No such file" in done.stderr) == (3, True)

@@ -1,6 +1,7 @@
-"""tune: finds settings that are faster, and recommends nothing that isn't, or that answers wrong.
+"""tune, from a search to the setting's use in bench. What it makes of every other candidate is in
+tests/combinations/test_tuned.py.
 
-The runner is a plug-in of this test: ort-cpu, with options that make it slower or wrong.
+The runner is a plug-in of this test: ort-cpu, with options that make it slower.
 """
 
 from __future__ import annotations
@@ -12,7 +13,6 @@ from typing import Any
 import pytest
 
 from edgepipe.pipeline import bench, export, tune, validity, write_report
-from edgepipe.pipeline.errors import ExitCode
 from edgepipe.pipeline.workspace import Workspace
 
 NAPPER = """
@@ -24,15 +24,14 @@ from edgepipe.runners.onnxruntime import OrtCpu
 
 
 class Session:
-    def __init__(self, inner, nap, broken):
-        self.inner, self.nap, self.broken = inner, nap, broken
+    def __init__(self, inner, nap):
+        self.inner, self.nap = inner, nap
         self.inputs, self.outputs = inner.inputs, inner.outputs
         self.placement = inner.placement
 
     def run(self, feeds):
         time.sleep(self.nap)
-        outputs = self.inner.run(feeds)
-        return {name: self.broken * array for name, array in outputs.items()}
+        return self.inner.run(feeds)
 
     def close(self):
         self.inner.close()
@@ -46,8 +45,7 @@ class Napper(OrtCpu):
         options, settings = settings.options, replace(settings, options={})
         if options.get("refused"):
             raise SessionError("refused")
-        broken = -1 if options.get("broken") else 1
-        return Session(super().load(model, settings), options.get("nap", 0.02), broken)
+        return Session(super().load(model, settings), options.get("nap", 0.02))
 """
 
 
@@ -125,39 +123,3 @@ def test_the_faster_setting_is_recommended_and_then_used(workspace: Path, napper
 def result_sha(workspace: Path) -> str:
     manifest = json.loads((workspace / "mobilenet_v2" / "manifest.json").read_text())
     return manifest["artifacts"]["int8-avx2.onnx"]["sha256"]
-
-
-def test_a_setting_that_answers_wrong_is_not_recommended(workspace: Path, napper: Any) -> None:
-    napper('{"broken": (True,)}')
-    (row,) = search(workspace).cells
-    assert row.verdict == "default"
-    assert not Workspace(workspace, "mobilenet_v2").verified().recommended
-
-
-def test_nothing_is_recommended_where_nothing_is_faster(workspace: Path, napper: Any) -> None:
-    napper('{"nap": (0.03, 0.04)}')
-    result = search(workspace)
-    (row,) = result.cells
-    assert row.verdict == "default", row.reason
-    assert result.exit_code == ExitCode.OK
-    assert not Workspace(workspace, "mobilenet_v2").verified().recommended
-
-
-def test_a_busy_machine_decides_nothing(
-    workspace: Path, napper: Any, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    napper('{"nap": (0.0,)}')
-    monkeypatch.setattr(validity, "MAX_OTHERS_PERCENT", -1.0)  # whatever others do is too much
-    result = search(workspace)
-    assert result.cells[0].verdict == "inconclusive"
-    assert "other processes" in (result.cells[0].reason or "")
-    assert result.exit_code == ExitCode.INCONCLUSIVE
-    assert not Workspace(workspace, "mobilenet_v2").verified().recommended
-
-
-def test_an_emulated_target_and_a_missing_runner(workspace: Path, edgepipe: Any) -> None:
-    done = edgepipe("tune", "--target", "haswell", "--workspace", workspace)
-    assert (done.returncode, "emulated" in done.stderr) == (2, True)
-    done = edgepipe("tune", "--runner", "ort-cuda", "--budget", "5", "--workspace", workspace)
-    assert done.returncode == 5
-    assert "ort-cuda" in done.stdout

@@ -1,12 +1,10 @@
-"""What the machine did meanwhile: read from the real /proc, and from made-up RAPL counters."""
+"""What the machine did meanwhile: from a made-up /proc and RAPL, and once from the real one."""
 
 from __future__ import annotations
 
-import subprocess
+import os
 import sys
 import time
-from collections.abc import Iterator
-from contextlib import contextmanager
 from pathlib import Path
 
 import pytest
@@ -14,20 +12,6 @@ import pytest
 from edgepipe.runners import conditions
 
 LINUX = pytest.mark.skipif(sys.platform != "linux", reason="reads /proc")
-
-
-@contextmanager
-def busy(count: int) -> Iterator[None]:
-    """So many processes that never sleep."""
-    command = [sys.executable, "-c", "while True: pass"]
-    burners = [subprocess.Popen(command) for _ in range(count)]
-    time.sleep(0.5)  # until they have started
-    try:
-        yield
-    finally:
-        for burner in burners:
-            burner.kill()
-            burner.wait()
 
 
 def rapl(root: Path, name: str, uj: int, *, limit: int = 1000_000_000) -> Path:
@@ -38,36 +22,82 @@ def rapl(root: Path, name: str, uj: int, *, limit: int = 1000_000_000) -> Path:
     return root
 
 
-@LINUX
-def test_a_busy_neighbour_shows() -> None:
-    with busy(2):
-        meter = conditions.Meter()
-        time.sleep(0.5)
-        found = meter.read()
-    assert found.others_percent > 20
-    assert found.seconds >= 0.5
+class Machine:
+    """/proc/stat and the clocks as they would be, and how they go on."""
+
+    def __init__(self, root: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+        self.stat, self.own, self.now = root / "stat", 0.0, 0.0
+        self.ticks = {"user": 500, "nice": 0, "system": 200, "idle": 9000, "iowait": 40}
+        self.ticks |= {"irq": 0, "softirq": 10, "steal": 0}
+        monkeypatch.setattr(conditions, "STAT", self.stat)
+        monkeypatch.setattr(conditions.time, "process_time", lambda: self.own)
+        monkeypatch.setattr(conditions.time, "perf_counter", lambda: self.now)
+        self.goes_on(0.0)
+
+    def goes_on(self, own: float, **ticks: int) -> None:
+        """A second passes: these ticks are counted, ``own`` seconds of them are this process's."""
+        self.own, self.now = self.own + own, self.now + 1.0
+        for kind, count in ticks.items():
+            self.ticks[kind] += count
+        counts = " ".join(str(count) for count in self.ticks.values())
+        self.stat.write_text(f"cpu  {counts} 0 0\ncpu0 {counts} 0 0\n")
 
 
-@LINUX
-def test_ones_own_work_is_not_a_neighbours() -> None:
-    shares = []
-    for _ in range(5):  # others may be busy here, but their share is less in the quietest try
-        idle = conditions.Meter()
-        time.sleep(0.2)
-        others = idle.read().others_percent
-        working = conditions.Meter()
-        until = time.perf_counter() + 0.2
-        while time.perf_counter() < until:
-            pass
-        shares.append(working.read().others_percent - others)
-    assert min(shares) < 25
+@pytest.fixture
+def machine(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Machine:
+    return Machine(tmp_path, monkeypatch)
+
+
+HZ = os.sysconf("SC_CLK_TCK")
+
+
+@pytest.mark.parametrize("cpus", [1, 2, 128])
+@pytest.mark.parametrize(
+    ("own", "busy", "stolen", "others"),
+    [
+        (0.0, 0.0, 0.0, 0),  # nobody does anything
+        (0.0, 0.5, 0.0, 50),  # a busy neighbour shows
+        (0.5, 0.5, 0.0, 0),  # one's own work is not a neighbour's
+        (0.25, 0.75, 0.0, 50),
+        (0.0, 0.0, 0.25, 0),  # what the host takes is no neighbour's either
+        (0.6, 0.5, 0.0, 0),  # the clocks don't agree to the tick: never below nothing
+    ],
+)
+def test_who_took_the_cpu_time(
+    cpus: int, own: float, busy: float, stolen: float, others: float, machine: Machine
+) -> None:
+    """Shares of one second of so many CPUs."""
+    meter = conditions.Meter()
+    ticks = cpus * HZ
+    idle = ticks - round(busy * ticks) - round(stolen * ticks)
+    machine.goes_on(own * cpus, user=round(busy * ticks), idle=idle, steal=round(stolen * ticks))
+    found = meter.read()
+    assert found.others_percent == pytest.approx(others)
+    assert found.steal_percent == pytest.approx(100 * stolen)
+    assert found.seconds == 1.0
+
+
+def test_waiting_for_a_disk_is_nobodys_work(machine: Machine) -> None:
+    meter = conditions.Meter()
+    machine.goes_on(0.0, iowait=HZ)
+    assert meter.read().others_percent == 0
+
+
+def test_a_machine_that_counts_nothing_has_no_neighbours(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(conditions, "STAT", tmp_path / "nothing")
+    found = conditions.Meter().read()
+    assert (found.others_percent, found.steal_percent) == (0, 0)
 
 
 @LINUX
 def test_percentages_are_percentages() -> None:
+    before = conditions._ticks()
     meter = conditions.Meter()
     time.sleep(0.05)
     found = meter.read()
+    assert sum(conditions._ticks()) > sum(before) > 0
     assert 0 <= found.steal_percent <= 100
     assert 0 <= found.others_percent <= 100
     assert found.throttled >= 0
