@@ -139,7 +139,7 @@ def _why_not(
     if not set(files) & set(able.formats):
         return f"{runner} takes {', '.join(able.formats)}; {variant} is there as {', '.join(files)}"
     if precision not in able.precisions:
-        return f"{runner} computes in {', '.join(able.precisions)}, not in {precision}"
+        return f"{runner} computes in {', '.join(able.precisions)}, not {precision}"
     return None
 
 

@@ -61,7 +61,9 @@ def _wrong(
     wrong = []
     kind = kind_of(cell.variant, cell.precision)
     floor = MIN_SQNR_DB.get(kind, float_limit(reference_db, FLOAT_MARGIN_DB))
-    if min(sqnr_db) < floor:
+    if np.isneginf(min(sqnr_db)):
+        wrong.append("wrong outputs: some are NaN or infinite")
+    elif min(sqnr_db) < floor:
         wrong.append(f"wrong outputs: SQNR {min(sqnr_db):.1f} dB, at least {floor:.1f} expected")
     deviation = max(found.deviation for found in measurements)
     if deviation > MAX_TIMED_DEVIATION:

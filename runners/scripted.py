@@ -20,7 +20,7 @@ from contextlib import contextmanager
 from dataclasses import asdict, dataclass, field, replace
 from hashlib import sha256
 from importlib.metadata import EntryPoint, version
-from pathlib import PurePath
+from pathlib import Path, PurePath
 from typing import Any
 from unittest import mock
 
@@ -105,6 +105,11 @@ def scripted(
     """
     names = dict.fromkeys(key.partition("/")[0] for key in scripts)
     plugins = {name: EntryPoint(name, f"{__name__}:{name}", registry.GROUP) for name in names}
+    able = {key.partition("/")[0]: script.precisions for key, script in scripts.items()}
+    built_in = {
+        name: replace(entry, precisions=able.get(name, entry.precisions))
+        for name, entry in registry.BUILT_IN.items()
+    }
     about = {"protocol": protocol.VERSION, "edgepipe": version("edgepipe"), "pid": 0}
     sessions: dict[int, _Session] = {}
 
@@ -133,6 +138,7 @@ def scripted(
 
     with (
         mock.patch.object(registry, "_plugins", return_value=plugins),
+        mock.patch.object(registry, "BUILT_IN", built_in),
         mock.patch.multiple(Worker, start=start, request=request, close=close),
     ):
         yield
@@ -141,7 +147,8 @@ def scripted(
 def _find(
     scripts: Mapping[str, Script], runner: str, file: str, blobs: Mapping[str, Any]
 ) -> Script:
-    digest = sha256(blobs.get(file, b"")).hexdigest()
+    sent = blobs.get(file, b"")
+    digest = sha256(sent.read_bytes() if isinstance(sent, Path) else sent).hexdigest()
     for key in (f"{runner}/{digest}", f"{runner}/{PurePath(file).stem}", runner):
         if key in scripts:
             return scripts[key]

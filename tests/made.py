@@ -16,7 +16,7 @@ from typing import Any
 
 import numpy as np
 
-from edgepipe.pipeline import digits
+from edgepipe.pipeline import digits, made_here
 from edgepipe.pipeline.goldens import FILE, Goldens
 from edgepipe.pipeline.manifest import Artifact, Manifest, StageRecord
 from edgepipe.runners.base import TensorSpec
@@ -123,7 +123,9 @@ class Made:
                 files[f"{variant}.{FILE}"] = self._own(variant, goldens, files)
         for name, data in files.items():
             (self.folder / name).write_bytes(data)
-        (self.folder / "manifest.json").write_text(self._manifest(files).to_json())
+        manifest = self._manifest(files)
+        (self.folder / "manifest.json").write_text(manifest.to_json())
+        assert made_here.note(manifest.variants, manifest.artifacts) is None
 
     def _goldens(self) -> Goldens:
         pictures, labels = (array[: self.count] for array in digits.pictures("held_out"))

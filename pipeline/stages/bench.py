@@ -213,15 +213,15 @@ class _Run:
         return replace(row, comparison=comparison)
 
     def _row(self, entry: Entry, visits: Visits) -> CellResult:
-        load_cached_ms = None
-        if visits.error is None and not self._quick:
-            try:
-                load_cached_ms = cached_load_ms(entry)
-            except RunnerError as error:
-                visits.error = error
         if visits.error is not None:
             return failed_row(entry.cell, self._section.scenario, visits.error)
         verdict, notes = self._verdict(entry, visits)
+        load_cached_ms = None
+        if not self._quick:
+            try:
+                load_cached_ms = cached_load_ms(entry)
+            except RunnerError as error:  # what was measured holds all the same
+                notes = (*notes, f"loading from a cache was not measured: {error}")
         return replace(
             measured_row(entry, visits, self._section.scenario, self._section.rate),
             verdict=verdict,

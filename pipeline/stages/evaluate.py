@@ -143,7 +143,7 @@ class _Run:
         try:
             given = run_batches(self.opened, feeds)
             scores = accuracy.scores_in(given, output, len(labels), classes)
-            self.places.append(accuracy.places(scores, labels).astype(np.uint16))
+            self.places.append(accuracy.places(scores, labels).astype(np.int32))
         except RunnerError as error:
             self.error = error
 

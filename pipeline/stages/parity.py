@@ -192,7 +192,8 @@ def record(
     progress.step(1, 1, "")
     found += [
         CellOutputs(
-            one.variant, one.runner, one.target, one.precision or "", one.status, one.reason
+            *(one.variant, one.runner, one.target, one.precision or "", one.status, one.reason),
+            precision=one.precision,
         )
         for one in refused
     ]

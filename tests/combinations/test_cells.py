@@ -94,9 +94,10 @@ def test_every_row_is_about_its_own_cell(
         else:
             assert cell.precision in PRECISIONS
     if name == "bench":
-        kept = np.load(made.folder / "bench.npz")
+        with np.load(made.folder / "bench.npz") as archive:
+            kept = dict(archive)
         for number, cell in enumerate(result.cells):
-            assert (f"{number}" in kept.files) == (cell.status == "ok")
+            assert (f"{number}" in kept) == (cell.status == "ok")
             if cell.status == "ok":
                 assert np.median(kept[f"{number}"]) / 1e6 == pytest.approx(cell.latency_ms.p50)
     assert result.exit_code == (5 if missing else 0)
@@ -211,8 +212,8 @@ def test_every_target_has_its_row(
 COMPARED = {
     "one of two is unavailable": (("ort-cpu", "openvino"), {"openvino": "unavailable"}, 5, ""),
     "all are there": (("ort-cpu", "openvino"), {}, 0, ""),
-    "a broken plug-in": (("ort-cpu", "abacus"), {"abacus": "broken"}, 5, "C2"),
-    "nothing but a broken plug-in": (("abacus",), {"abacus": "broken"}, 5, "C2"),
+    "a broken plug-in": (("ort-cpu", "abacus"), {"abacus": "broken"}, 5, ""),
+    "nothing but a broken plug-in": (("abacus",), {"abacus": "broken"}, 5, ""),
 }
 
 

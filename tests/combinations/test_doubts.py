@@ -101,8 +101,8 @@ def test_a_table_fits_100_columns_whatever_the_cpu_is_called(make: Make, command
 @pytest.mark.parametrize(
     "error",
     [
-        case(SessionError("no cache"), id="no cache", pending="D5"),
-        case(WorkerCrashed("SIGSEGV"), id="crash", pending="D5"),
+        case(SessionError("no cache"), id="no cache"),
+        case(WorkerCrashed("SIGSEGV"), id="crash"),
     ],
 )
 def test_a_failed_load_from_the_cache_loses_no_measurement(
@@ -272,7 +272,6 @@ def test_what_cant_be_compared_is_inconclusive_with_the_reason(
             before,
             now,
             id=f"{against}-{before}-{now}",
-            pending="B6" if before != now else "",
         )
         for against in ("a file", "a workspace")
         for before in ("tuned", "default")

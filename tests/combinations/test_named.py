@@ -78,7 +78,7 @@ FAULTS = {
         says="SIGSEGV",
     ),
     "other formats": Fault(
-        "abacus", "unavailable", change=lambda script: replace(script, formats=("beads",))
+        "abacus", "failed", change=lambda script: replace(script, formats=("beads",))
     ),
     "refuses the model": Fault(
         "openvino", "failed", 5, 5, fails(load=SessionError("no such operator")), says="operator"
@@ -107,8 +107,6 @@ FAULTS = {
 }
 COMMANDS = ("bench", "parity", "evaluate", "tune")
 TITLES = [name.replace(" ", "_") for name in FAULTS]
-# What is known to be wrong: a runner that takes none of the formats is dropped.
-PENDING = {("other formats", command, True): "C1" for command in COMMANDS}
 
 
 def table() -> Iterator[Any]:
@@ -116,8 +114,7 @@ def table() -> Iterator[Any]:
         for command in COMMANDS:
             for named in (True, False):
                 title = f"{command}-{name}-{'named' if named else 'not named'}"
-                pending = PENDING.get((name, command, named), "")
-                yield case(command, fault, named, id=title.replace(" ", "_"), pending=pending)
+                yield case(command, fault, named, id=title.replace(" ", "_"))
 
 
 def flags(command: str, photos: Path) -> list[object]:
@@ -180,7 +177,6 @@ def test_a_runner_at_fault_has_rows_that_say_so_and_the_others_go_on(
             replace(fault, runner=GOOD, config=fault.config.replace("openvino", GOOD)),
             gate,
             id=f"{name.replace(' ', '_')}-{'gate' if gate else 'no gate'}",
-            pending="D3" if name == "stale environment" else "",
         )
         for name, fault in FAULTS.items()
         if fault.runner == "openvino"
@@ -241,7 +237,7 @@ def test_a_precision_that_no_runner_has_is_a_row_with_the_reason(
 @pytest.mark.parametrize(
     ("name", "named"),
     [
-        case(name, named, id=f"{name}-{'named' if named else 'not named'}", pending="C3")
+        case(name, named, id=f"{name}-{'named' if named else 'not named'}")
         for name in COMMANDS[:3]
         for named in (True, False)
     ],
@@ -267,8 +263,8 @@ def test_a_precision_is_not_asked_of_runners_that_never_have_it(
 @pytest.mark.parametrize(
     ("runners", "variants"),
     [
-        case(("ort-cpu", "torch"), ("int8",), id="torch takes no int8", pending="C1"),
-        case(("torch",), ("fp32", "int8"), id="torch takes one of two", pending="C1"),
+        case(("ort-cpu", "torch"), ("int8",), id="torch takes no int8"),
+        case(("torch",), ("fp32", "int8"), id="torch takes one of two"),
         case(("ort-cpu", "torch"), ("fp32",), id="both take fp32"),
     ],
 )

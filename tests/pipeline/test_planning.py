@@ -89,7 +89,7 @@ def test_a_refusal_says_what_the_runner_takes() -> None:
     assert (one.status, one.target) == ("failed", "local")
     section = CellsConfig(runners=("ort-cpu",), variants=("int8",), precisions=("bf16",))
     _, (one,) = plan(MANIFEST, Config(), section)
-    assert one.reason == "ort-cpu computes in f32, not in bf16"
+    assert one.reason == "ort-cpu computes in f32, not bf16"
 
 
 def test_a_runner_that_can_not_be_asked_is_one_row(monkeypatch: pytest.MonkeyPatch) -> None:
