@@ -47,7 +47,51 @@ def build(reference: str) -> torch.nn.Module:
             found = _running(reference, found)
     if not isinstance(found, torch.nn.Module):
         raise ModelError(f"{reference}: gives {type(found).__name__}, not an nn.Module")
+    found = _unwrapped(found)
+    if problem := _not_exportable(found):
+        raise ModelError(f"{reference}: {problem}")
     return found.cpu().float().eval()
+
+
+def _unwrapped(module: torch.nn.Module) -> torch.nn.Module:
+    """What ``torch.compile`` and data parallelism wrapped."""
+    import torch
+
+    while True:
+        if isinstance(inner := getattr(module, "_orig_mod", None), torch.nn.Module):
+            module = inner
+        elif isinstance(module, (torch.nn.DataParallel, torch.nn.parallel.DistributedDataParallel)):
+            module = module.module
+        else:
+            return module
+
+
+def _not_exportable(module: torch.nn.Module) -> str | None:
+    """What a module is that no exporter takes, and what to do; ``None`` for any other."""
+    import torch
+
+    if isinstance(module, torch.jit.ScriptModule):
+        return "is TorchScript: export the nn.Module that it was made of"
+    kinds = {type(part).__name__ for part in module.modules()}
+    if {"FakeQuantize", "FusedMovingAvgObsFakeQuantize", "FakeQuantizeBase"} & kinds:
+        return (
+            "holds the fake quantization of a quantization-aware training: export the float "
+            "module with its trained weights, edgepipe quantizes it"
+        )
+    values = [value for value in module.state_dict().values() if isinstance(value, torch.Tensor)]
+    packed = any(name.startswith("torch.ao.nn.quantized") for name in _origins(module))
+    if packed or any(value.is_quantized for value in values):
+        return (
+            "is quantized by PyTorch already: export the float module that it was made of, "
+            "edgepipe quantizes it"
+        )
+    if any(value.is_meta for value in values):
+        return "has parameters on the meta device: load weights into it first"
+    return None
+
+
+def _origins(module: torch.nn.Module) -> set[str]:
+    return {type(part).__module__ for part in module.modules()}
 
 
 def digest(module: torch.nn.Module) -> str:

@@ -173,3 +173,26 @@ def quiet() -> Iterator[None]:
         finally:
             for logger, level in zip(loggers, levels, strict=True):
                 logger.setLevel(level)
+
+
+def raise_casts(program: torch.export.ExportedProgram) -> torch.nn.Module:
+    """The program as a module of float64, whose casts to float32 and float32 tensors are float64.
+
+    For models that make float32 of whatever they get, so that they don't run in float64.
+    """
+    from torch.fx.node import map_aggregate
+
+    module = program.module()
+    for node in module.graph.nodes:
+        node.args = map_aggregate(node.args, _raised)
+        node.kwargs = map_aggregate(node.kwargs, _raised)
+        if "_guards" in node.name:
+            node.graph.erase_node(node)
+    module.recompile()
+    return module.double()
+
+
+def _raised(value: Any) -> Any:
+    import torch
+
+    return torch.float64 if value is torch.float32 else value

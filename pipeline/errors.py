@@ -10,7 +10,7 @@
     Terminated              SIGTERM arrived (a BaseException, like Ctrl-C)    143
 
 The exporters and runners have errors of their own and know no exit codes; ``exit_code`` gives
-them one. What is not in the table is a bug, and keeps its traceback.
+them one. What is not in the table is a bug: it keeps its traceback and exits with 70.
 """
 
 from __future__ import annotations
@@ -38,6 +38,7 @@ class ExitCode(IntEnum):
     INTEGRITY = 4
     RUNNER = 5
     INCONCLUSIVE = 6
+    SOFTWARE = 70  # EX_SOFTWARE of sysexits.h: never to be mistaken for a verdict
     INTERRUPTED = 130
     TERMINATED = 143
 

@@ -12,6 +12,7 @@ import numpy as np
 from ..runners.images import Pixels, Preprocessing, batches, normalize
 from . import metrics
 from .arrays import Arrays
+from .errors import InputError
 from .manifest import Manifest
 
 FILE = "goldens.npz"
@@ -52,18 +53,23 @@ class Goldens:
 
     @classmethod
     def load(cls, path: Path) -> Goldens:
-        """Read what ``to_bytes`` wrote."""
-        with np.load(path) as archive:
-            arrays, fp32, fp64 = (
-                {
-                    name.removeprefix(prefix): archive[name]
-                    for name in archive.files
-                    if name.startswith(prefix)
-                }
-                for prefix in ("input.", "fp32.", "fp64.")
-            )
-            images = archive["images"] if "images" in archive.files else None
-            return cls(images, archive["labels"], fp32, fp64, arrays)
+        """Read what ``to_bytes`` wrote. Raises ``InputError`` for anything else."""
+        try:
+            with np.load(path, allow_pickle=False) as archive:
+                arrays, fp32, fp64 = (
+                    {
+                        name.removeprefix(prefix): archive[name]
+                        for name in archive.files
+                        if name.startswith(prefix)
+                    }
+                    for prefix in ("input.", "fp32.", "fp64.")
+                )
+                images = archive["images"] if "images" in archive.files else None
+                return cls(images, archive["labels"], fp32, fp64, arrays)
+        except OSError as error:
+            raise InputError(f"{path}: {error.strerror or error}") from error
+        except Exception as error:  # a damaged archive fails in many ways inside zipfile and numpy
+            raise InputError(f"{path}: no goldens ({error})") from error
 
     def batches(
         self,

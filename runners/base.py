@@ -153,7 +153,7 @@ class Placement:
 
     def shares(self) -> dict[str, float]:
         """Per cent of the nodes on each provider; adds up to 100."""
-        total = sum(self.nodes.values())
+        total = sum(self.nodes.values()) or 1  # a model that folds to a constant has no node
         return {name: round(100 * count / total, 2) for name, count in self.nodes.items()}
 
     def elsewhere(self) -> dict[str, int]:

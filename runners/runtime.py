@@ -26,6 +26,7 @@ from . import host, registry, signature
 from .base import RunnerUnavailable, Session, SessionError
 from .bundle import Bundle, Index, unpacked
 from .images import Pixels, load_image, normalize, pillow, to_pixels
+from .scores import kind_in, probabilities
 from .selection import Choice, choose
 from .signature import Trust
 
@@ -34,7 +35,8 @@ from .signature import Trust
 class Prediction:
     """What the model says of one image.
 
-    ``probabilities`` are the softmax of its output, float64 ``[classes]``; ``label`` is the most
+    ``probabilities`` are float64 ``[classes]``: the softmax of its output, unless the model ends in
+    one; ``label`` is the most
     probable one's, or its number as text where the bundle has no labels. Times are in ms.
     """
 
@@ -80,15 +82,15 @@ class LoadedBundle:
         scores = np.asarray(outputs[self._output][0], np.float64)
         if scores.ndim != 1 or not np.all(np.isfinite(scores)):
             raise SessionError(f"output {self._output} is no finite score for each class")
-        odds = np.exp(scores - scores.max())
-        probabilities = odds / odds.sum()
+        kind = kind_in(self.index.model, self._output)
+        shares = probabilities(scores[None], kind)[0]
         labels = self.index.labels or tuple(map(str, range(len(scores))))
-        best = int(probabilities.argmax())
+        best = int(shares.argmax())
         return Prediction(
             label=labels[best],
             index=best,
-            probability=float(probabilities[best]),
-            probabilities=probabilities,
+            probability=float(shares[best]),
+            probabilities=shares,
             labels=labels,
             preprocess_ms=1000 * (prepared - started),
             inference_ms=1000 * (ended - prepared),

@@ -7,6 +7,7 @@ import shutil
 import signal
 import sys
 import tempfile
+import traceback
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from typing import Annotated, Any
@@ -129,7 +130,10 @@ def _guarded(call: Callable[[], Any], received: list[int]) -> int | str | None:
             return 128 + received[0]
         code = errors.exit_code(error)
         if code is None or os.environ.get(DEBUG):
-            raise
+            traceback.print_exc()
+        if code is None:
+            print("edgepipe: a fault of edgepipe itself, not of what it was given", file=sys.stderr)
+            return int(errors.ExitCode.SOFTWARE)
         text = " ".join(str(error).split()) or code.name.lower()
         print(f"edgepipe: {text}", file=sys.stderr)
         return int(code)

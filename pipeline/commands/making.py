@@ -29,11 +29,16 @@ def export(
     """
     from .. import config as configuration
     from ..modelspec import name_of, settle
+    from ..sections import DEFAULT_MODEL
     from ..stages.chain import make
 
     export = {"architecture": model, **options}
     flags = {"workspace": workspace, "model": name or (model and name_of(model)), "export": export}
-    return make(settle(configuration.load(flags)), force, progress)
+    config = configuration.load(flags)
+    if name and config.export.architecture is None:  # a name is not what to export
+        default = config.export.model_copy(update={"architecture": DEFAULT_MODEL})
+        config = config.model_copy(update={"export": default})
+    return make(settle(config), force, progress)
 
 
 def train(

@@ -40,8 +40,8 @@ def identity(report: Report) -> list[tuple[str, str]]:
     for title, part in (("Calibrated on", "calibration"), ("Goldens", "goldens")):
         if about := model.get(part):
             facts.append((title, f"{about['count']} images, {about['from']}"))
-    if export and "reference_sqnr_db" in export.result:
-        distance = export.result["reference_sqnr_db"]
+    distance = export.result.get("reference_sqnr_db") if export else None
+    if distance is not None:
         facts.append(("Reference", f"torch's float32, {distance:.1f} dB from its own float64"))
     return facts
 

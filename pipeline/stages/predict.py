@@ -13,6 +13,7 @@ import numpy as np
 from ...runners import images
 from ...runners.base import RunnerUnavailable, SessionError
 from ...runners.images import Preprocessing, normalize
+from ...runners.scores import kind_in, probabilities
 from .. import accuracy, dataset
 from ..cells import OpenCell, open_cell
 from ..config import Config
@@ -26,8 +27,6 @@ from ..workspace import Workspace
 
 SCHEMA_VERSION = 1
 STDIN = "-"
-# Scores that are not negative and add up to 1 within this are probabilities already.
-SUM_TOLERANCE = 1e-3
 
 
 @dataclass(frozen=True)
@@ -151,18 +150,6 @@ def expand(names: Sequence[str], lines: Iterable[str]) -> Iterator[str]:
             yield name
 
 
-def probabilities(scores: np.ndarray) -> tuple[np.ndarray, str]:
-    """Float64 ``[N, classes]`` that adds up to 1 in each row, and what the scores were.
-
-    Softmax, unless the model has done that itself.
-    """
-    exact = scores.astype(np.float64)
-    if exact.min() >= 0 and np.allclose(exact.sum(axis=1), 1, atol=SUM_TOLERANCE):
-        return exact, "probabilities"
-    powers = np.exp(exact - exact.max(axis=1, keepdims=True))
-    return powers / powers.sum(axis=1, keepdims=True), "logits"
-
-
 def _groups(decoded: Iterable[Decoded], batch: int) -> Iterator[list[Decoded]]:
     """Runs of images with ``batch`` good ones in each, and the bad ones wherever they are."""
     group: list[Decoded] = []
@@ -192,7 +179,8 @@ def _classify(
     scores = accuracy.scores_in(answer.arrays, output, len(full), classes)[: len(pixels)]
     if not np.all(np.isfinite(scores)):
         raise SessionError(f"output {output} is not finite: no scores")
-    shares, kind = probabilities(scores)
+    kind = kind_in(manifest.model, output)
+    shares = probabilities(scores, kind)
     answers = iter(shares)
     found = []
     for one in group:

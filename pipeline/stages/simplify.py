@@ -16,6 +16,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+import numpy as np
+
 from ...runners.base import RunnerError
 from ...runners.images import Preprocessing
 from ...runners.launch import signal_name
@@ -23,6 +25,7 @@ from ...runners.targets import LOCAL
 from .. import goldens, metrics
 from ..cells import Cell, open_cell, run_goldens
 from ..errors import StageError
+from ..gates import float_limit
 from ..progress import Progress
 from ..workspace import Transaction
 from . import versions
@@ -66,9 +69,9 @@ class Simplify:
             sqnr_db = None
             if not reason:
                 recorded = goldens.Goldens.load(transaction.path(goldens.FILE))
-                sqnr_db = self._compare(exported, output, recorded)
-                floor = recorded.reference_sqnr_db - MARGIN_DB
-                if sqnr_db < floor:
+                sqnr_db, reason = self._compare(exported, output, recorded)
+                floor = float_limit(recorded.reference_sqnr_db, MARGIN_DB)
+                if not reason and sqnr_db < floor:
                     reason = (
                         f"onnxsim changed the outputs: {sqnr_db:.1f} dB against the model as "
                         f"exported, at least {floor:.1f} dB expected"
@@ -106,8 +109,14 @@ class Simplify:
             return f"onnxsim failed: {lines[-1][:200]}"
         return ""
 
-    def _compare(self, exported: Path, simplified: Path, recorded: goldens.Goldens) -> float:
-        """SQNR in dB of the simplified model's outputs against the exported one's, both run."""
+    def _compare(
+        self, exported: Path, simplified: Path, recorded: goldens.Goldens
+    ) -> tuple[float, str]:
+        """SQNR in dB of the simplified model's outputs against the exported one's, both run.
+
+        With what else is wrong with them, or an empty string. Equal outputs are infinitely near,
+        also where they are not finite.
+        """
         outputs = []
         for path in (exported, simplified):
             cell = Cell("fp32", "ort-cpu", LOCAL, "f32", path.name, threads=None)
@@ -119,9 +128,14 @@ class Simplify:
                     raise StageError(
                         f"the exported model does not run on ort-cpu: {error}"
                     ) from error
-                return float("-inf")
+                return float("-inf"), f"onnxsim's model does not run: {error}"
         before, after = outputs
-        return min(metrics.sqnr_db(after[name], before[name]) for name in before)
+        if list(after) != list(before):
+            names = f"{', '.join(before)} to {', '.join(after)}"
+            return float("-inf"), f"onnxsim changed the outputs' names from {names}"
+        if all(np.array_equal(after[name], before[name], equal_nan=True) for name in before):
+            return float("inf"), ""
+        return min(metrics.sqnr_db(after[name], before[name]) for name in before), ""
 
 
 def main(source: str, output: str) -> None:

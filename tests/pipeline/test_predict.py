@@ -13,8 +13,8 @@ import pytest
 from PIL import Image
 
 from edgepipe.pipeline import digits
-from edgepipe.pipeline.stages.predict import probabilities
 from edgepipe.runners import images
+from edgepipe.runners.scores import kind_in, kind_of, probabilities
 
 from ..made import PREPROCESSING, templates
 from .test_evaluate import LABELS, linear, write_workspace
@@ -129,11 +129,37 @@ def test_what_can_not_be_done_is_said_in_one_line(
 
 def test_probabilities_of_the_model_itself_are_left_alone() -> None:
     shares = np.array([[0.7, 0.2, 0.1], [0.0, 0.0, 1.0]], np.float32)
-    kept, kind = probabilities(shares)
-    assert kind == "probabilities"
-    np.testing.assert_array_equal(kept, shares.astype(np.float64))
-    made, kind = probabilities(np.log(np.array([[1, 2, 5]], np.float32)))
-    assert kind == "logits"
+    assert kind_of(shares) == "probabilities"
+    np.testing.assert_array_equal(probabilities(shares, kind_of(shares)), shares.astype(np.float64))
+    logits = np.log(np.array([[1, 2, 5]], np.float32))
+    assert kind_of(logits) == "logits"
+    made = probabilities(logits, "logits")
     np.testing.assert_allclose(made, [[1 / 8, 2 / 8, 5 / 8]], atol=1e-7)
-    huge, _ = probabilities(np.array([[1e4, 0.0]]))
-    assert np.all(np.isfinite(huge))
+    assert np.all(np.isfinite(probabilities(np.array([[1e4, 0.0]]), "logits")))
+
+
+@pytest.mark.parametrize(
+    ("outputs", "kind"),
+    [
+        ([[0.7, 0.3], [0.5, 0.5]], "probabilities"),
+        ([[0.7, 0.3], [0.5, 0.6]], "logits"),
+        ([[1.2, -0.2]], "logits"),
+        ([[np.nan, 1.0]], "logits"),
+        ([[-0.1, -3.0]], "logits"),
+        (np.zeros((0, 3)), "logits"),
+        ([0.5, 0.5], "logits"),
+    ],
+    ids=str,
+)
+def test_scores_are_probabilities_if_all_of_them_are(outputs: Any, kind: str) -> None:
+    assert kind_of(np.asarray(outputs, np.float32)) == kind
+
+
+def test_a_batch_that_adds_up_by_chance_does_not_decide() -> None:
+    """What the model's scores are was recorded at export, over all goldens."""
+    model = {"outputs": [{"name": "logits", "scores": "logits"}]}
+    assert kind_in(model, "logits") == "logits"
+    by_chance = np.array([[0.25, 0.75]], np.float32)
+    assert probabilities(by_chance, kind_in(model, "logits"))[0, 0] == pytest.approx(
+        0.3775, abs=1e-4
+    )

@@ -1,0 +1,41 @@
+"""What a classifier's scores are, and what they say of an image: one computation for everybody."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any
+
+import numpy as np
+
+LOGITS, PROBABILITIES = "logits", "probabilities"
+# float32 rounding of a softmax over many classes.
+SUM_TOLERANCE = 1e-3
+
+
+def kind_of(outputs: np.ndarray) -> str:
+    """ "probabilities" if every row of ``[N, classes]`` adds up to one and is in [0, 1].
+
+    To be asked of many images, once: a batch of a few may add up by chance.
+    """
+    if outputs.ndim != 2 or outputs.dtype.kind != "f" or not np.all(np.isfinite(outputs)):
+        return LOGITS
+    exact = outputs.astype(np.float64)
+    sums = np.allclose(exact.sum(axis=1), 1, atol=SUM_TOLERANCE)
+    return PROBABILITIES if exact.size and exact.min() >= 0 and sums else LOGITS
+
+
+def kind_in(model: Mapping[str, Any], output: str) -> str:
+    """What the manifest's section about a model says of an output."""
+    for about in model.get("outputs", ()):
+        if about["name"] == output:
+            return str(about.get("scores", LOGITS))
+    return LOGITS
+
+
+def probabilities(scores: np.ndarray, kind: str) -> np.ndarray:
+    """Float64 ``[N, classes]``: of logits their softmax, probabilities as they are."""
+    exact = np.asarray(scores, np.float64)
+    if kind == PROBABILITIES:
+        return exact
+    powers = np.exp(exact - exact.max(axis=1, keepdims=True))
+    return powers / powers.sum(axis=1, keepdims=True)
