@@ -282,7 +282,11 @@ def _candidate(
 
 def _entries(source: Source, config: Config) -> tuple[list[Entry], list[CellResult]]:
     """A model's cells, and the rows of those that were asked for and can't be."""
-    cells, refused = plan(source.manifest, config, config.compare)
+    manifest = source.manifest
+    if not config.compare.variants:
+        usual = {name: files for name, files in manifest.variants.items() if name in VARIANTS}
+        manifest = replace(manifest, variants=usual)
+    cells, refused = plan(manifest, config, config.compare)
     timeable(cells)
     rows = [refused_row(one, SINGLE_STREAM) for one in refused]
     return [Entry(cell, source) for cell in cells], rows

@@ -24,7 +24,7 @@ from ...runners.launch import signal_name
 from ...runners.targets import LOCAL
 from .. import goldens, metrics
 from ..cells import Cell, open_cell, run_goldens
-from ..errors import StageError
+from ..errors import InputError, StageError
 from ..gates import float_limit
 from ..progress import Progress
 from ..workspace import Transaction
@@ -123,7 +123,7 @@ class Simplify:
             try:
                 with open_cell(cell, path) as opened:
                     outputs.append(run_goldens(opened, recorded, self.preprocessing))
-            except RunnerError as error:
+            except (RunnerError, InputError) as error:
                 if path == exported:
                     raise StageError(
                         f"the exported model does not run on ort-cpu: {error}"

@@ -18,7 +18,7 @@ from typing import Any
 import pytest
 
 from edgepipe.pipeline import package
-from edgepipe.runners.bundle import unpacked
+from edgepipe.runners.bundle import Variant, unpacked
 
 from .. import bundles
 from .test_ssh import SSHD, Box, box, server  # noqa: F401
@@ -97,7 +97,8 @@ def test_a_bundle_that_fails_there_changes_nothing(
 ) -> None:
     """It is whole, so it is sent; its model is none, so it does not verify."""
     deploy(edgepipe, releases[0], far)
-    broken = bundles.write(tmp_path / "broken.tar.gz", bundles.contents())
+    float_only = {"fp32": Variant({"onnx": ("fp32.onnx",)})}
+    broken = bundles.write(tmp_path / "broken.tar.gz", bundles.contents(variants=float_only))
     done = deploy(edgepipe, broken, far)
     assert done.returncode == 5, done.stdout + done.stderr
     assert result(done)["outcome"] == "refused"

@@ -40,6 +40,8 @@ from edgepipe.runners.launch import STDERR_KEPT, Timeouts, Worker
 from edgepipe.runners.measure import Plan
 from edgepipe.runners.targets import LOCAL, Target
 
+from .. import bundles
+
 pytestmark = pytest.mark.skipif(sys.platform != "linux", reason="counts processes in /proc")
 
 PATIENT = Timeouts(start=30.0, load=30.0, run=30.0)
@@ -388,7 +390,7 @@ def test_a_greeting_without_the_cores_it_has_is_garbage(far_end: FarEnd, host: A
     hello = without(HELLO, "host") | ({} if host is None else {"host": host})
     target = far_end.target(f"hear(); say({hello!r})", FOREVER)
     model = far_end.folder / "fp32.onnx"
-    model.write_bytes(b"")
+    model.write_bytes(bundles.onnx("fp32"))
     cell = Cell("fp32", "ort-cpu", target, "f32", model.name, threads=None)
     with far_end.cleaned_up(), pytest.raises(WorkerGarbage), open_cell(cell, model):
         pass
