@@ -98,7 +98,7 @@ class Arrays:
         Raises ``InputError`` for anything else.
         """
         try:
-            with np.load(path, allow_pickle=False) as archive:
+            with path.open("rb") as file, np.load(file, allow_pickle=False) as archive:
                 values = {one.name: archive[one.name][:most] for one in inputs}
         except OSError as error:
             raise InputError(f"{path}: {error.strerror or error}") from error

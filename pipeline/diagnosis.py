@@ -21,12 +21,16 @@ from ..runners.launch import Worker
 from ..runners.targets import LOCAL, Target
 from .config import Config
 from .errors import ExitCode, UsageError
+from .sections import BenchConfig
 
 SCHEMA_VERSION = 1
 OK, WARNING, PROBLEM = "ok", "warning", "problem"
 VNNI = {"avx512_vnni", "avx_vnni"}
 BUSY_SHARE = 0.5
 STALE_SECONDS = 24 * 3600
+
+# More than bench makes by itself.
+MANY_ROUNDS = 2 * BenchConfig().rounds
 
 Facts = Mapping[str, Any]
 
@@ -152,7 +156,7 @@ def virtual_machine(facts: Facts) -> Finding:
         "machine",
         WARNING,
         f"{facts['host']['cpu']} in a virtual machine: neighbours share its cores",
-        "trust ratios over times, and more rounds over fewer (bench --rounds 9)",
+        f"trust ratios over times, and more rounds over fewer (bench --rounds {MANY_ROUNDS})",
     )
 
 

@@ -55,7 +55,7 @@ class Goldens:
     def load(cls, path: Path) -> Goldens:
         """Read what ``to_bytes`` wrote. Raises ``InputError`` for anything else."""
         try:
-            with np.load(path, allow_pickle=False) as archive:
+            with path.open("rb") as file, np.load(file, allow_pickle=False) as archive:
                 arrays, fp32, fp64 = (
                     {
                         name.removeprefix(prefix): archive[name]

@@ -99,7 +99,7 @@ class Recording:
     def load(cls, path: Path) -> Recording:
         """Read what ``to_bytes`` wrote. Raises ``InputError`` for anything else."""
         try:
-            with np.load(path, allow_pickle=False) as archive:
+            with path.open("rb") as file, np.load(file, allow_pickle=False) as archive:
                 arrays = {name: archive[name] for name in archive.files}
             document = json.loads(arrays.pop("about").tobytes())
             if document["schema_version"] != SCHEMA_VERSION:

@@ -237,7 +237,7 @@ def read_samples(
     """
     path = folder / SAMPLES
     try:
-        with np.load(path, allow_pickle=False) as archive:
+        with path.open("rb") as file, np.load(file, allow_pickle=False) as archive:
             arrays = {name: archive[name] for name in archive.files}
         found = {
             int(name): tuple(

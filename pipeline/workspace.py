@@ -102,7 +102,7 @@ class Workspace:
         if manifest is None:
             raise self._nothing()
         for name in manifest.artifacts:
-            if self.state(manifest, name) == "missing":
+            if not (self.folder / name).is_file():
                 raise IntegrityError(f"{self.folder / name}: missing; {RESTORE}")
         self.check_unaltered(manifest)
         return manifest

@@ -27,6 +27,9 @@ RELEVANT_FLAGS = (
 )
 
 
+UNLIMITED = 1 << 62
+
+
 def facts() -> dict[str, Any]:
     """What a reader of a result needs to know about the machine it came from."""
     cpuinfo = _read("/proc/cpuinfo")
@@ -43,7 +46,7 @@ def facts() -> dict[str, Any]:
         "governor": governor(),
         "virtual_machine": "hypervisor" in flags,
         "no_energy": conditions.energy(),
-        "memory_mib": _meminfo("MemTotal") // 1024,
+        "memory_mib": min(_meminfo("MemTotal") * 1024, memory_limit()[0]) >> 20,
         "os": f"{platform.system()} {platform.release()}",
         "python": platform.python_version(),
     }
@@ -171,7 +174,8 @@ def limit_memory(share: float = 0.9) -> None:
     An allocation that can't be served then fails inside the runner, which reports it, instead
     of waking the kernel's OOM killer, which may pick the parent.
     """
-    available = _meminfo("MemAvailable") * 1024
+    limit, used = memory_limit()
+    available = max(0, min(_meminfo("MemAvailable") * 1024, limit - used))
     if available and sys.platform == "linux":
         import resource
 
@@ -179,6 +183,23 @@ def limit_memory(share: float = 0.9) -> None:
         limit = int(available * share)
         if soft == resource.RLIM_INFINITY or limit < soft:
             resource.setrlimit(resource.RLIMIT_DATA, (limit, hard))
+
+
+def memory_limit(cgroups: Path = Path("/sys/fs/cgroup")) -> tuple[int, int]:
+    """Bytes that a container may have and those that it has, by cgroup v2 or v1; else no limit.
+
+    What it has is counted without the cache of files that the kernel can drop at once.
+    """
+    for folder, most, now, cache in (
+        (".", "memory.max", "memory.current", "inactive_file"),
+        ("memory", "memory.limit_in_bytes", "memory.usage_in_bytes", "total_inactive_file"),
+    ):
+        limit, used = (_read(cgroups / folder / name).strip() for name in (most, now))
+        if limit.isdigit() and used.isdigit():
+            stat = _read(cgroups / folder / "memory.stat").splitlines()
+            dropped = sum(int(line.split()[1]) for line in stat if line.split()[:1] == [cache])
+            return int(limit), max(0, int(used) - dropped)
+    return UNLIMITED, 0
 
 
 def _cpus() -> list[int]:

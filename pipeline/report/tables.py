@@ -63,4 +63,6 @@ def ms(value: float | None) -> str:
     """Three significant digits for what is below 100 ms; a dash for ``None``."""
     if value is None:
         return "–"
+    if 0 < value < 1:
+        return f"{value:.4f}" if value < 0.1 else f"{value:.3f}"
     return f"{value:.2f}" if value < 10 else f"{value:.1f}" if value < 100 else f"{value:.0f}"

@@ -7,6 +7,7 @@ import os
 import platform
 import subprocess
 import sys
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -139,3 +140,29 @@ def test_a_limit_that_the_user_set_is_not_raised(hard: str) -> None:
         "resource.getrlimit(resource.RLIMIT_DATA)[0]",
     )
     assert soft == 64 * MIB
+
+
+@pytest.mark.parametrize(
+    ("files", "limit"),
+    [
+        ({"memory.max": "1073741824\n", "memory.current": "4096\n"}, (1 << 30, 4096)),
+        (
+            {"memory.max": "8192", "memory.current": "4096", "memory.stat": "inactive_file 4000\n"},
+            (8192, 96),
+        ),
+        ({"memory.max": "max\n", "memory.current": "4096\n"}, (host.UNLIMITED, 0)),
+        (
+            {"memory/memory.limit_in_bytes": "2048\n", "memory/memory.usage_in_bytes": "1024\n"},
+            (2048, 1024),
+        ),
+        ({}, (host.UNLIMITED, 0)),
+    ],
+    ids=["v2", "v2 with a cache", "v2 without a limit", "v1", "no cgroups"],
+)
+def test_a_containers_memory_is_what_it_may_have(
+    files: dict[str, str], limit: tuple[int, int], tmp_path: Path
+) -> None:
+    for name, text in files.items():
+        (tmp_path / name).parent.mkdir(exist_ok=True)
+        (tmp_path / name).write_text(text)
+    assert host.memory_limit(tmp_path) == limit
