@@ -262,7 +262,8 @@ def test_a_runner_with_one_run_at_a_time_has_no_throughput(
 def test_predict_shows_the_best_classes_in_order(
     kind: str, top: int, make: Make, command: Run, photos: Path
 ) -> None:
-    made = make(variants=("fp32",))
+    outputs = [{"name": "logits", "dtype": "float32", "shape": [10], "scores": kind}]
+    made = make(variants=("fp32",), model={"outputs": outputs})
 
     def softmax(found: dict[str, np.ndarray]) -> dict[str, np.ndarray]:
         shares = {n: np.exp(array - array.max(axis=1, keepdims=True)) for n, array in found.items()}
