@@ -35,7 +35,8 @@ def export(
     export = {"architecture": model, **options}
     flags = {"workspace": workspace, "model": name or (model and name_of(model)), "export": export}
     config = configuration.load(flags)
-    if name and config.export.architecture is None:  # a name is not what to export
+    unsaid = config.export.architecture is None and config.export.checkpoint is None
+    if name and unsaid:  # a name is not what to export
         default = config.export.model_copy(update={"architecture": DEFAULT_MODEL})
         config = config.model_copy(update={"export": default})
     return make(settle(config), force, progress)
