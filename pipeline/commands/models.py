@@ -51,7 +51,8 @@ def compare(
         if not static and workspace is None:
             found = candidates.open_zoo(names, config.compare, stack, progress)
         if static:
-            rows = tuple(map(comparing.exported, found))
+            trusted = config.compare.trust_workspace
+            rows = tuple(comparing.exported(source, trusted) for source in found)
             if workspace is None:
                 rows = comparing.architectures(names, config.compare)
             result = comparing.CompareResult(rows, (), {}, static=True)

@@ -20,10 +20,10 @@ from ...exporters.threads import torch_threads
 from ...exporters.zoo import ARCHITECTURES, WITH_WIDTH
 from ...exporters.zoo.published import PUBLISHED
 from ...runners.measure import SINGLE_STREAM
-from .. import statistics
+from .. import made_here, statistics
 from ..cells import timeable
 from ..config import Config, nearest
-from ..errors import ExitCode, UsageError
+from ..errors import ExitCode, IntegrityError, UsageError
 from ..measured import CellResult, exit_code, failed_row, measured_row, refused_row
 from ..planning import plan
 from ..progress import Progress
@@ -131,15 +131,22 @@ def architectures(names: Sequence[str], section: CompareConfig) -> tuple[Candida
     return tuple(rows)
 
 
-def exported(source: Source) -> Candidate:
-    """The row of a model in a workspace, without its speed."""
+def exported(source: Source, trusted: bool = False) -> Candidate:
+    """The row of a model in a workspace, without its speed.
+
+    Raises ``IntegrityError`` for a program that would have to be read, which can run code, and was
+    not made here, unless the workspace is ``trusted``.
+    """
     manifest, model = source.manifest, source.manifest.model
     name, width = model["architecture"], model.get("width")
     size, classes = model.get("input_size"), model.get("classes")
     if name in ARCHITECTURES and size and classes:
         costs = complexity.of_architecture(name, size, classes, width)
     else:
-        costs = complexity.of_file(source.workspace.folder / manifest.variants["fp32"]["pt2"])
+        program = manifest.variants["fp32"]["pt2"]
+        if not trusted and (doubt := made_here.distrusted(manifest, program)):
+            raise IntegrityError(f"{source.workspace.folder}: {doubt}")
+        costs = complexity.of_file(source.workspace.folder / program)
     row = _candidate(model["name"], name, model["weights"], width, classes, size, costs)
     sizes = {
         variant: sum(manifest.artifacts[file].size for file in manifest.files(files["onnx"]))
@@ -170,7 +177,7 @@ def compare(
         for entries, refused in planned
     ]
     rows = [
-        replace(exported(source), speeds=tuple(map(_speed, found)))
+        replace(exported(source, section.trust_workspace), speeds=tuple(map(_speed, found)))
         for source, found in zip(models, results, strict=True)
     ]
     if section.training:

@@ -19,7 +19,7 @@ import numpy as np
 
 from ...exporters.base import MissingLibrary
 from ...runners.base import RunnerError
-from .. import diagnostics, goldens, metrics
+from .. import diagnostics, goldens, made_here, metrics
 from ..arithmetic import EXECUTOR, executor
 from ..cells import Cell, OpenCell, open_cell
 from ..config import Config
@@ -162,6 +162,10 @@ class _Explainer:
         """
         from ...runners import torch as torch_runner
 
+        doubt = made_here.distrusted(self.manifest, PROGRAM)
+        if doubt and not self.config.parity.trust_workspace:
+            notes.append(f"no layers: {doubt}")
+            return [], None
         graph = self._graph(EXPORTED)
         totals: dict[str, metrics.Noise] = {}
         twins: dict[str, str | None] = {}
