@@ -52,7 +52,7 @@ def test_convolutions_are_compared_by_arithmetic_and_by_the_clock(made_up: MadeU
     made_up.compare(*ROWS, convolutions=(convolution(),))
     for form in ("html", "markdown"):
         text = plain(made_up.page(format=form)).replace(" | ", " ")
-        assert "960 → 320, 7 × 7 135 15.5 8.8 11 3.4 3.00 0.60 5.0 – – –" in text
+        assert "960 → 320, 7 × 7 135 15.5 8.8 11 3.4 3.00 0.600 5.0 – – –" in text
         assert "openvino: failed: it burnt" in text
 
 
