@@ -3,18 +3,15 @@
 from __future__ import annotations
 
 import os
-import shutil
 import signal
 import sys
-import tempfile
 import traceback
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from collections.abc import Callable
 from typing import Annotated, Any
 
 import typer
 
-from . import judging, machine, making, models, shipping, showing, speed
+from . import judging, machine, making, models, scratch, shipping, showing, speed
 from .groups import Grouped
 
 DEBUG = "EDGEPIPE_DEBUG"
@@ -87,34 +84,12 @@ def main() -> None:
         raise Terminated if number == signal.SIGTERM else KeyboardInterrupt
 
     def run() -> None:
-        with _temporary_files():
+        with scratch.folder():
             signal.signal(signal.SIGTERM, interrupt)
             signal.signal(signal.SIGINT, interrupt)
             app()
 
     sys.exit(_guarded(run, received))
-
-
-@contextmanager
-def _temporary_files() -> Iterator[None]:
-    """One folder for the temporary files of a command, of its libraries and child processes.
-
-    Whoever makes one of them removes it, but an interrupt can fall just between the making and
-    the taking note of it. Raises ``InputError`` if there is no place for them.
-    """
-    from ..errors import InputError
-
-    try:
-        folder = tempfile.mkdtemp(prefix="edgepipe-")
-    except OSError as error:
-        raise InputError(f"no place for temporary files, set TMPDIR: {error.strerror}") from error
-    os.environ["TMPDIR"] = tempfile.tempdir = folder
-    try:
-        yield
-    finally:
-        signal.signal(signal.SIGTERM, signal.SIG_IGN)
-        signal.signal(signal.SIGINT, signal.SIG_IGN)
-        shutil.rmtree(folder, ignore_errors=True)
 
 
 def _guarded(call: Callable[[], Any], received: list[int]) -> int | str | None:

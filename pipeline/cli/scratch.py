@@ -1,0 +1,73 @@
+"""One folder for the temporary files of a command, of its libraries and child processes."""
+
+from __future__ import annotations
+
+import fcntl
+import os
+import shutil
+import signal
+import tempfile
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+
+from ..errors import InputError
+
+PREFIX = "edgepipe-"
+# Held as long as the command lives: the kernel lets go of it however the command ends.
+# It has its name only when it is held.
+OWNER, COMING = ".owner", ".owner-coming"
+# An older folder without an owner is of a command that was killed before it got one.
+SECONDS_WITHOUT_OWNER = 3600
+
+
+@contextmanager
+def folder() -> Iterator[None]:
+    """Let all temporary files lie in one folder, which goes last; clear those of killed commands.
+
+    Whoever makes a temporary file removes it, but an interrupt can fall just between the making
+    and the taking note of it. Raises ``InputError`` if there is no place for them.
+    """
+    try:
+        made = Path(tempfile.mkdtemp(prefix=PREFIX))
+        owner = os.open(made / COMING, os.O_CREAT | os.O_RDWR, 0o600)
+        fcntl.flock(owner, fcntl.LOCK_EX)
+        (made / COMING).rename(made / OWNER)
+    except OSError as error:
+        raise InputError(f"no place for temporary files, set TMPDIR: {error.strerror}") from error
+    try:
+        _sweep(made)
+        os.environ["TMPDIR"] = tempfile.tempdir = str(made)
+        yield
+    finally:
+        signal.signal(signal.SIGTERM, signal.SIG_IGN)
+        signal.signal(signal.SIGINT, signal.SIG_IGN)
+        shutil.rmtree(made, ignore_errors=True)
+
+
+def _sweep(own: Path) -> None:
+    """Delete the folders of this user's commands that ended without deleting theirs."""
+    for left in own.parent.glob(f"{PREFIX}*"):
+        try:
+            if left == own or left.is_symlink() or left.stat().st_uid != os.getuid():
+                continue
+            if _is_ownerless(left):
+                shutil.rmtree(left, ignore_errors=True)
+        except OSError:  # somebody else was faster
+            continue
+
+
+def _is_ownerless(left: Path) -> bool:
+    try:
+        owner = os.open(left / OWNER, os.O_RDWR | os.O_NOFOLLOW)
+    except FileNotFoundError:
+        empty = {path.name for path in left.iterdir()} <= {COMING}
+        return empty and time.time() - left.stat().st_mtime > SECONDS_WITHOUT_OWNER
+    try:
+        fcntl.flock(owner, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    except OSError:
+        return False
+    finally:
+        os.close(owner)
+    return True
