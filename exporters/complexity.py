@@ -8,8 +8,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Mapping
-from dataclasses import dataclass, replace
-from pathlib import Path
+from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
 from .sources import construct
@@ -52,33 +51,18 @@ def of_architecture(
 
     with torch.device("meta"):
         module = construct(architecture, classes, width).eval()
-        return of_program(torch.export.export(module, (torch.zeros(1, 3, size, size),)))
+        return of_program(torch.export.export(module, (torch.zeros(1, 3, size, size),)), 1)
 
 
-def of_file(path: Path) -> Complexity:
-    """The complexity of a ``.pt2`` file, for one image of its batch."""
-    import torch
+def of_program(program: torch.export.ExportedProgram, batch: int) -> Complexity:
+    """The complexity of an exported program, for one image.
 
-    program = torch.export.load(path)
-    found = of_program(program)
-    batch = next(
-        int(_shape(node)[0])
-        for node in program.graph.nodes
-        if node.op == "placeholder" and node.name in program.graph_signature.user_inputs
-    )
-    return replace(
-        found,
-        macs=found.macs // batch,
-        activation_peak_bytes=found.activation_peak_bytes // batch,
-    )
-
-
-def of_program(program: torch.export.ExportedProgram) -> Complexity:
-    """The complexity of an exported program, for the whole batch that it was exported with."""
+    ``batch`` images were in the inputs that it was exported with, a dynamic axis included.
+    """
     return Complexity(
         parameters=sum(parameter.numel() for parameter in program.parameters()),
-        macs=sum(multiply_accumulates(program).values()),
-        activation_peak_bytes=activation_peak(program),
+        macs=sum(multiply_accumulates(program).values()) // batch,
+        activation_peak_bytes=activation_peak(program) // batch,
     )
 
 
@@ -166,8 +150,12 @@ def _kind(node: Any) -> str:
 
 
 def _shape(node: Any) -> Any:
+    """The shape that a node was traced with, a dynamic axis as long as it was in the example."""
     value = getattr(node, "meta", {}).get("val")
-    return getattr(value, "shape", None)
+    shape = getattr(value, "shape", None)
+    if shape is None:
+        return None
+    return tuple(side if isinstance(side, int) else side.node.hint for side in shape)
 
 
 def _numel(node: Any) -> int:

@@ -108,6 +108,20 @@ def digest(module: torch.nn.Module) -> str:
     return hasher.hexdigest()
 
 
+def other_channels(module: torch.nn.Module) -> str:
+    """What to do about a module whose first convolution doesn't take images as they are given."""
+    import torch
+
+    first = next((part for part in module.modules() if isinstance(part, torch.nn.Conv2d)), None)
+    if first is None or first.in_channels == 3:
+        return ""
+    return (
+        f"; images come as RGB, its first convolution takes {first.in_channels} channels: convert "
+        f"them in forward (x.mean(1, keepdim=True) for grey), or name arrays with --input "
+        f"x:1x{first.in_channels}xHxW:float32"
+    )
+
+
 def flatten(outputs: Any, name: str = "output") -> dict[str, torch.Tensor]:
     """The tensors in what a forward returned, by name: keys, or places in a tuple.
 

@@ -17,7 +17,7 @@ from .rounds import Source
 from .sections import CompareConfig, ExportConfig
 from .stages.chain import make
 from .stages.compare import CLASSES, VARIANTS
-from .workspace import MANIFEST, Workspace
+from .workspace import Workspace, models_in
 
 COMMAND = "edgepipe compare"
 
@@ -29,7 +29,7 @@ def open_exported(
 
     Raises ``InputError`` for a folder without any, ``WorkspaceError`` for a name that isn't there.
     """
-    found = sorted(path.parent.name for path in root.glob(f"*/{MANIFEST}"))
+    found = models_in(root)
     if not names and not found:
         raise InputError(f"{root}: nothing exported yet; run `edgepipe export`")
     sources = []

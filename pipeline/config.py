@@ -49,6 +49,7 @@ from .sections import (
     VerifyConfig,
     kebab,
 )
+from .workspace import models_in
 
 CONFIG_FILE = "edgepipe.toml"
 ENVIRONMENT_PREFIX = "EDGEPIPE_"
@@ -119,6 +120,18 @@ def load(flags: Mapping[str, Any] | None = None, folder: Path = Path()) -> Confi
     _check_names(config)
     _check_gates(config)
     return config
+
+
+def load_exported(flags: Mapping[str, Any] | None = None) -> Config:
+    """As ``load``, for commands about a model that was exported.
+
+    Where none is named, and the workspace holds a single one, it is that.
+    """
+    config = load(flags)
+    there = models_in(config.workspace)
+    if "model" in config.model_fields_set or len(there) != 1:
+        return config
+    return config.model_copy(update={"model": there[0]})
 
 
 def nearest(name: str, known: Iterable[str]) -> str:

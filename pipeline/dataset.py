@@ -14,7 +14,7 @@ import stat
 from collections import deque
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
-from dataclasses import dataclass
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from time import perf_counter
 
@@ -24,6 +24,7 @@ from ..runners import images
 from ..runners.base import ImageError
 from ..runners.images import Pixels, Preprocessing
 from . import digits as embedded
+from . import unreadable
 from .errors import InputError
 from .sections import DECODERS
 
@@ -39,7 +40,8 @@ class Dataset:
     ``labels`` are int64 ``[N]``, indices into the model's classes, -1 where it isn't known;
     ``image(i)`` decodes one: uint8 ``[H, W]`` or ``[H, W, 3]``. ``digest`` is of the digits'
     pixels, of the contents of a sample's files, or of the list of files to evaluate: class, name
-    and size of each. ``notes`` is what a reader has to know about it.
+    and size of each. ``notes`` is what a reader has to know about it. ``files`` are all that it
+    was chosen from, which are looked through when one of them can't be read.
     """
 
     name: str
@@ -47,6 +49,7 @@ class Dataset:
     image: Callable[[int], np.ndarray]
     digest: str
     notes: tuple[str, ...] = ()
+    files: tuple[Path, ...] = field(default=(), repr=False)
 
     def __len__(self) -> int:
         return len(self.labels)
@@ -62,7 +65,7 @@ class Dataset:
         """Yield ``size`` images at the model's input size, with their labels.
 
         uint8 ``[n, side, side, 3]`` and int64 ``[n]``, in order. While one chunk is in use the
-        next one is decoded. Raises ``ImageError`` for an image that can't be read.
+        next one is decoded. Raises ``ImageError`` that names all images that can't be read.
         """
         return self._ahead(lambda row: self._pixels(row, preprocessing), size, decoders)
 
@@ -87,7 +90,11 @@ class Dataset:
                 rows = range(start, min(start + size, len(self)))
                 ahead = [pool.submit(work, row) for row in rows]
                 if current:
-                    done = np.stack([future.result() for future in current])
+                    try:
+                        done = np.stack([future.result() for future in current])
+                    except ImageError:
+                        unreadable.refuse_all(self.files)
+                        raise
                     del current[:]  # else every image would be there twice
                     yield done, self.labels[start - size :][: len(done)]
         finally:
@@ -164,10 +171,13 @@ def synthetic(start: int, count: int) -> Dataset:
     return Dataset("synthetic", np.full(count, -1, np.int64), image, digest)
 
 
-def of_files(files: Sequence[Path], labels: Sequence[str] = ()) -> Dataset:
+def of_files(
+    files: Sequence[Path], labels: Sequence[str] = (), among: Sequence[Path] = ()
+) -> Dataset:
     """A dataset of image files; their class is the label that their folder is named after.
 
-    The digest is of their contents. Raises ``ImageError`` for one that can't be opened.
+    The digest is of their contents. ``among`` are those that they were chosen from. Raises
+    ``ImageError`` for one that can't be opened.
     """
     hasher = hashlib.sha256()
     for file in files:
@@ -180,7 +190,11 @@ def of_files(files: Sequence[Path], labels: Sequence[str] = ()) -> Dataset:
     known = {label: number for number, label in enumerate(labels)}
     classes = np.array([known.get(file.parent.name, -1) for file in files], np.int64)
     return Dataset(
-        "files", classes, lambda row: images.load_image(Path(kept[row])), hasher.hexdigest()
+        "files",
+        classes,
+        lambda row: images.load_image(Path(kept[row])),
+        hasher.hexdigest(),
+        files=tuple(among or files),
     )
 
 
@@ -191,6 +205,26 @@ class Listing:
     files: Mapping[str, list[Path]]
     classes: bool
     notes: tuple[str, ...]
+
+    @property
+    def every(self) -> list[Path]:
+        """All files, by class."""
+        return [file for files in self.files.values() for file in files]
+
+    def readable(self) -> Listing:
+        """Only the images that can be read, the others counted and named in the notes.
+
+        Raises ``InputError`` if there are none.
+        """
+        kept, problems = unreadable.sort_out(self.every)
+        some = set(kept)
+        files = {
+            name: [file for file in files if file in some] for name, files in self.files.items()
+        }
+        left = {name: files for name, files in files.items() if files}
+        if not left:
+            raise InputError(f"none of the {len(problems)} images can be read: {problems[0]}")
+        return replace(self, files=left, notes=(*self.notes, *unreadable.left_out(problems)))
 
     def sample(self, count: int) -> list[Path]:
         """``count`` of the files, or all if there are no more.
@@ -231,42 +265,48 @@ def list_images(folder: Path) -> Listing:
     return Listing(found, not flat, notes)
 
 
-def class_folders(folder: Path, labels: Sequence[str]) -> Dataset:
+def class_folders(folder: Path, labels: Sequence[str], skip_unreadable: bool = False) -> Dataset:
     """The images of ``folder/LABEL/FILE``; ``labels`` are the model's, in the order of its classes.
 
     Every header is read here, so that most of what could go wrong does before anything runs.
     Hidden files, files that aren't images by their suffix and whatever lies elsewhere are
-    ignored, and counted in ``notes``. Raises ``InputError`` for a folder that is no label or has no
-    image at all, ``ImageError`` for an image that can't be read.
+    ignored, and counted in ``notes``; images that can't be read, too, with ``skip_unreadable``,
+    which decodes all of them for that. Raises ``InputError`` for a folder that is no label or has
+    no image at all, ``ImageError`` that names all images that can't be read.
     """
-    files: list[str] = []
-    classes: list[int] = []
-    seen: set[str] = set()
+    found: dict[Path, int] = {}
     ignored = 0
-    hasher = hashlib.sha256()
     for entry in _entries(folder):
         if entry.name.startswith(".") or not _is_folder(entry):
             ignored += 1
             continue
         number = _class_of(entry, labels)
-        found, others = _image_files(entry)
+        listed, others = _image_files(entry)
         ignored += others
-        for file in found:
-            images.check_image(file)
-            size = file.stat().st_size
-            hasher.update(json.dumps([entry.name, file.name, size]).encode())
-            files.append(str(file))
-            classes.append(number)
-            seen.add(entry.name)
-    if not files:
+        found |= dict.fromkeys(listed, number)
+    if not found:
         others = f"; {ignored} other entries are none" if ignored else ""
         raise InputError(f"{folder}: no images in class folders{others}")
+    files, problems = list(found), list[str]()
+    if skip_unreadable:
+        files, problems = unreadable.sort_out(files)
+    else:
+        unreadable.check_headers(files)
+    if not files:
+        raise InputError(f"{folder}: none of its {len(found)} images can be read")
+    hasher = hashlib.sha256()
+    for file in files:
+        about = [file.parent.name, file.name, file.stat().st_size]
+        hasher.update(json.dumps(about).encode())
+    kept = [str(file) for file in files]
+    notes = _notes(folder, {file.parent.name for file in files}, labels, ignored)
     return Dataset(
         str(folder),
-        np.array(classes, np.int64),
-        lambda row: images.load_image(Path(files[row])),
+        np.array([found[file] for file in files], np.int64),
+        lambda row: images.load_image(Path(kept[row])),
         hasher.hexdigest(),
-        _notes(folder, seen, labels, ignored),
+        (*notes, *unreadable.left_out(problems)),
+        tuple(files),
     )
 
 

@@ -11,7 +11,7 @@ from typing import Any, NamedTuple, Self
 
 from .errors import IntegrityError, WorkspaceError
 
-SCHEMA_VERSION = 1
+SCHEMA_VERSION = 2
 RESTORE = "restore it, or make everything again with `edgepipe export --force`"
 
 
@@ -134,8 +134,8 @@ class Manifest:
             schema = body.pop("schema_version")
             if schema != SCHEMA_VERSION:
                 raise WorkspaceError(
-                    f"{path}: schema {schema}, this edgepipe reads {SCHEMA_VERSION}: export again "
-                    "into another --workspace"
+                    f"{path}: schema {schema}, this edgepipe reads {SCHEMA_VERSION}: "
+                    "`edgepipe export --force` makes everything again"
                 )
             if claimed != digest({"schema_version": schema, **body}):
                 raise IntegrityError(f"{path}: edited since it was written; {RESTORE}")

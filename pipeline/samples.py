@@ -47,7 +47,7 @@ def choose(config: ExportConfig, spec: ModelSpec, int8: tuple[str, ...]) -> Samp
     if spec.inputs:
         return _arrays(config, spec, int8)
     if config.calibration is not None and str(config.calibration) != SYNTHETIC:
-        return _of_folder(config.calibration, count, source.labels or (), bool(int8))
+        return _of_folder(config, config.calibration, source.labels or (), bool(int8))
     if config.calibration is None and source.weights in CALIBRATED_WEIGHTS:
         held_out = dataset.digits("held_out", goldens.COUNT)
         return Samples("digits", held_out, dataset.digits("train", count) if int8 else None)
@@ -85,13 +85,17 @@ def _arrays(config: ExportConfig, spec: ModelSpec, int8: tuple[str, ...]) -> Sam
     return Samples(SYNTHETIC, recorded, calibration, notes)
 
 
-def _of_folder(folder: Path, count: int, labels: tuple[str, ...], int8: bool) -> Samples:
-    """Goldens out of a folder and, held apart from them, ``count`` images to calibrate with.
+def _of_folder(config: ExportConfig, folder: Path, labels: tuple[str, ...], int8: bool) -> Samples:
+    """Goldens out of a folder and, held apart from them, images to calibrate with.
 
     How many become goldens depends on the folder alone, so that they stay the same.
     """
+    count = config.calibration_images
     listing = dataset.list_images(folder)
-    total = sum(map(len, listing.files.values()))
+    if config.skip_unreadable:
+        listing = listing.readable()
+    every = listing.every
+    total = len(every)
     shared = total < 2 * FEWEST_GOLDENS
     held_out = total if shared else min(goldens.COUNT, max(FEWEST_GOLDENS, total // 3))
     files = listing.sample(held_out + count)
@@ -105,5 +109,6 @@ def _of_folder(folder: Path, count: int, labels: tuple[str, ...], int8: bool) ->
         notes.append(f"{folder}: {len(rest)} images to calibrate with, {count} asked for")
     if held_out < FEWEST_GOLDENS:
         notes.append(f"{folder}: {held_out} goldens are too few for parity")
-    calibration = dataset.of_files(rest[:count], labels) if int8 else None
-    return Samples("folder", dataset.of_files(recorded, labels), calibration, tuple(notes))
+    calibration = dataset.of_files(rest[:count], labels, every) if int8 else None
+    kept = dataset.of_files(recorded, labels, every)
+    return Samples("folder", kept, calibration, tuple(notes))

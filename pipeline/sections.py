@@ -78,7 +78,8 @@ class ExportConfig(Section):
     beside it. ``checkpoint`` takes the place of ``weights``, ``labels`` is a text file with one a
     line. ``preprocessing`` is a preset; the fields after it change it, see
     ``runners.images.Preprocessing``. ``fold_preprocessing`` makes normalization a part of the
-    model. ``calibration`` is a folder of images, or "synthetic". ``inputs`` describe those of a
+    model. ``calibration`` is a folder of images, or "synthetic"; ``skip_unreadable`` takes others
+    for those in it that can't be read. ``inputs`` describe those of a
     model of the user's own that takes no images, see ``arrays``.
     """
 
@@ -103,6 +104,7 @@ class ExportConfig(Section):
     inputs: tuple[InputText, ...] = ()
     calibration: Path | None = None
     calibration_images: Positive = 128
+    skip_unreadable: bool = False
     simplify: bool = True
     variants: tuple[str, ...] = ("fp32", "int8", "int8-avx2")
     formats: tuple[str, ...] = (exporters.ONNX,)
@@ -165,9 +167,11 @@ class EvaluateConfig(CellsConfig):
 
     ``max_drop`` is the loss of top-1 against fp32 that is allowed, in percentage points; without
     it accuracy is measured and not judged. ``decoders`` images are decoded at the same time.
+    ``skip_unreadable`` leaves out those that can't be, which decodes all of them twice.
     """
 
     data: Path | None = None
+    skip_unreadable: bool = False
     decoders: Positive = DECODERS
     max_drop: Annotated[float, Field(ge=0, le=100)] | None = None
 
@@ -260,10 +264,12 @@ class TrainConfig(Section):
 
     ``held_out`` is the part of each class that is judged by, ``patience`` how many epochs it may
     get no better for. ``learning_rate`` is the schedule's peak, by default one that goes with
-    where the weights come from. ``augment`` says what the images show.
+    where the weights come from. ``augment`` says what the images show. ``skip_unreadable`` leaves
+    out images that can't be read.
     """
 
     data: Path | None = None
+    skip_unreadable: bool = False
     weights: Literal["random", "imagenet"] = "random"
     init: Path | None = None
     width: Annotated[float, Field(ge=0.1, le=4)] | None = None

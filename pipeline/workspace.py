@@ -37,6 +37,11 @@ RESULTS = frozenset(
 )
 
 
+def models_in(root: Path) -> list[str]:
+    """The names of the models that were exported into a workspace."""
+    return sorted(path.parent.name for path in root.glob(f"*/{MANIFEST}"))
+
+
 class Workspace:
     """The folder of one model: ``root/model``. Use it inside ``locked()``."""
 
@@ -120,7 +125,7 @@ class Workspace:
                 raise IntegrityError(f"{path}: not in the manifest; move it elsewhere")
 
     def _nothing(self) -> WorkspaceError:
-        others = sorted(path.parent.name for path in self.folder.parent.glob(f"*/{MANIFEST}"))
+        others = models_in(self.folder.parent)
         hint = f", or use --model {' or '.join(others)}" if others else ""
         return WorkspaceError(f"{self.folder}: nothing exported yet; run `edgepipe export`{hint}")
 

@@ -27,6 +27,7 @@ from edgepipe.runners.testing import onnx_cases
 SIDE, CLASSES = 8, 10
 PREPROCESSING = Preprocessing(SIDE, (0.5, 0.5, 0.5), (0.5, 0.5, 0.5))
 NAME = "mobilenet_v2"
+COSTS = {"parameters": 1920, "macs": 1920, "activation_peak_bytes": 7680}
 VARIANTS = ("fp32", "int8", "int8-avx2")
 # How far a quantized file is from the float one, as a share of its answers: 34 dB.
 QUANTIZED = 0.02
@@ -151,16 +152,6 @@ class Made:
     def _manifest(self, files: Mapping[str, bytes]) -> Manifest:
         artifacts = {name: Artifact(digest(data), len(data)) for name, data in files.items()}
         shape = PREPROCESSING.to_json() if self.images else {}
-        source = {"architecture": NAME, "weights": "digits", "width": 1.0, "digest": "ab" * 32}
-        depends = {
-            "source": {**source, "trained": True, "preprocessing": shape},
-            "opset": 20,
-            "exporter": "onnx-dynamo",
-            "batch": self.batch,
-            "preprocessing": shape,
-            "inputs": (),
-            "goldens": {"from": "digits", "count": self.count},
-        }
         described = [{"name": name, "dtype": "float32"} for name in self.outputs]
         about = {
             "name": NAME,
@@ -169,27 +160,32 @@ class Made:
             "weights": "digits",
             "weights_sha256": "ab" * 32,
             "trained": True,
-            "parameters": 1920,
+            **COSTS,
             "classes": CLASSES if self.images else None,
             "batch": self.batch,
             "inputs": [{"name": "input", "dtype": "float32", "shape": [3, SIDE, SIDE]}],
             "outputs": [{**one, "shape": [CLASSES]} for one in described],
             "input_size": SIDE if self.images else None,
-            "goldens": depends["goldens"],
+            "named_inputs": (),
+            "exporter": "onnx-dynamo",
+            "opset": 20,
+            "own_preprocessing": shape,
+            "goldens": {"from": "digits", "count": self.count},
             "calibration": None,
+            "simplify": True,
             "simplified": True,
             "not_simplified_because": None,
         }
         variants = {name: {"onnx": f"{name}.onnx"} for name in self.variants}
         if self.program:
             variants["fp32"]["pt2"] = "fp32.pt2"
-        made = {"parameters": 1920, "classes": about["classes"]}
+        made = {**COSTS, "classes": about["classes"]}
         return Manifest(
             model={**about, **self.model},
             preprocessing=shape,
             labels=tuple("0123456789") if self.images else None,
             variants=variants,
-            stages=(StageRecord("export", "0" * 64, depends, tuple(sorted(files)), made),),
+            stages=(StageRecord("export", "0" * 64, {}, tuple(sorted(files)), made),),
             artifacts=artifacts,
             tools={"edgepipe": "0.1.0", "torch": "2.13.0"},
         )

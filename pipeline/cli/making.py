@@ -63,6 +63,7 @@ def export(
     calibration_images: Annotated[
         int | None, typer.Option(metavar="N", help="How many of them [default: 128].")
     ] = None,
+    skip_unreadable: options.SkipUnreadable = None,
     variant: options.Variant = None,
     simplify: Annotated[
         bool | None, typer.Option("--simplify/--no-simplify", help="Run onnxsim [default: yes].")
@@ -108,6 +109,7 @@ def export(
         inputs=options.some(inputs),
         calibration=calibration,
         calibration_images=calibration_images,
+        skip_unreadable=skip_unreadable,
         variants=tuple(variant) if variant else None,
         simplify=simplify,
         exporter=exporter,

@@ -80,6 +80,7 @@ def train(
     data: Annotated[
         Path | None, typer.Option(metavar="DIR", help="Images, in a folder for each class.")
     ] = None,
+    skip_unreadable: options.SkipUnreadable = None,
     output: Annotated[
         Path | None,
         typer.Option(metavar="FILE", help="The weights [default: MODEL-DIR.safetensors]."),
@@ -132,6 +133,7 @@ def train(
         restart=restart,
         progress=options.progress(quiet),
         data=data,
+        skip_unreadable=skip_unreadable,
         init=init,
         weights=weights,
         width=width,

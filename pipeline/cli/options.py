@@ -21,7 +21,10 @@ Workspace = Annotated[
 Json = Annotated[bool, typer.Option("--json", help="Print one JSON document on stdout.")]
 Quiet = Annotated[bool, typer.Option("--quiet", "-q", help="Nothing on stderr but errors.")]
 Model = Annotated[
-    str | None, typer.Option("--model", "-m", metavar="NAME", help="[default: mobilenet_v2]")
+    str | None,
+    typer.Option(
+        "--model", "-m", metavar="NAME", help="[default: the only one there, or mobilenet_v2]"
+    ),
 ]
 Runner = Annotated[
     list[str] | None,
@@ -47,6 +50,10 @@ Threads = Annotated[
 ]
 Decoders = Annotated[
     int | None, typer.Option("--decoders", help="Images decoded at the same time [default: 2].")
+]
+SkipUnreadable = Annotated[
+    bool | None,
+    typer.Option("--skip-unreadable", help="Leave out images that can't be read, and name them."),
 ]
 RequireEp = Annotated[
     list[str] | None,

@@ -41,7 +41,9 @@ def parity(
     from ..stages.parity import OUTPUTS_FILE, RESULT_FILE, Recording, judge_all, record
     from ..workspace import Workspace
 
-    config = configuration.load({"workspace": workspace, "model": model, "parity": options})
+    config = configuration.load_exported(
+        {"workspace": workspace, "model": model, "parity": options}
+    )
     if recording is not None:
         if explain:
             raise UsageError("--explain runs the model again, --from runs nothing: choose one")
@@ -77,7 +79,9 @@ def evaluate(
     from ..stages.evaluate import evaluate as judge
     from ..workspace import Workspace
 
-    config = configuration.load({"workspace": workspace, "model": model, "evaluate": options})
+    config = configuration.load_exported(
+        {"workspace": workspace, "model": model, "evaluate": options}
+    )
     place = Workspace(config.workspace, config.model)
     with place.exported("edgepipe evaluate", progress.say) as manifest:
         result = judge(place, manifest, config, progress)
@@ -105,7 +109,9 @@ def predict(
     from ..stages.predict import predict as classify
     from ..workspace import Workspace
 
-    config = configuration.load({"workspace": workspace, "model": model, "predict": options})
+    config = configuration.load_exported(
+        {"workspace": workspace, "model": model, "predict": options}
+    )
     place = Workspace(config.workspace, config.model)
     names = expand([str(name) for name in images], sys.stdin)
     with place.exported("edgepipe predict", progress.say) as manifest:

@@ -51,8 +51,7 @@ def compare(
         if not static and workspace is None:
             found = candidates.open_zoo(names, config.compare, stack, progress)
         if static:
-            trusted = config.compare.trust_workspace
-            rows = tuple(comparing.exported(source, trusted) for source in found)
+            rows = tuple(map(comparing.exported, found))
             if workspace is None:
                 rows = comparing.architectures(names, config.compare)
             result = comparing.CompareResult(rows, (), {}, static=True)

@@ -27,7 +27,9 @@ def package(
     from ..stages.package import package as write
     from ..workspace import Workspace
 
-    config = configuration.load({"workspace": workspace, "model": model, "package": options})
+    config = configuration.load_exported(
+        {"workspace": workspace, "model": model, "package": options}
+    )
     place = Workspace(config.workspace, config.model)
     with place.exported("edgepipe package", progress.say) as manifest:
         return write(place, manifest, config, progress)

@@ -39,7 +39,7 @@ def write_report(
     if format not in renderers:
         raise UsageError(f"format: no {format!r}; {configuration.nearest(format, renderers)}")
     render, name = renderers[format]
-    config = configuration.load({"workspace": workspace, "model": model})
+    config = configuration.load_exported({"workspace": workspace, "model": model})
     place = Workspace(config.workspace, config.model)
     with place.exported("edgepipe report", progress.say) as manifest:
         found = gather(place.folder, manifest)

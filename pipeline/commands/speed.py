@@ -41,7 +41,7 @@ def bench(
     from ..stages.bench import bench as measure
     from ..workspace import Workspace
 
-    config = configuration.load({"workspace": workspace, "model": model, "bench": options})
+    config = configuration.load_exported({"workspace": workspace, "model": model, "bench": options})
     if baseline is not None and rerun_baseline is not None:
         raise UsageError("--baseline compares with a file, --rerun-baseline measures: choose one")
     earlier = None if baseline is None else Baseline.load(Path(baseline))
@@ -81,7 +81,7 @@ def tune(
     from ..stages.tune import tune as search
     from ..workspace import Transaction, Workspace
 
-    config = configuration.load({"workspace": workspace, "model": model, "tune": options})
+    config = configuration.load_exported({"workspace": workspace, "model": model, "tune": options})
     place = Workspace(config.workspace, config.model)
     with place.exported("edgepipe tune", progress.say) as manifest:
         result = search(Source.of(place, manifest), config, progress)

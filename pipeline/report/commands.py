@@ -5,7 +5,7 @@ from __future__ import annotations
 import shlex
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import replace
-from typing import Any
+from typing import Any, TypeVar
 
 from ...exporters.registry import ONNX
 from ...exporters.sources import CHECKPOINT, OWN
@@ -17,6 +17,7 @@ from ..modelspec import name_of
 from ..reporting import Report
 from ..results import ComparisonFile
 from ..sections import SYNTHETIC
+from ..stages.compare import Speed
 from ..stages.evaluate import CellAccuracy
 from ..stages.parity import CellVerdict
 from ..stages.tune import Tuned
@@ -24,6 +25,7 @@ from ..stages.tune import Tuned
 # ``Samples.origin`` of inputs of the user's, and how the names of edgepipe's own begin.
 FOLDER, FILE, DIGITS = "folder", "file", "digits"
 Judged = CellResult | CellVerdict | CellAccuracy
+Asked = TypeVar("Asked", CellResult, CellVerdict, CellAccuracy, Judged, Tuned, Speed)
 
 
 def commands(report: Report) -> list[str]:
@@ -72,8 +74,7 @@ def placeholders(report: Report) -> list[str]:
 
 
 def _export(manifest: Manifest) -> str:
-    model, stage = manifest.model, manifest.stage("export")
-    depends: Mapping[str, Any] = stage.depends if stage else {}
+    model = manifest.model
     flags: list[object] = []
     if model["name"] != name_of(model["architecture"]):
         flags += ["--name", model["name"]]
@@ -81,7 +82,7 @@ def _export(manifest: Manifest) -> str:
         flags += ["--checkpoint", "CHECKPOINT"]
     elif model["weights"] != OWN:
         flags += ["--weights", model["weights"]]
-    flags += _repeated("--input", depends.get("inputs", ()))
+    flags += _repeated("--input", model["named_inputs"])
     if not model["trained"]:
         flags += ["--classes", model["classes"]]
     if model.get("width") not in (None, 1):
@@ -93,13 +94,11 @@ def _export(manifest: Manifest) -> str:
     flags += ["--calibration", "SAMPLES"] * (FILE in origins)
     if count := (model.get("calibration") or {}).get("count"):
         flags += ["--calibration-images", count]
-    if stage:
-        flags += ["--exporter", depends["exporter"], "--opset", depends["opset"]]
+    flags += ["--exporter", model["exporter"], "--opset", model["opset"]]
     flags += ["--batch", model["batch"]]
     if model["input_size"]:
         flags += ["--input-size", model["input_size"]]
-    simplify = manifest.stage("simplify")
-    if simplify and not simplify.depends.get("wanted", True):
+    if not model["simplify"]:
         flags.append("--no-simplify")
     flags += _repeated("--variant", manifest.variants)
     formats = {name for files in manifest.variants.values() for name in files}
@@ -117,8 +116,7 @@ def _preprocessing(manifest: Manifest) -> list[object] | None:
     """The flags for it; none if the weights bring it along, ``None`` if no preset is it."""
     if not manifest.preprocessing:
         return []
-    stage = manifest.stage("export")
-    own = stage.depends["source"].get("preprocessing") if stage else manifest.preprocessing
+    own = manifest.model["own_preprocessing"]
     kept = Preprocessing.from_json(manifest.preprocessing)
     used = replace(kept, folded=False)
     folding: list[object] = ["--fold-preprocessing"] * kept.folded
@@ -134,7 +132,7 @@ def _tune(report: Report) -> list[str]:
     """The search whose result is there; what won in an earlier one is not made again by it."""
     if report.tuning is None:
         return []
-    named = [cell for cell in report.tuning.cells if cell.variant]
+    named = _ran(report.tuning.cells)
     flags = _places(named)
     flags += _repeated(
         "--scenario", (cell.scenario for cell in named if cell.scenario != SINGLE_STREAM)
@@ -143,7 +141,7 @@ def _tune(report: Report) -> list[str]:
 
 
 def _compare(found: ComparisonFile) -> list[str]:
-    speeds = [speed for row in found.models for speed in row.speeds if speed.variant]
+    speeds = _ran(speed for row in found.models for speed in row.speeds)
     flags = _repeated("--runner", (speed.runner for speed in speeds))
     flags += _repeated("--variant", (speed.variant for speed in speeds))
     threads = {speed.threads for speed in speeds if speed.threads}
@@ -161,11 +159,16 @@ def _compare(found: ComparisonFile) -> list[str]:
 
 def _cells(cells: Iterable[Judged]) -> list[object]:
     """What leads to the same cells: their runners, variants and so on."""
-    named = [cell for cell in cells if cell.variant]
+    named = _ran(cells)
     flags = _places(named)
     flags += _repeated("--precision", (cell.precision for cell in named if cell.precision))
     threads = {cell.threads for cell in named if cell.threads and not getattr(cell, "tuned", False)}
     return [*flags, "--threads", *threads] if len(threads) == 1 else flags
+
+
+def _ran(cells: Iterable[Asked]) -> list[Asked]:
+    """The cells that the machine has something for: another one could not be named again."""
+    return [cell for cell in cells if cell.variant and cell.status != "unavailable"]
 
 
 def _places(cells: Sequence[Judged | Tuned]) -> list[object]:

@@ -23,7 +23,6 @@ def identity(report: Report) -> list[tuple[str, str]]:
     manifest = report.manifest
     model, shape = manifest.model, manifest.preprocessing
     export = manifest.stage("export")
-    depends = export.depends if export else {}
     trained = "" if model["trained"] else ", untrained"
     width = f" of width {model['width']:g}" if model.get("width") not in (None, 1) else ""
     simplified = "yes" if model["simplified"] else f"no: {model['not_simplified_because']}"
@@ -33,7 +32,7 @@ def identity(report: Report) -> list[tuple[str, str]]:
         ("SHA-256 of the weights", str(model["weights_sha256"] or "none: they are random")),
         *(_images(model, shape) if shape else [("Inputs", _inputs(model))]),
         ("Labels", _labels(model["classes"], manifest.labels)),
-        ("Exporter", f"{depends.get('exporter', 'unknown')}, opset {depends.get('opset', NONE)}"),
+        ("Exporter", f"{model['exporter']}, opset {model['opset']}"),
         ("Simplified", simplified),
         ("Variants", ", ".join(manifest.variants)),
     ]

@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+from dataclasses import fields
 from typing import Any
 
 from ...exporters import registry
+from ...exporters.complexity import Complexity
 from .. import made_here, samples
 from ..config import Config
 from ..errors import UsageError
@@ -21,6 +23,9 @@ from .simplify import FP32, Simplify
 # Images in one calibration run when the model leaves the batch open.
 DYNAMIC_CALIBRATION_BATCH = 16
 SILENT = Silent()
+COSTS = tuple(cost.name for cost in fields(Complexity))
+# What the manifest tells of a model as the export's result has it.
+TOLD = ("classes", "inputs", "outputs", "named_inputs", "batch", "goldens", "exporter", "opset")
 
 
 def make(config: Config, force: bool, progress: Progress) -> Manifest:
@@ -82,16 +87,14 @@ def _further_formats(export: Export, config: Config) -> list[Stage]:
 
 def sections(transaction: Transaction, config: Config) -> dict[str, Any]:
     """The manifest's sections about the model, from what the stages recorded."""
-    export = transaction.stages["export"]
-    source = export.depends["source"]
-    calibrate = transaction.stages.get("calibrate")
+    made = {name: stage.result for name, stage in transaction.stages.items()}
+    export, simplify, calibrate = made["export"], made["simplify"], made.get("calibrate")
+    source = export["source"]
     variants: dict[str, dict[str, str]] = {"fp32": {"onnx": FP32, "pt2": PROGRAM}}
-    variants |= {
-        name: {"onnx": f"{name}.onnx"} for name in REDUCED_RANGE if name in transaction.stages
-    }
+    variants |= {name: {"onnx": f"{name}.onnx"} for name in REDUCED_RANGE if name in made}
     for stage in transaction.stages.values():
-        if variant := stage.depends.get("variant"):
-            variants.setdefault(variant, {})[stage.depends["exporter"]] = stage.artifacts[0]
+        if variant := stage.result.get("variant"):
+            variants.setdefault(variant, {})[stage.result["exporter"]] = stage.artifacts[0]
     return {
         "model": {
             "name": config.model,
@@ -100,18 +103,15 @@ def sections(transaction: Transaction, config: Config) -> dict[str, Any]:
             "weights": source["weights"],
             "weights_sha256": source["digest"],
             "trained": source["trained"],
-            "parameters": export.result["parameters"],
-            "classes": export.result["classes"],
-            "inputs": export.result["inputs"],
-            "outputs": export.result["outputs"],
-            "batch": export.depends["batch"],
-            "input_size": export.depends["preprocessing"].get("size"),
-            "goldens": export.depends["goldens"],
-            "calibration": calibrate.depends["images"] if calibrate else None,
-            "simplified": transaction.stages["simplify"].result["simplified"],
-            "not_simplified_because": transaction.stages["simplify"].result["reason"],
+            **{name: export[name] for name in (*COSTS, *TOLD)},
+            "own_preprocessing": source["preprocessing"],
+            "input_size": export["preprocessing"].get("size"),
+            "calibration": calibrate["images"] if calibrate else None,
+            "simplify": simplify["wanted"],
+            "simplified": simplify["simplified"],
+            "not_simplified_because": simplify["reason"],
         },
-        "preprocessing": export.depends["preprocessing"],
+        "preprocessing": export["preprocessing"],
         "labels": source["labels"],
         "variants": variants,
         "tools": versions(

@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import statistics as stats
 from collections.abc import Mapping, Sequence
-from dataclasses import asdict, dataclass, field, replace
+from dataclasses import asdict, dataclass, field, fields, replace
 from datetime import UTC, datetime
 from time import perf_counter
 from typing import Any
@@ -20,10 +20,10 @@ from ...exporters.threads import torch_threads
 from ...exporters.zoo import ARCHITECTURES, WITH_WIDTH
 from ...exporters.zoo.published import PUBLISHED
 from ...runners.measure import SINGLE_STREAM
-from .. import made_here, statistics
+from .. import statistics
 from ..cells import timeable
 from ..config import Config, nearest
-from ..errors import ExitCode, IntegrityError, UsageError
+from ..errors import ExitCode, UsageError
 from ..measured import CellResult, exit_code, failed_row, measured_row, refused_row
 from ..planning import plan
 from ..progress import Progress
@@ -131,23 +131,19 @@ def architectures(names: Sequence[str], section: CompareConfig) -> tuple[Candida
     return tuple(rows)
 
 
-def exported(source: Source, trusted: bool = False) -> Candidate:
-    """The row of a model in a workspace, without its speed.
-
-    Raises ``IntegrityError`` for a program that would have to be read, which can run code, and was
-    not made here, unless the workspace is ``trusted``.
-    """
+def exported(source: Source) -> Candidate:
+    """The row of a model in a workspace, without its speed: what its export recorded."""
     manifest, model = source.manifest, source.manifest.model
-    name, width = model["architecture"], model.get("width")
-    size, classes = model.get("input_size"), model.get("classes")
-    if name in ARCHITECTURES and size and classes:
-        costs = complexity.of_architecture(name, size, classes, width)
-    else:
-        program = manifest.variants["fp32"]["pt2"]
-        if not trusted and (doubt := made_here.distrusted(manifest, program)):
-            raise IntegrityError(f"{source.workspace.folder}: {doubt}")
-        costs = complexity.of_file(source.workspace.folder / program)
-    row = _candidate(model["name"], name, model["weights"], width, classes, size, costs)
+    costs = Complexity(*(model[field.name] for field in fields(Complexity)))
+    row = _candidate(
+        model["name"],
+        model["architecture"],
+        model["weights"],
+        model.get("width"),
+        model.get("classes"),
+        model.get("input_size"),
+        costs,
+    )
     sizes = {
         variant: sum(manifest.artifacts[file].size for file in manifest.files(files["onnx"]))
         for variant, files in manifest.variants.items()
@@ -177,7 +173,7 @@ def compare(
         for entries, refused in planned
     ]
     rows = [
-        replace(exported(source, section.trust_workspace), speeds=tuple(map(_speed, found)))
+        replace(exported(source), speeds=tuple(map(_speed, found)))
         for source, found in zip(models, results, strict=True)
     ]
     if section.training:

@@ -259,7 +259,8 @@ def _dataset(manifest: Manifest, config: Config) -> Dataset:
     images.pillow()  # without it no image comes to its size: say so before anything starts
     if config.evaluate.data is not None:
         labels = manifest.labels or [str(number) for number in range(manifest.model["classes"])]
-        return dataset.class_folders(config.evaluate.data, list(labels))
+        skip = config.evaluate.skip_unreadable
+        return dataset.class_folders(config.evaluate.data, list(labels), skip)
     weights = manifest.model["weights"]
     if weights not in CALIBRATED_WEIGHTS:
         raise UsageError(f"no labelled images come with {weights} weights: name some with --data")

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
-from dataclasses import asdict, dataclass, replace
+from dataclasses import asdict, dataclass
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -18,14 +18,13 @@ from ...exporters.base import (
     ModelError,
     ProgramExporter,
 )
+from ...exporters.complexity import of_program
 from ...exporters.folding import fold
-from ...exporters.onnx import raise_casts, save_program, trace
+from ...exporters.onnx import save_program, trace
 from ...exporters.sources import OWN, Source, build
-from ...exporters.threads import torch_threads
-from ...runners import images, scores
+from ...runners import scores
 from .. import goldens
 from ..arrays import Arrays
-from ..dataset import Dataset
 from ..errors import StageError
 from ..modelspec import ModelSpec
 from ..progress import Progress
@@ -34,6 +33,7 @@ from ..samples import Samples
 from ..sections import ExportConfig
 from ..workspace import Transaction
 from . import versions
+from .reference import Reference, refuse_random
 
 if TYPE_CHECKING:
     import torch
@@ -74,18 +74,23 @@ class Export:
 
     def depends(self, transaction: Transaction) -> Mapping[str, Any]:
         """See ``Stage.depends``."""
-        spec = self.spec
-        source = {key: value for key, value in asdict(spec.source).items() if key != "path"}
         return {
-            "source": source,
-            "exporter": self.config.exporter,
+            **self._made_with(),
             **plugin(self.config.exporter),
+            "versions": versions("edgepipe", "torch", "onnx", "onnxscript", "numpy", "pillow"),
+        }
+
+    def _made_with(self) -> dict[str, Any]:
+        """The choices that the result is made with, as JSON values."""
+        spec = self.spec
+        return {
+            "source": {key: value for key, value in asdict(spec.source).items() if key != "path"},
+            "exporter": self.config.exporter,
             "opset": self.config.opset,
             "batch": self.config.batch,
             "preprocessing": spec.preprocessing.to_json() if spec.preprocessing else {},
-            "inputs": self.config.inputs,
+            "named_inputs": self.config.inputs,
             "goldens": self.samples.about(self.samples.goldens),
-            "versions": versions("edgepipe", "torch", "onnx", "onnxscript", "numpy", "pillow"),
         }
 
     def prepare(self) -> Prepared:
@@ -132,7 +137,8 @@ class Export:
         except Exception as error:  # it is their code that runs
             shapes = ", ".join(f"{tensor.dtype} {list(tensor.shape)}" for tensor in example)
             text = f"{type(error).__name__}: {error}"
-            raise ModelError(f"{source.architecture} fails for {shapes}: {text}") from error
+            hint = modules.other_channels(module) if self.spec.preprocessing else ""
+            raise ModelError(f"{source.architecture} fails for {shapes}: {text}{hint}") from error
         found = modules.flatten(given)
         if taken := set(found) & set(names):
             raise ModelError(
@@ -160,16 +166,18 @@ class Export:
         with blaming(source, "torch.export"):
             program = trace(made.deployed, made.example, options)
             if source.weights == OWN:
-                self._refuse_random(made, program)
+                refuse_random(source.architecture, made.deployed, made.example, program)
             transaction.write(PROGRAM, save_program(program, options))
         with blaming(source, exporter.name):
             files = run_exporter(exporter, made, options, program)
         transaction.write(EXPORTED, files[".onnx"])
-        recorded, raised = self._record_goldens(made, program)
+        batch = (self._batch or 1) if source.weights == OWN else GOLDEN_BATCH
+        torchs = Reference(made.module, options.output_names, self.spec, self.samples, batch)
+        recorded, raised = torchs.record(program)
         transaction.write(goldens.FILE, recorded.to_bytes())
-        for doubt in self._doubts(made, recorded, raised):
+        for doubt in torchs.doubts(recorded, raised):
             progress.say(f"warning: {doubt}")
-        parameters = sum(parameter.numel() for parameter in made.module.parameters())
+        costs = of_program(program, len(made.example[0]))
         if not source.trained:
             progress.say("warning: random weights: good for timing, its answers mean nothing")
         inputs = {
@@ -177,144 +185,16 @@ class Export:
             for name, tensor in zip(options.input_names, made.example, strict=True)
         }
         return {
-            "parameters": parameters,
+            **self._made_with(),
+            **asdict(costs),
             "classes": made.classes,
             "inputs": _described(inputs),
             "outputs": _with_scores(_described(recorded.fp32), recorded.fp32),
             "reference": "float64, casts raised" if raised else "float64",
             **reference_json(recorded.reference_sqnr_db),
             "summary": f"{source.architecture} with {source.weights} weights, "
-            f"{parameters:,} parameters, opset {self.config.opset}, {self.config.exporter}",
+            f"{costs.parameters:,} parameters, opset {self.config.opset}, {self.config.exporter}",
         }
-
-    def _refuse_random(self, made: Prepared, program: torch.export.ExportedProgram) -> None:
-        """Raise ``ModelError`` for a model that answers one input differently each time."""
-        import torch
-
-        with torch_threads(1), torch.inference_mode():
-            first, second = (modules.flatten(made.deployed(*made.example)) for _ in range(2))
-        if all(np.array_equal(first[name], second[name], equal_nan=True) for name in first):
-            return
-        found = sorted({name for node in program.graph.nodes if (name := _random_operator(node))})
-        operators = f" ({', '.join(found)})" if found else ""
-        raise ModelError(
-            f"{self.spec.source.architecture} answers one input differently each "
-            f"time{operators}: there is nothing to hold a runner against; take that out of forward"
-        )
-
-    def _doubts(self, made: Prepared, recorded: goldens.Goldens, raised: bool) -> Iterator[str]:
-        """What a user has to know of torch's own answers."""
-        for name, array in recorded.fp32.items():
-            if not np.all(np.isfinite(array)):
-                where = self._first_not_finite(made)
-                count = int(np.count_nonzero(~np.isfinite(array)))
-                yield (
-                    f"{count} of torch's own answers ({name}) are NaN or infinite, first in "
-                    f"{where}: parity will fail"
-                )
-            elif len(array) > 1 and np.all(array == array[:1]):
-                yield f"{name} does not depend on the input: parity will fail as degenerate"
-        if raised:
-            yield (
-                "the model casts to float32 inside: its float64 reference is the exported "
-                "program's with these casts raised"
-            )
-
-    def _first_not_finite(self, made: Prepared) -> str:
-        """The first module, by its name, that gives something that is not finite."""
-        import torch
-
-        found: list[str] = []
-
-        def note(name: str) -> Any:
-            def look(_module: Any, _inputs: Any, output: Any) -> None:
-                whole = not isinstance(output, torch.Tensor) or torch.isfinite(output).all()
-                if not whole:
-                    found.append(name)
-
-            return look
-
-        handles = [
-            part.register_forward_hook(note(name or "forward"))
-            for name, part in made.module.named_modules()
-        ]
-        try:
-            with torch_threads(1), torch.inference_mode():
-                for tensors in self._golden_inputs(torch.float32):
-                    made.module(*tensors)
-                    if found:
-                        break
-        finally:
-            for handle in handles:
-                handle.remove()
-        return found[0] if found else "forward"
-
-    def _feeds(self) -> tuple[Arrays, np.ndarray | None, np.ndarray]:
-        """The goldens' inputs, their pixels if they are images, and their labels."""
-        chosen, preprocessing = self.samples.goldens, self.spec.preprocessing
-        if not isinstance(chosen, Dataset):
-            return chosen, None, np.full(len(chosen), -1)
-        assert preprocessing
-        ((pixels, labels),) = chosen.chunks(preprocessing, len(chosen))
-        tensor = images.normalize(pixels, replace(preprocessing, folded=False))
-        return Arrays({"input": tensor}), pixels, labels
-
-    @property
-    def _golden_batch(self) -> int:
-        return (self._batch or 1) if self.spec.source.weights == OWN else GOLDEN_BATCH
-
-    def _golden_inputs(self, dtype: Any) -> Iterator[list[torch.Tensor]]:
-        import torch
-
-        for parts, _, _ in self._feeds()[0].batches(self._golden_batch):
-            tensors = [torch.from_numpy(part) for part in parts.values()]
-            yield [one.to(dtype) if one.is_floating_point() else one for one in tensors]
-
-    def _record_goldens(
-        self, made: Prepared, program: torch.export.ExportedProgram
-    ) -> tuple[goldens.Goldens, bool]:
-        """Torch's answers in float32 and float64, of the model as it was trained.
-
-        Also whether the latter are those of the exported program with its casts to float32
-        raised, for a model that doesn't run in float64 because of them.
-        """
-        import torch
-
-        feeds, pixels, labels = self._feeds()
-        batch, names = self._golden_batch, made.options.output_names
-        raised = False
-        with torch_threads(1), torch.inference_mode():
-            try:
-                fp32 = _answers(made.module, names, feeds, batch, torch.float32)
-            except RuntimeError as error:
-                raise ModelError(
-                    f"{self.spec.source.architecture} does not run in float32, in which the "
-                    f"goldens are recorded: {error}"
-                ) from error
-            try:
-                fp64 = _answers(made.module, names, feeds, batch, torch.float64)
-            except RuntimeError as error:
-                made.module.float()
-                try:
-                    fp64 = _answers(raise_casts(program), names, feeds, batch, torch.float64)
-                    raised = True
-                except Exception:  # whatever the rewritten program is no good for
-                    raise ModelError(
-                        f"{self.spec.source.architecture} does not run in float64, in which the "
-                        f"goldens are recorded, nor does its program with casts raised: {error}"
-                    ) from error
-        made.module.float()
-        chosen = self.samples.goldens
-        arrays = {} if isinstance(chosen, Dataset) else chosen.values
-        return goldens.Goldens(pixels, labels, fp32, fp64, arrays), raised
-
-
-def _random_operator(node: Any) -> str | None:
-    """The name of an operator of a traced program whose result is drawn."""
-    schema = getattr(node.target, "_schema", None)
-    name = schema.name.rpartition("::")[2] if schema else ""
-    drawn = ("rand", "normal", "bernoulli", "multinomial", "dropout", "uniform", "exponential")
-    return name if any(part in name for part in drawn) else None
 
 
 def _with_scores(
@@ -322,30 +202,6 @@ def _with_scores(
 ) -> list[dict[str, Any]]:
     """Adds what an output's scores are: "probabilities" if every golden's add up to one."""
     return [{**about, "scores": scores.kind_of(outputs[about["name"]])} for about in described]
-
-
-def _answers(
-    module: torch.nn.Module, names: Sequence[str], feeds: Arrays, batch: int, dtype: Any
-) -> dict[str, np.ndarray]:
-    """The outputs by name for all feeds, computed in ``dtype``."""
-    import torch
-
-    module.to(dtype)
-    collected: dict[str, list[np.ndarray]] = {name: [] for name in names}
-    before = torch.get_default_dtype()
-    torch.set_default_dtype(dtype)  # what a forward makes by itself is of this type, too
-    try:
-        for parts, _, valid in feeds.batches(batch):
-            tensors = [torch.from_numpy(part) for part in parts.values()]
-            given = module(*(one.to(dtype) if one.is_floating_point() else one for one in tensors))
-            found = modules.flatten(given).values()
-            for name, tensor in zip(collected, found, strict=True):
-                if tensor.is_floating_point() and tensor.dtype != dtype:
-                    raise RuntimeError(f"its output {name} is {tensor.dtype} all the same")
-                collected[name].append(goldens.valid_rows(tensor.numpy(), batch, valid))
-    finally:
-        torch.set_default_dtype(before)
-    return {name: np.concatenate(parts) for name, parts in collected.items()}
 
 
 def _described(arrays: Mapping[str, np.ndarray]) -> list[dict[str, Any]]:

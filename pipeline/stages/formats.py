@@ -57,4 +57,8 @@ class ExportFormat:
             transaction.write(f"{self.variant}{suffix}", data)
         size = sum(map(len, files.values())) / MIB
         half = ", weights as float16" if options.half_weights else ""
-        return {"summary": f"{self.exporter.format}, {size:.1f} MiB{half}"}
+        return {
+            "variant": self.variant,
+            "exporter": self.exporter.name,
+            "summary": f"{self.exporter.format}, {size:.1f} MiB{half}",
+        }

@@ -71,7 +71,10 @@ class Calibrate:
             # The quantizer writes the tensors in the order of a set.
             ranges = json.dumps(json.loads(cache.read_text()), indent=1, sort_keys=True)
             transaction.write(CALIBRATION, ranges.encode())
-        return {"summary": f"{len(self._samples())} samples ({self.samples.origin}), MinMax"}
+        return {
+            "images": self.samples.about(self._samples()),
+            "summary": f"{len(self._samples())} samples ({self.samples.origin}), MinMax",
+        }
 
     def _calibrate(self, model: Path, cache: Path) -> None:
         """Fill the cache of ``quantize_static``, which would quantize as well to do it."""

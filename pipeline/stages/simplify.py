@@ -80,6 +80,7 @@ class Simplify:
         if reason and self.wanted:
             progress.say(f"warning: going on with the model as exported: {reason}")
         return {
+            "wanted": self.wanted,
             "simplified": not reason,
             "reason": reason or None,
             # JSON has no infinity: equal outputs are null with "identical".

@@ -69,6 +69,8 @@ def train(config: Config, output: Path, restart: bool, progress: Progress) -> Tr
     if section.data is None:
         raise UsageError("train needs images: --data DIR, with a folder for each class")
     listing = datasets.list_images(section.data)
+    if section.skip_unreadable:
+        listing = listing.readable()
     if not listing.classes:
         raise InputError(f"{section.data}: its images are in no class folders: DIR/CLASS/FILE")
     for name, files in listing.files.items():
@@ -77,12 +79,13 @@ def train(config: Config, output: Path, restart: bool, progress: Progress) -> Tr
     if len(listing.files) < 2:
         raise InputError(f"{section.data}: one class only: there is nothing to tell apart")
     labels = tuple(listing.files)
-    files = [file for found in listing.files.values() for file in found]
-    images = replace(datasets.of_files(files, labels), name=str(section.data), notes=listing.notes)
+    images = replace(
+        datasets.of_files(listing.every, labels), name=str(section.data), notes=listing.notes
+    )
     learnt, held_out = split(images, section.held_out, section.seed)
     start = _start(config)
     settings = {
-        **section.model_dump(mode="json", exclude={"data", "threads"}),
+        **section.model_dump(mode="json", exclude={"data", "threads", "skip_unreadable"}),
         "model": start.architecture,
         "width": start.width,
         "images": images.digest,

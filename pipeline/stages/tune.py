@@ -267,8 +267,7 @@ class _Search:
         return [*streams, *({"threads": count} for count in others if count > default)]
 
     def _dynamic(self) -> bool:
-        export = self._source.manifest.stage("export")
-        return export is not None and export.depends.get("batch") == "dynamic"
+        return self._source.manifest.model["batch"] == "dynamic"
 
     def _fastest(self, best: Settings, candidates: Sequence[Settings]) -> Settings:
         """Try the candidates beside the default; the best of them and of ``best``."""

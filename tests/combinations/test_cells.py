@@ -10,7 +10,6 @@ from typing import Any
 import numpy as np
 import pytest
 
-from edgepipe.exporters import complexity
 from edgepipe.pipeline import bench, evaluate, parity, write_report
 from edgepipe.runners.base import (
     RunnerError,
@@ -235,8 +234,6 @@ def test_compare_answers_for_every_runner_that_was_named(
     tmp_path: Path,
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
-    costs = complexity.Complexity(1920, 1920, 7680)
-    monkeypatch.setattr(complexity, "of_architecture", lambda *_: costs)
     made = make(batch=batch)
     scripts = made.scripts(*runners)
     for runner, how in bad.items():

@@ -20,6 +20,7 @@ from edgepipe.exporters import complexity, sources
 from edgepipe.exporters.base import ModelError
 from edgepipe.exporters.zoo import ARCHITECTURES, WITH_WIDTH
 from edgepipe.exporters.zoo.published import PUBLISHED
+from edgepipe.runners import host
 
 Run = Callable[..., CompletedProcess[str]]
 Shapes = dict[str, tuple[int, ...]]
@@ -311,6 +312,9 @@ def test_from_module_to_runners(
     verdicts = {(cell["variant"], cell["runner"]): cell["verdict"] for cell in cells}
     assert len(verdicts) == 6, cells
     assert {verdicts["fp32", runner] for runner in ("ort-cpu", "openvino")} == {"pass"}
-    # 64 samples may not settle what int8 does to random answers; wrong it must not be.
-    assert "fail" not in verdicts.values(), verdicts
-    assert min(cell["sqnr_db"] for cell in cells) > 15
+    # 64 samples may not settle what int8 does to random answers; wrong it must not be, but where
+    # the CPU lacks what int8 needs, and saturates.
+    saturates = host.saturates(host.facts())
+    fit = [cell for cell in cells if not saturates or cell["variant"] != "int8"]
+    assert "fail" not in [cell["verdict"] for cell in fit], verdicts
+    assert min(cell["sqnr_db"] for cell in fit) > 15

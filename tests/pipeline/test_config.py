@@ -6,7 +6,7 @@ from pathlib import Path
 
 import pytest
 
-from edgepipe.pipeline.config import Config, load
+from edgepipe.pipeline.config import Config, load, load_exported
 from edgepipe.pipeline.errors import UsageError
 
 
@@ -120,3 +120,17 @@ def test_a_variable_that_is_nearly_a_setting_is_a_mistake(
     monkeypatch.setenv(name, "2")
     with pytest.raises(UsageError, match="environment"):
         load(folder=tmp_path)
+
+
+def test_the_only_model_of_a_workspace_is_the_default(tmp_path: Path) -> None:
+    def chosen(**flags: str) -> str:
+        return load_exported({"workspace": tmp_path, **flags}).model
+
+    assert chosen() == "mobilenet_v2"
+    for name in ("mine", "other"):
+        (tmp_path / name).mkdir()
+    (tmp_path / "mine" / "manifest.json").touch()
+    assert chosen() == "mine"
+    assert chosen(model="other") == "other"
+    (tmp_path / "other" / "manifest.json").touch()
+    assert chosen() == "mobilenet_v2"

@@ -157,6 +157,54 @@ def test_a_folder_that_is_none_is_refused(tmp_path: Path, name: str, reason: str
         class_folders(tmp_path / name, LABELS)
 
 
+def damage(folder: Path) -> tuple[Path, Path]:
+    """Two images that can't be read: one by its header, the other only when it is decoded."""
+    pixels = np.random.default_rng(0).integers(0, 256, (64, 64, 3), np.uint8)
+    Image.fromarray(pixels).save(folder / "bee" / "cut.jpg")
+    whole = (folder / "bee" / "cut.jpg").read_bytes()
+    (folder / "bee" / "cut.jpg").write_bytes(whole[: len(whole) // 2])
+    (folder / "ant" / "none.png").write_text("no picture")
+    return folder / "ant" / "none.png", folder / "bee" / "cut.jpg"
+
+
+def test_all_unreadable_images_are_named_at_once(folder: Path) -> None:
+    none, cut = damage(folder)
+    with pytest.raises(ImageError, match="2 of 11 images can't be read; --skip-unreadable") as said:
+        class_folders(folder, LABELS)
+    assert str(none) in str(said.value)
+    assert str(cut) in str(said.value)
+    none.unlink()
+    data = class_folders(folder, LABELS)
+    (folder / "ant" / "b.png").write_text("damaged since")
+    large = Preprocessing(size=8, mean=(0, 0, 0), std=(1, 1, 1))
+    with pytest.raises(ImageError, match="2 of 10 images") as said:
+        for _ in data.chunks(large, 2):
+            pass
+    assert str(cut) in str(said.value)
+
+
+def test_unreadable_images_are_left_out_and_named(folder: Path) -> None:
+    before = class_folders(folder, LABELS)
+    damaged = damage(folder)
+    data = class_folders(folder, LABELS, skip_unreadable=True)
+    assert (len(data), data.digest) == (len(before), before.digest)
+    assert data.labels.tolist() == before.labels.tolist()
+    assert "2 unreadable images left out" in data.notes[-1]
+    assert all(str(path) in data.notes[-1] for path in damaged)
+    listing = list_images(folder).readable()
+    assert not set(damaged) & set(listing.sample(100))
+    assert "2 unreadable images left out" in listing.notes[-1]
+
+
+def test_a_folder_of_nothing_but_unreadable_images_is_refused(tmp_path: Path) -> None:
+    (tmp_path / "ant").mkdir()
+    (tmp_path / "ant" / "a.png").write_text("no picture")
+    with pytest.raises(InputError, match="none of its 1 images can be read"):
+        class_folders(tmp_path, LABELS, skip_unreadable=True)
+    with pytest.raises(InputError, match="none of the 1 images can be read"):
+        list_images(tmp_path).readable()
+
+
 def test_memory_does_not_grow_with_the_number_of_images(tmp_path: Path) -> None:
     """numpy reports its arrays to tracemalloc: 40 or 400 images of 150 kB, the same peak."""
     picture(tmp_path / "one.png")

@@ -57,6 +57,7 @@ def pool(): return Pool()
 def soft(): return Net(lambda x: torch.softmax(x, 1))
 def compiled(): return torch.compile(Net())
 def parallel(): return nn.DataParallel(Net())
+def grey(): return nn.Sequential(nn.Conv2d(1, 8, 3), nn.Flatten(), nn.Linear(8 * 900, 5))
 def scripted(): return torch.jit.trace(Net(), torch.zeros(1, 3, 32, 32))
 def meta(): return Net().to("meta")
 def quantized():
@@ -84,6 +85,7 @@ def export(edgepipe: Run, tmp_path: Path) -> Callable[[str], CompletedProcess[st
         ("meta", "meta device"),
         ("quantized", "is quantized by PyTorch already"),
         ("qat", "fake quantization"),
+        ("grey", "its first convolution takes 1 channels: convert them in forward"),
     ],
 )
 def test_what_has_no_answer_to_hold_to_is_refused(
@@ -146,3 +148,19 @@ def test_a_name_is_what_to_call_it_and_not_what_to_export(edgepipe: Run, tmp_pat
     assert done.returncode == 0, done.stderr
     manifest = json.loads((tmp_path / "artifacts" / "dyn" / "manifest.json").read_text())
     assert manifest["model"]["architecture"] == "mobilenet_v2"
+
+
+def test_compare_counts_a_model_of_any_batch(
+    export: Callable[[str], CompletedProcess[str]], edgepipe: Run, tmp_path: Path
+) -> None:
+    """For one image, and without reading a program: what export recorded."""
+    (tmp_path / "nets.py").write_text(NETS)
+    flags = ("--variant", "fp32", *FLAGS, "--batch", "dynamic")
+    assert edgepipe("export", "nets:soft", "--name", "open", *flags).returncode == 0
+    assert export("soft").returncode == 0
+    done = edgepipe("compare", "--static", "--workspace", "artifacts", "--json")
+    assert done.returncode == 0, done.stderr
+    rows = {row["model"]: row for row in json.loads(done.stdout)["models"]}
+    kept = ("parameters", "macs", "activation_peak_bytes")
+    assert [rows["open"][name] for name in kept] == [rows["soft"][name] for name in kept]
+    assert rows["soft"]["macs"] == 30 * 30 * 8 * 27 + 8 * 5

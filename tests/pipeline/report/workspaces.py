@@ -53,6 +53,11 @@ MODEL = {
     "classes": 3,
     "batch": 1,
     "input_size": 224,
+    "named_inputs": (),
+    "exporter": "onnx-dynamo",
+    "opset": 20,
+    "own_preprocessing": None,
+    "simplify": True,
     "simplified": True,
     "not_simplified_because": None,
 }
