@@ -297,7 +297,7 @@ def class_folders(folder: Path, labels: Sequence[str], skip_unreadable: bool = F
     hasher = hashlib.sha256()
     for file in files:
         about = [file.parent.name, file.name, file.stat().st_size]
-        hasher.update(json.dumps(about).encode())
+        hasher.update(json.dumps(about, allow_nan=False).encode())
     kept = [str(file) for file in files]
     notes = _notes(folder, {file.parent.name for file in files}, labels, ignored)
     return Dataset(

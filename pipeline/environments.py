@@ -12,6 +12,7 @@ what a killed build left is a folder that no marker names.
 
 from __future__ import annotations
 
+import fcntl
 import json
 import os
 import shutil
@@ -27,7 +28,7 @@ from typing import Any
 
 import filelock
 
-from ..runners import probe, registry
+from ..runners import documents, probe, registry
 from ..runners.base import RunnerError, RunnerUnavailable, Settings
 from ..runners.launch import Worker
 from ..runners.targets import LOCAL
@@ -36,7 +37,10 @@ from .errors import UsageError
 from .files import write_synced
 
 SCHEMA_VERSION = 1
+_held: dict[Path, int] = {}
 SCRATCH = "scratch"
+# Locked as long as a command runs workers with it.
+IN_USE = ".in-use"
 PIP = ("-I", "-m", "pip", "--no-input", "--disable-pip-version-check")
 
 
@@ -110,7 +114,7 @@ def known() -> list[str]:
 def find(runner: str) -> Environment | None:
     """A runner's environment, if there is a finished one."""
     try:
-        document = json.loads(marker_of(runner).read_text())
+        document = documents.parse(marker_of(runner).read_text())
         if document.pop("schema_version") != SCHEMA_VERSION:
             return None
         return Environment(**document)
@@ -121,16 +125,30 @@ def find(runner: str) -> Environment | None:
 def python_of(runner: str) -> str | None:
     """The interpreter to run a runner with, or ``None`` for the one that runs this.
 
-    Raises ``RunnerUnavailable`` for an environment that was made and can't be used any more.
+    It is not deleted before this process ends. Raises ``RunnerUnavailable`` for an environment
+    that was made and can't be used any more.
     """
     environment = find(runner)
     if environment is None:
         return None
+    _hold(environment.folder)
     if problem := environment.problem():
         raise RunnerUnavailable(
             f"environment {environment.folder}: {problem}; edgepipe env create {runner}"
         )
     return str(environment.python)
+
+
+def _hold(folder: Path) -> None:
+    """Keep others from deleting it until this process ends."""
+    if folder in _held:
+        return
+    try:
+        file = os.open(folder / IN_USE, os.O_RDONLY | os.O_CREAT, 0o644)
+        fcntl.flock(file, fcntl.LOCK_SH | fcntl.LOCK_NB)
+    except OSError:  # gone or going, which ``problem`` tells; or one that can't be written to
+        return
+    _held[folder] = file
 
 
 def create(
@@ -150,7 +168,7 @@ def create(
         root().mkdir(parents=True, exist_ok=True)
         with _locked(runner, say):
             before = find(runner)
-            _sweep(runner, before)
+            _sweep(runner, say, before)
             unfit = _unfit(before) if before else "there is none"
             if before and not unfit and (python is None or base == before.base):
                 return before
@@ -161,7 +179,7 @@ def create(
             kept = made if unfit or not failure else before
             if kept == made:
                 _switch(made)
-            _sweep(runner, kept)
+            _sweep(runner, say, kept)
     except OSError as error:
         raise RunnerUnavailable(f"{root()}: {error.strerror or error}") from error
     if failure:
@@ -198,7 +216,7 @@ def remove(runner: str, say: Callable[[str], None] = lambda _text: None) -> list
     try:
         with _locked(runner, say):
             marker_of(runner).unlink(missing_ok=True)
-            return _sweep(runner)
+            return _sweep(runner, say)
     except OSError as error:
         raise RunnerUnavailable(f"{root()}: {error.strerror or error}") from error
 
@@ -229,12 +247,33 @@ def _folders(runner: str) -> list[Path]:
     return sorted(path for path in root().glob(f"{runner}@*") if path.is_dir())
 
 
-def _sweep(runner: str, kept: Environment | None = None) -> list[Path]:
-    """Delete all builds but one. Only for who holds the lock: no other is being built then."""
-    swept = [path for path in _folders(runner) if kept is None or path != kept.folder]
-    for folder in swept:
-        shutil.rmtree(folder)
+def _sweep(runner: str, say: Callable[[str], None], kept: Environment | None = None) -> list[Path]:
+    """Delete all builds but one, and those in use. Only for who holds the lock.
+
+    No other is being built then.
+    """
+    swept = []
+    for folder in _folders(runner):
+        if kept is not None and folder == kept.folder:
+            continue
+        if _delete(folder):
+            swept.append(folder)
+        else:
+            say(f"{folder}: in use by another command; the next edgepipe env deletes it")
     return swept
+
+
+def _delete(folder: Path) -> bool:
+    """Delete an environment, unless a command that is still running works with it."""
+    file = os.open(folder / IN_USE, os.O_RDONLY | os.O_CREAT, 0o644)
+    try:
+        fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        shutil.rmtree(folder)
+    except BlockingIOError:
+        return False
+    finally:
+        os.close(file)
+    return True
 
 
 def _unfit(environment: Environment) -> str:
@@ -266,7 +305,7 @@ def _switch(environment: Environment) -> None:
     marker = marker_of(environment.runner)
     document = {"schema_version": SCHEMA_VERSION, **asdict(environment)}
     written = marker.with_suffix(".tmp")
-    write_synced(written, (json.dumps(document, indent=2) + "\n").encode())
+    write_synced(written, documents.text(document).encode())
     written.replace(marker)
 
 

@@ -9,6 +9,7 @@ from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any, NamedTuple, Self
 
+from ..runners import documents
 from .errors import IntegrityError, WorkspaceError
 
 SCHEMA_VERSION = 2
@@ -123,13 +124,13 @@ class Manifest:
     def to_json(self) -> str:
         """Text with a digest of itself, so that an edit shows."""
         body = {"schema_version": SCHEMA_VERSION, **asdict(self)}
-        return json.dumps({**body, "digest": digest(body)}, indent=2) + "\n"
+        return documents.text({**body, "digest": digest(body)})
 
     @classmethod
     def from_json(cls, text: str, path: Path) -> Self:
         """Parse and check. Raises ``IntegrityError`` for an edited or damaged manifest."""
         try:
-            body = json.loads(text)
+            body = documents.parse(text)
             claimed = body.pop("digest")
             schema = body.pop("schema_version")
             if schema != SCHEMA_VERSION:
@@ -152,5 +153,5 @@ class Manifest:
 
 def digest(value: Any) -> str:
     """SHA-256 of a JSON value, independent of the order of its keys."""
-    text = json.dumps(value, sort_keys=True, separators=(",", ":"))
+    text = json.dumps(value, sort_keys=True, separators=(",", ":"), allow_nan=False)
     return hashlib.sha256(text.encode()).hexdigest()

@@ -14,7 +14,6 @@ are replaced by renaming. What ``switch`` puts in front has been verified in thi
 
 from __future__ import annotations
 
-import json
 import os
 import shutil
 import subprocess
@@ -25,7 +24,7 @@ from typing import Any
 
 import filelock
 
-from ..runners import protocol
+from ..runners import documents, protocol
 from ..runners.base import BundleError, SessionError
 from ..runners.bundle import SUFFIX, older, read_index
 from ..runners.worker import Operation, hello
@@ -123,7 +122,7 @@ class Receiver:
             text=True,
             stdin=subprocess.DEVNULL,
         )
-        document = json.loads(done.stdout) if done.stdout else None
+        document = documents.parse(done.stdout) if done.stdout else None
         if done.returncode == 0:
             self._verified.add(path.resolve().name)
         return {"code": done.returncode, "document": document, "error": done.stderr.strip()}, {}

@@ -10,6 +10,7 @@ from typing import Any
 
 import numpy as np
 
+from ..runners import documents
 from . import goldens as recorded
 from . import metrics
 from .cells import Cell
@@ -101,7 +102,7 @@ class Recording:
         try:
             with path.open("rb") as file, np.load(file, allow_pickle=False) as archive:
                 arrays = {name: archive[name] for name in archive.files}
-            document = json.loads(arrays.pop("about").tobytes())
+            document = documents.parse(arrays.pop("about").tobytes())
             if document["schema_version"] != SCHEMA_VERSION:
                 raise InputError(f"{path}: schema {document['schema_version']}, not readable here")
             cells = tuple(

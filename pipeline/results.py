@@ -5,16 +5,16 @@ What the judging commands write is theirs to define; here it becomes their own r
 
 from __future__ import annotations
 
-import json
 import zipfile
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, NoReturn, TypeVar
+from typing import Any, TypeVar
 
 import numpy as np
 from pydantic import TypeAdapter, ValidationError
 
+from ..runners import documents
 from . import metrics
 from .errors import InputError, IntegrityError, WorkspaceError
 from .explanation import Blame
@@ -203,7 +203,7 @@ def read_comparison(root: Path) -> tuple[ComparisonFile | None, Source]:
 def _parsed(path: Path, kind: type[Document]) -> Document | None:
     """A document as its type, ``None`` if there is none. Raises ``InputError`` for another one."""
     try:
-        document = json.loads(path.read_text(), parse_constant=_refuse)
+        document = documents.parse(path.read_text())
         if document["schema_version"] != SCHEMA_VERSION:
             raise ValueError(f"schema {document['schema_version']}, this reads {SCHEMA_VERSION}")
         return TypeAdapter(kind).validate_python(document)
@@ -215,7 +215,7 @@ def _parsed(path: Path, kind: type[Document]) -> Document | None:
         first = error.errors()[0]
         where = ".".join(map(str, first["loc"]))
         raise _unreadable(path, f"{where}: {first['msg']}") from error
-    except (ValueError, KeyError, TypeError, RecursionError) as error:
+    except (ValueError, KeyError, TypeError) as error:
         raise _unreadable(path, str(error)) from error
 
 
@@ -274,7 +274,3 @@ def _belongs(rounds: tuple[np.ndarray, ...], cell: CellResult) -> bool:
 
 def _unreadable(path: Path, why: str) -> InputError:
     return InputError(f"{path}: can't be read ({why}); run `{MADE_BY[path.name]}` again")
-
-
-def _refuse(constant: str) -> NoReturn:
-    raise ValueError(f"{constant} is no JSON number")

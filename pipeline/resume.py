@@ -36,7 +36,7 @@ class TrainingState:
         if digest(settings) != digest(self._settings):
             other = [
                 key
-                for key, value in json.loads(json.dumps(self._settings)).items()
+                for key, value in json.loads(json.dumps(self._settings, allow_nan=False)).items()
                 if settings.get(key) != value
             ]
             raise UsageError(
@@ -50,7 +50,7 @@ class TrainingState:
         import torch
 
         buffer = io.BytesIO()
-        torch.save({**state, "settings": json.dumps(self._settings)}, buffer)
+        torch.save({**state, "settings": json.dumps(self._settings, allow_nan=False)}, buffer)
         write_whole(self._path, buffer.getvalue())
 
     def remove(self) -> None:

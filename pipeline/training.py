@@ -124,10 +124,10 @@ class Training:
         metadata = {
             "format": "pt",
             "architecture": self._start.architecture,
-            "labels": json.dumps(self._labels),
-            "preprocessing": json.dumps(self._start.preprocessing.to_json()),
+            "labels": json.dumps(self._labels, allow_nan=False),
+            "preprocessing": json.dumps(self._start.preprocessing.to_json(), allow_nan=False),
             "input_size": str(self._start.preprocessing.size),
-            "trained_on": json.dumps(trained_on),
+            "trained_on": json.dumps(trained_on, allow_nan=False),
         }
         if self._start.width is not None:
             metadata["width"] = str(self._start.width)
@@ -265,7 +265,7 @@ def _ordered(file: bytes) -> bytes:
     size = int.from_bytes(file[:8], "little")
     header = json.loads(file[8 : 8 + size])
     header["__metadata__"] = dict(sorted(header["__metadata__"].items()))
-    text = json.dumps(header, separators=(",", ":")).encode()
+    text = json.dumps(header, separators=(",", ":"), allow_nan=False).encode()
     text += b" " * (-len(text) % 8)  # the tensors stay aligned
     return len(text).to_bytes(8, "little") + text + file[8 + size :]
 

@@ -10,7 +10,6 @@ killed after it leaves work that the next command finishes; there is no third ca
 from __future__ import annotations
 
 import hashlib
-import json
 import os
 import shutil
 from collections.abc import Callable, Iterator, Sequence
@@ -20,6 +19,7 @@ from typing import Any, Self
 
 import filelock
 
+from ..runners import documents
 from .errors import IntegrityError, WorkspaceError
 from .files import sha256_file, sync_folder, write_synced, writing
 from .manifest import RESTORE, Artifact, Manifest, Recommendation, StageRecord
@@ -140,7 +140,7 @@ class Workspace:
 
     def write_json(self, name: str, document: Any) -> Path:
         """``write_result`` for a JSON document."""
-        text = json.dumps(document, indent=2, allow_nan=False) + "\n"
+        text = documents.text(document)
         return self.write_result(name, text.encode())
 
     def write_result(self, name: str, data: bytes) -> Path:
@@ -258,11 +258,16 @@ def finish_commit(folder: Path) -> None:
     """Move everything from ``.commit`` into place. Safe to repeat from any point."""
     commit = folder / COMMIT
     if (commit / MANIFEST).is_file():
-        kept = json.loads((commit / MANIFEST).read_text())["artifacts"]
+        try:
+            kept = set(documents.parse((commit / MANIFEST).read_text())["artifacts"])
+        except (ValueError, KeyError, TypeError) as error:
+            raise IntegrityError(
+                f"{commit}: no export of edgepipe's ({error}); {RESTORE}"
+            ) from error
         for path in sorted(commit.iterdir()):
             if path.name != MANIFEST:
                 path.replace(folder / path.name)
-        for name in _artifact_names(folder / MANIFEST) - set(kept):
+        for name in _artifact_names(folder / MANIFEST) - kept:
             (folder / name).unlink(missing_ok=True)
         sync_folder(folder)
         (commit / MANIFEST).replace(folder / MANIFEST)
@@ -273,7 +278,7 @@ def finish_commit(folder: Path) -> None:
 def _artifact_names(manifest: Path) -> set[str]:
     """The artifacts of the state that is being replaced; a damaged manifest names none."""
     try:
-        names = json.loads(manifest.read_text())["artifacts"]
+        names = documents.parse(manifest.read_text())["artifacts"]
         return {name for name in names if Path(name).name == name}
-    except (OSError, ValueError, KeyError, TypeError, RecursionError):
+    except (OSError, ValueError, KeyError, TypeError):
         return set()

@@ -8,7 +8,6 @@ Reading one imports nothing but the standard library, numpy and pydantic.
 from __future__ import annotations
 
 import hashlib
-import json
 import shutil
 import tempfile
 from collections.abc import Iterator, Mapping
@@ -17,7 +16,7 @@ from dataclasses import asdict, dataclass, field
 from pathlib import Path, PurePosixPath
 from typing import Any, BinaryIO
 
-from . import archive, formats, host
+from . import archive, documents, formats, host
 from .base import BundleError, BundleUnreadable
 from .images import Preprocessing
 from .measure import SINGLE_STREAM
@@ -148,8 +147,7 @@ class Index:
 
     def to_bytes(self) -> bytes:
         """As ``bundle.json``; equal indices give equal bytes."""
-        text = json.dumps(asdict(self), indent=1, sort_keys=True, allow_nan=False)
-        return text.encode() + b"\n"
+        return documents.text(asdict(self), indent=1, sort_keys=True).encode()
 
 
 def older(index: Index, than: Index) -> str | None:
@@ -187,12 +185,9 @@ class Bundle:
             return None
         name = self.index.evidence[kind]
         try:
-            document = json.loads((self.folder / name).read_bytes())
-        except (ValueError, RecursionError) as error:
-            raise BundleError(f"{self.path}: {name} is not JSON ({error})") from error
-        if not isinstance(document, dict):
-            raise BundleError(f"{self.path}: {name} is no result of edgepipe")
-        return document
+            return documents.parse((self.folder / name).read_bytes())
+        except ValueError as error:
+            raise BundleError(f"{self.path}: {name} is no result of edgepipe ({error})") from error
 
 
 @contextmanager
@@ -284,7 +279,7 @@ def parse(text: bytes, path: Path) -> Index:
     from pydantic import TypeAdapter, ValidationError
 
     try:
-        schema = json.loads(text)["schema_version"]
+        schema = documents.parse(text)["schema_version"]
         if type(schema) is int and schema > SCHEMA_VERSION:
             raise BundleUnreadable(
                 f"{path}: schema {schema}, this edgepipe reads {SCHEMA_VERSION}: update it"

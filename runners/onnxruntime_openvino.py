@@ -192,7 +192,7 @@ def _load_config(settings: Settings) -> str:
     if settings.device == "CPU":
         streams, threads = str(streams_of(settings)), str(settings.threads)
         properties |= {"NUM_STREAMS": streams, "INFERENCE_NUM_THREADS": threads}
-    return json.dumps({settings.device.partition(".")[0]: properties})
+    return json.dumps({settings.device.partition(".")[0]: properties}, allow_nan=False)
 
 
 def _remedy() -> str:

@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
-import json
 from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any, Protocol, TypeVar
 
 import typer
+
+from ...runners import documents
 
 if TYPE_CHECKING:
     from ..progress import Progress
@@ -125,7 +126,7 @@ def show(result: AnyResult, as_json: bool, text: Callable[[AnyResult], str]) -> 
 
 def show_json(document: Mapping[str, Any]) -> None:
     """Print the one document that is all of stdout under ``--json``."""
-    print(json.dumps(document, indent=2))
+    print(documents.text(document), end="")
 
 
 def leave(code: int) -> None:

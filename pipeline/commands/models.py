@@ -30,10 +30,10 @@ def compare(
     leaves nothing. ``options`` are the keys of ``[compare]``. Raises what
     ``errors.EXIT_CODES`` lists.
     """
-    import json
     from contextlib import ExitStack
     from dataclasses import replace
 
+    from ...runners import documents
     from .. import candidates
     from .. import config as configuration
     from ..files import writable, write_whole
@@ -63,6 +63,6 @@ def compare(
         shapes = by_arithmetic() if static else by_the_clock(config, progress)
         result = replace(result, convolutions=shapes)
     if not static:
-        text = json.dumps(result.to_json(), indent=2, allow_nan=False) + "\n"
+        text = documents.text(result.to_json())
         write_whole(config.workspace / comparing.RESULT_FILE, text.encode())
     return result

@@ -15,12 +15,12 @@ fixes an open batch at ``max_batch_size``, so that it refuses single images (its
 
 from __future__ import annotations
 
-import json
 from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
 
 from ...exporters.registry import ONNX
+from ...runners import documents
 from ...runners.bundle import Index
 from ...runners.selection import recommended
 from ...runners.targets import LOCAL
@@ -199,7 +199,7 @@ def _labels(index: Index) -> bytes:
 
 
 def _json(document: Any) -> bytes:
-    return json.dumps(document, indent=2).encode() + b"\n"
+    return documents.text(document).encode()
 
 
 _WRITERS = {OVMS: _ovms_files, TRITON: _triton_files, KSERVE: _kserve_files}

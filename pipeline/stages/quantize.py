@@ -20,7 +20,8 @@ from typing import Any
 
 import numpy as np
 
-from ...runners import images
+from ...exporters.base import ModelError
+from ...runners import documents, images
 from ...runners.bundle import EXACT_INT8, Variant
 from .. import arithmetic, goldens, graphs
 from ..arrays import Arrays
@@ -69,7 +70,13 @@ class Calibrate:
             cache = model.with_name(CALIBRATION)
             self._calibrate(model, cache)
             # The quantizer writes the tensors in the order of a set.
-            ranges = json.dumps(json.loads(cache.read_text()), indent=1, sort_keys=True)
+            try:
+                ranges = documents.text(json.loads(cache.read_text()), indent=1, sort_keys=True)
+            except ValueError as error:
+                raise ModelError(
+                    "the calibration images give activations that are NaN or infinite, which "
+                    "can't be quantized; --variant fp32 exports the model without int8"
+                ) from error
             transaction.write(CALIBRATION, ranges.encode())
         return {
             "images": self.samples.about(self._samples()),

@@ -7,7 +7,6 @@ needs is written beside it, so that a killed run goes on where it was and ends i
 
 from __future__ import annotations
 
-import json
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Any
@@ -16,6 +15,7 @@ import numpy as np
 
 from ...exporters import checkpoints, sources
 from ...exporters.base import MissingLibrary
+from ...runners import documents
 from ...runners.images import Preprocessing
 from .. import dataset as datasets
 from ..config import Config
@@ -131,8 +131,7 @@ def train(config: Config, output: Path, restart: bool, progress: Progress) -> Tr
         "top1": result.top1,
     }
     write_whole(output, run.checkpoint(trained_on))
-    text = json.dumps(result.to_json(), indent=2) + "\n"
-    write_whole(output.with_suffix(RESULT_SUFFIX), text.encode())
+    write_whole(output.with_suffix(RESULT_SUFFIX), documents.text(result.to_json()).encode())
     state.remove()
     return result
 

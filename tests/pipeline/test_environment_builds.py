@@ -166,7 +166,8 @@ def test_a_killed_build_takes_pip_along_and_the_next_one_tidies_up(
 ) -> None:
     build.process.kill()
     assert eventually(lambda: not build.others()), "pip outlived who started it"
-    assert list((tmp_path / "tmp").glob("*/*")) == [], "pip left files of its own"
+    left = [path.name for path in (tmp_path / "tmp").glob("*/*")]
+    assert left == [".owner"], "pip left files of its own"
     (killed,) = set(builds(build.envs)) - {finished}
     assert listed(edgepipe) == [(str(finished), "ready")]
     assert edgepipe("env", "create", RUNNER, env=OFFLINE).returncode == 5
@@ -206,3 +207,28 @@ def test_what_a_killed_build_left_is_listed_and_removed(edgepipe: Run, envs: Pat
     assert not folder.exists()
     done = edgepipe("env", "remove", RUNNER)
     assert (done.returncode, done.stdout) == (0, "")
+
+
+def test_an_environment_in_use_is_left_until_the_command_ends(
+    edgepipe: Run, envs: Path, finished: Path, tmp_path: Path
+) -> None:
+    code = (
+        "import sys; from edgepipe.pipeline import environments\n"
+        f"print(environments.python_of({RUNNER!r}), flush=True); sys.stdin.read()"
+    )
+    user = subprocess.Popen(
+        [sys.executable, "-c", code],
+        env=os.environ | {"XDG_CACHE_HOME": str(tmp_path / "cache")},
+        stdin=subprocess.PIPE,
+        stdout=subprocess.PIPE,
+        text=True,
+    )
+    assert user.stdout
+    assert user.stdout.readline().strip() == str(finished / "bin" / "python")
+    done = edgepipe("env", "remove", RUNNER)
+    assert (done.returncode, done.stdout) == (0, "")
+    assert f"{finished}: in use by another command" in done.stderr
+    assert (finished / "bin" / "python").exists()
+    user.communicate("")
+    assert edgepipe("env", "remove", RUNNER).stdout == f"removed {finished}\n"
+    assert builds(envs) == []
