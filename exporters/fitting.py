@@ -210,7 +210,7 @@ def load_strictly(
 
 
 def _refusal(path: Path, origin: Origin, expected: Expected, misfit: Misfit) -> ModelError:
-    what = f"{path}" if origin.plain else f"{path}: {origin},"
+    what = f"{path}" if origin.plain else f"{path}: {origin}{',' if origin.prefix else ''}"
     return ModelError(f"{what} does not fit {expected.type_name}; {misfit}")
 
 

@@ -99,6 +99,7 @@ def sections(transaction: Transaction, config: Config) -> dict[str, Any]:
             "width": source["width"],
             "weights": source["weights"],
             "weights_sha256": source["digest"],
+            "weights_from": export.result["weights_from"],
             "trained": source["trained"],
             "parameters": export.result["parameters"],
             "classes": export.result["classes"],
