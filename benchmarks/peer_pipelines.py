@@ -106,7 +106,7 @@ def torch_module(*_: Any) -> Any:
     """The trained module: Olive's ``model_loader``."""
     from edgepipe.exporters.sources import build, resolve
 
-    return build(resolve("mobilenet_v2", "digits"))
+    return build(resolve("mobilenet_v2", "digits")).module
 
 
 PIPELINES = {

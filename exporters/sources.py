@@ -21,7 +21,9 @@ from typing import TYPE_CHECKING, Any
 
 from . import checkpoints, modules
 from .base import ModelError
-from .checkpoints import load_state_dict, load_strictly
+from .checkpoints import read_states
+from .fitting import Chosen, Expected, Origin, choose, load_strictly
+from .labels import read_labels
 from .zoo import ARCHITECTURES, WITH_WIDTH
 from .zoo.published import PUBLISHED
 
@@ -68,7 +70,8 @@ class Source:
     ``OWN``, ``digest`` the SHA-256 of the weights file (or says which seed made the weights; see
     ``modules.digest``). ``classes`` is ``None`` where only the outputs tell.
     ``preprocessing`` is what the weights were trained with, ``None`` if nothing says so.
-    ``width`` is the width multiplier, ``None`` where the architecture has none.
+    ``width`` is the width multiplier, ``None`` where the architecture has none. ``key`` is the
+    dictionary of the file that was asked for, see ``fitting.choose``.
     """
 
     architecture: str
@@ -80,6 +83,15 @@ class Source:
     labels: tuple[str, ...] | None
     preprocessing: Mapping[str, Any] | None
     width: float | None = None
+    key: str | None = None
+
+
+@dataclass(frozen=True)
+class Built:
+    """A module with its weights, and where in their file those were, if they are from one."""
+
+    module: torch.nn.Module
+    origin: Origin | None = None
 
 
 def resolve(
@@ -141,9 +153,13 @@ def _imagenet_preprocessing(architecture: str) -> Mapping[str, Any]:
 
 
 def resolve_checkpoint(
-    architecture: str, path: Path, labels: Path | None, width: float | None = None
+    architecture: str,
+    path: Path,
+    labels: Path | None,
+    width: float | None = None,
+    key: str | None = None,
 ) -> Source:
-    """Take the weights from a file: a state dict in ``.safetensors``, ``.pt`` or ``.pth``.
+    """Take the weights from a file: ``.safetensors``, or ``key`` of a ``.pt`` or ``.pth``.
 
     The number of classes is that of the labels, which ``build`` checks, or read from the weights;
     ``width`` the one that the file says it has, unless it is given here.
@@ -154,66 +170,78 @@ def resolve_checkpoint(
     metadata = checkpoints.read_metadata(path)
     if metadata.architecture not in (None, architecture):
         raise ModelError(f"{path}: weights of {metadata.architecture}, not of {architecture}")
-    names = checkpoints.read_labels(labels) if labels else metadata.labels
+    names = read_labels(labels) if labels else metadata.labels
     width = metadata.width if width is None else width
     _check_width(architecture, width)
     digest = _sha256(path)
-    if names:
-        classes = len(names)
-    else:
-        fresh = partial(construct, architecture, width=width)
-        classes = checkpoints.classes_of(fresh, load_state_dict(path), path)
+    preprocessing, classes = metadata.preprocessing, len(names) if names else None
     source = Source(
-        architecture, CHECKPOINT, path, digest, True, classes, names, metadata.preprocessing
+        architecture, CHECKPOINT, path, digest, True, classes, names, preprocessing, width, key
     )
+    if classes is None:
+        source = replace(source, classes=choose_weights(source).classes)
     return _in_width(source, width)
 
 
-def resolve_module(reference: str, path: Path | None, labels: Path | None) -> Source:
-    """A module of the user's own, with other weights if ``path`` has some. Runs their code.
+def choose_weights(source: Source) -> Chosen:
+    """What of a checkpoint fits an architecture of the zoo, with any number of classes.
+
+    Raises ``ModelError`` if the file can't be read, or nothing in it fits.
+    """
+    assert source.path
+    fresh = partial(construct, source.architecture, width=source.width)
+    expected = Expected.with_any_classes(fresh)
+    return choose(read_states(source.path), expected, source.path, source.key)
+
+
+def resolve_module(
+    reference: str, path: Path | None, labels: Path | None, key: str | None = None
+) -> Source:
+    """A module of the user's own, with ``path``'s weights if it is given. Runs their code.
 
     Raises ``ModelError`` where that fails or the weights don't fit.
     """
-    names = checkpoints.read_labels(labels) if labels else None
-    source = Source(reference, OWN, path, "", True, None, names, None)
-    return replace(source, digest=modules.digest(build(source)))
+    names = read_labels(labels) if labels else None
+    source = Source(reference, OWN, path, "", True, None, names, None, None, key)
+    return replace(source, digest=modules.digest(build(source).module))
 
 
-def build(source: Source) -> torch.nn.Module:
+def build(source: Source) -> Built:
     """The module in eval mode, float32, with the weights that ``source`` names.
 
     Raises ``ModelError`` if the checkpoint can't be read or does not fit the architecture.
     """
     import torch
 
-    state = load_state_dict(source.path) if source.path else None
     if source.weights == OWN:
         module = modules.build(source.architecture)
-        if source.path and state is not None:
-            load_strictly(module, state, source.path)
-        return module
-    fresh = partial(construct, source.architecture, width=source.width)
-    if source.path and state is not None:
-        classes = checkpoints.classes_of(fresh, state, source.path)
-        if classes != source.classes:
-            raise ModelError(
-                f"{source.path} has weights for {classes} classes, the labels name {source.classes}"
-            )
+        if source.path is None:
+            return Built(module)
+        states = read_states(source.path)
+        chosen = choose(states, Expected.of(module), source.path, source.key)
+        load_strictly(module, chosen.state, source.path, chosen.origin)
+        return Built(module, chosen.origin)
+    chosen = choose_weights(source) if source.path else None
+    if chosen and chosen.classes != source.classes:
+        raise ModelError(
+            f"{source.path} has weights for {chosen.classes} classes, "
+            f"the labels name {source.classes}"
+        )
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(RANDOM_SEED)
         assert source.classes is not None
-        module = fresh(classes=source.classes)
-        if source.path is None:
+        module = construct(source.architecture, source.classes, source.width)
+        if chosen is None:
             from .zoo.initial import settle
 
             settle(module)
-    if source.path and state is not None:
-        load_strictly(module, state, source.path)
+    if chosen and source.path:
+        load_strictly(module, chosen.state, source.path, chosen.origin)
     for part in module.modules():
         # In place saves memory in training only, and costs torch.onnx half of its time again.
         if isinstance(part, (torch.nn.ReLU, torch.nn.Hardtanh, torch.nn.SiLU)):
             part.inplace = False
-    return module.float().eval()
+    return Built(module.float().eval(), chosen.origin if chosen else None)
 
 
 def construct(architecture: str, classes: int, width: float | None = None) -> torch.nn.Module:

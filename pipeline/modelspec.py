@@ -62,11 +62,13 @@ def specify(config: Config, say: Callable[[str], None]) -> ModelSpec:
     """
     export = config.export
     architecture = export.architecture or config.model
-    own = modules.is_reference(architecture)
+    own, key = modules.is_reference(architecture), export.checkpoint_key
     if (own or export.checkpoint) and "weights" in export.model_fields_set:
         raise UsageError(f"weights: {export.weights} or the model's own, not both")
     if export.labels and not (own or export.checkpoint):
         raise UsageError("labels: they go with a --checkpoint or a module of your own")
+    if export.checkpoint_key is not None and not export.checkpoint:
+        raise UsageError("checkpoint-key: it goes with a --checkpoint")
     if export.classes is not None and (own or export.checkpoint):
         raise UsageError("classes: the model has its own")
     if export.width is not None and own:
@@ -75,9 +77,11 @@ def specify(config: Config, say: Callable[[str], None]) -> ModelSpec:
         raise UsageError("inputs: only a module of your own takes others than images")
     if own:
         say(f"warning: {architecture} is code, and runs: only export what you trust")
-        source = resolve_module(architecture, export.checkpoint, export.labels)
+        source = resolve_module(architecture, export.checkpoint, export.labels, key)
     elif export.checkpoint:
-        source = resolve_checkpoint(architecture, export.checkpoint, export.labels, export.width)
+        source = resolve_checkpoint(
+            architecture, export.checkpoint, export.labels, export.width, key
+        )
     else:
         source = resolve(architecture, export.weights, export.width, export.classes)
     if export.inputs:

@@ -75,8 +75,9 @@ class ExportConfig(Section):
 
     ``width`` is the width multiplier of the architectures that have one (1 by default), ``classes``
     how many random weights tell apart. ``exporter`` makes the ONNX file. ``formats`` are written
-    beside it. ``checkpoint`` takes the place of ``weights``, ``labels`` is a text file with one a
-    line. ``preprocessing`` is a preset; the fields after it change it, see
+    beside it. ``checkpoint`` takes the place of ``weights``, ``checkpoint_key`` is which dictionary
+    of it is taken, where several fit. ``labels`` is text with one a line, or JSON.
+    ``preprocessing`` is a preset; the fields after it change it, see
     ``runners.images.Preprocessing``. ``fold_preprocessing`` makes normalization a part of the
     model. ``calibration`` is a folder of images, or "synthetic"; ``skip_unreadable`` takes others
     for those in it that can't be read. ``inputs`` describe those of a
@@ -88,6 +89,7 @@ class ExportConfig(Section):
     width: Annotated[float, Field(ge=0.1, le=4)] | None = None
     classes: Annotated[int, Field(ge=1, le=1_000_000)] | None = None
     checkpoint: Path | None = None
+    checkpoint_key: Annotated[str, Field(min_length=1)] | None = None
     labels: Path | None = None
     exporter: str = "onnx-dynamo"
     opset: Annotated[int, Field(ge=7, le=30)] = 20

@@ -6,6 +6,7 @@ import json
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import asdict, dataclass, replace
+from functools import partial
 from pathlib import Path
 from time import perf_counter
 from typing import TYPE_CHECKING, Any
@@ -13,6 +14,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from ..exporters import checkpoints, sources
+from ..exporters.fitting import Expected, choose, load_strictly
 from ..exporters.threads import torch_threads
 from ..runners.images import Preprocessing, normalize
 from .augmentation import augment
@@ -233,12 +235,15 @@ def _module(start: Start, classes: int, seed: int) -> torch.nn.Module:
     torch.manual_seed(seed)
     module = sources.construct(start.architecture, classes, start.width)
     if start.path is not None:
-        state = checkpoints.load_state_dict(start.path)
+        states = checkpoints.read_states(start.path)
+        fresh_for = partial(sources.construct, start.architecture, width=start.width)
+        chosen = choose(states, Expected.with_any_classes(fresh_for), start.path)
+        state = dict(chosen.state)
         fresh = module.state_dict()
         for name in list(fresh)[-2:]:  # the classifier's weight and bias stand last
             if name in state and state[name].shape != fresh[name].shape:
                 state[name] = fresh[name]
-        checkpoints.load_strictly(module, state, start.path)
+        load_strictly(module, state, start.path, chosen.origin)
     for parameter in module.parameters():
         # What Module.to(memory_format=...) does to the 4-D ones; torch's annotations lack it.
         if parameter.dim() == 4:

@@ -159,6 +159,7 @@ class Made:
             "width": 1.0,
             "weights": "digits",
             "weights_sha256": "ab" * 32,
+            "weights_from": None,
             "trained": True,
             **COSTS,
             "classes": CLASSES if self.images else None,

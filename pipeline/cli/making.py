@@ -31,8 +31,16 @@ def export(
         Path | None,
         typer.Option(metavar="FILE", help="Weights: a state dict (.safetensors, .pt, .pth)."),
     ] = None,
+    checkpoint_key: Annotated[
+        str | None,
+        typer.Option(
+            metavar="KEY",
+            help="Which dictionary of it: model_ema, state.ema … [default: the one that fits].",
+        ),
+    ] = None,
     labels: Annotated[
-        Path | None, typer.Option(metavar="FILE", help="The checkpoint's labels, one a line.")
+        Path | None,
+        typer.Option(metavar="FILE", help="The checkpoint's labels: text, one a line, or JSON."),
     ] = None,
     name: Annotated[
         str | None, typer.Option(help="What to call it in the workspace [default: MODEL].")
@@ -103,6 +111,7 @@ def export(
         width=width,
         classes=classes,
         checkpoint=checkpoint,
+        checkpoint_key=checkpoint_key,
         labels=labels,
         preprocessing=preprocessing,
         fold_preprocessing=fold_preprocessing,

@@ -7,6 +7,7 @@ from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import replace
 from typing import Any, TypeVar
 
+from ...exporters.fitting import TOP
 from ...exporters.registry import ONNX
 from ...exporters.sources import CHECKPOINT, OWN
 from ...runners.images import PRESETS, Preprocessing
@@ -58,7 +59,7 @@ def placeholders(report: Report) -> list[str]:
     """What the results can't name of the commands: files of the user's, keys of a file."""
     manifest = report.manifest
     model, lines = manifest.model, []
-    if model["weights"] == CHECKPOINT:
+    if _has_checkpoint(model):
         lines.append("CHECKPOINT is the file whose weights have the SHA-256 above.")
     if model["weights"] == OWN:
         lines.append("The module is code of the user's, imported from where export is run.")
@@ -78,8 +79,10 @@ def _export(manifest: Manifest) -> str:
     flags: list[object] = []
     if model["name"] != name_of(model["architecture"]):
         flags += ["--name", model["name"]]
-    if model["weights"] == CHECKPOINT:
+    if _has_checkpoint(model):
+        key = (model["weights_from"] or {}).get("key", TOP)
         flags += ["--checkpoint", "CHECKPOINT"]
+        flags += ["--checkpoint-key", key] if key != TOP else []
     elif model["weights"] != OWN:
         flags += ["--weights", model["weights"]]
     flags += _repeated("--input", model["named_inputs"])
@@ -104,6 +107,11 @@ def _export(manifest: Manifest) -> str:
     formats = {name for files in manifest.variants.values() for name in files}
     flags += _repeated("--format", sorted(formats - {ONNX, "pt2"}))
     return _line("edgepipe export", model["architecture"], *flags)
+
+
+def _has_checkpoint(model: Mapping[str, Any]) -> bool:
+    """Whether the weights came out of a file of the user's."""
+    return model["weights"] == CHECKPOINT or bool(model["weights"] == OWN and model["weights_from"])
 
 
 def _origins(manifest: Manifest) -> set[str]:

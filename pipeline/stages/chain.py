@@ -25,7 +25,17 @@ DYNAMIC_CALIBRATION_BATCH = 16
 SILENT = Silent()
 COSTS = tuple(cost.name for cost in fields(Complexity))
 # What the manifest tells of a model as the export's result has it.
-TOLD = ("classes", "inputs", "outputs", "named_inputs", "batch", "goldens", "exporter", "opset")
+TOLD = (
+    "weights_from",
+    "classes",
+    "inputs",
+    "outputs",
+    "named_inputs",
+    "batch",
+    "goldens",
+    "exporter",
+    "opset",
+)
 
 
 def make(config: Config, force: bool, progress: Progress) -> Manifest:

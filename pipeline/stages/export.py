@@ -19,6 +19,7 @@ from ...exporters.base import (
     ProgramExporter,
 )
 from ...exporters.complexity import of_program
+from ...exporters.fitting import Origin
 from ...exporters.folding import fold
 from ...exporters.onnx import save_program, trace
 from ...exporters.sources import OWN, Source, build
@@ -51,6 +52,7 @@ class Prepared:
 
     ``module`` is the model as it was trained, which answers for the goldens; the two differ if
     preprocessing is folded into the deployed one. ``classes`` is ``None`` for no classifier.
+    ``origin`` is where in a checkpoint the weights were.
     """
 
     module: torch.nn.Module
@@ -58,6 +60,7 @@ class Prepared:
     example: tuple[torch.Tensor, ...]
     options: ExportOptions
     classes: int | None
+    origin: Origin | None = None
 
 
 @dataclass(frozen=True)
@@ -97,7 +100,8 @@ class Export:
         """What every exporter gets. Raises ``ModelError`` for a module that can't be used."""
         import torch
 
-        module, preprocessing, batch = build(self.spec.source), self.spec.preprocessing, self._batch
+        built, preprocessing, batch = build(self.spec.source), self.spec.preprocessing, self._batch
+        module = built.module
         deployed, names = module, tuple(one.name for one in self.spec.inputs)
         # Two rows for a dynamic batch: torch.export would take a single one for a constant.
         rows = batch or 2
@@ -115,7 +119,7 @@ class Export:
         if self.spec.source.weights == OWN:
             deployed, outputs, classes = self._own(deployed, example, names)
         options = ExportOptions(self.config.opset, batch is None, names, outputs)
-        return Prepared(module, deployed, example, options, classes)
+        return Prepared(module, deployed, example, options, classes, built.origin)
 
     @property
     def _batch(self) -> int | None:
@@ -161,6 +165,8 @@ class Export:
     def run(self, transaction: Transaction, progress: Progress) -> Mapping[str, Any]:
         """See ``Stage.run``."""
         made, source = self.prepare(), self.spec.source
+        if made.origin and not made.origin.plain:
+            progress.say(f"warning: {source.path}: took {made.origin}")
         options = made.options
         exporter = registry.get(self.config.exporter)
         with blaming(source, "torch.export"):
@@ -188,6 +194,7 @@ class Export:
             **self._made_with(),
             **asdict(costs),
             "classes": made.classes,
+            "weights_from": asdict(made.origin) if made.origin else None,
             "inputs": _described(inputs),
             "outputs": _with_scores(_described(recorded.fp32), recorded.fp32),
             "reference": "float64, casts raised" if raised else "float64",

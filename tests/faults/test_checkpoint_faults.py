@@ -17,7 +17,7 @@ from typing import TYPE_CHECKING, Any
 
 import pytest
 
-from edgepipe.exporters import checkpoints
+from edgepipe.exporters import checkpoints, fitting, labels
 from edgepipe.exporters.base import ModelError
 
 from .conftest import refused, snapshot
@@ -173,7 +173,7 @@ def test_what_is_no_checkpoint_is_called_what_it_is(
     path = tmp_path / "checkpoint.pth"
     make(path, net)
     with pytest.raises(ModelError) as caught:
-        checkpoints.load_state_dict(path)
+        checkpoints.read_states(path)
     assert str(path) in str(caught.value)
     assert NO_CHECKPOINTS[make] in str(caught.value)
     assert not (tmp_path / "sprung").exists()
@@ -190,19 +190,20 @@ def test_checkpoint_cut_anywhere_is_refused(net: torch.nn.Module, tmp_path: Path
     for suffix in (".safetensors", ".pth", ".pt"):
         data, cut = whole.with_suffix(suffix).read_bytes(), tmp_path / f"cut{suffix}"
         assert (
-            checkpoints.load_state_dict(whole.with_suffix(suffix)).keys() == net.state_dict().keys()
+            checkpoints.read_states(whole.with_suffix(suffix))["."].keys()
+            == net.state_dict().keys()
         )
         for length in range(0, len(data), 1 + len(data) // 100):
             cut.write_bytes(data[:length])
             with pytest.raises(ModelError, match=re.escape(str(cut))):
-                checkpoints.load_state_dict(cut)
+                checkpoints.read_states(cut)
 
 
 @pytest.mark.parametrize("path", ["nowhere.pth", "folder.pth"])
 def test_checkpoint_that_can_not_be_opened_is_refused(path: str, tmp_path: Path) -> None:
     (tmp_path / "folder.pth").mkdir()
     with pytest.raises(ModelError, match=path):
-        checkpoints.load_state_dict(tmp_path / path)
+        checkpoints.read_states(tmp_path / path)
 
 
 @pytest.fixture(scope="module")
@@ -246,7 +247,7 @@ def test_weights_of_another_model_are_listed_and_not_loaded(
 
     before = {key: value.clone() for key, value in classifier.state_dict().items()}
     with pytest.raises(ModelError) as caught:
-        checkpoints.load_strictly(classifier, change(before), Path("weights.pth"))
+        fitting.load_strictly(classifier, change(before), Path("weights.pth"))
     for words in ("weights.pth does not fit MobileNetV2", *MISFITS[change]):
         assert words in str(caught.value)
     after = classifier.state_dict()
@@ -269,8 +270,9 @@ def test_weights_in_their_usual_wrappings_are_loaded(
 
     other = type(classifier)(classes=10)
     torch.save(wrap(other.state_dict()), tmp_path / "weights.pth")
-    state = checkpoints.load_state_dict(tmp_path / "weights.pth")
-    checkpoints.load_strictly(classifier, state, tmp_path / "weights.pth")
+    path = tmp_path / "weights.pth"
+    states, expected = checkpoints.read_states(path), fitting.Expected.of(classifier)
+    fitting.load_strictly(classifier, fitting.choose(states, expected, path).state, path)
     loaded = classifier.state_dict()
     assert all(torch.equal(value, loaded[key]) for key, value in other.state_dict().items())
 
@@ -337,7 +339,7 @@ def test_a_labels_file_that_can_not_be_used_is_named(
     if content is not None:
         path.write_bytes(content)
     with pytest.raises(ModelError, match=re.escape(words)) as caught:
-        checkpoints.read_labels(path)
+        labels.read_labels(path)
     assert str(path) in str(caught.value)
 
 

@@ -165,7 +165,7 @@ def test_imagenet_weights_are_downloaded_once_and_fit(
         first = sources.resolve(MODEL, "imagenet")
         assert first == sources.resolve(MODEL, "imagenet")
         assert publisher.asked == [f"/models/{name}"]
-        loaded = sources.build(first).state_dict()
+        loaded = sources.build(first).module.state_dict()
         assert all(torch.equal(value, loaded[key]) for key, value in state.items())
         # A damaged cache is no reason to give up while there is a network.
         cached = tmp_path / "cache" / "edgepipe" / name

@@ -205,10 +205,9 @@ def fail_int8(document: dict[str, Any]) -> None:
 
 
 def doubt_int8(document: dict[str, Any]) -> None:
-    next(cell for cell in document["cells"] if cell["variant"] == "int8")["verdict"] = (
-        "inconclusive"
-    )
-    document["hosts"]["local"]["cpu_flags"] = ["avx2", "avx512_vnni"]
+    for cell in document["cells"]:
+        if cell["variant"] == "int8":
+            cell["verdict"] = "inconclusive"
 
 
 @pytest.mark.parametrize(

@@ -48,6 +48,7 @@ MODEL = {
     "architecture": "mobilenet_v2",
     "weights": "digits",
     "weights_sha256": "ab" * 32,
+    "weights_from": None,
     "trained": True,
     "parameters": 2_236_682,
     "classes": 3,
