@@ -27,7 +27,7 @@ from typing import Any
 
 import filelock
 
-from ..runners import probe, registry
+from ..runners import documents, probe, registry
 from ..runners.base import RunnerError, RunnerUnavailable, Settings
 from ..runners.launch import Worker
 from ..runners.targets import LOCAL
@@ -109,13 +109,21 @@ def known() -> list[str]:
 
 def find(runner: str) -> Environment | None:
     """A runner's environment, if there is a finished one."""
+    from pydantic import TypeAdapter
+
     try:
-        document = json.loads(marker_of(runner).read_text())
+        document = documents.parse(marker_of(runner).read_bytes())
         if document.pop("schema_version") != SCHEMA_VERSION:
             return None
-        return Environment(**document)
+        found = TypeAdapter(Environment).validate_python(document)
     except (OSError, ValueError, KeyError, TypeError, AttributeError):
         return None
+    return found if _is_place(found.directory) else None
+
+
+def _is_place(name: str) -> bool:
+    """Whether a marker names a folder beside itself, and nothing elsewhere."""
+    return Path(name).name == name and name != ".." and "\0" not in name
 
 
 def python_of(runner: str) -> str | None:

@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
-import json
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
+from ..runners import documents
 from ..runners.bundle import Variant
 from ..runners.measure import SINGLE_STREAM
 from .errors import InputError
@@ -25,10 +25,10 @@ class MalformedEvidence(InputError):
 def read(path: Path) -> dict[str, Any] | None:
     """A result that a command left in the workspace, ``None`` if there is none."""
     try:
-        document = json.loads(path.read_text())
+        document = documents.parse(path.read_bytes())
     except FileNotFoundError:
         return None
-    except (OSError, ValueError, RecursionError) as error:
+    except (OSError, ValueError) as error:
         raise InputError(f"{path}: no result of edgepipe ({error})") from error
     if not isinstance(document, dict) or not isinstance(document.get("cells"), list):
         raise InputError(f"{path}: no result of edgepipe")

@@ -10,8 +10,9 @@ from typing import Any
 
 import numpy as np
 
+from ..runners import documents
 from . import goldens as recorded
-from . import metrics
+from . import metrics, npz
 from .cells import Cell
 from .errors import InputError
 from .gates import kind_of
@@ -99,9 +100,8 @@ class Recording:
     def load(cls, path: Path) -> Recording:
         """Read what ``to_bytes`` wrote. Raises ``InputError`` for anything else."""
         try:
-            with path.open("rb") as file, np.load(file, allow_pickle=False) as archive:
-                arrays = {name: archive[name] for name in archive.files}
-            document = json.loads(arrays.pop("about").tobytes())
+            arrays = npz.read(path)
+            document = documents.parse(arrays.pop("about").tobytes())
             if document["schema_version"] != SCHEMA_VERSION:
                 raise InputError(f"{path}: schema {document['schema_version']}, not readable here")
             cells = tuple(

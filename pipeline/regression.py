@@ -2,12 +2,12 @@
 
 from __future__ import annotations
 
-import json
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from ..runners import documents
 from . import statistics
 from .errors import InputError
 from .gates import FAIL, INCONCLUSIVE, PASS
@@ -68,7 +68,7 @@ class Baseline:
     def load(cls, path: Path) -> Baseline:
         """Read a ``bench.json``. Raises ``InputError`` if it isn't one."""
         try:
-            document = json.loads(path.read_text())
+            document = documents.parse(path.read_bytes())
             if document["schema_version"] != 1:
                 raise InputError(f"{path}: schema {document['schema_version']}, this reads 1")
             return cls(document, path)

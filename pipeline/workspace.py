@@ -20,9 +20,10 @@ from typing import Any, Self
 
 import filelock
 
+from ..runners import documents
 from .errors import IntegrityError, WorkspaceError
 from .files import sha256_file, sync_folder, write_synced, writing
-from .manifest import RESTORE, Artifact, Manifest, Recommendation, StageRecord
+from .manifest import RESTORE, Artifact, Manifest, Recommendation, StageRecord, is_file_name
 
 MANIFEST = "manifest.json"
 STAGING, COMMIT = ".staging", ".commit"
@@ -253,7 +254,13 @@ def finish_commit(folder: Path) -> None:
     """Move everything from ``.commit`` into place. Safe to repeat from any point."""
     commit = folder / COMMIT
     if (commit / MANIFEST).is_file():
-        kept = json.loads((commit / MANIFEST).read_text())["artifacts"]
+        try:
+            manifest = Manifest.from_json((commit / MANIFEST).read_text(), commit / MANIFEST)
+        except (IntegrityError, WorkspaceError, ValueError) as error:
+            raise IntegrityError(
+                f"{commit}: what a killed run left is damaged; remove it, and export again"
+            ) from error
+        kept = manifest.artifacts
         for path in sorted(commit.iterdir()):
             if path.name != MANIFEST:
                 path.replace(folder / path.name)
@@ -268,7 +275,7 @@ def finish_commit(folder: Path) -> None:
 def _artifact_names(manifest: Path) -> set[str]:
     """The artifacts of the state that is being replaced; a damaged manifest names none."""
     try:
-        names = json.loads(manifest.read_text())["artifacts"]
-        return {name for name in names if Path(name).name == name}
-    except (OSError, ValueError, KeyError, TypeError, RecursionError):
+        names = documents.parse(manifest.read_bytes())["artifacts"]
+        return {name for name in names if is_file_name(name)}
+    except (OSError, ValueError, KeyError, TypeError):
         return set()

@@ -17,7 +17,7 @@ from dataclasses import asdict, dataclass, field
 from pathlib import Path, PurePosixPath
 from typing import Any, BinaryIO
 
-from . import archive, formats, host
+from . import archive, documents, formats, host
 from .base import BundleError, BundleUnreadable
 from .images import Preprocessing
 from .measure import SINGLE_STREAM
@@ -187,8 +187,8 @@ class Bundle:
             return None
         name = self.index.evidence[kind]
         try:
-            document = json.loads((self.folder / name).read_bytes())
-        except (ValueError, RecursionError) as error:
+            document = documents.parse((self.folder / name).read_bytes())
+        except ValueError as error:
             raise BundleError(f"{self.path}: {name} is not JSON ({error})") from error
         if not isinstance(document, dict):
             raise BundleError(f"{self.path}: {name} is no result of edgepipe")
@@ -284,7 +284,7 @@ def parse(text: bytes, path: Path) -> Index:
     from pydantic import TypeAdapter, ValidationError
 
     try:
-        schema = json.loads(text)["schema_version"]
+        schema = documents.parse(text)["schema_version"]
         if type(schema) is int and schema > SCHEMA_VERSION:
             raise BundleUnreadable(
                 f"{path}: schema {schema}, this edgepipe reads {SCHEMA_VERSION}: update it"

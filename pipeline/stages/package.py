@@ -298,7 +298,8 @@ def _descriptions(
         packages |= pins
     identity = digest({name: member.sha256 for name, member in files.items()})
     made[BOM] = bom.cyclonedx(listed, files, dict(sorted(packages.items())), identity)
-    made[CARD] = card.model_card(listed, parity, bench).encode()
+    with evidence.reading("parity.json or bench.json"):
+        made[CARD] = card.model_card(listed, parity, bench).encode()
     return made
 
 

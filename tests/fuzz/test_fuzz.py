@@ -5,11 +5,15 @@
 
 from __future__ import annotations
 
+import gc
 import os
 import shutil
 import time
 from collections import Counter
+from collections.abc import Callable
+from functools import cache
 from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -24,7 +28,7 @@ SOURCE = Path(__file__).parents[2]
 def test_spoiled_files(
     world: World, tmp_path: Path, request: pytest.FixtureRequest, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    option = request.config.getoption
+    option: Callable[[str], Any] = request.config.getoption
     alone = option("--fuzz-case")
     numbers = range(option("--mutations")) if alone is None else [alone]
     _import_everything()
@@ -49,18 +53,28 @@ def test_spoiled_files(
 
 def _import_everything() -> None:
     """Once, and not in every fork."""
+    import cyclonedx.output.json  # noqa: F401
     import matplotlib.figure  # noqa: F401
     import onnx  # noqa: F401
     import onnxruntime  # noqa: F401
     import torch  # noqa: F401
+    import typer.main
 
     from edgepipe.exporters import sources  # noqa: F401
-    from edgepipe.pipeline import cli  # noqa: F401
+    from edgepipe.pipeline import cli, requirements
     from edgepipe.pipeline.report import page, plots  # noqa: F401
     from edgepipe.pipeline.stages import compare, evaluate, package, predict, verify  # noqa: F401
     from edgepipe.runners import own_process
 
     own_process.claim()
+    # What every command works out from the code and the environment alone.
+    command = typer.main.get_command(cli.app)
+    typer.main.get_command = lambda _app: command
+    requirements.pinned = cache(requirements.pinned)
+    for extra in package.RUNTIMES:
+        requirements.pinned(extra)
+    gc.collect()
+    gc.freeze()
 
 
 def _kept(outcome: Outcome, folder: Path) -> Outcome:

@@ -8,6 +8,7 @@ import subprocess
 import sys
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 from PIL import Image
@@ -112,11 +113,9 @@ def _inputs(folder: Path) -> None:
     (folder / "labels.txt").write_text("\n".join(LABELS))
     (folder / "edgepipe.toml.txt").write_text(CONFIG)
     torch.manual_seed(0)
-    names: dict[str, object] = {}
+    names: dict[str, Any] = {}
     exec(NETS, names)
-    build = names["classifier"]
-    assert callable(build)
-    state = build().state_dict()
+    state = names["classifier"]().state_dict()
     save_file(state, folder / "w.safetensors")
     torch.save(state, folder / "w.pt")
     about = {"architecture": "squeezenet", "width": "1.0", "labels": json.dumps(list(LABELS))}
