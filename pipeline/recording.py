@@ -103,11 +103,16 @@ class Recording:
             arrays = npz.read(path)
             document = documents.parse(arrays.pop("about").tobytes())
             if document["schema_version"] != SCHEMA_VERSION:
-                raise InputError(f"{path}: schema {document['schema_version']}, not readable here")
+                raise InputError(
+                    f"{path}: schema {document['schema_version']}, this reads {SCHEMA_VERSION}; "
+                    "run `edgepipe parity` again"
+                )
             cells = tuple(
                 CellOutputs(**about, arrays=_under(arrays, f"cell{number}/"))
                 for number, about in enumerate(document["cells"])
             )
+            reference = _under(arrays, "reference/")
+            npz.outputs(reference)
             variants = dict.fromkeys(cell.variant for cell in cells if cell.status == "ok")
             own = {name: _under(arrays, f"{OWN}{name}/") for name in variants}
             for name, outputs in own.items():
@@ -120,7 +125,7 @@ class Recording:
                 document["model"],
                 document["artifacts"],
                 metrics.distance(document["reference_sqnr_db"], document["reference_state"]),
-                _under(arrays, "reference/"),
+                reference,
                 cells,
                 {name: outputs for name, outputs in own.items() if outputs},
                 document.get("measured"),

@@ -70,7 +70,10 @@ class Baseline:
         try:
             document = documents.parse(path.read_bytes())
             if document["schema_version"] != 1:
-                raise InputError(f"{path}: schema {document['schema_version']}, this reads 1")
+                raise InputError(
+                    f"{path}: schema {document['schema_version']}, this reads 1; "
+                    "measure the baseline with this `edgepipe bench`"
+                )
             return cls(document, path)
         except OSError as error:
             raise InputError(f"{path}: {error.strerror}") from error

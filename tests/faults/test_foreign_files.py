@@ -14,7 +14,7 @@ from typing import Any
 import numpy as np
 import pytest
 
-from edgepipe.pipeline import npz
+from edgepipe.pipeline import npz, package
 from edgepipe.pipeline.arithmetic import Arithmetic
 from edgepipe.pipeline.config import _read_toml
 from edgepipe.pipeline.environments import find, marker_of
@@ -119,6 +119,38 @@ def test_every_reader_of_arrays_refuses(kind: str, tmp_path: Path) -> None:
     ):
         with pytest.raises(InputError, match=r"bench\.npz"):
             reading()
+
+
+def recording(schema: int, **arrays: Any) -> bytes:
+    about = {"schema_version": schema, "model": {}, "artifacts": {}, "cells": []}
+    about |= {"reference_sqnr_db": 140.0, "reference_state": "measured"}
+    return archive(about=np.frombuffer(json.dumps(about).encode(), np.uint8), **arrays)
+
+
+@pytest.mark.parametrize(
+    ("data", "why"),
+    [
+        (recording(2), "schema 2, this reads 1; run `edgepipe parity` again"),
+        (recording(1), "no samples"),
+        (recording(1, **{"reference/a": np.zeros((0, 3))}), "no samples"),
+    ],
+)
+def test_recordings_of_another_edgepipe_or_of_nothing(
+    data: bytes, why: str, tmp_path: Path
+) -> None:
+    (tmp_path / "parity.npz").write_bytes(data)
+    with pytest.raises(InputError, match=why):
+        Recording.load(tmp_path / "parity.npz")
+
+
+def test_older_results_name_the_command_that_renews_them(tmp_path: Path) -> None:
+    made = Made(tmp_path)
+    for name in ("parity.json", "bench.json"):
+        (made.folder / name).write_text('{"schema_version": 0, "cells": []}')
+    with pytest.raises(InputError, match="schema 0, this edgepipe reads 1; run `edgepipe parity`"):
+        package(workspace=tmp_path, output=tmp_path / "bundles")
+    with pytest.raises(InputError, match="schema 0, this reads 1; measure the baseline"):
+        Baseline.load(made.folder / "bench.json")
 
 
 def without(*names: str) -> dict[str, Any]:

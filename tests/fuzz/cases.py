@@ -238,11 +238,11 @@ def _member(data: bytes) -> dict[str, Any]:
 
 INDEX = "bundle.json"
 MAKERS: tuple[tuple[Maker, float], ...] = (
-    (result, 28),
+    (result, 30),
     (manifest, 18),
-    (artifact, 14),
-    (member, 10),
-    (index, 12),
+    (artifact, 12),
+    (member, 6),
+    (index, 10),
     (configuration, 7),
     (image, 2),
     (checkpoint, 6),

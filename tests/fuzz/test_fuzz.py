@@ -10,7 +10,6 @@ import os
 import shutil
 import time
 from collections import Counter
-from collections.abc import Callable
 from functools import cache
 from pathlib import Path
 from typing import Any
@@ -28,18 +27,18 @@ SOURCE = Path(__file__).parents[2]
 def test_spoiled_files(
     world: World, tmp_path: Path, request: pytest.FixtureRequest, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    option: Callable[[str], Any] = request.config.getoption
-    alone = option("--fuzz-case")
-    numbers = range(option("--mutations")) if alone is None else [alone]
+    option: Any = request.config.option
+    alone: int | None = option.fuzz_case
+    numbers = range(option.mutations) if alone is None else [alone]
     _import_everything()
     pool = Pool(os.cpu_count() or 1)
     began, done = time.monotonic(), []
     for number in numbers:
-        if time.monotonic() - began > option("--fuzz-seconds"):
+        if time.monotonic() - began > option.fuzz_seconds:
             break
         folder = tmp_path / str(number)
         folder.mkdir()
-        case = cases.make(number, option("--fuzz-seed"), world, folder)
+        case = cases.make(number, option.fuzz_seed, world, folder)
         for outcome in pool.start(case, folder):
             done.append(_kept(outcome, tmp_path))
     done += [_kept(outcome, tmp_path) for outcome in pool.finish()]
