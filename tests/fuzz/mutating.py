@@ -167,7 +167,13 @@ def _other_array(random: Random, member: bytes) -> bytes:
     """A whole array of the wrong shape, type or contents."""
     array = np.load(io.BytesIO(member))
     choices: tuple[Any, ...] = (
-        *(array[..., None], array.reshape(-1), array[:0], np.array(3), np.array("text")),
+        *(
+            array[..., None],
+            array.reshape(-1),
+            array.reshape(-1)[:0],
+            np.array(3),
+            np.array("text"),
+        ),
         *(array.astype("complex64") if array.dtype.kind in "fiub" else array, array.astype(str)),
         *(np.full(array.shape, np.nan), np.full(array.shape, np.inf), np.repeat(array[None], 3, 0)),
         np.full(array.shape, -(1 << 40)),

@@ -43,7 +43,7 @@ def test_spoiled_files(
             done.append(_kept(outcome, tmp_path))
     done += [_kept(outcome, tmp_path) for outcome in pool.finish()]
     with capsys.disabled():
-        print("\n" + _summary(done, time.monotonic() - began, tmp_path))
+        print("\n" + _summary(done, len(numbers), time.monotonic() - began, tmp_path))
         if alone is not None:
             print(done[0].case, done[0].said, sep="\n")
     faults = sum(outcome.fault is not None for outcome in done)
@@ -83,9 +83,10 @@ def _kept(outcome: Outcome, folder: Path) -> Outcome:
     return outcome
 
 
-def _summary(done: list[Outcome], seconds: float, folder: Path) -> str:
+def _summary(done: list[Outcome], asked: int, seconds: float, folder: Path) -> str:
     codes = Counter(outcome.code for outcome in done)
-    lines = [f"{len(done)} mutations in {seconds:.0f} s; exit codes {dict(sorted(codes.items()))}"]
+    counted = f"{len(done)} of {asked} mutations in {seconds:.0f} s"
+    lines = [f"{counted}; exit codes {dict(sorted(codes.items()))}"]
     found = [outcome for outcome in done if outcome.fault]
     if found:
         lines.append(f"{len(found)} faults, kept in {folder}:")
