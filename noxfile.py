@@ -13,7 +13,7 @@ nox.options.error_on_missing_interpreters = True
 RUFF = "ruff==0.17.5"
 BASEDPYRIGHT = "basedpyright==1.40.2"
 # Tests with a session of their own.
-APART = ("tests/mutants", "tests/environments", "tests/zoo", "tests/servers")
+APART = ("tests/mutants", "tests/environments", "tests/zoo", "tests/servers", "tests/fuzz")
 
 
 @nox.session
@@ -55,6 +55,13 @@ def mutants(session: nox.Session) -> None:
     """Broken models for parity to catch and explain, correct ones for it to pass; ten minutes."""
     session.install("-e", ".[all,test]")
     session.run("pytest", "tests/mutants", *session.posargs)
+
+
+@nox.session
+def fuzz(session: nox.Session) -> None:
+    """2,000 spoiled files of every kind: each ends in an exit code of the table; five minutes."""
+    session.install("-e", ".[all,test]")
+    session.run("pytest", "tests/fuzz", *session.posargs, env={"OMP_NUM_THREADS": "1"})
 
 
 @nox.session

@@ -7,7 +7,6 @@ is held against torch for what the file costs, and against this for what the run
 
 from __future__ import annotations
 
-import zipfile
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -16,6 +15,7 @@ import numpy as np
 
 from ..runners.images import Preprocessing
 from ..runners.targets import LOCAL
+from . import npz
 from .cells import Cell, open_cell, run_goldens
 from .errors import InputError, WorkspaceError
 from .files import sha256_file
@@ -24,7 +24,6 @@ from .goldens import FILE, Goldens, packed
 from .manifest import Manifest
 
 EXECUTOR = "ort-cpu"
-MOST_BYTES = 4 << 30
 MODEL, GOLDENS, PREFIX = "model_sha256", "goldens_sha256", "own."
 
 
@@ -53,22 +52,17 @@ class Arithmetic:
     def load(cls, path: Path) -> Arithmetic:
         """Read what ``to_bytes`` wrote. Raises ``InputError`` for anything else."""
         try:
-            with zipfile.ZipFile(path) as archive:
-                if sum(entry.file_size for entry in archive.infolist()) > MOST_BYTES:
-                    raise ValueError("too large")
-            with path.open("rb") as file, np.load(file, allow_pickle=False) as archive:
-                arrays = {name: archive[name] for name in archive.files}
+            arrays = npz.read(path)
             outputs = {
                 name.removeprefix(PREFIX): array
                 for name, array in arrays.items()
                 if name.startswith(PREFIX)
             }
-            if not outputs:
-                raise ValueError("no outputs")
+            npz.outputs(outputs)
             return cls(str(arrays[MODEL]), str(arrays[GOLDENS]), outputs)
         except OSError as error:
             raise InputError(f"{path}: {error.strerror or error}") from error
-        except Exception as error:  # a damaged archive fails in many ways inside zipfile and numpy
+        except (ValueError, KeyError) as error:
             raise InputError(f"{path}: no outputs of a file's own arithmetic ({error})") from error
 
     def first(self, count: int) -> dict[str, np.ndarray]:

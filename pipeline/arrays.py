@@ -17,6 +17,7 @@ from typing import Self
 import numpy as np
 
 from ..runners.images import batches
+from . import npz
 from .errors import InputError
 
 DTYPES = ("float32", "int64", "int32", "uint8", "bool")
@@ -98,11 +99,11 @@ class Arrays:
         Raises ``InputError`` for anything else.
         """
         try:
-            with path.open("rb") as file, np.load(file, allow_pickle=False) as archive:
-                values = {one.name: archive[one.name][:most] for one in inputs}
+            found = npz.read(path, {one.name for one in inputs}.__contains__)
+            values = {one.name: found[one.name][:most] for one in inputs}
         except OSError as error:
             raise InputError(f"{path}: {error.strerror or error}") from error
-        except Exception as error:  # a damaged archive fails in many ways inside zipfile and numpy
+        except (ValueError, KeyError, IndexError) as error:
             raise InputError(f"{path}: not an .npz of the inputs by name ({error})") from error
         counts = {len(array) if array.ndim else 0 for array in values.values()}
         for one in inputs:

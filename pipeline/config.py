@@ -247,7 +247,7 @@ def _toml(path: Path) -> dict[str, Any]:
 def _read_toml(path: Path) -> dict[str, Any]:
     try:
         return tomllib.loads(path.read_text())
-    except (tomllib.TOMLDecodeError, UnicodeDecodeError) as error:
+    except (ValueError, RecursionError) as error:
         raise UsageError(f"{path}: not valid TOML ({error})") from error
     except OSError as error:
         raise InputError(f"{path}: {error.strerror}") from error

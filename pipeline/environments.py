@@ -113,13 +113,21 @@ def known() -> list[str]:
 
 def find(runner: str) -> Environment | None:
     """A runner's environment, if there is a finished one."""
+    from pydantic import TypeAdapter
+
     try:
-        document = documents.parse(marker_of(runner).read_text())
+        document = documents.parse(marker_of(runner).read_bytes())
         if document.pop("schema_version") != SCHEMA_VERSION:
             return None
-        return Environment(**document)
+        found = TypeAdapter(Environment).validate_python(document)
     except (OSError, ValueError, KeyError, TypeError, AttributeError):
         return None
+    return found if _is_place(found.directory) else None
+
+
+def _is_place(name: str) -> bool:
+    """Whether a marker names a folder beside itself, and nothing elsewhere."""
+    return Path(name).name == name and name != ".." and "\0" not in name
 
 
 def python_of(runner: str) -> str | None:

@@ -10,7 +10,7 @@ from pathlib import Path
 import numpy as np
 
 from ..runners.images import Pixels, Preprocessing, batches, normalize
-from . import metrics
+from . import metrics, npz
 from .arrays import Arrays
 from .errors import InputError
 from .manifest import Manifest
@@ -55,21 +55,44 @@ class Goldens:
     def load(cls, path: Path) -> Goldens:
         """Read what ``to_bytes`` wrote. Raises ``InputError`` for anything else."""
         try:
-            with path.open("rb") as file, np.load(file, allow_pickle=False) as archive:
-                arrays, fp32, fp64 = (
-                    {
-                        name.removeprefix(prefix): archive[name]
-                        for name in archive.files
-                        if name.startswith(prefix)
-                    }
-                    for prefix in ("input.", "fp32.", "fp64.")
-                )
-                images = archive["images"] if "images" in archive.files else None
-                return cls(images, archive["labels"], fp32, fp64, arrays)
+            found = npz.read(path)
+            arrays, fp32, fp64 = (
+                {
+                    name.removeprefix(prefix): array
+                    for name, array in found.items()
+                    if name.startswith(prefix)
+                }
+                for prefix in ("input.", "fp32.", "fp64.")
+            )
+            goldens = cls(found.get("images"), found["labels"], fp32, fp64, arrays)
+            goldens._check()
+            return goldens
         except OSError as error:
             raise InputError(f"{path}: {error.strerror or error}") from error
-        except Exception as error:  # a damaged archive fails in many ways inside zipfile and numpy
+        except KeyError as error:
+            raise InputError(f"{path}: no goldens (no {error} in it)") from error
+        except ValueError as error:
             raise InputError(f"{path}: no goldens ({error})") from error
+
+    def _check(self) -> None:
+        """Raise ``ValueError`` unless everything is of equally many samples, and fits."""
+        count = npz.outputs({"labels": self.labels})
+        if self.labels.ndim != 1 or self.labels.dtype.kind not in "iu":
+            raise ValueError(f"labels are {self.labels.dtype} {list(self.labels.shape)}")
+        for part in (self.fp32, self.fp64, self.arrays):
+            npz.outputs(dict(part), count)
+        shapes = [
+            {name: one.shape for name, one in part.items()} for part in (self.fp32, self.fp64)
+        ]
+        if not self.fp32 or shapes[0] != shapes[1]:
+            raise ValueError("no outputs, or other ones in float32 than in float64")
+        if self.images is None:
+            if not self.arrays:
+                raise ValueError("no inputs")
+        elif self.images.dtype != np.uint8 or self.images.shape[3:] != (3,):
+            raise ValueError(f"images are {self.images.dtype} {list(self.images.shape)}")
+        elif len(self.images) != count:
+            raise ValueError(f"{len(self.images)} images, {count} labels")
 
     def batches(
         self,

@@ -5,15 +5,64 @@ from __future__ import annotations
 import hashlib
 import json
 from collections.abc import Mapping
-from dataclasses import asdict, dataclass, field
+from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
 from typing import Any, NamedTuple, Self
 
+from typing_extensions import TypedDict
+
 from ..runners import documents
+from ..runners.images import Preprocessing
 from .errors import IntegrityError, WorkspaceError
 
 SCHEMA_VERSION = 2
 RESTORE = "restore it, or make everything again with `edgepipe export --force`"
+
+
+class Facts(dict[str, Any]):
+    """What a manifest says of its model; what it doesn't say an older edgepipe left out."""
+
+    def __missing__(self, key: str) -> Any:
+        raise WorkspaceError(
+            f"the manifest says nothing of the model's {key}: make everything again with "
+            "`edgepipe export --force`"
+        )
+
+
+class _Tensor(TypedDict):
+    name: str
+    dtype: str
+    shape: list[int | str | None]
+
+
+class _Data(TypedDict, total=False):
+    count: int
+
+
+class _Model(TypedDict, total=False):
+    """The types of a model's facts, as far as commands rely on them."""
+
+    name: str
+    architecture: str
+    width: float | None
+    weights: str
+    weights_sha256: str | None
+    trained: bool
+    parameters: int
+    classes: int | None
+    inputs: list[_Tensor]
+    outputs: list[_Tensor]
+    batch: int | str
+    input_size: int | None
+    goldens: _Data | None
+    calibration: _Data | None
+    simplified: bool
+    not_simplified_because: str | None
+
+
+def is_file_name(name: str) -> bool:
+    """Whether an artifact may be called that: a file of its folder, and no other."""
+    return Path(name).name == name and name not in ("", "..") and "\0" not in name
 
 
 @dataclass(frozen=True)
@@ -129,6 +178,8 @@ class Manifest:
     @classmethod
     def from_json(cls, text: str, path: Path) -> Self:
         """Parse and check. Raises ``IntegrityError`` for an edited or damaged manifest."""
+        from pydantic import TypeAdapter
+
         try:
             body = documents.parse(text)
             claimed = body.pop("digest")
@@ -140,15 +191,30 @@ class Manifest:
                 )
             if claimed != digest({"schema_version": schema, **body}):
                 raise IntegrityError(f"{path}: edited since it was written; {RESTORE}")
-            stages = tuple(
-                StageRecord(**{**stage, "artifacts": tuple(stage["artifacts"])})
-                for stage in body.pop("stages")
-            )
-            artifacts = {name: Artifact(**entry) for name, entry in body.pop("artifacts").items()}
-            recommended = tuple(Recommendation(**entry) for entry in body.pop("recommended", ()))
-            return cls(stages=stages, artifacts=artifacts, recommended=recommended, **body)
-        except (ValueError, TypeError, KeyError, AttributeError, RecursionError) as error:
-            raise IntegrityError(f"{path}: not a manifest ({error}); {RESTORE}") from error
+            found = TypeAdapter(cls).validate_python(body)
+            TypeAdapter(_Model).validate_python(body["model"], strict=True)
+            found._check()
+            return replace(found, model=Facts(found.model))
+        except (ValueError, TypeError, KeyError, AttributeError) as error:
+            why = documents.reason(error)
+            raise IntegrityError(f"{path}: not a manifest ({why}); {RESTORE}") from error
+
+    def _check(self) -> None:
+        """Raise ``ValueError`` for files that aren't there or lie elsewhere, and the like."""
+        from pydantic import TypeAdapter
+
+        named = [name for files in self.variants.values() for name in files.values()]
+        named += [name for stage in self.stages for name in stage.artifacts]
+        for name in (*self.artifacts, *named):
+            if not is_file_name(name):
+                raise ValueError(f"{name!r} is no name for an artifact")
+            if name not in self.artifacts:
+                raise ValueError(f"{name} is no artifact")
+        for found in self.recommended:
+            if found.variant not in self.variants or "sha256" not in found.evidence:
+                raise ValueError(f"recommends settings for {found.variant}")
+        if self.preprocessing:
+            TypeAdapter(Preprocessing).validate_python(self.preprocessing)
 
 
 def digest(value: Any) -> str:

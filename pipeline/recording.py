@@ -12,7 +12,7 @@ import numpy as np
 
 from ..runners import documents
 from . import goldens as recorded
-from . import metrics
+from . import metrics, npz
 from .cells import Cell
 from .errors import InputError
 from .gates import kind_of
@@ -100,15 +100,19 @@ class Recording:
     def load(cls, path: Path) -> Recording:
         """Read what ``to_bytes`` wrote. Raises ``InputError`` for anything else."""
         try:
-            with path.open("rb") as file, np.load(file, allow_pickle=False) as archive:
-                arrays = {name: archive[name] for name in archive.files}
+            arrays = npz.read(path)
             document = documents.parse(arrays.pop("about").tobytes())
             if document["schema_version"] != SCHEMA_VERSION:
-                raise InputError(f"{path}: schema {document['schema_version']}, not readable here")
+                raise InputError(
+                    f"{path}: schema {document['schema_version']}, this reads {SCHEMA_VERSION}; "
+                    "run `edgepipe parity` again"
+                )
             cells = tuple(
                 CellOutputs(**about, arrays=_under(arrays, f"cell{number}/"))
                 for number, about in enumerate(document["cells"])
             )
+            reference = _under(arrays, "reference/")
+            npz.outputs(reference)
             variants = dict.fromkeys(cell.variant for cell in cells if cell.status == "ok")
             own = {name: _under(arrays, f"{OWN}{name}/") for name in variants}
             for name, outputs in own.items():
@@ -121,7 +125,7 @@ class Recording:
                 document["model"],
                 document["artifacts"],
                 metrics.distance(document["reference_sqnr_db"], document["reference_state"]),
-                _under(arrays, "reference/"),
+                reference,
                 cells,
                 {name: outputs for name, outputs in own.items() if outputs},
                 document.get("measured"),

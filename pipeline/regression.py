@@ -68,9 +68,12 @@ class Baseline:
     def load(cls, path: Path) -> Baseline:
         """Read a ``bench.json``. Raises ``InputError`` if it isn't one."""
         try:
-            document = documents.parse(path.read_text())
+            document = documents.parse(path.read_bytes())
             if document["schema_version"] != 1:
-                raise InputError(f"{path}: schema {document['schema_version']}, this reads 1")
+                raise InputError(
+                    f"{path}: schema {document['schema_version']}, this reads 1; "
+                    "measure the baseline with this `edgepipe bench`"
+                )
             return cls(document, path)
         except OSError as error:
             raise InputError(f"{path}: {error.strerror}") from error

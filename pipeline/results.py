@@ -5,17 +5,17 @@ What the judging commands write is theirs to define; here it becomes their own r
 
 from __future__ import annotations
 
-import zipfile
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, TypeVar
 
 import numpy as np
-from pydantic import TypeAdapter, ValidationError
+from pydantic import TypeAdapter
+from typing_extensions import TypedDict
 
 from ..runners import documents
-from . import metrics
+from . import metrics, npz
 from .errors import InputError, IntegrityError, WorkspaceError
 from .explanation import Blame
 from .manifest import Manifest
@@ -85,14 +85,29 @@ class ParityFile(_Result):
         return metrics.distance(self.reference_sqnr_db, self.reference_state)
 
 
+class Data(TypedDict):
+    """What was evaluated on."""
+
+    name: str
+    images: int
+    classes: int
+    digest: str
+
+
+class _Cell(TypedDict):
+    variant: str
+    runner: str
+    target: str
+
+
 @dataclass(frozen=True)
 class EvaluationFile(_Result):
     """``evaluation.json``."""
 
     hosts: Hosts
-    data: Mapping[str, Any]
+    data: Data
     max_drop: float | None
-    reference: Mapping[str, str] | None
+    reference: _Cell | None
     notes: tuple[str, ...]
     cells: tuple[CellAccuracy, ...]
 
@@ -203,7 +218,7 @@ def read_comparison(root: Path) -> tuple[ComparisonFile | None, Source]:
 def _parsed(path: Path, kind: type[Document]) -> Document | None:
     """A document as its type, ``None`` if there is none. Raises ``InputError`` for another one."""
     try:
-        document = documents.parse(path.read_text())
+        document = documents.parse(path.read_bytes())
         if document["schema_version"] != SCHEMA_VERSION:
             raise ValueError(f"schema {document['schema_version']}, this reads {SCHEMA_VERSION}")
         return TypeAdapter(kind).validate_python(document)
@@ -211,12 +226,8 @@ def _parsed(path: Path, kind: type[Document]) -> Document | None:
         return None
     except OSError as error:
         raise InputError(f"{path}: {error.strerror or error}") from error
-    except ValidationError as error:
-        first = error.errors()[0]
-        where = ".".join(map(str, first["loc"]))
-        raise _unreadable(path, f"{where}: {first['msg']}") from error
     except (ValueError, KeyError, TypeError) as error:
-        raise _unreadable(path, str(error)) from error
+        raise _unreadable(path, documents.reason(error)) from error
 
 
 def _changed(artifacts: Mapping[str, str], manifest: Manifest) -> list[str]:
@@ -237,8 +248,8 @@ def read_samples(
     """
     path = folder / SAMPLES
     try:
-        with path.open("rb") as file, np.load(file, allow_pickle=False) as archive:
-            arrays = {name: archive[name] for name in archive.files}
+        arrays = npz.read(path)
+        npz.outputs({name: array[:1] for name, array in arrays.items()}, 1)
         found = {
             int(name): tuple(
                 part / 1e6 for part in np.split(array, np.cumsum(arrays[f"{name}.rounds"])[:-1])
@@ -250,7 +261,7 @@ def read_samples(
         return {}, Source(SAMPLES, MISSING)
     except OSError as error:
         raise InputError(f"{path}: {error.strerror or error}") from error
-    except (ValueError, KeyError, TypeError, EOFError, zipfile.BadZipFile) as error:
+    except (ValueError, KeyError, TypeError, IndexError) as error:
         raise _unreadable(path, str(error)) from error
     if bench is None:
         return {}, Source(SAMPLES, OUTDATED, f"there is no {BENCH} that it belongs to")

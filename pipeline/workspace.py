@@ -22,7 +22,7 @@ import filelock
 from ..runners import documents
 from .errors import IntegrityError, WorkspaceError
 from .files import sha256_file, sync_folder, write_synced, writing
-from .manifest import RESTORE, Artifact, Manifest, Recommendation, StageRecord
+from .manifest import RESTORE, Artifact, Manifest, Recommendation, StageRecord, is_file_name
 
 MANIFEST = "manifest.json"
 STAGING, COMMIT = ".staging", ".commit"
@@ -259,11 +259,12 @@ def finish_commit(folder: Path) -> None:
     commit = folder / COMMIT
     if (commit / MANIFEST).is_file():
         try:
-            kept = set(documents.parse((commit / MANIFEST).read_text())["artifacts"])
-        except (ValueError, KeyError, TypeError) as error:
+            manifest = Manifest.from_json((commit / MANIFEST).read_text(), commit / MANIFEST)
+        except (IntegrityError, WorkspaceError, ValueError) as error:
             raise IntegrityError(
-                f"{commit}: no export of edgepipe's ({error}); {RESTORE}"
+                f"{commit}: what a killed run left is damaged; remove it, and export again"
             ) from error
+        kept = set(manifest.artifacts)
         for path in sorted(commit.iterdir()):
             if path.name != MANIFEST:
                 path.replace(folder / path.name)
@@ -278,7 +279,7 @@ def finish_commit(folder: Path) -> None:
 def _artifact_names(manifest: Path) -> set[str]:
     """The artifacts of the state that is being replaced; a damaged manifest names none."""
     try:
-        names = documents.parse(manifest.read_text())["artifacts"]
-        return {name for name in names if Path(name).name == name}
+        names = documents.parse(manifest.read_bytes())["artifacts"]
+        return {name for name in names if is_file_name(name)}
     except (OSError, ValueError, KeyError, TypeError):
         return set()

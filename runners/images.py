@@ -29,6 +29,7 @@ FORMATS = ("JPEG", "PNG", "GIF", "BMP", "WEBP", "TIFF", "PPM", "AVIF")
 # Pillow's own limit, above which it warns of a decompression bomb: a quarter of a GiB as RGB.
 MAX_PIXELS = 89_478_485
 
+LARGEST_SIDE = 1 << 14  # of what a model may take
 # Sides of an image in relation to each other, beyond which its ends are cut off before a resize.
 LONGEST = 16
 
@@ -77,7 +78,7 @@ class Preprocessing:
                 raise ValueError(f"{name} is one of {', '.join(known)}, got {value!r}")
         if len(self.mean) != 3 or len(self.std) != 3 or min(self.std) <= 0:
             raise ValueError("mean and std have 3 values each, those of std above 0")
-        if self.size < 1 or (self.resize_to or self.size) < self.size:
+        if not 1 <= self.size <= (self.resize_to or self.size) <= LARGEST_SIDE:
             raise ValueError(f"can't cut {self.size} pixels out of {self.resize_to}")
 
     @classmethod

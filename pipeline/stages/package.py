@@ -18,12 +18,13 @@ from ...runners.signature import Signer, sign
 from .. import arithmetic, evidence, requirements
 from .. import goldens as recorded
 from ..config import Config
-from ..errors import Refused, UsageError
+from ..errors import InputError, Refused, UsageError
 from ..files import whole, writing
 from ..gates import Gate
 from ..manifest import Manifest, digest
 from ..measured import SCHEMA_VERSION as BENCH_SCHEMA
 from ..progress import Progress
+from ..recording import SCHEMA_VERSION as PARITY_SCHEMA
 from ..report import bom, card
 from ..workspace import Workspace
 from .layouts import Tensors, layout
@@ -145,6 +146,11 @@ def collect(
         return gate_of(variant, runner, precision, goldens.reference_sqnr_db, config)
 
     parity = evidence.read(workspace.folder / "parity.json")
+    if parity and parity.get("schema_version") != PARITY_SCHEMA:
+        raise InputError(
+            f"{workspace.folder / 'parity.json'}: schema {parity.get('schema_version')}, this "
+            f"edgepipe reads {PARITY_SCHEMA}; run `edgepipe parity` again"
+        )
     with evidence.reading(workspace.folder / "parity.json"):
         problems = evidence.parity_problems(parity, variants, digests, limits)
     waived = _waived(manifest, problems, config)
@@ -298,7 +304,8 @@ def _descriptions(
         packages |= pins
     identity = digest({name: member.sha256 for name, member in files.items()})
     made[BOM] = bom.cyclonedx(listed, files, dict(sorted(packages.items())), identity)
-    made[CARD] = card.model_card(listed, parity, bench).encode()
+    with evidence.reading("parity.json or bench.json"):
+        made[CARD] = card.model_card(listed, parity, bench).encode()
     return made
 
 

@@ -24,13 +24,13 @@ def test_what_json_has_not_is_never_written(number: float) -> None:
     ("text", "reason"),
     [
         ("", "Expecting value"),
-        ("[1]", "an object was expected|expected, not list"),
+        ("[1]", "object was expected, not list"),
         ('{"a": NaN}', "NaN is no JSON number"),
         ('{"a": [-Infinity]}', "-Infinity is no JSON number"),
-        ('{"a": 1, "b": 2, "a": 3}', "the key 'a' stands there twice"),
+        ('{"a": 1, "b": 2, "a": 3}', "the key 'a' is in it twice"),
         ('{"a": ' + "[" * 100_000, "nested too deeply"),
         (b"\xff\xfe\x00", "codec|Expecting"),
-        ('{"a": ' + "9" * 5000 + "}", "Exceeds the limit"),
+        ('{"a": ' + "9" * 5000 + "}", "too large a number"),
     ],
 )
 def test_what_is_no_document_is_refused(text: str | bytes, reason: str) -> None:
