@@ -158,15 +158,15 @@ class Manifest:
         They share the name before the suffix: ``fp32.xml`` has its weights in ``fp32.bin``.
         """
         stage = self.maker(main)
-        beside = stage.artifacts if stage else ()
+        beside = [name for name in stage.artifacts if name in self.artifacts] if stage else ()
         stem = Path(main).stem
         return (main, *(name for name in beside if name != main and Path(name).stem == stem))
 
     def recommendation(self, key: CellKey) -> Recommendation | None:
         """What tune found for a cell, if the variant is still the file that was tuned."""
         for found in self.recommended:
-            hashes = (self.artifacts[name].sha256 for name in self.variants[key.variant].values())
-            if found.key == key and found.evidence["sha256"] in hashes:
+            hashes = [self.artifacts[name].sha256 for name in self.variants[key.variant].values()]
+            if found.key == key and found.evidence.get("sha256") in hashes:
                 return found
         return None
 
@@ -203,16 +203,14 @@ class Manifest:
         """Raise ``ValueError`` for files that aren't there or lie elsewhere, and the like."""
         from pydantic import TypeAdapter
 
-        named = [name for files in self.variants.values() for name in files.values()]
-        named += [name for stage in self.stages for name in stage.artifacts]
-        for name in (*self.artifacts, *named):
+        files = [name for kinds in self.variants.values() for name in kinds.values()]
+        made = [name for stage in self.stages for name in stage.artifacts]
+        for name in (*self.artifacts, *files, *made):
             if not is_file_name(name):
                 raise ValueError(f"{name!r} is no name for an artifact")
+        for name in files:
             if name not in self.artifacts:
-                raise ValueError(f"{name} is no artifact")
-        for found in self.recommended:
-            if found.variant not in self.variants or "sha256" not in found.evidence:
-                raise ValueError(f"recommends settings for {found.variant}")
+                raise ValueError(f"{name} is a variant's, and no artifact")
         if self.preprocessing:
             TypeAdapter(Preprocessing).validate_python(self.preprocessing)
 

@@ -216,7 +216,7 @@ def edit_manifest(folder: Path, *keys: Any, value: Any) -> Path:
         (("artifacts", "../../escaped"), {"sha256": "ab", "size": 1}),
         (("artifacts", ".."), {"sha256": "ab", "size": 1}),
         (("artifacts", "fp32.onnx", "size"), None),
-        (("stages", 0, "artifacts"), ["nothing"]),
+        (("stages", 0, "artifacts"), ["../nothing"]),
         (("recommended",), [{"variant": "none"}]),
     ],
 )
