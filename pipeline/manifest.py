@@ -20,11 +20,11 @@ RESTORE = "restore it, or make everything again with `edgepipe export --force`"
 
 
 class Facts(dict[str, Any]):
-    """What a manifest says of its model; what it doesn't say an older edgepipe left out."""
+    """What a manifest says of its model or a stage; what it lacks an older edgepipe left out."""
 
     def __missing__(self, key: str) -> Any:
         raise WorkspaceError(
-            f"the manifest says nothing of the model's {key}: make everything again with "
+            f"the manifest does not say the {key}: make everything again with "
             "`edgepipe export --force`"
         )
 
@@ -194,7 +194,8 @@ class Manifest:
             found = TypeAdapter(cls).validate_python(body)
             TypeAdapter(_Model).validate_python(body["model"], strict=True)
             found._check()
-            return replace(found, model=Facts(found.model))
+            stages = tuple(replace(one, depends=Facts(one.depends)) for one in found.stages)
+            return replace(found, model=Facts(found.model), stages=stages)
         except (ValueError, TypeError, KeyError, AttributeError) as error:
             why = documents.reason(error)
             raise IntegrityError(f"{path}: not a manifest ({why}); {RESTORE}") from error
@@ -211,6 +212,8 @@ class Manifest:
         for name in files:
             if name not in self.artifacts:
                 raise ValueError(f"{name} is a variant's, and no artifact")
+        if any(not isinstance(one.depends.get("source", {}), dict) for one in self.stages):
+            raise ValueError("a stage's source is no object")
         if self.preprocessing:
             TypeAdapter(Preprocessing).validate_python(self.preprocessing)
 
