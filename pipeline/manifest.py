@@ -20,11 +20,11 @@ RESTORE = "restore it, or make everything again with `edgepipe export --force`"
 
 
 class Facts(dict[str, Any]):
-    """What a manifest says of its model; what it doesn't say an older edgepipe left out."""
+    """What a manifest says of its model or a stage; what it lacks an older edgepipe left out."""
 
     def __missing__(self, key: str) -> Any:
         raise WorkspaceError(
-            f"the manifest says nothing of the model's {key}: make everything again with "
+            f"the manifest does not say the {key}: make everything again with "
             "`edgepipe export --force`"
         )
 
@@ -158,15 +158,15 @@ class Manifest:
         They share the name before the suffix: ``fp32.xml`` has its weights in ``fp32.bin``.
         """
         stage = self.maker(main)
-        beside = stage.artifacts if stage else ()
+        beside = [name for name in stage.artifacts if name in self.artifacts] if stage else ()
         stem = Path(main).stem
         return (main, *(name for name in beside if name != main and Path(name).stem == stem))
 
     def recommendation(self, key: CellKey) -> Recommendation | None:
         """What tune found for a cell, if the variant is still the file that was tuned."""
         for found in self.recommended:
-            hashes = (self.artifacts[name].sha256 for name in self.variants[key.variant].values())
-            if found.key == key and found.evidence["sha256"] in hashes:
+            hashes = [self.artifacts[name].sha256 for name in self.variants[key.variant].values()]
+            if found.key == key and found.evidence.get("sha256") in hashes:
                 return found
         return None
 
@@ -194,7 +194,8 @@ class Manifest:
             found = TypeAdapter(cls).validate_python(body)
             TypeAdapter(_Model).validate_python(body["model"], strict=True)
             found._check()
-            return replace(found, model=Facts(found.model))
+            stages = tuple(replace(one, depends=Facts(one.depends)) for one in found.stages)
+            return replace(found, model=Facts(found.model), stages=stages)
         except (ValueError, TypeError, KeyError, AttributeError) as error:
             why = documents.reason(error)
             raise IntegrityError(f"{path}: not a manifest ({why}); {RESTORE}") from error
@@ -203,16 +204,16 @@ class Manifest:
         """Raise ``ValueError`` for files that aren't there or lie elsewhere, and the like."""
         from pydantic import TypeAdapter
 
-        named = [name for files in self.variants.values() for name in files.values()]
-        named += [name for stage in self.stages for name in stage.artifacts]
-        for name in (*self.artifacts, *named):
+        files = [name for kinds in self.variants.values() for name in kinds.values()]
+        made = [name for stage in self.stages for name in stage.artifacts]
+        for name in (*self.artifacts, *files, *made):
             if not is_file_name(name):
                 raise ValueError(f"{name!r} is no name for an artifact")
+        for name in files:
             if name not in self.artifacts:
-                raise ValueError(f"{name} is no artifact")
-        for found in self.recommended:
-            if found.variant not in self.variants or "sha256" not in found.evidence:
-                raise ValueError(f"recommends settings for {found.variant}")
+                raise ValueError(f"{name} is a variant's, and no artifact")
+        if any(not isinstance(one.depends.get("source", {}), dict) for one in self.stages):
+            raise ValueError("a stage's source is no object")
         if self.preprocessing:
             TypeAdapter(Preprocessing).validate_python(self.preprocessing)
 

@@ -235,7 +235,9 @@ class Transaction:
         manifest = Manifest(
             stages=tuple(self.stages.values()),
             artifacts=artifacts,
-            recommended=tuple(found for found in recommended if found.evidence["sha256"] in hashes),
+            recommended=tuple(
+                found for found in recommended if found.evidence.get("sha256") in hashes
+            ),
             **sections,
         )
         if manifest == self._before and not self.written:

@@ -216,7 +216,8 @@ def edit_manifest(folder: Path, *keys: Any, value: Any) -> Path:
         (("artifacts", "../../escaped"), {"sha256": "ab", "size": 1}),
         (("artifacts", ".."), {"sha256": "ab", "size": 1}),
         (("artifacts", "fp32.onnx", "size"), None),
-        (("stages", 0, "artifacts"), ["nothing"]),
+        (("stages", 0, "artifacts"), ["../nothing"]),
+        (("stages", 0, "depends", "source"), []),
         (("recommended",), [{"variant": "none"}]),
     ],
 )
@@ -228,10 +229,14 @@ def test_manifests_that_make_no_sense(keys: Any, value: Any, tmp_path: Path) -> 
 
 
 def test_a_manifest_that_lacks_a_fact_says_which(tmp_path: Path) -> None:
-    path = edit_manifest(Made(tmp_path).folder, "model", "classes", value=...)
+    folder = Made(tmp_path).folder
+    edit_manifest(folder, "model", "classes", value=...)
+    path = edit_manifest(folder, "stages", 0, "depends", "opset", value=...)
     manifest = Manifest.from_json(path.read_text(), path)
-    with pytest.raises(WorkspaceError, match="the model's classes: make everything again"):
+    with pytest.raises(WorkspaceError, match="does not say the classes: make everything again"):
         manifest.model["classes"]
+    with pytest.raises(WorkspaceError, match="does not say the opset: make everything again"):
+        manifest.stages[0].depends["opset"]
 
 
 @pytest.mark.parametrize("text", ["{", "{}", DEEP, '{"artifacts": {"..": 1}}'])
