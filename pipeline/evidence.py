@@ -25,7 +25,7 @@ class MalformedEvidence(InputError):
 def read(path: Path) -> dict[str, Any] | None:
     """A result that a command left in the workspace, ``None`` if there is none."""
     try:
-        document = documents.parse(path.read_bytes())
+        document = documents.parse(path.read_text())
     except FileNotFoundError:
         return None
     except (OSError, ValueError) as error:

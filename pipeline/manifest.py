@@ -194,7 +194,7 @@ class Manifest:
             found = TypeAdapter(cls).validate_python(body)
             TypeAdapter(_Model).validate_python(body["model"], strict=True)
             found._check()
-            stages = tuple(replace(one, depends=Facts(one.depends)) for one in found.stages)
+            stages = tuple(replace(one, result=Facts(one.result)) for one in found.stages)
             return replace(found, model=Facts(found.model), stages=stages)
         except (ValueError, TypeError, KeyError, AttributeError) as error:
             why = documents.reason(error)

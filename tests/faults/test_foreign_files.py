@@ -231,12 +231,12 @@ def test_manifests_that_make_no_sense(keys: Any, value: Any, tmp_path: Path) -> 
 def test_a_manifest_that_lacks_a_fact_says_which(tmp_path: Path) -> None:
     folder = Made(tmp_path).folder
     edit_manifest(folder, "model", "classes", value=...)
-    path = edit_manifest(folder, "stages", 0, "depends", "opset", value=...)
+    path = edit_manifest(folder, "model", "opset", value=...)
     manifest = Manifest.from_json(path.read_text(), path)
     with pytest.raises(WorkspaceError, match="does not say the classes: make everything again"):
         manifest.model["classes"]
     with pytest.raises(WorkspaceError, match="does not say the opset: make everything again"):
-        manifest.stages[0].depends["opset"]
+        manifest.model["opset"]
 
 
 @pytest.mark.parametrize("text", ["{", "{}", DEEP, '{"artifacts": {"..": 1}}'])
