@@ -27,10 +27,15 @@ def require() -> None:
 
 
 def percentile(samples: np.ndarray, rank: float) -> float | None:
-    """A percentile of 1-D samples, or ``None`` where there are too few to carry it."""
+    """A percentile of 1-D samples, or ``None`` where there are too few to carry it.
+
+    The nearest rank: a time that was measured, that ``rank`` per cent of them don't exceed. This
+    is what the counts of ``SAMPLES_NEEDED`` are about; they take the samples to be independent,
+    which those of one round are not quite.
+    """
     if len(samples) < SAMPLES_NEEDED[rank]:
         return None
-    return float(np.percentile(samples, rank))
+    return float(np.percentile(samples, rank, method="inverted_cdf"))
 
 
 def interval(figures: Sequence[float]) -> tuple[float, float]:

@@ -23,7 +23,7 @@ def text(result: TrainResult) -> str:
     ended = "stopped early" if result.stopped_early else "all of them"
     lines = [
         f"  {result.architecture}: top-1 {result.top1:.2f} % of {result.held_out} held-out images, "
-        f"{result.images} learnt from",
+        f"which also chose the epoch; {result.images} learnt from",
         f"  best of {len(result.epochs)} epochs ({ended}): epoch {best.number}, "
         f"held-out loss {best.held_out_loss:.3f}",
         *(f"  {note}" for note in result.notes),

@@ -36,7 +36,9 @@ class TrainResult:
     """``confusion[i][j]`` counts held-out images of class i that were taken for class j.
 
     ``top1`` (per cent of the ``held_out`` images) and ``confusion`` are the best epoch's,
-    whose weights are in ``output``. ``resumed_after`` is the epoch that a killed run had done.
+    whose weights are in ``output``. Those images chose the epoch by their loss, so that new ones
+    may do a little worse: ``edgepipe evaluate --data`` of images set aside tells.
+    ``resumed_after`` is the epoch that a killed run had done.
     """
 
     output: Path
