@@ -122,7 +122,7 @@ def sections(transaction: Transaction, config: Config) -> dict[str, Any]:
             "not_simplified_because": simplify["reason"],
         },
         "preprocessing": export["preprocessing"],
-        "labels": source["labels"],
+        "labels": tuple(source["labels"]) if source["labels"] else None,
         "variants": variants,
         "tools": versions(
             "edgepipe", "torch", "onnx", "onnxscript", "onnxsim", "onnxruntime", "numpy"
