@@ -7,7 +7,6 @@ import os
 import shutil
 import signal
 import tempfile
-import time
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -18,8 +17,6 @@ PREFIX = "edgepipe-"
 # Held as long as the command lives: the kernel lets go of it however the command ends.
 # It has its name only when it is held.
 OWNER, COMING = ".owner", ".owner-coming"
-# An older folder without an owner is of a command that was killed before it got one.
-SECONDS_WITHOUT_OWNER = 3600
 
 
 @contextmanager
@@ -61,9 +58,8 @@ def _sweep(own: Path) -> None:
 def _is_ownerless(left: Path) -> bool:
     try:
         owner = os.open(left / OWNER, os.O_RDWR | os.O_NOFOLLOW)
-    except FileNotFoundError:
-        empty = {path.name for path in left.iterdir()} <= {COMING}
-        return empty and time.time() - left.stat().st_mtime > SECONDS_WITHOUT_OWNER
+    except FileNotFoundError:  # not made by a command, or by one that is only starting
+        return False
     try:
         fcntl.flock(owner, fcntl.LOCK_EX | fcntl.LOCK_NB)
     except OSError:
