@@ -32,12 +32,13 @@ IN_PLACE = frozenset(
 @dataclass(frozen=True)
 class Complexity:
     """``macs`` are multiply-accumulates of one image, ``activation_peak_bytes`` the largest sum
-    of the activations that are alive at the same time, as float32 and for one image.
+    of the activations that are alive at the same time, as float32 and for one image. Both are
+    ``None`` where a shape depends on the values in the input, so that nobody knows them before.
     """
 
     parameters: int
-    macs: int
-    activation_peak_bytes: int
+    macs: int | None
+    activation_peak_bytes: int | None
 
 
 def of_architecture(
@@ -59,8 +60,11 @@ def of_program(program: torch.export.ExportedProgram, batch: int) -> Complexity:
 
     ``batch`` images were in the inputs that it was exported with, a dynamic axis included.
     """
+    parameters = sum(parameter.numel() for parameter in program.parameters())
+    if any(None in (_shape(node) or ()) for node in program.graph.nodes):
+        return Complexity(parameters, None, None)
     return Complexity(
-        parameters=sum(parameter.numel() for parameter in program.parameters()),
+        parameters=parameters,
         macs=sum(multiply_accumulates(program).values()) // batch,
         activation_peak_bytes=activation_peak(program) // batch,
     )
@@ -150,7 +154,10 @@ def _kind(node: Any) -> str:
 
 
 def _shape(node: Any) -> Any:
-    """The shape that a node was traced with, a dynamic axis as long as it was in the example."""
+    """The shape that a node was traced with, a dynamic axis as long as it was in the example.
+
+    ``None`` for one that depends on values.
+    """
     value = getattr(node, "meta", {}).get("val")
     shape = getattr(value, "shape", None)
     if shape is None:

@@ -11,7 +11,7 @@ from ..stages.compare import Candidate, Speed
 from ..stages.convolutions import Convolution, Timed
 from .comparison import doubts, sources
 from .elements import MIB, NONE, Column, Table, Value, Verdict
-from .tables import moment, ms, number
+from .tables import mebibytes, millions, moment, ms, number
 
 Get = Callable[[Candidate], str]
 FRONT = "◆"
@@ -36,8 +36,8 @@ def costs(found: ComparisonFile) -> Table:
     """What each model costs by arithmetic, on the disk and in training, and how right it is."""
     columns: list[tuple[str, Get]] = [
         ("parameters", lambda row: f"{row.parameters:,}"),
-        ("MMACs", lambda row: f"{row.macs / 1e6:,.0f}"),
-        ("activation peak MiB", lambda row: f"{row.activation_peak_bytes / MIB:.1f}"),
+        ("MMACs", lambda row: millions(row.macs)),
+        ("activation peak MiB", lambda row: mebibytes(row.activation_peak_bytes)),
         ("fp32 MiB", lambda row: _mib(row, "fp32")),
         ("int8 MiB", lambda row: _mib(row, "int8")),
         ("training step ms", lambda row: ms(row.training_step_ms)),

@@ -7,13 +7,11 @@ from collections.abc import Sequence
 from typing import TYPE_CHECKING, Any
 
 from . import pareto, tables
-from .tables import ms, number
+from .tables import mebibytes, millions, ms, number
 
 if TYPE_CHECKING:
     from ..stages.compare import Candidate, CompareResult
     from ..stages.convolutions import Convolution
-
-MIB = 1 << 20
 
 
 def text(result: CompareResult) -> str:
@@ -62,13 +60,13 @@ def _costs(result: CompareResult) -> tables.Table:
             f"{row.model}{width}",
             number(row.input_size, "d"),
             f"{row.parameters:,}",
-            f"{row.macs / 1e6:,.0f}",
-            f"{row.activation_peak_bytes / MIB:.1f}",
+            millions(row.macs),
+            mebibytes(row.activation_peak_bytes),
             number(row.published_top1, ".1f"),
         ]
         if measured:
             sizes = (row.size_bytes.get(name) for name in ("fp32", "int8"))
-            cells += [number(size and size / MIB, ".1f") for size in sizes]
+            cells += [mebibytes(size) for size in sizes]
             cells.append(ms(row.training_step_ms))
         made.add_row(*cells)
     return made

@@ -12,6 +12,7 @@ from rich.console import Console
 from rich.table import Table
 
 WIDTH = 100
+MIB = 1 << 20
 
 
 def table(*columns: str) -> Table:
@@ -38,6 +39,16 @@ def text(*parts: Any) -> str:
 def number(value: float | None, form: str) -> str:
     """A figure, or a dash where there is none."""
     return "–" if value is None else format(value, form)
+
+
+def millions(value: float | None) -> str:
+    """Millions without decimals, or a dash where there is no figure."""
+    return number(None if value is None else value / 1e6, ",.0f")
+
+
+def mebibytes(value: float | None) -> str:
+    """Bytes as MiB, or a dash where there is no figure."""
+    return number(None if value is None else value / MIB, ".1f")
 
 
 def decibels(value: float | None, max_abs: float | None, absent: str = "–") -> str:

@@ -69,7 +69,8 @@ class Speed:
 class Candidate:
     """A model's row.
 
-    ``macs`` (multiply-accumulates) and ``activation_peak_bytes`` are for one image.
+    ``macs`` (multiply-accumulates) and ``activation_peak_bytes`` are for one image;
+    see ``Complexity`` for where they are ``None``.
     ``published_top1`` is that of the architecture's published ImageNet weights, in per cent,
     whatever weights this model has. ``classes`` and ``input_size`` are ``None`` for a model of
     the user's own that has no such thing. ``training_step_ms`` is for one image, in a step of 8.
@@ -82,8 +83,8 @@ class Candidate:
     classes: int | None
     input_size: int | None
     parameters: int
-    macs: int
-    activation_peak_bytes: int
+    macs: int | None
+    activation_peak_bytes: int | None
     published_top1: float | None
     published_top1_from: str | None
     size_bytes: Mapping[str, int] = field(default_factory=dict)

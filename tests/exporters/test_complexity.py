@@ -79,3 +79,16 @@ def test_a_program_counts_for_one_image_of_its_batch() -> None:
         module, (torch.zeros(2, 3, 8, 8),), dynamic_shapes=({0: torch.export.Dim("batch")},)
     )
     assert complexity.of_program(open_batch, 2) == one
+
+
+class Found(nn.Module):
+    """As many outputs as there are values above zero."""
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        return torch.nonzero(x > 0).float()
+
+
+def test_what_depends_on_values_is_not_counted() -> None:
+    assert complexity.of_program(program(Found(), 1, 3, 8, 8), 1) == complexity.Complexity(
+        0, None, None
+    )

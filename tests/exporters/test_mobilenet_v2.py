@@ -67,6 +67,7 @@ def test_width_multiplier(
     width: float, size: int, million_macs: float, million_parameters: float
 ) -> None:
     found = complexity.of_architecture("mobilenet_v2", size, width=width)
+    assert found.macs is not None
     assert found.macs / 1e6 == pytest.approx(million_macs, abs=1)
     assert found.parameters / 1e6 == pytest.approx(million_parameters, rel=0.02)
 

@@ -43,6 +43,7 @@ def test_parameters_and_multiply_accumulates_are_the_published_ones(architecture
     exact = row.parameters % 1000 != 0  # others are rounded in their source
     assert found.parameters == pytest.approx(row.parameters, rel=0 if exact else 2e-3)
     extra = other_operations(architecture) if row.every_operation else 0
+    assert found.macs is not None
     assert found.macs + extra == pytest.approx(row.macs, rel=5e-3)
 
 
@@ -79,6 +80,7 @@ def test_mobilenet_v1_in_the_widths_of_its_paper(
     width: float, million_macs: float, million_parameters: float
 ) -> None:
     found = complexity.of_architecture("mobilenet_v1", 224, width=width)
+    assert found.macs is not None
     assert found.macs / 1e6 == pytest.approx(million_macs, abs=1)
     assert found.parameters / 1e6 == pytest.approx(million_parameters, abs=0.05)
 

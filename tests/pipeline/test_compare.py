@@ -54,6 +54,8 @@ def test_named_models_at_another_size() -> None:
         compare(("mobilenet_v1",), static=True, input_size=size).models[0] for size in (128, 256)
     )
     assert small.parameters == large.parameters
+    assert large.macs is not None
+    assert small.macs is not None
     assert large.macs / small.macs == pytest.approx(4, rel=0.02)
 
 
