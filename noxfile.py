@@ -41,13 +41,23 @@ def bare(session: nox.Session) -> None:
 
 @nox.session
 def tests(session: nox.Session) -> None:
-    """The test suite with everything installed."""
+    """The test suite with everything installed, but for what takes long."""
+    _suite(session, "not long")
+
+
+@nox.session
+def long(session: nox.Session) -> None:
+    """Tests of half a minute or more each: other ways to export, cut deployments; ten minutes."""
+    _suite(session, "long")
+
+
+def _suite(session: nox.Session, marked: str) -> None:
     session.install("-e", ".[all,train,test]")
     apart = (f"--ignore={folder}" for folder in APART)
     # A file at a time on each core, so that what a file sets up is set up once.
     spread = ("--numprocesses=auto", "--maxprocesses=4", "--dist=loadfile")
     env = {"OMP_NUM_THREADS": "1"}
-    session.run("pytest", *spread, *apart, *session.posargs, env=env)
+    session.run("pytest", "-m", marked, *spread, *apart, *session.posargs, env=env)
 
 
 @nox.session

@@ -238,7 +238,10 @@ class _Found:
             return
         why = "the runner does not compute what the file says; `parity --explain` names the layer"
         if saturates:
-            why = "saturation, as the CPU has no VNNI; int8-avx2 is the variant for it"
+            why = (
+                "most likely saturation, as the CPU has no VNNI: int8-avx2 is the variant for it; "
+                "`parity --explain` names the layer"
+            )
         self.failures.append(
             f"{where}the kernels: SQNR {_db(parts.kernels.sqnr_db)}, at least {parts.limit:.1f} "
             f"needed (the file itself {_db(parts.file.sqnr_db)}): {why}"

@@ -11,7 +11,7 @@ from ...runners.measure import OFFLINE, SERVER, SINGLE_STREAM
 from ..measured import BenchResult, CellResult
 from ..regression import Comparison
 from ..stages.tune import TuneResult
-from .tables import WIDTH, ms, number, settings, table, text
+from .tables import WIDTH, ms, number, row_name, settings, table, text
 
 MIB = 1 << 20
 Column = tuple[str, Callable[[CellResult], str]]
@@ -159,18 +159,17 @@ def _notes(cells: Sequence[CellResult]) -> list[str]:
     for cell in measured:
         own = [note for note in cell.notes if note not in common]
         if own:
-            batch = f" batch {cell.batch}" if cell.batch != 1 else ""
-            line = f"{cell.variant}/{cell.runner}{batch}: {'; '.join(own)}"
+            line = f"{row_name(cell, measured)}: {'; '.join(own)}"
             lines += wrap(line, WIDTH, initial_indent="  ", subsequent_indent="    ")
     absent: dict[str, list[str]] = {}
     for cell in cells:
         if cell.status != "ok":
             failed = cell.status == "failed"
-            name = f"{cell.variant}/{cell.runner} {cell.precision}" if failed else cell.runner
-            name += f" on {cell.target}" if cell.target not in ("", "local") else ""
+            which = f"{cell.variant}/{cell.runner} {cell.precision}" if failed else cell.runner
+            which += f" on {cell.target}" if cell.target not in ("", "local") else ""
             names = absent.setdefault(f"{cell.status}: {cell.reason}", [])
-            if name not in names:
-                names.append(name)
+            if which not in names:
+                names.append(which)
     lines += [f"  {', '.join(names)}: {reason}" for reason, names in absent.items()]
     return lines
 
@@ -183,7 +182,7 @@ def _settings(cells: Sequence[CellResult]) -> list[str]:
             options = "".join(f", {name} {value}" for name, value in cell.options.items())
             origin = "tuned: " if cell.tuned else ""
             lines.append(
-                f"{cell.variant}/{cell.runner}: {origin}{cell.threads} threads, "
+                f"{row_name(cell, cells)}: {origin}{cell.threads} threads, "
                 f"{cell.streams} streams{options}"
             )
     return lines

@@ -157,6 +157,7 @@ def doubts(rows: Sequence[Candidate]) -> list[str]:
         if speed.status != "ok":
             reasons.append(f"{speed.status}: {speed.reason}")
         absent = speed.status == "unavailable"  # whatever the model
-        name = speed.runner if absent else f"{model} {speed.variant}/{speed.runner}"
+        alike = [one for whose, one in cells if whose == model]
+        name = speed.runner if absent else f"{model} {tables.row_name(speed, alike)}"
         lines.setdefault(name, {}).update(dict.fromkeys(reasons))
     return [*common, *(f"{name}: {'; '.join(found)}" for name, found in lines.items() if found)]

@@ -6,7 +6,7 @@ from collections.abc import Sequence
 
 from ..stages.evaluate import CellAccuracy, EvaluationResult
 from ..stages.parity import CellVerdict, ParityResult
-from .tables import decibels
+from .tables import decibels, row_name
 
 MARKS = {"pass": "✅ pass", "fail": "❌ fail", "inconclusive": "❔ inconclusive"}
 
@@ -42,9 +42,7 @@ def evaluation(result: EvaluationResult) -> str:
 
 
 def _reasons(cells: Sequence[CellVerdict | CellAccuracy]) -> list[str]:
-    reasons = [
-        f"* **{cell.variant} / {cell.runner}**: {cell.reason}" for cell in cells if cell.reason
-    ]
+    reasons = [f"* **{row_name(cell, cells)}**: {cell.reason}" for cell in cells if cell.reason]
     return ["", *reasons] if reasons else []
 
 

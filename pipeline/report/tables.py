@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import io
 import sys
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 from rich.box import SIMPLE_HEAD
@@ -13,6 +13,14 @@ from rich.table import Table
 
 WIDTH = 100
 MIB = 1 << 20
+# What may tell one row from another of the same variant and runner, and how it is said.
+APART = {
+    "device": "{}",
+    "precision": "{}",
+    "batch": "batch {}",
+    "threads": "{} threads",
+    "target": "on {}",
+}
 
 
 def table(*columns: str) -> Table:
@@ -34,6 +42,23 @@ def text(*parts: Any) -> str:
     output = console.file
     assert isinstance(output, io.StringIO)
     return output.getvalue().rstrip()
+
+
+def row_name(row: Any, rows: Sequence[Any]) -> str:
+    """A row of a table below it: its variant and runner, and what tells it from other rows."""
+    return " ".join((f"{row.variant}/{row.runner}", *apart(row, rows).values()))
+
+
+def apart(row: Any, rows: Sequence[Any]) -> dict[str, str]:
+    """What tells a row from those of the same variant and runner, by attribute."""
+    alike = [one for one in rows if (one.variant, one.runner) == (row.variant, row.runner)]
+    found: dict[str, str] = {}
+    for attribute, says in APART.items():
+        own = getattr(row, attribute, None)
+        values = {getattr(one, attribute, None) for one in alike} - {None, ""}
+        if own in values and len(values) > 1:
+            found[attribute] = says.format(own)
+    return found
 
 
 def number(value: float | None, form: str) -> str:

@@ -16,7 +16,7 @@ from ..sections import SYNTHETIC
 from ..stages.evaluate import CellAccuracy, EvaluationResult
 from ..stages.parity import CellVerdict, ParityResult
 from . import explanation
-from .tables import decibels, number, table, text
+from .tables import apart, decibels, number, row_name, table, text
 
 MIB = 1 << 20
 TWICE = "file: the int8 file's own arithmetic against torch; kernels: the runner against that"
@@ -67,7 +67,7 @@ def _parity_table(result: ParityResult) -> str:
     parts: list[RenderableType] = [shown] if shown.row_count else []
     for cell in result.cells:
         if note := placement.spread(cell.placement, cell.provider or ""):
-            parts.append(f"  {cell.variant}/{cell.runner}: {note}")
+            parts.append(f"  {row_name(cell, result.cells)}: {note}")
     parts += _reasons(result.cells)
     parts += _problems(result.problems)
     parts.append(f"  torch's float32 {_reference(result.reference_sqnr_db)} on these goldens")
@@ -148,8 +148,10 @@ def _reasons(cells: Sequence[CellVerdict | CellAccuracy]) -> list[str]:
         if cell.reason:
             state = "" if cell.status == "ok" else f"{cell.status}: "
             variant = "" if cell.status == "unavailable" else cell.variant
-            name = "/".join(part for part in (variant, cell.runner, cell.target) if part)
-            lines[f"  {name}: {state}{cell.reason}"] = None
+            place = "/".join(part for part in (variant, cell.runner, cell.target) if part)
+            others = apart(cell, cells) if variant else {}
+            others.pop("target", None)
+            lines[f"  {' '.join((place, *others.values()))}: {state}{cell.reason}"] = None
     return list(lines)
 
 

@@ -26,6 +26,7 @@ from ..gates import (
     kind_of,
     unreliable,
 )
+from ..judgement import KERNELS, SATURATION
 from ..manifest import Manifest
 from ..planning import Refused, plan
 from ..progress import Progress
@@ -211,6 +212,18 @@ def record(
 def judge_all(recording: Recording, config: Config) -> ParityResult:
     """Judge recorded outputs under the gates of ``config``; runs nothing."""
     cells = tuple(_judge_cell(cell, recording, config) for cell in recording.cells)
+    # Where the variant that can't saturate is computed wrong as well, it isn't saturation.
+    elsewhere = {
+        _place(cell)
+        for cell, row in zip(recording.cells, cells, strict=True)
+        if row.fault == KERNELS
+    }
+    cells = tuple(
+        _judge_cell(cell, recording, config, may_saturate=False)
+        if row.fault == SATURATION and _place(cell) in elsewhere
+        else row
+        for cell, row in zip(recording.cells, cells, strict=True)
+    )
     required = config.parity.require_ep
     problems = placement.unmet([cell.provider or "" for cell in recording.cells], required)
     return ParityResult(
@@ -241,7 +254,14 @@ def gate_of(
     return Gate(**gate)
 
 
-def _judge_cell(cell: CellOutputs, recording: Recording, config: Config) -> CellVerdict:
+def _place(cell: CellOutputs) -> tuple[str, str, str]:
+    """Where and as what it was computed: whose kernels they are."""
+    return cell.runner, cell.target, cell.asked
+
+
+def _judge_cell(
+    cell: CellOutputs, recording: Recording, config: Config, *, may_saturate: bool = True
+) -> CellVerdict:
     if cell.status != "ok":
         verdict = FAIL if cell.misplaced else ""
         return _row(cell, recording, Judgement(verdict, (cell.reason or "",)), None)
@@ -252,7 +272,7 @@ def _judge_cell(cell: CellOutputs, recording: Recording, config: Config) -> Cell
         gate,
         classifier=recording.model.get("classes", 0) is not None,
         own=recording.own.get(cell.variant),
-        saturates=saturates(cell.variant, cell.host),
+        saturates=may_saturate and saturates(cell.variant, cell.host),
     )
     reason = unreliable(kind_of(cell.variant, cell.asked), gate, recording.reference_sqnr_db)
     judgement = judgement.without(reason)

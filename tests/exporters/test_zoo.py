@@ -287,6 +287,7 @@ def test_what_does_not_exist_is_refused(
         sources.resolve(architecture, weights, **options)
 
 
+@pytest.mark.long
 @pytest.mark.parametrize(
     ("architecture", "flags", "quantized"),
     [("squeezenet1_1", (), 25), ("mobilenet_v1", ("--width", "0.5"), 26)],

@@ -40,6 +40,7 @@ def complete(start: Start, *arguments: str | Path) -> None:
     assert command.process.wait() == 0, command.said
 
 
+@pytest.mark.long
 def test_export_killed_at_any_moment(
     request: pytest.FixtureRequest, small: Small, start: Start, tmp_path: Path
 ) -> None:

@@ -188,6 +188,7 @@ def test_offline_and_server_through_the_command_line(workspace: Path, edgepipe: 
     assert cell["latency_ms"]["p50"] > 0
 
 
+@pytest.mark.long
 def test_a_sweep_ends_where_throughput_stops_growing(edgepipe: Run, tmp_path: Path) -> None:
     small = ("--weights", "random", "--input-size", "32", "--variant", "fp32", "--quiet")
     place = ("--workspace", tmp_path / "small")

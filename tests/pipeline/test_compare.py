@@ -22,6 +22,7 @@ from edgepipe.pipeline.stages.convolutions import by_arithmetic
 Run = Callable[..., CompletedProcess[str]]
 
 
+@pytest.mark.long
 def test_the_static_table_has_the_whole_zoo_and_leaves_nothing(
     edgepipe: Run, tmp_path: Path
 ) -> None:

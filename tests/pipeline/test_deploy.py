@@ -219,6 +219,7 @@ def cut_target(step: int, phase: str, *command: str) -> str:
     return f"[targets.box]\ncommand = {json.dumps(argv)}\n"
 
 
+@pytest.mark.long
 def test_a_cut_at_any_step_leaves_the_old_or_the_new_bundle_verified(
     releases: tuple[Path, Path],
     before: Path,

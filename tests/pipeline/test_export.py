@@ -95,6 +95,7 @@ def predictions(folder: Path, variant: str, runner: str) -> np.ndarray:
     return np.concatenate(rows).argmax(axis=1)
 
 
+@pytest.mark.long
 @pytest.mark.parametrize("runner", RUNNERS)
 def test_top1_on_the_held_out_digits(folder: Path, runner: str) -> None:
     labels = pictures("held_out")[1]
@@ -139,6 +140,7 @@ def test_narrowing_to_fp32_drops_int8_from_folder_and_manifest(
 SMALL = ("--weights", "random", "--input-size", "64")
 
 
+@pytest.mark.long
 @pytest.mark.parametrize(
     ("flags", "batch", "opset"),
     [

@@ -15,6 +15,7 @@ FORMAT = ("--format", "openvino-ir")
 VARIANTS = ("--variant", "fp32", "--variant", "fp16")
 
 
+@pytest.mark.long
 def test_openvino_ir_is_exported_judged_timed_and_guarded(workspace: Path, edgepipe: Run) -> None:
     folder, flags = workspace / "mobilenet_v2", ("--workspace", workspace)
     done = edgepipe("export", *FORMAT, *VARIANTS, *flags, "--json")

@@ -123,6 +123,7 @@ def command(photos: Path, output: Path, *flags: str) -> list[str]:
     ]
 
 
+@pytest.mark.long
 def test_a_killed_training_goes_on_and_ends_in_the_same_bits(
     tmp_path: Path, photos: Path, trained: Path
 ) -> None:
@@ -189,6 +190,7 @@ def test_a_training_that_led_nowhere_says_so(tmp_path: Path, photos: Path, train
     assert "nothing was learnt" not in confusion.text(learnt)
 
 
+@pytest.mark.long
 def test_the_command_it_ends_with_works(
     edgepipe: Run, tmp_path: Path, trained: Path, photos: Path
 ) -> None:

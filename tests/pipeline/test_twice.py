@@ -208,6 +208,38 @@ def test_saturation_is_where_the_variant_does_not_fit_the_cpu(
     assert "\n" not in (row.reason or "")
 
 
+@pytest.mark.parametrize(
+    ("kernels", "elsewhere", "fault"),
+    [
+        (29.0, {}, "kernels"),
+        (45.0, {}, "saturation"),
+        (29.0, {"runner": "openvino"}, "saturation"),
+        (29.0, {"target": "atom-01"}, "saturation"),
+    ],
+)
+def test_it_is_not_saturation_where_what_can_not_saturate_is_wrong_as_well(
+    kernels: float, elsewhere: dict[str, Any], fault: str
+) -> None:
+    outputs, own = cell(31.0, 29.0)
+    others, others_own = cell(31.0, kernels)
+    cells = ran("int8", outputs, host=AVX2), ran("int8-avx2", others, host=AVX2, **elsewhere)
+    found = replace(recording(*cells), own={"int8": own, "int8-avx2": others_own})
+    row, _ = judge_all(found, Config()).cells
+    assert (row.verdict, row.fault) == ("fail", fault)
+    assert "`parity --explain` names the layer" in (row.reason or "")
+
+
+def test_reasons_tell_cells_of_one_variant_and_runner_apart() -> None:
+    outputs, own = cell(31.0, 29.0)
+    cells = [ran("int8", outputs, asked=name, precision=name) for name in ("f32", "bf16")]
+    result = judged(*cells, int8=own)
+    for shown in (terminal.parity(result), markdown.parity(result)):
+        assert {"f32", "bf16"} <= {
+            word.strip(":*") for line in shown.splitlines() if "kernels:" in line
+            for word in line.split()[:4]
+        }  # fmt: skip
+
+
 def test_a_float_variant_is_judged_once() -> None:
     (row,) = judged(ran("fp32", {"logits": TORCH})).cells
     assert (row.verdict, row.file_sqnr_db, row.kernels_limit_db, row.fault) == (
