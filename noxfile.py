@@ -47,7 +47,7 @@ def tests(session: nox.Session) -> None:
 
 @nox.session
 def long(session: nox.Session) -> None:
-    """Tests of half a minute or more each: other ways to export, cut deployments; ten minutes."""
+    """Tests of half a minute or more: other ways to export, cut deployments; a quarter hour."""
     _suite(session, "long")
 
 

@@ -12,6 +12,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from filelock import FileLock
 
 from edgepipe.runners import host
 
@@ -20,13 +21,30 @@ collect_ignore = ["plugin"]  # a package of its own: see test_plugin.py
 Run = Callable[..., subprocess.CompletedProcess[str]]
 
 
+def once(name: str, factory: pytest.TempPathFactory, make: Callable[[Path], None]) -> Path:
+    """A folder that ``make`` fills in one process of the run, for all of them."""
+    base = factory.getbasetemp()
+    if "PYTEST_XDIST_WORKER" in os.environ:
+        base = base.parent
+    folder, made = base / name, base / f"{name}.made"
+    with FileLock(base / f"{name}.lock"):
+        if not made.exists():
+            shutil.rmtree(folder, ignore_errors=True)  # of a try that failed
+            make(folder)
+            made.touch()
+    return folder
+
+
 @pytest.fixture(scope="session")
 def exported(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A workspace with the default export (digits, 224 pixels, all variants). Don't write to it."""
-    root = tmp_path_factory.mktemp("exported") / "artifacts"
-    command = [sys.executable, "-m", "edgepipe.pipeline.cli", "export", "--workspace", str(root)]
-    subprocess.run(command, check=True, capture_output=True)
-    return root
+
+    def make(root: Path) -> None:
+        program = [sys.executable, "-m", "edgepipe.pipeline.cli"]
+        command = [*program, "export", "--workspace", str(root)]
+        subprocess.run(command, check=True, capture_output=True)
+
+    return once("exported", tmp_path_factory, make)
 
 
 @pytest.fixture
@@ -62,16 +80,19 @@ def measured(exported: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
     On a CPU whose int8 kernels saturate, ``int8`` fails parity, rightly. There the verdict of a
     machine that has VNNI is put beside it, so that the workspace can be packaged on any CPU.
     """
-    root = Path(shutil.copytree(exported, tmp_path_factory.mktemp("measured") / "artifacts"))
-    for command in (("parity",), ("bench", "--quick")):
-        flags = ("--runner", "ort-cpu", "--workspace", str(root))
-        program = [sys.executable, "-m", "edgepipe.pipeline.cli"]
-        done = subprocess.run([*program, *command, *flags], capture_output=True, text=True)
-        saturated = command == ("parity",) and host.saturates(host.facts())
-        assert done.returncode == (1 if saturated else 0), done.stdout + done.stderr
-        if saturated:
-            add_exact_machine(root / "mobilenet_v2" / "parity.json")
-    return root
+
+    def make(root: Path) -> None:
+        shutil.copytree(exported, root)
+        for command in (("parity",), ("bench", "--quick")):
+            flags = ("--runner", "ort-cpu", "--workspace", str(root))
+            program = [sys.executable, "-m", "edgepipe.pipeline.cli"]
+            done = subprocess.run([*program, *command, *flags], capture_output=True, text=True)
+            saturated = command == ("parity",) and host.saturates(host.facts())
+            assert done.returncode == (1 if saturated else 0), done.stdout + done.stderr
+            if saturated:
+                add_exact_machine(root / "mobilenet_v2" / "parity.json")
+
+    return once("measured", tmp_path_factory, make)
 
 
 def add_exact_machine(path: Path) -> None:

@@ -683,6 +683,7 @@ def test_variant_that_was_not_exported_says_how_to_get_it(
 # The same bytes everywhere (FAULTS 30) --------------------------------------------------------
 
 
+@pytest.mark.long
 def test_export_elsewhere_with_other_hashes_gives_the_same_bytes(
     edgepipe: Run, small: Small, tmp_path: Path
 ) -> None:

@@ -36,7 +36,11 @@ def busy_worker(command: Command) -> psutil.Process | None:
     [
         (signal.SIGKILL, r"the worker ended during '\w+': SIGKILL"),
         # Found out by the time-out, whose minute is what this test takes.
-        (signal.SIGSTOP, r"the worker did not answer '\w+' within \d+ s and was killed"),
+        pytest.param(
+            signal.SIGSTOP,
+            r"the worker did not answer '\w+' within \d+ s and was killed",
+            marks=pytest.mark.long,
+        ),
     ],
     ids=["SIGKILL", "SIGSTOP"],
 )

@@ -129,7 +129,7 @@ def test_a_damaged_bundle_is_not_even_sent(
     assert not far.exists()
 
 
-@pytest.mark.parametrize("earlier", [True, False])
+@pytest.mark.parametrize("earlier", [True, pytest.param(False, marks=pytest.mark.long)])
 def test_a_service_that_does_not_come_up_is_rolled_back(
     releases: tuple[Path, Path], far: Path, edgepipe: Run, tmp_path: Path, earlier: bool
 ) -> None:

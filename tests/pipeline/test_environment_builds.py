@@ -161,6 +161,7 @@ def test_an_interrupted_build_takes_pip_along_and_leaves_nothing(
     assert list((tmp_path / "tmp").iterdir()) == []
 
 
+@pytest.mark.long
 def test_a_killed_build_takes_pip_along_and_the_next_one_tidies_up(
     build: Build, edgepipe: Run, finished: Path, tmp_path: Path
 ) -> None:
@@ -175,6 +176,7 @@ def test_a_killed_build_takes_pip_along_and_the_next_one_tidies_up(
     assert not killed.exists()
 
 
+@pytest.mark.long
 def test_a_build_of_another_process_is_waited_for_and_left_alone(
     build: Build, finished: Path, tmp_path: Path
 ) -> None:

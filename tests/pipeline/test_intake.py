@@ -150,6 +150,7 @@ def test_a_name_is_what_to_call_it_and_not_what_to_export(edgepipe: Run, tmp_pat
     assert manifest["model"]["architecture"] == "mobilenet_v2"
 
 
+@pytest.mark.long
 def test_compare_counts_a_model_of_any_batch(
     export: Callable[[str], CompletedProcess[str]], edgepipe: Run, tmp_path: Path
 ) -> None:

@@ -165,6 +165,7 @@ def test_the_same_again_makes_nothing(work: Path, snakes: Path) -> None:
     assert (snakes / "manifest.json").read_bytes() == before
 
 
+@pytest.mark.long
 def test_int8_without_images_is_refused_and_synthetic_ones_are_said(work: Path) -> None:
     flags = ("--checkpoint", "snakes.pt", "--input-size", "64", "--workspace", "noise")
     done = run(work, "export", *flags)

@@ -105,6 +105,7 @@ def test_a_file_that_is_no_bench_is_bad_input(text: str, tmp_path: Path) -> None
         Baseline.load(tmp_path / "old.json")
 
 
+@pytest.mark.long
 def test_another_workspace_measured_along(
     workspace: Path, exported: Path, edgepipe: Run, tmp_path: Path
 ) -> None:
