@@ -165,11 +165,11 @@ def _notes(cells: Sequence[CellResult]) -> list[str]:
     for cell in cells:
         if cell.status != "ok":
             failed = cell.status == "failed"
-            which = f"{cell.variant}/{cell.runner} {cell.precision}" if failed else cell.runner
-            which += f" on {cell.target}" if cell.target not in ("", "local") else ""
+            name = f"{cell.variant}/{cell.runner} {cell.precision}" if failed else cell.runner
+            name += f" on {cell.target}" if cell.target not in ("", "local") else ""
             names = absent.setdefault(f"{cell.status}: {cell.reason}", [])
-            if which not in names:
-                names.append(which)
+            if name not in names:
+                names.append(name)
     lines += [f"  {', '.join(names)}: {reason}" for reason, names in absent.items()]
     return lines
 

@@ -6,11 +6,13 @@ import hashlib
 import json
 import shutil
 from collections.abc import Callable
+from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
 from random import Random
 from typing import Any
 
+from edgepipe.pipeline.manifest import digest
 from edgepipe.runners import archive
 
 from .mutating import changed, spoil, spoil_bytes
@@ -111,16 +113,11 @@ def manifest(random: Random, world: World, folder: Path) -> tuple[str, tuple[str
     body.pop("digest")
     body = changed(random, body)
     if isinstance(body, dict):
-        body["digest"] = _digest(body)
+        with suppress(ValueError):  # NaN and infinities: readers refuse those before any digest
+            body["digest"] = digest(body)
     path.write_text(json.dumps(body))
     commands = (MARKDOWN, REPORT, PACKAGE, PACKAGE, JUDGE, STATIC, EVALUATE, PREDICT)
     return "manifest.json", random.choices(commands, (4, 1, 4, 4, 4, 1, 1, 2))[0]
-
-
-def _digest(body: dict[str, Any]) -> str:
-    """``manifest.digest``, but of values that a document of ours can't hold, too."""
-    text = json.dumps(body, sort_keys=True, separators=(",", ":"))
-    return hashlib.sha256(text.encode()).hexdigest()
 
 
 def artifact(random: Random, world: World, folder: Path) -> tuple[str, tuple[str, ...]]:
@@ -142,7 +139,7 @@ def artifact(random: Random, world: World, folder: Path) -> tuple[str, tuple[str
     about = json.loads((place / "manifest.json").read_text())
     about.pop("digest")
     about["artifacts"][name] = _member(data)
-    about["digest"] = _digest(about)
+    about["digest"] = digest(about)
     (place / "manifest.json").write_text(json.dumps(about))
     return name, random.choice(read[name])
 
