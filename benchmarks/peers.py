@@ -40,8 +40,8 @@ from edgepipe.pipeline.rounds import Entry, Rounds, Source
 from edgepipe.pipeline.workspace import Workspace
 from edgepipe.runners import host, images
 from edgepipe.runners.base import RunnerError
-from edgepipe.runners.measure import SINGLE_STREAM, Plan
 from edgepipe.runners.targets import LOCAL
+from edgepipe.runners.timing_plan import SINGLE_STREAM, Plan
 
 MODEL = "mobilenet_v2"
 PARTS = ("costs", "quality", "latency", "benchmark_app")

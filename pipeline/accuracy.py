@@ -15,7 +15,8 @@ from dataclasses import dataclass
 import numpy as np
 
 from ..runners.base import SessionError
-from .gates import FAIL, INCONCLUSIVE, PASS, fewest
+from .statistics import fewest
+from .verdicts import FAIL, INCONCLUSIVE, PASS
 
 # Two-sided 95 %.
 Z_95 = 1.959963984540054

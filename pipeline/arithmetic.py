@@ -13,14 +13,14 @@ from pathlib import Path
 
 import numpy as np
 
+from ..runners.files import sha256_file
 from ..runners.images import Preprocessing
 from ..runners.targets import LOCAL
 from . import npz
 from .cells import Cell, open_cell, run_goldens
 from .errors import InputError, WorkspaceError
-from .files import sha256_file
-from .gates import kind_of
 from .goldens import FILE, Goldens, packed
+from .limits import kind_of
 from .manifest import Manifest
 
 EXECUTOR = "ort-cpu"

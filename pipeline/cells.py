@@ -3,29 +3,21 @@
 from __future__ import annotations
 
 import sys
-from collections.abc import Callable, Collection, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Any, Protocol
+from typing import Any
 
 import numpy as np
 
 from ..runners import formats
-from ..runners.base import (
-    PlacementError,
-    RunnerError,
-    RunnerUnavailable,
-    SessionError,
-    Settings,
-)
+from ..runners.base import PlacementError, RunnerError, RunnerUnavailable, SessionError, Settings
 from ..runners.images import Preprocessing
 from ..runners.launch import Loaded, Timeouts, Worker
 from ..runners.targets import Target
-from .errors import ExitCode, InputError, UsageError
-from .gates import FAIL, INCONCLUSIVE
+from .errors import InputError, UsageError
 from .goldens import Goldens, valid_rows
-from .sections import CellsConfig
 
 EMULATED_TIMEOUTS = Timeouts(start=300.0, load=900.0, run=300.0)
 
@@ -236,47 +228,3 @@ class Opener:
         except RunnerError as error:
             self._lost.append((cell, error))
             raise
-
-
-class Outcome(Protocol):
-    """What the result of a cell says in every command. ``status``: ok, unavailable, failed."""
-
-    @property
-    def runner(self) -> str: ...
-    @property
-    def target(self) -> str: ...
-    @property
-    def status(self) -> str: ...
-
-
-class Judged(Outcome, Protocol):
-    """The outcome of a cell under gates. ``verdict``: pass, fail, inconclusive, or none."""
-
-    @property
-    def verdict(self) -> str | None: ...
-
-
-def exit_code(cells: Sequence[Judged], section: CellsConfig) -> ExitCode:
-    """``code_of`` the cells' own verdicts."""
-    return code_of([cell.verdict for cell in cells], cells, section)
-
-
-def code_of(
-    verdicts: Collection[str | None], outcomes: Sequence[Outcome], section: CellsConfig
-) -> ExitCode:
-    """A failed gate before a failed or missing runner before a doubt."""
-    if FAIL in verdicts:
-        return ExitCode.GATE_FAILED
-    if runner_failed(outcomes, section):
-        return ExitCode.RUNNER
-    return ExitCode.INCONCLUSIVE if INCONCLUSIVE in verdicts else ExitCode.OK
-
-
-def runner_failed(outcomes: Sequence[Outcome], section: CellsConfig) -> bool:
-    """Exit code 5: a cell failed, one that was asked for is unavailable, or all of them are."""
-    missing = [outcome for outcome in outcomes if outcome.status == "unavailable"]
-    return (
-        any(outcome.status == "failed" for outcome in outcomes)
-        or any(outcome.runner in section.runners for outcome in missing)
-        or len(missing) == len(outcomes)
-    )

@@ -5,13 +5,15 @@ from __future__ import annotations
 from collections import Counter
 from dataclasses import asdict, dataclass
 
-from ..runners.measure import OFFLINE, SERVER
-from .gates import FAIL, INCONCLUSIVE, PASS, default_gate, kind_of
+from ..runners.timing_plan import OFFLINE, SERVER
+from .gates import default_gate
+from .limits import kind_of
 from .measured import CellResult
 from .report.tables import ms, number
 from .reporting import Report, Row
 from .results import BENCH, MISSING, PARITY, Source
 from .validity import VALID
+from .verdicts import FAIL, INCONCLUSIVE, PASS
 
 
 @dataclass(frozen=True)

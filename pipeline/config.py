@@ -25,7 +25,7 @@ from ..runners.formats import DATA_ONLY, can_run_code
 from ..runners.images import PRESETS
 from ..runners.targets import BUILT_IN_TARGETS, Target
 from .errors import InputError, UsageError
-from .gates import kind_of
+from .limits import kind_of
 from .sections import (
     COMMANDS,
     DEFAULT_MODEL,

@@ -22,11 +22,10 @@ import numpy as np
 
 from ..runners import images
 from ..runners.base import ImageError
-from ..runners.images import Pixels, Preprocessing
+from ..runners.images import DECODERS, Pixels, Preprocessing
 from . import digits as embedded
 from . import unreadable
 from .errors import InputError
-from .sections import DECODERS
 
 LABELS_SHOWN = 20
 # Squares of noise that a synthetic picture is the mean of, from one patch of colour to pixels.

@@ -14,11 +14,11 @@ from pathlib import Path
 from typing import Any
 
 from ..runners.bundle import SUFFIX, Index, older, unpacked
+from ..runners.files import sha256_file
 from ..runners.launch import Timeouts, Worker
 from ..runners.targets import Target
 from .config import Config
 from .errors import EXIT_CODES, ExitCode
-from .files import sha256_file
 from .progress import Progress
 from .receiver import CURRENT, PREVIOUS
 

@@ -29,12 +29,11 @@ from typing import Any
 import filelock
 
 from ..runners import documents, probe, registry
-from ..runners.base import RunnerError, RunnerUnavailable, Settings
+from ..runners.base import RunnerError, RunnerOptionError, RunnerUnavailable, Settings
+from ..runners.files import write_synced
 from ..runners.launch import Worker
 from ..runners.targets import LOCAL
 from . import guarded, own_wheel
-from .errors import UsageError
-from .files import write_synced
 
 SCHEMA_VERSION = 1
 _held: dict[Path, int] = {}
@@ -166,8 +165,8 @@ def create(
 
     ``python`` is the interpreter to make it with, this one by default. What was damaged is made
     anew from the versions it was locked to; ``remove`` it first to have newer ones. Raises
-    ``UsageError`` for a runner without a recipe, ``RunnerUnavailable`` if the environment can't
-    be made (nothing is left of it then) or does not run a model. That one stays if there was
+    ``RunnerOptionError`` for a runner without a recipe, ``RunnerUnavailable`` if the environment
+    can't be made (nothing is left of it then) or does not run a model. That one stays if there was
     none that does.
     """
     check_known(runner)
@@ -230,9 +229,11 @@ def remove(runner: str, say: Callable[[str], None] = lambda _text: None) -> list
 
 
 def check_known(runner: str) -> None:
-    """Raise ``UsageError`` for a runner that no environment can be made for."""
+    """Raise ``RunnerOptionError`` for a runner that no environment can be made for."""
     if runner not in known():
-        raise UsageError(f"no environment can be made for {runner!r}; known: {', '.join(known())}")
+        raise RunnerOptionError(
+            f"no environment can be made for {runner!r}; known: {', '.join(known())}"
+        )
 
 
 @contextmanager
@@ -376,7 +377,7 @@ def _interpreter(python: str) -> str:
     try:
         done = subprocess.run([python, "-I", "-c", code], capture_output=True, text=True)
     except OSError as error:
-        raise UsageError(f"--python {python}: {error.strerror}") from error
+        raise RunnerOptionError(f"--python {python}: {error.strerror}") from error
     if done.returncode or not done.stdout.strip():
-        raise UsageError(f"--python {python}: is no Python interpreter")
+        raise RunnerOptionError(f"--python {python}: is no Python interpreter")
     return done.stdout.strip()

@@ -25,6 +25,7 @@ from ..runners.base import (
     MissingDecoder,
     MissingSigner,
     RunnerError,
+    RunnerOptionError,
 )
 
 
@@ -79,6 +80,7 @@ EXIT_CODES: tuple[tuple[type[BaseException], ExitCode], ...] = (
     (Refused, ExitCode.GATE_FAILED),
     (UsageError, ExitCode.USAGE),
     (ExportOptionError, ExitCode.USAGE),
+    (RunnerOptionError, ExitCode.USAGE),
     (InputError, ExitCode.BAD_INPUT),
     (ModelError, ExitCode.BAD_INPUT),
     (ImageError, ExitCode.BAD_INPUT),

@@ -10,9 +10,10 @@ from typing import Any
 
 from ..runners import documents
 from ..runners.bundle import Variant
-from ..runners.measure import SINGLE_STREAM
+from ..runners.timing_plan import SINGLE_STREAM
 from .errors import InputError
-from .gates import FAIL, PASS, Gate
+from .gates import Gate
+from .verdicts import FAIL, PASS
 
 # (variant, runner, precision) -> the limits that hold now
 GateOf = Callable[[str, str, str], Gate]

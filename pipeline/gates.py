@@ -6,36 +6,22 @@ docs/parity.md gives the reasoning behind every default.
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Mapping
+from collections.abc import Mapping
 from dataclasses import dataclass, field, replace
 
 import numpy as np
 
 from . import metrics
-from .judgement import (
-    FAIL,
-    FILE,
-    INCONCLUSIVE,
-    KERNELS,
-    PASS,
-    SATURATION,
-    Distance,
-    Judgement,
-    Twice,
-)
+from .judgement import FILE, KERNELS, SATURATION, Distance, Judgement, Twice
+from .limits import FLOAT_FLOOR_DB, float_limit
+from .statistics import samples_needed, wilson
+from .verdicts import FAIL, INCONCLUSIVE, PASS
 
-# One-sided 95 %: a pass is a claim in one direction.
-Z = 1.6448536269514722
-MOST_SAMPLES_SUGGESTED = 1_000_000
 # A reference whose samples differ by less than this share of their size is constant.
 DEGENERATE = 1e-6
 
 # How much further than torch's float32 is from float64 a float32 runner may be, in dB.
 F32_MARGIN_DB = 30.0
-# The rounding of float32, half a unit in the last of 24 bits: nothing that rounds is nearer.
-FLOAT32_DB = 144.5
-# Below this nothing is told by a distance to a float32 reference: 1 % of noise.
-FLOAT_FLOOR_DB = 40.0
 # Noise of kernels that harms nothing, however good the file is.
 KERNELS_ENOUGH_DB = 35.0
 
@@ -61,13 +47,6 @@ class Gate:
         return min(file.sqnr_db, KERNELS_ENOUGH_DB)
 
 
-def kind_of(variant: str, precision: str) -> str:
-    """What decides the limits of a cell: how the variant keeps its numbers, else the precision."""
-    if variant.startswith("int8"):
-        return "int8"
-    return "f16" if (variant, precision) == ("fp16", "f32") else precision
-
-
 def default_gate(kind: str, reference_sqnr_db: float) -> Gate:
     """The gate for a kind of arithmetic: "f32", "tf32", "f16", "bf16" or "int8".
 
@@ -81,15 +60,6 @@ def default_gate(kind: str, reference_sqnr_db: float) -> Gate:
         "bf16": Gate(15.0, 0.98, 0.85),
         "int8": Gate(15.0, 0.98, 0.85),
     }[kind]
-
-
-def float_limit(reference_sqnr_db: float, margin_db: float) -> float:
-    """A limit for float32, so far below torch's own distance from float64, in dB.
-
-    Finite whatever that distance is: a float32 that equals its float64 is taken to be as near as
-    rounding allows, and no limit lies below the floor, where it would mean nothing.
-    """
-    return max(min(reference_sqnr_db, FLOAT32_DB) - margin_db, FLOAT_FLOOR_DB)
 
 
 def unreliable(kind: str, gate: Gate, reference_sqnr_db: float) -> str | None:
@@ -302,36 +272,6 @@ def measure(outputs: np.ndarray, reference: np.ndarray, classifier: bool = True)
             top5_agreement=metrics.topk_agreement(outputs, reference, 5) if classes else None,
             flipped=metrics.flipped(outputs, reference) if classes else [],
         )
-
-
-def wilson(share: float, count: int, z: float = Z) -> tuple[float, float]:
-    """Bounds of a proportion, each one-sided 95 % by default (Wilson 1927, score interval)."""
-    centre = share + z**2 / (2 * count)
-    half = z * math.sqrt(share * (1 - share) / count + z**2 / (4 * count**2))
-    scale = 1 + z**2 / count
-    return (centre - half) / scale, (centre + half) / scale
-
-
-def samples_needed(share: float, limit: float) -> int | None:
-    """The smallest number of samples that settles it at this share; ``None`` beyond a million."""
-    side = 0 if share >= limit else 1
-
-    def settled(count: int) -> bool:
-        bound = wilson(share, count)[side]
-        return bound >= limit if side == 0 else bound < limit
-
-    return fewest(settled)
-
-
-def fewest(settled: Callable[[int], bool]) -> int | None:
-    """The smallest count for which ``settled``, and with it every larger one, is true."""
-    low, high = 1, MOST_SAMPLES_SUGGESTED
-    if not settled(high):
-        return None
-    while low < high:
-        middle = (low + high) // 2
-        low, high = (low, middle) if settled(middle) else (middle + 1, high)
-    return low
 
 
 def _constant(reference: np.ndarray) -> bool:

@@ -6,6 +6,7 @@ import io
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 
@@ -133,3 +134,9 @@ def valid_rows(output: np.ndarray, batch: int, valid: int) -> np.ndarray:
     """
     whole = output.ndim == 0 or len(output) != batch
     return output[None] if whole else output[:valid]
+
+
+def reference_json(sqnr_db: float) -> dict[str, Any]:
+    """How exact torch's float32 is, as JSON has it."""
+    state = metrics.state(sqnr_db)
+    return {"reference_sqnr_db": metrics.finite(sqnr_db), "reference_state": state}

@@ -8,8 +8,8 @@ from dataclasses import asdict, dataclass, field, replace
 from typing import Any
 
 from . import metrics
+from .verdicts import FAIL
 
-PASS, FAIL, INCONCLUSIVE = "pass", "fail", "inconclusive"
 # Who a failed int8 cell is the fault of: see ``gates.judge``.
 FILE, KERNELS, SATURATION = "file", "kernels", "saturation"
 # The figures of a cell that is judged twice, beside those of any cell.

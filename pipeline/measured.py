@@ -11,17 +11,17 @@ from typing import Any
 import numpy as np
 
 from ..runners.base import PlacementError, RunnerError
-from ..runners.measure import OFFLINE, SERVER, SINGLE_STREAM
+from ..runners.timing_plan import OFFLINE, SERVER, SINGLE_STREAM
 from . import statistics
-from .cells import Cell, code_of, status_of
+from .cells import Cell, status_of
 from .errors import ExitCode
-from .gates import FAIL
 from .manifest import CellKey
 from .planning import Refused
 from .regression import Comparison
 from .rounds import Entry, Visits
 from .sections import CellsConfig
 from .validity import INVALID
+from .verdicts import FAIL, code_of
 
 SCHEMA_VERSION = 1
 
@@ -146,7 +146,7 @@ def exit_code(rows: Sequence[CellResult], section: CellsConfig) -> ExitCode:
     """``code_of`` the comparisons with a baseline; a row that is invalid has failed a gate."""
     verdicts = [row.comparison.verdict for row in rows if row.comparison]
     verdicts += [FAIL for row in rows if row.verdict == INVALID]
-    return code_of(verdicts, rows, section)
+    return code_of(verdicts, rows, section.runners)
 
 
 def failed_row(cell: Cell, scenario: str, error: RunnerError) -> CellResult:

@@ -14,8 +14,8 @@ from dataclasses import dataclass
 from ..runners import registry
 from ..runners.base import RunnerError
 from ..runners.launch import Worker
-from ..runners.measure import SINGLE_STREAM
 from ..runners.targets import LOCAL
+from ..runners.timing_plan import SINGLE_STREAM
 from . import environments, made_here
 from .cells import Cell, with_settings
 from .config import Config

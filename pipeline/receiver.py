@@ -27,9 +27,9 @@ import filelock
 from ..runners import documents, protocol
 from ..runners.base import BundleError, SessionError
 from ..runners.bundle import SUFFIX, older, read_index
+from ..runners.files import sha256_file, sync_folder
 from ..runners.worker import Operation, hello
 from ..runners.worker import main as serve
-from .files import sha256_file, sync_folder
 
 CURRENT, PREVIOUS, OLDER = "current", "previous", ".older"
 RELEASES, LOCK = "releases", ".lock"

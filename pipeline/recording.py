@@ -15,7 +15,8 @@ from . import goldens as recorded
 from . import metrics, npz
 from .cells import Cell
 from .errors import InputError
-from .gates import kind_of
+from .goldens import reference_json
+from .limits import kind_of
 
 SCHEMA_VERSION = 1
 OWN = "own/"
@@ -136,12 +137,6 @@ class Recording:
             raise
         except Exception as error:  # a damaged archive fails in many ways inside zipfile and numpy
             raise InputError(f"{path}: not a parity recording ({error})") from error
-
-
-def reference_json(sqnr_db: float) -> dict[str, Any]:
-    """How exact torch's float32 is, as JSON has it."""
-    state = metrics.state(sqnr_db)
-    return {"reference_sqnr_db": metrics.finite(sqnr_db), "reference_state": state}
 
 
 def _under(arrays: Mapping[str, np.ndarray], prefix: str) -> dict[str, np.ndarray]:

@@ -10,8 +10,8 @@ from typing import Any
 from ..runners import documents
 from . import statistics
 from .errors import InputError
-from .gates import FAIL, INCONCLUSIVE, PASS
 from .validity import VALID
+from .verdicts import FAIL, INCONCLUSIVE, PASS
 
 # What makes two rows the same cell.
 KEY = ("variant", "runner", "target", "precision", "device", "scenario", "batch")

@@ -22,7 +22,7 @@ from .results import (
     Source,
     TuneFile,
 )
-from .stages.evaluate import CellAccuracy
+from .stages.accuracies import CellAccuracy
 from .stages.parity import CellVerdict
 
 AnyCell = CellResult | CellVerdict | CellAccuracy

@@ -20,10 +20,10 @@ from .errors import InputError, IntegrityError, WorkspaceError
 from .explanation import Blame
 from .manifest import Manifest
 from .measured import CellResult
+from .stages.accuracies import CellAccuracy
 from .stages.compare import RESULT_FILE as COMPARISON
 from .stages.compare import Candidate
 from .stages.convolutions import Convolution
-from .stages.evaluate import CellAccuracy
 from .stages.parity import CellVerdict
 from .stages.tune import RESULT_FILE as TUNING
 from .stages.tune import Tuned

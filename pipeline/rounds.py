@@ -15,7 +15,8 @@ import numpy as np
 
 from ..runners.base import RunnerError, SessionError
 from ..runners.images import Preprocessing
-from ..runners.measure import OFFLINE, SINGLE_STREAM, Measurement, Plan
+from ..runners.measure import Measurement
+from ..runners.timing_plan import OFFLINE, SINGLE_STREAM, Plan
 from . import metrics
 from .cells import Cell, OpenCell, open_cell, run_goldens, shares_fate, status_of
 from .gates import mismatch

@@ -17,14 +17,13 @@ from pydantic import (
 )
 
 from ..exporters import registry as exporters
+from ..runners.images import DECODERS
 from ..runners.targets import LOCAL, Target
 from .arrays import ArrayInput
 from .placement import required_share
 
 DEFAULT_MODEL = "mobilenet_v2"
 SYNTHETIC = "synthetic"
-# Two at a time keep a worker busy with pictures of a camera, and bound what is in memory.
-DECODERS = 2
 VARIANTS = ("fp32", "int8", "int8-avx2", "fp16")
 PRECISIONS = ("f32", "tf32", "bf16", "f16")
 # A model's name is that of its folder: nothing that leads elsewhere, or hides it.

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from typing import Any
 
 import numpy as np
@@ -118,3 +118,40 @@ def _scipy_stats() -> Any:
     except ImportError as error:
         raise MissingLibrary(f'{error}; pip install "edgepipe[bench]"') from error
     return stats
+
+
+# One-sided 95 %: a pass is a claim in one direction.
+Z = 1.6448536269514722
+
+
+MOST_SAMPLES_SUGGESTED = 1_000_000
+
+
+def wilson(share: float, count: int, z: float = Z) -> tuple[float, float]:
+    """Bounds of a proportion, each one-sided 95 % by default (Wilson 1927, score interval)."""
+    centre = share + z**2 / (2 * count)
+    half = z * math.sqrt(share * (1 - share) / count + z**2 / (4 * count**2))
+    scale = 1 + z**2 / count
+    return (centre - half) / scale, (centre + half) / scale
+
+
+def samples_needed(share: float, limit: float) -> int | None:
+    """The smallest number of samples that settles it at this share; ``None`` beyond a million."""
+    side = 0 if share >= limit else 1
+
+    def settled(count: int) -> bool:
+        bound = wilson(share, count)[side]
+        return bound >= limit if side == 0 else bound < limit
+
+    return fewest(settled)
+
+
+def fewest(settled: Callable[[int], bool]) -> int | None:
+    """The smallest count for which ``settled``, and with it every larger one, is true."""
+    low, high = 1, MOST_SAMPLES_SUGGESTED
+    if not settled(high):
+        return None
+    while low < high:
+        middle = (low + high) // 2
+        low, high = (low, middle) if settled(middle) else (middle + 1, high)
+    return low

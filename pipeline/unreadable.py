@@ -12,7 +12,7 @@ from pathlib import Path
 
 from ..runners import images
 from ..runners.base import ImageError
-from .sections import DECODERS
+from ..runners.images import DECODERS
 
 FLAG = "--skip-unreadable"
 

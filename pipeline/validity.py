@@ -6,10 +6,11 @@ from collections.abc import Sequence
 
 import numpy as np
 
-from ..runners.measure import OFFLINE, SERVER, SINGLE_STREAM, Measurement
+from ..runners.measure import Measurement
+from ..runners.timing_plan import OFFLINE, SERVER, SINGLE_STREAM
 from . import statistics
 from .cells import Cell
-from .gates import float_limit, kind_of
+from .limits import float_limit, kind_of
 from .rounds import figure
 
 VALID, NOISY, INVALID = "valid", "noisy", "invalid"

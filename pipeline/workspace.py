@@ -20,8 +20,9 @@ from typing import Any, Self
 import filelock
 
 from ..runners import documents
+from ..runners.files import sha256_file, sync_folder, write_synced
 from .errors import IntegrityError, WorkspaceError
-from .files import sha256_file, sync_folder, write_synced, writing
+from .files import writing
 from .manifest import RESTORE, Artifact, Manifest, Recommendation, StageRecord, is_file_name
 
 MANIFEST = "manifest.json"

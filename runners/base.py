@@ -30,6 +30,10 @@ class RunnerError(Exception):
     greeted = True
 
 
+class RunnerOptionError(Exception):
+    """What the runners were asked for makes no sense. One line: what, and what to do."""
+
+
 class RunnerUnavailable(RunnerError):
     """The runner can't work here: a missing library or device. Says how to install it."""
 

@@ -19,7 +19,7 @@ from typing import Any, BinaryIO
 from . import archive, documents, formats, host
 from .base import BundleError, BundleUnreadable
 from .images import Preprocessing
-from .measure import SINGLE_STREAM
+from .timing_plan import SINGLE_STREAM
 
 SCHEMA_VERSION = 1
 INDEX, SIGNATURE, GOLDENS = "bundle.json", "bundle.sig", "goldens.npz"

@@ -255,3 +255,7 @@ def batches(array: np.ndarray, batch: int) -> Iterator[tuple[np.ndarray, slice, 
         part = array[rows]
         full = part if len(part) == batch else np.resize(part, (batch, *part.shape[1:]))
         yield full, rows, len(part)
+
+
+# Two at a time keep a worker busy with pictures of a camera, and bound what is in memory.
+DECODERS = 2

@@ -43,8 +43,9 @@ from .base import (
     WorkerTimeout,
 )
 from .conditions import Conditions
-from .measure import Measurement, Plan
+from .measure import Measurement
 from .targets import INSTALL, SSH_REMEDIES
+from .timing_plan import Plan
 
 STDERR_KEPT = 16 << 10
 KILL_GRACE_SECONDS = 5.0

@@ -21,14 +21,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from . import host, own_process, probe, registry
-from .base import (
-    Placement,
-    PlacementError,
-    RunnerUnavailable,
-    SessionError,
-    Settings,
-    TensorSpec,
-)
+from .base import Placement, PlacementError, RunnerUnavailable, SessionError, Settings, TensorSpec
 from .queues import ThreadQueue
 
 if TYPE_CHECKING:

@@ -11,7 +11,7 @@ from typing import Any
 
 import numpy as np
 
-from .measure import Kept, Plan
+from .timing_plan import Kept, Plan
 
 
 class _Queued:

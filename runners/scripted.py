@@ -30,7 +30,7 @@ from . import protocol, registry
 from .base import Placement, RunnerError, RunnerUnavailable, SessionError, Settings, TensorSpec
 from .conditions import Conditions
 from .launch import Worker
-from .measure import SERVER, SINGLE_STREAM
+from .timing_plan import SERVER, SINGLE_STREAM
 
 Arrays = Mapping[str, np.ndarray]
 HOST: Mapping[str, Any] = {

@@ -32,7 +32,8 @@ import numpy as np
 
 from . import host, installed, own_process, protocol, registry, watchdog
 from .base import PlacementError, RunnerUnavailable, Session, SessionError, Settings
-from .measure import Plan, measure
+from .measure import measure
+from .timing_plan import Plan
 
 MAX_REASON = 600
 Operation = Callable[[protocol.Message, protocol.Blobs], Any]

@@ -51,7 +51,7 @@ def compare(
     """Put models side by side: size, arithmetic, memory, speed, accuracy."""
     from .. import compare as run
     from ..files import write_whole
-    from ..report import comparison
+    from ..report import choices, comparison
 
     result = run(
         tuple(model or ()),
@@ -70,7 +70,7 @@ def compare(
         training=training,
     )
     if plot:
-        write_whole(plot, comparison.svg(result).encode())
+        write_whole(plot, choices.svg(result).encode())
     options.show(result, as_json, comparison.text)
     options.leave(result.exit_code)
 

@@ -9,7 +9,7 @@ from ..progress import SILENT, Progress
 
 if TYPE_CHECKING:
     from ..explanation import Explanation
-    from ..stages.evaluate import EvaluationResult
+    from ..stages.accuracies import EvaluationResult
     from ..stages.parity import ParityResult
     from ..stages.predict import PredictResult
     from ..workspace import Workspace
@@ -120,7 +120,7 @@ def predict(
 
 def _plot(place: Workspace, found: tuple[Explanation, ...], progress: Progress) -> None:
     """Write the plot of an explanation, or say what it lacks."""
-    from ..report import explanation as report
+    from ..report import layers as report
     from ..stages.explain import PLOT_FILE
 
     try:

@@ -60,7 +60,7 @@ def train(
 
     from .. import config as configuration
     from ..files import write_whole
-    from ..report import confusion
+    from ..report import matrix
     from ..stages.train import PLOT_SUFFIX
     from ..stages.train import train as learn
 
@@ -69,7 +69,7 @@ def train(
     file = Path(output) if output else Path(f"{config.model}-{name}.safetensors")
     result = learn(config, file, restart, progress)
     try:
-        write_whole(file.with_suffix(PLOT_SUFFIX), confusion.svg(result).encode())
+        write_whole(file.with_suffix(PLOT_SUFFIX), matrix.svg(result).encode())
     except ImportError as error:
         progress.say(f'warning: no {PLOT_SUFFIX}: {error}; pip install "edgepipe[report]"')
     return result

@@ -9,7 +9,7 @@ from ..progress import SILENT, Progress
 if TYPE_CHECKING:
     from ..deployment import Deployment
     from ..stages.package import Packaged
-    from ..stages.verify import Verification
+    from ..stages.verification import Verification
 
 
 def package(

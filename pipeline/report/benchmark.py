@@ -7,7 +7,7 @@ from textwrap import wrap
 
 from rich.console import RenderableType
 
-from ...runners.measure import OFFLINE, SERVER, SINGLE_STREAM
+from ...runners.timing_plan import OFFLINE, SERVER, SINGLE_STREAM
 from ..measured import BenchResult, CellResult
 from ..regression import Comparison
 from ..stages.tune import TuneResult

@@ -11,15 +11,15 @@ from ...exporters.fitting import TOP
 from ...exporters.registry import ONNX
 from ...exporters.sources import CHECKPOINT, OWN
 from ...runners.images import PRESETS, Preprocessing
-from ...runners.measure import SINGLE_STREAM
+from ...runners.timing_plan import SINGLE_STREAM
 from ..manifest import Manifest
 from ..measured import CellResult
 from ..modelspec import name_of
 from ..reporting import Report
 from ..results import ComparisonFile
 from ..sections import SYNTHETIC
+from ..stages.accuracies import CellAccuracy
 from ..stages.compare import Speed
-from ..stages.evaluate import CellAccuracy
 from ..stages.parity import CellVerdict
 from ..stages.tune import Tuned
 

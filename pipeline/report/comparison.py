@@ -2,11 +2,10 @@
 
 from __future__ import annotations
 
-import io
 from collections.abc import Sequence
 from typing import TYPE_CHECKING, Any
 
-from . import pareto, tables
+from . import tables
 from .tables import mebibytes, millions, ms, number
 
 if TYPE_CHECKING:
@@ -22,32 +21,6 @@ def text(result: CompareResult) -> str:
     if result.convolutions:
         parts.append(_convolutions(result.convolutions))
     return tables.text(*parts, *_notes(result))
-
-
-def svg(result: CompareResult) -> str:
-    """Published accuracy against measured time, one panel for each runner; area is file size.
-
-    Raises ``ImportError`` without matplotlib.
-    """
-    from matplotlib import rc_context
-    from matplotlib.backends.backend_agg import FigureCanvasAgg
-    from matplotlib.figure import Figure
-    from matplotlib.lines import Line2D
-
-    height = 4.5 * max(1, len(pareto.runners_of(result.models)))
-    figure = Figure(figsize=(9, height), layout="constrained")
-    FigureCanvasAgg(figure)  # measures text for the names
-    if colors := pareto.colors_of(result.models, pareto.ON_WHITE):
-        style: Any = {"linestyle": "none", "marker": "o"}
-        handles = [Line2D([], [], color=color, label=name, **style) for name, color in colors]
-        title = "area: the file's size; hollow: a timing that isn't valid; dotted: the Pareto front"
-        figure.legend(handles=handles, ncols=4, loc="outside upper left", title=title)
-    pareto.draw(figure, result.models, pareto.ON_WHITE)
-    buffer = io.StringIO()
-    # Text stays text, and equal results give equal files.
-    with rc_context({"svg.fonttype": "none", "svg.hashsalt": "edgepipe"}):
-        figure.savefig(buffer, format="svg", metadata={"Date": None})
-    return buffer.getvalue()
 
 
 def _costs(result: CompareResult) -> tables.Table:

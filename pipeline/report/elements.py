@@ -4,9 +4,9 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
-from ..gates import FAIL, INCONCLUSIVE, PASS
 from ..stages.tune import RECOMMENDED
 from ..validity import INVALID, NOISY, VALID
+from ..verdicts import FAIL, INCONCLUSIVE, PASS
 
 MIB = 1 << 20
 NONE = "–"

@@ -85,6 +85,17 @@ def figure_of(width: int, height: int) -> Iterator[tuple[Any, Callable[[str, str
         yield figure, finish
 
 
+def saved(figure: Any) -> str:
+    """A figure as the text of a file of its own."""
+    from matplotlib import rc_context
+
+    buffer = io.StringIO()
+    # Text stays text, and equal results give equal files.
+    with rc_context({"svg.fonttype": "none", "svg.hashsalt": "edgepipe"}):
+        figure.savefig(buffer, format="svg", metadata={"Date": None})
+    return buffer.getvalue()
+
+
 def _inline(svg: str, name: str, description: str) -> str:
     """SVG for inside a page: its own ids, the page's colours and fonts, a description."""
     ElementTree.register_namespace("", SVG)

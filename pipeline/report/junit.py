@@ -6,9 +6,9 @@ from pathlib import Path
 
 from ...exporters.base import MissingLibrary
 from ..files import writing
-from ..gates import FAIL, INCONCLUSIVE
-from ..stages.evaluate import CellAccuracy, EvaluationResult
+from ..stages.accuracies import CellAccuracy, EvaluationResult
 from ..stages.parity import CellVerdict, ParityResult
+from ..verdicts import FAIL, INCONCLUSIVE
 
 
 def write(result: ParityResult | EvaluationResult, path: Path) -> None:

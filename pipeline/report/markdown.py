@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
-from ..stages.evaluate import CellAccuracy, EvaluationResult
+from ..stages.accuracies import CellAccuracy, EvaluationResult
 from ..stages.parity import CellVerdict, ParityResult
 from .tables import decibels, row_name
 

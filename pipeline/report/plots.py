@@ -9,10 +9,10 @@ from typing import Any
 import numpy as np
 
 from ..choice import Speed, speed
-from ..gates import PASS
 from ..reporting import Row
 from ..results import BROKEN, ExplainedCell
 from ..validity import MAX_ROUND_SPREAD, VALID
+from ..verdicts import PASS
 from .annotations import Point, log_ruler, place_labels
 from .inline_svg import BAD, BAND, INK, QUIET, SERIES, SURFACE, VARIABLES, figure_of
 from .tables import ms

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from ..deployment import WOULD_DEPLOY, Deployment
 from ..stages.package import Packaged
-from ..stages.verify import Verification
+from ..stages.verification import Verification
 from .tables import ms, table, text
 
 MIB = 1 << 20

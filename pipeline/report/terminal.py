@@ -13,7 +13,7 @@ from ..diagnosis import Diagnosis
 from ..inventory import Inventory
 from ..manifest import Manifest
 from ..sections import SYNTHETIC
-from ..stages.evaluate import CellAccuracy, EvaluationResult
+from ..stages.accuracies import CellAccuracy, EvaluationResult
 from ..stages.parity import CellVerdict, ParityResult
 from . import explanation
 from .tables import apart, decibels, number, row_name, table, text

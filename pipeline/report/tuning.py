@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from typing import Any
 
-from ...runners.measure import SINGLE_STREAM
+from ...runners.timing_plan import SINGLE_STREAM
 from ..manifest import Recommendation
 from ..reporting import Report
 from ..stages.tune import MIN_GAIN, RECOMMENDED, Trial, Tuned

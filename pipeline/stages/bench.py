@@ -10,35 +10,19 @@ from typing import Any
 import numpy as np
 
 from ...runners.base import RunnerError
-from ...runners.measure import SERVER, SINGLE_STREAM, Plan
+from ...runners.timing_plan import SERVER, SINGLE_STREAM, Plan
 from .. import placement, statistics
 from ..cells import Cell, timeable
 from ..config import Config
 from ..errors import ExitCode, UsageError
-from ..gates import INCONCLUSIVE
-from ..measured import (
-    BenchResult,
-    CellResult,
-    exit_code,
-    failed_row,
-    measured_row,
-    refused_row,
-)
+from ..measured import BenchResult, CellResult, exit_code, failed_row, measured_row, refused_row
 from ..planning import Refused, key_of, plan
 from ..progress import Progress
 from ..regression import Baseline, Comparison, compare
-from ..rounds import (
-    QUICK_SECONDS,
-    Entry,
-    Rounds,
-    Source,
-    Visits,
-    cached_load_ms,
-    hosts,
-    timing,
-)
+from ..rounds import QUICK_SECONDS, Entry, Rounds, Source, Visits, cached_load_ms, hosts, timing
 from ..sections import fraction
 from ..validity import INVALID, judge, of_quick_run
+from ..verdicts import INCONCLUSIVE
 
 RESULT_FILE, SAMPLES_FILE = "bench.json", "bench.npz"
 

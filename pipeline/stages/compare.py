@@ -19,7 +19,7 @@ from ...exporters.complexity import Complexity
 from ...exporters.threads import torch_threads
 from ...exporters.zoo import ARCHITECTURES, WITH_WIDTH
 from ...exporters.zoo.published import PUBLISHED
-from ...runners.measure import SINGLE_STREAM
+from ...runners.timing_plan import SINGLE_STREAM
 from .. import statistics
 from ..cells import timeable
 from ..config import Config, nearest

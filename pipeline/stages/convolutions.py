@@ -20,8 +20,8 @@ from typing import Any
 import numpy as np
 
 from ...runners.base import RunnerError, SessionError
-from ...runners.measure import Plan
 from ...runners.targets import LOCAL
+from ...runners.timing_plan import Plan
 from .. import metrics
 from ..cells import Cell, Opener, status_of
 from ..config import Config

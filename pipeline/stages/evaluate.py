@@ -11,8 +11,7 @@ from __future__ import annotations
 import math
 from collections.abc import Mapping, Sequence
 from contextlib import ExitStack
-from dataclasses import asdict, dataclass, field, replace
-from typing import Any
+from dataclasses import dataclass, field, replace
 
 import numpy as np
 
@@ -22,24 +21,26 @@ from ...runners.base import RunnerError
 from ...runners.images import Preprocessing, batches
 from ...runners.targets import LOCAL
 from .. import accuracy, arithmetic, dataset
-from ..accuracy import Drop
 from ..arithmetic import Arithmetic
-from ..cells import Cell, OpenCell, Opener, exit_code, run_batches, run_goldens, status_of
+from ..cells import Cell, OpenCell, Opener, run_batches, run_goldens, status_of
 from ..config import Config
 from ..dataset import Dataset
-from ..errors import ExitCode, UsageError, WorkspaceError
-from ..gates import FAIL, INCONCLUSIVE, judge, kind_of, unreliable, wilson
+from ..errors import UsageError, WorkspaceError
+from ..gates import judge, unreliable
 from ..goldens import FILE as GOLDENS
 from ..goldens import Goldens
 from ..judgement import TWICE, Judgement
+from ..limits import kind_of
 from ..manifest import Manifest
 from ..planning import plan
 from ..progress import Progress
+from ..statistics import wilson
+from ..verdicts import FAIL, INCONCLUSIVE, exit_code
 from ..workspace import Workspace
+from .accuracies import CellAccuracy, EvaluationResult
 from .parity import gate_of
 from .quantize import saturates
 
-SCHEMA_VERSION = 1
 RESULT_FILE = "evaluation.json"
 CHUNK = 32
 TOP = 5
@@ -49,73 +50,6 @@ DYNAMIC_BATCH = 16
 MOST_WORKERS = 8
 # Whose fp32 the others are compared with, where it can be had.
 REFERENCE_RUNNER = "ort-cpu"
-
-
-@dataclass(frozen=True)
-class CellAccuracy:
-    """A cell's row in ``evaluation.json``. Shares are in [0, 1], ``None`` unless it ran.
-
-    ``drop`` is ``None`` for the reference itself, ``verdict`` also where no limit was given, and
-    ``top5`` is for a model of five classes or fewer. ``file_sqnr_db`` and what follows are an int8
-    cell's on the goldens, as in ``CellVerdict``; they are shown here and judged by parity.
-    """
-
-    variant: str
-    runner: str
-    target: str
-    status: str
-    reason: str | None = None
-    verdict: str | None = None
-    images: int = 0
-    images_needed: int | None = None
-    correct: int | None = None
-    top1: float | None = None
-    top1_ci95: tuple[float, float] | None = None
-    top5: float | None = None
-    drop: Drop | None = None
-    placement: Mapping[str, float] = field(default_factory=dict)
-    precision: str | None = None
-    threads: int | None = None
-    batch: int | None = None
-    runner_version: str | None = None
-    file_sqnr_db: float | None = None
-    file_max_abs: float | None = None
-    kernels_sqnr_db: float | None = None
-    kernels_max_abs: float | None = None
-    kernels_limit_db: float | None = None
-    fault: str | None = None
-
-    def figures(self) -> dict[str, float | None]:
-        """What a report shows beside the verdict."""
-        return {
-            "top-1": self.top1,
-            "top-5": self.top5,
-            "drop": self.drop.points if self.drop else None,
-            "images": self.images,
-            "file SQNR dB": self.file_sqnr_db,
-            "kernels SQNR dB": self.kernels_sqnr_db,
-        }
-
-
-@dataclass(frozen=True)
-class EvaluationResult:
-    """What ``evaluation.json`` holds. ``reference`` is the cell that drops are counted from."""
-
-    model: Mapping[str, Any]
-    artifacts: Mapping[str, str]
-    hosts: Mapping[str, Mapping[str, Any]]
-    data: Mapping[str, Any]
-    max_drop: float | None
-    reference: Mapping[str, str] | None
-    notes: tuple[str, ...]
-    cells: tuple[CellAccuracy, ...]
-    exit_code: ExitCode
-
-    def to_json(self) -> dict[str, Any]:
-        """The document: JSON values only."""
-        document = asdict(self)
-        del document["exit_code"]
-        return {"schema_version": SCHEMA_VERSION, **document}
 
 
 @dataclass
@@ -251,7 +185,7 @@ def evaluate(
         reference=_name(reference.cell) if reference else None,
         notes=tuple(notes),
         cells=tuple(rows),
-        exit_code=exit_code(rows, config.evaluate),
+        exit_code=exit_code(rows, config.evaluate.runners),
     )
 
 

@@ -25,11 +25,11 @@ from ..cells import Cell, OpenCell, open_cell
 from ..config import Config
 from ..diagnostics import Finding
 from ..explanation import Explanation, LayerError, Step
-from ..gates import FAIL
 from ..graphs import FED, Layer, LayerGraph, Watched, optimized
 from ..manifest import Manifest
 from ..progress import Progress
 from ..recording import CellOutputs, Recording
+from ..verdicts import FAIL
 from ..workspace import Workspace
 from .export import EXPORTED, PROGRAM
 from .parity import CellVerdict, ParityResult

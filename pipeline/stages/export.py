@@ -27,9 +27,9 @@ from ...runners import scores
 from .. import goldens
 from ..arrays import Arrays
 from ..errors import StageError
+from ..goldens import reference_json
 from ..modelspec import ModelSpec
 from ..progress import Progress
-from ..recording import reference_json
 from ..samples import Samples
 from ..sections import ExportConfig
 from ..workspace import Transaction

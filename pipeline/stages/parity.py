@@ -14,24 +14,19 @@ from typing import TYPE_CHECKING, Any
 from ...runners.base import PlacementError, RunnerError
 from .. import arithmetic, metrics, placement
 from .. import goldens as recorded
-from ..cells import Cell, Opener, exit_code, run_goldens, status_of
+from ..cells import Cell, Opener, run_goldens, status_of
 from ..config import Config
 from ..errors import ExitCode, InputError
-from ..gates import (
-    FAIL,
-    Gate,
-    Judgement,
-    default_gate,
-    judge,
-    kind_of,
-    unreliable,
-)
+from ..gates import Gate, Judgement, default_gate, judge, unreliable
+from ..goldens import reference_json
 from ..judgement import KERNELS, SATURATION
+from ..limits import kind_of
 from ..manifest import Manifest
 from ..planning import Refused, plan
 from ..progress import Progress
-from ..recording import SCHEMA_VERSION, CellOutputs, Recording, reference_json
+from ..recording import SCHEMA_VERSION, CellOutputs, Recording
 from ..sections import GateConfig
+from ..verdicts import FAIL, exit_code
 from ..workspace import Workspace
 from .quantize import saturates
 
@@ -233,7 +228,7 @@ def judge_all(recording: Recording, config: Config) -> ParityResult:
         reference_sqnr_db=recording.reference_sqnr_db,
         cells=cells,
         problems=problems,
-        exit_code=ExitCode.GATE_FAILED if problems else exit_code(cells, config.parity),
+        exit_code=ExitCode.GATE_FAILED if problems else exit_code(cells, config.parity.runners),
         measured=recording.measured,
     )
 

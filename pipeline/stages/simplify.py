@@ -25,7 +25,7 @@ from ...runners.targets import LOCAL
 from .. import goldens, metrics
 from ..cells import Cell, open_cell, run_goldens
 from ..errors import InputError, StageError
-from ..gates import float_limit
+from ..limits import float_limit
 from ..progress import Progress
 from ..workspace import Transaction
 from . import versions

@@ -16,9 +16,10 @@ from ..arithmetic import executor
 from ..cells import Cell, open_cell, run_goldens
 from ..config import Config
 from ..explanation import Step
-from ..gates import FAIL, FILE, PASS, Gate, default_gate, judge
+from ..gates import FILE, Gate, default_gate, judge
 from ..goldens import Goldens
 from ..recording import CellOutputs, Recording
+from ..verdicts import FAIL, PASS
 from .export import EXPORTED
 from .parity import CellVerdict, gate_for
 from .simplify import FP32

@@ -17,24 +17,17 @@ from typing import Any
 
 from ...runners.base import RunnerError
 from ...runners.launch import Worker
-from ...runners.measure import OFFLINE
+from ...runners.timing_plan import OFFLINE
 from .. import statistics
-from ..cells import (
-    Cell,
-    exit_code,
-    status_of,
-    timeable,
-    timeouts_of,
-    with_settings,
-)
+from ..cells import Cell, status_of, timeable, timeouts_of, with_settings
 from ..config import Config
 from ..errors import ExitCode
-from ..gates import INCONCLUSIVE, PASS
 from ..manifest import CellKey, Recommendation
 from ..planning import plan
 from ..progress import Progress, Silent
 from ..rounds import Entry, Rounds, Source, Visits, timing
 from ..validity import interference
+from ..verdicts import INCONCLUSIVE, PASS, exit_code
 from .parity import judge_all, record
 
 SCHEMA_VERSION = 1
@@ -168,7 +161,7 @@ def tune(source: Source, config: Config, progress: Progress) -> TuneResult:
         seconds=time.monotonic() - started,
         cells=tuple(rows),
         recommended=tuple(recommended.values()),
-        exit_code=exit_code(rows, section),
+        exit_code=exit_code(rows, section.runners),
     )
 
 

@@ -19,87 +19,27 @@ from ...runners import registry, signature
 from ...runners.base import BundleError, RunnerError, RunnerUnavailable
 from ...runners.bundle import GOLDENS, INDEX, Bundle, BundleGate, unpacked
 from ...runners.launch import Loaded, Worker
-from ...runners.measure import Plan
 from ...runners.selection import Choice, choose
 from ...runners.signature import Trust
 from ...runners.targets import Target
+from ...runners.timing_plan import Plan
 from .. import evidence
 from ..arithmetic import Arithmetic
 from ..cells import OpenCell, audit, run_goldens, timeouts_of
 from ..config import Config, nearest
-from ..errors import ExitCode, InputError, UsageError
-from ..gates import FAIL, INCONCLUSIVE, PASS, Gate, Judgement, judge, kind_of, unreliable
+from ..errors import InputError, UsageError
+from ..gates import Gate, Judgement, judge, unreliable
 from ..goldens import Goldens
+from ..limits import kind_of
 from ..planning import abilities_of, python_of
 from ..progress import Progress
 from ..validity import MAX_TIMED_DEVIATION
+from ..verdicts import FAIL, PASS
+from .verification import NOT_CHECKED, WAIVED, Check, Verification
 
-SCHEMA_VERSION = 1
-WAIVED, NOT_CHECKED = "waived", "not checked"
 TIMING = Plan(
     seconds=0.5, min_samples=16, max_seconds=10.0, window_seconds=0.05, warm_up_seconds=0.5
 )
-
-
-@dataclass(frozen=True)
-class Check:
-    """One question and its answer: "pass", "fail", "inconclusive", "waived" or "not checked"."""
-
-    name: str
-    verdict: str
-    text: str
-
-
-@dataclass(frozen=True)
-class Verification:
-    """What a bundle turned out to be here. Times in ms, sizes in bytes.
-
-    ``p50_ms`` is measured here, ``recorded_p50_ms`` on the build machine; neither is judged.
-    ``seconds`` is how long it all took. What an int8 variant lost is taken apart as in
-    ``CellVerdict``: ``file_sqnr_db`` by the file, ``kernels_sqnr_db`` by the runner here.
-    """
-
-    bundle: Mapping[str, Any]
-    target: str
-    host: Mapping[str, Any]
-    variant: str
-    runner: str
-    runner_version: str
-    file: str
-    precision: str
-    threads: int
-    recommended: bool
-    samples: int
-    sqnr_db: float | None
-    file_sqnr_db: float | None
-    kernels_sqnr_db: float | None
-    kernels_limit_db: float | None
-    fault: str | None
-    top1_agreement: float | None
-    gate: Mapping[str, float | None]
-    p50_ms: float | None
-    recorded_p50_ms: float | None
-    recorded_on: str | None
-    load_ms: float
-    seconds: float
-    passed_over: Mapping[str, str]
-    checks: tuple[Check, ...]
-
-    @property
-    def verdict(self) -> str:
-        """Of all checks together: one that fails, fails it; one in doubt leaves it in doubt."""
-        verdicts = {check.verdict for check in self.checks}
-        return next((found for found in (FAIL, INCONCLUSIVE) if found in verdicts), PASS)
-
-    @property
-    def exit_code(self) -> ExitCode:
-        """What a shell sees."""
-        codes = {FAIL: ExitCode.GATE_FAILED, INCONCLUSIVE: ExitCode.INCONCLUSIVE}
-        return codes.get(self.verdict, ExitCode.OK)
-
-    def to_json(self) -> dict[str, Any]:
-        """The document: JSON values only."""
-        return {"schema_version": SCHEMA_VERSION, "verdict": self.verdict, **asdict(self)}
 
 
 def verify(path: Path, config: Config, target: Target, progress: Progress) -> Verification:

@@ -12,12 +12,7 @@ import numpy as np
 import pytest
 
 from edgepipe.pipeline import bench, package, parity, tune
-from edgepipe.runners.base import (
-    RunnerError,
-    SessionError,
-    WorkerCrashed,
-    WorkerTimeout,
-)
+from edgepipe.runners.base import RunnerError, SessionError, WorkerCrashed, WorkerTimeout
 from edgepipe.runners.scripted import HOST, Script, scripted
 
 from ..made import Made, changed

@@ -17,9 +17,9 @@ import onnx
 import pytest
 
 from edgepipe.pipeline import own_wheel
-from edgepipe.pipeline.files import sha256_file
 from edgepipe.pipeline.manifest import Artifact, Manifest
 from edgepipe.runners import host
+from edgepipe.runners.files import sha256_file
 
 Run = Callable[..., CompletedProcess[str]]
 RUNNER = "ort-openvino"

@@ -13,9 +13,9 @@ import pytest
 
 from edgepipe.pipeline import export
 from edgepipe.pipeline.arithmetic import compute
-from edgepipe.pipeline.files import sha256_file
 from edgepipe.pipeline.goldens import preprocessing_of
 from edgepipe.pipeline.manifest import Artifact, Manifest
+from edgepipe.runners.files import sha256_file
 from edgepipe.runners.images import Preprocessing
 
 Edit = Callable[[Any], None]

@@ -6,15 +6,8 @@ import numpy as np
 import pytest
 from scipy.stats import binom, binomtest, multinomial
 
-from edgepipe.pipeline.accuracy import (
-    drop,
-    drop_interval,
-    images_needed,
-    judge,
-    mcnemar,
-    places,
-)
-from edgepipe.pipeline.gates import FAIL, INCONCLUSIVE, PASS
+from edgepipe.pipeline.accuracy import drop, drop_interval, images_needed, judge, mcnemar, places
+from edgepipe.pipeline.verdicts import FAIL, INCONCLUSIVE, PASS
 
 
 def test_the_place_of_the_true_class() -> None:

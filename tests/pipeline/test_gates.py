@@ -8,18 +8,9 @@ import numpy as np
 import pytest
 
 from edgepipe.pipeline.accuracy import Z_95
-from edgepipe.pipeline.gates import (
-    FAIL,
-    INCONCLUSIVE,
-    PASS,
-    Gate,
-    Z,
-    default_gate,
-    judge,
-    samples_needed,
-    unreliable,
-    wilson,
-)
+from edgepipe.pipeline.gates import Gate, default_gate, judge, unreliable
+from edgepipe.pipeline.statistics import Z, samples_needed, wilson
+from edgepipe.pipeline.verdicts import FAIL, INCONCLUSIVE, PASS
 
 GATE = Gate(min_sqnr_db=20.0, min_cosine=0.98, min_top1=0.85)
 

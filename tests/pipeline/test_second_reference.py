@@ -16,9 +16,9 @@ import numpy as np
 import pytest
 
 from edgepipe.pipeline import arithmetic
-from edgepipe.pipeline.files import sha256_file
 from edgepipe.pipeline.goldens import Goldens, preprocessing_of
 from edgepipe.pipeline.manifest import Artifact, Manifest
+from edgepipe.runners.files import sha256_file
 
 Run = Callable[..., CompletedProcess[str]]
 

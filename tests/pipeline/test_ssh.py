@@ -30,8 +30,8 @@ from edgepipe.pipeline.config import load
 from edgepipe.runners import host
 from edgepipe.runners.base import Settings, WorkerCrashed, WorkerTimeout
 from edgepipe.runners.launch import Timeouts, Worker
-from edgepipe.runners.measure import Plan
 from edgepipe.runners.targets import Target
+from edgepipe.runners.timing_plan import Plan
 
 Run = Callable[..., CompletedProcess[str]]
 SSHD = shutil.which("sshd", path=f"{os.environ.get('PATH', '')}:/usr/sbin")

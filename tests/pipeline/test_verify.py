@@ -17,7 +17,8 @@ import pytest
 from edgepipe.pipeline import verify
 from edgepipe.pipeline.arithmetic import Arithmetic
 from edgepipe.pipeline.goldens import Goldens
-from edgepipe.pipeline.stages.verify import Check, Verification, fit
+from edgepipe.pipeline.stages.verification import Check, Verification
+from edgepipe.pipeline.stages.verify import fit
 from edgepipe.runners.base import BundleError, SessionError, Settings
 from edgepipe.runners.bundle import INDEX
 from edgepipe.runners.selection import choose

@@ -17,13 +17,7 @@ from edgepipe.exporters.base import ExportOptions
 from edgepipe.exporters.onnx import save_program, trace
 from edgepipe.exporters.openvino_ir import OpenVinoIr
 from edgepipe.runners import testing
-from edgepipe.runners.base import (
-    Placement,
-    RunnerUnavailable,
-    SessionError,
-    Settings,
-    TensorSpec,
-)
+from edgepipe.runners.base import Placement, RunnerUnavailable, SessionError, Settings, TensorSpec
 from edgepipe.runners.onnxruntime import OrtCpu
 from edgepipe.runners.openvino import OpenVino
 from edgepipe.runners.testing import (

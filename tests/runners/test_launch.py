@@ -37,8 +37,8 @@ from edgepipe.runners.base import (
     WorkerTimeout,
 )
 from edgepipe.runners.launch import STDERR_KEPT, Timeouts, Worker
-from edgepipe.runners.measure import Plan
 from edgepipe.runners.targets import LOCAL, Target
+from edgepipe.runners.timing_plan import Plan
 
 from .. import bundles
 

@@ -12,7 +12,8 @@ import numpy as np
 import pytest
 
 from edgepipe.runners.base import Placement, SessionError, TensorSpec
-from edgepipe.runners.measure import KEPT_OUTPUT_BYTES, Measurement, Plan, measure
+from edgepipe.runners.measure import Measurement, measure
+from edgepipe.runners.timing_plan import KEPT_OUTPUT_BYTES, Plan
 
 Arrays = dict[str, np.ndarray]
 

@@ -11,8 +11,8 @@ import pytest
 
 from edgepipe.runners.base import Settings
 from edgepipe.runners.launch import Worker
-from edgepipe.runners.measure import Plan
 from edgepipe.runners.targets import LOCAL
+from edgepipe.runners.timing_plan import Plan
 
 ROWS = 4096
 BARE = """

@@ -13,9 +13,10 @@ import pytest
 
 from edgepipe.runners.base import Placement, SessionError, Settings, TensorSpec
 from edgepipe.runners.launch import Worker
-from edgepipe.runners.measure import OFFLINE, SERVER, Plan, measure
+from edgepipe.runners.measure import measure
 from edgepipe.runners.queues import ThreadQueue
 from edgepipe.runners.targets import LOCAL
+from edgepipe.runners.timing_plan import OFFLINE, SERVER, Plan
 
 Arrays = dict[str, np.ndarray]
 FEEDS: Arrays = {"input": np.zeros((1, 3), np.float32)}

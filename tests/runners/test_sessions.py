@@ -28,8 +28,9 @@ from edgepipe.runners.base import (
     WorkerTimeout,
 )
 from edgepipe.runners.launch import Loaded, Outputs, Timeouts, Worker
-from edgepipe.runners.measure import Measurement, Plan
+from edgepipe.runners.measure import Measurement
 from edgepipe.runners.targets import LOCAL
+from edgepipe.runners.timing_plan import Plan
 
 Arrays = dict[str, np.ndarray]
 Answer = Callable[[Worker], Any]

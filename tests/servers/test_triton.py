@@ -19,8 +19,10 @@ import pytest
 
 from edgepipe.pipeline import export, package, parity
 from edgepipe.pipeline.errors import ExitCode
-from edgepipe.pipeline.gates import PASS, default_gate, judge, kind_of
+from edgepipe.pipeline.gates import default_gate, judge
 from edgepipe.pipeline.goldens import Goldens
+from edgepipe.pipeline.limits import kind_of
+from edgepipe.pipeline.verdicts import PASS
 
 Serve = Callable[..., AbstractContextManager[Any]]
 VARIANTS = ("fp32", "int8", "int8-avx2")

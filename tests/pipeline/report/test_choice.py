@@ -6,7 +6,7 @@ import pytest
 
 from edgepipe.pipeline.choice import choose
 from edgepipe.pipeline.regression import Comparison
-from edgepipe.pipeline.stages.evaluate import CellAccuracy
+from edgepipe.pipeline.stages.accuracies import CellAccuracy
 
 from .reading import plain
 from .workspaces import HOST, MadeUp, judged, timed

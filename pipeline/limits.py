@@ -1,0 +1,24 @@
+"""How near arithmetic of a kind can come to the exact one: what every limit starts from."""
+
+from __future__ import annotations
+
+# The rounding of float32, half a unit in the last of 24 bits: nothing that rounds is nearer.
+FLOAT32_DB = 144.5
+# Below this nothing is told by a distance to a float32 reference: 1 % of noise.
+FLOAT_FLOOR_DB = 40.0
+
+
+def kind_of(variant: str, precision: str) -> str:
+    """What decides the limits of a cell: how the variant keeps its numbers, else the precision."""
+    if variant.startswith("int8"):
+        return "int8"
+    return "f16" if (variant, precision) == ("fp16", "f32") else precision
+
+
+def float_limit(reference_sqnr_db: float, margin_db: float) -> float:
+    """A limit for float32, so far below torch's own distance from float64, in dB.
+
+    Finite whatever that distance is: a float32 that equals its float64 is taken to be as near as
+    rounding allows, and no limit lies below the floor, where it would mean nothing.
+    """
+    return max(min(reference_sqnr_db, FLOAT32_DB) - margin_db, FLOAT_FLOOR_DB)

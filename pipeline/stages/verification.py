@@ -1,0 +1,76 @@
+"""What a bundle turned out to be on a machine: its checks, each with a verdict, and one of all."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import asdict, dataclass
+from typing import Any
+
+from ..errors import ExitCode
+from ..verdicts import FAIL, INCONCLUSIVE, PASS
+
+SCHEMA_VERSION = 1
+
+
+WAIVED, NOT_CHECKED = "waived", "not checked"
+
+
+@dataclass(frozen=True)
+class Check:
+    """One question and its answer: "pass", "fail", "inconclusive", "waived" or "not checked"."""
+
+    name: str
+    verdict: str
+    text: str
+
+
+@dataclass(frozen=True)
+class Verification:
+    """What a bundle turned out to be here. Times in ms, sizes in bytes.
+
+    ``p50_ms`` is measured here, ``recorded_p50_ms`` on the build machine; neither is judged.
+    ``seconds`` is how long it all took. What an int8 variant lost is taken apart as in
+    ``CellVerdict``: ``file_sqnr_db`` by the file, ``kernels_sqnr_db`` by the runner here.
+    """
+
+    bundle: Mapping[str, Any]
+    target: str
+    host: Mapping[str, Any]
+    variant: str
+    runner: str
+    runner_version: str
+    file: str
+    precision: str
+    threads: int
+    recommended: bool
+    samples: int
+    sqnr_db: float | None
+    file_sqnr_db: float | None
+    kernels_sqnr_db: float | None
+    kernels_limit_db: float | None
+    fault: str | None
+    top1_agreement: float | None
+    gate: Mapping[str, float | None]
+    p50_ms: float | None
+    recorded_p50_ms: float | None
+    recorded_on: str | None
+    load_ms: float
+    seconds: float
+    passed_over: Mapping[str, str]
+    checks: tuple[Check, ...]
+
+    @property
+    def verdict(self) -> str:
+        """Of all checks together: one that fails, fails it; one in doubt leaves it in doubt."""
+        verdicts = {check.verdict for check in self.checks}
+        return next((found for found in (FAIL, INCONCLUSIVE) if found in verdicts), PASS)
+
+    @property
+    def exit_code(self) -> ExitCode:
+        """What a shell sees."""
+        codes = {FAIL: ExitCode.GATE_FAILED, INCONCLUSIVE: ExitCode.INCONCLUSIVE}
+        return codes.get(self.verdict, ExitCode.OK)
+
+    def to_json(self) -> dict[str, Any]:
+        """The document: JSON values only."""
+        return {"schema_version": SCHEMA_VERSION, "verdict": self.verdict, **asdict(self)}
