@@ -126,7 +126,7 @@ def kill(session: nox.Session) -> None:
 def cuts(session: nox.Session) -> None:
     """A deployment cut at every step, three times each; about three minutes."""
     session.install("-e", ".[all,test]")
-    session.run("pytest", "tests/pipeline/test_deploy.py", "--all-cuts", *session.posargs)
+    session.run("pytest", "tests/pipeline/shipping/test_deploy.py", "--all-cuts", *session.posargs)
 
 
 @nox.session

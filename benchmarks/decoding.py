@@ -25,10 +25,11 @@ from typing import NamedTuple
 import numpy as np
 from PIL import Image
 
-from edgepipe.pipeline import dataset, export
-from edgepipe.pipeline.cells import Cell, OpenCell, open_cell, run_batches
-from edgepipe.pipeline.dataset import Dataset
-from edgepipe.pipeline.workspace import Workspace
+from edgepipe.pipeline import export
+from edgepipe.pipeline.cells.session import Cell, OpenCell, open_cell, run_batches
+from edgepipe.pipeline.storage import dataset
+from edgepipe.pipeline.storage.dataset import Dataset
+from edgepipe.pipeline.storage.workspace import Workspace
 from edgepipe.runners.images import Preprocessing, batches
 from edgepipe.runners.targets import LOCAL
 

@@ -19,8 +19,8 @@ from pathlib import Path
 import numpy as np
 
 from edgepipe.runners.base import Settings
-from edgepipe.runners.launch import Worker
 from edgepipe.runners.targets import LOCAL
+from edgepipe.runners.workers.launch import Worker
 
 MEBIBYTES = (8, 256)
 SCRIPTS = {

@@ -104,7 +104,7 @@ def olive(folder: Path) -> None:
 
 def torch_module(*_: Any) -> Any:
     """The trained module: Olive's ``model_loader``."""
-    from edgepipe.exporters.sources import build, resolve
+    from edgepipe.exporters.weights.sources import build, resolve
 
     return build(resolve("mobilenet_v2", "digits")).module
 

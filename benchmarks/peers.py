@@ -31,17 +31,20 @@ from pathlib import Path
 import numpy as np
 from harness import CLI, bench_p50, interval, paired
 
-from edgepipe.pipeline import config as configuration
-from edgepipe.pipeline import dataset, digits, metrics, own_wheel, statistics
-from edgepipe.pipeline.cells import Cell, open_cell, run_goldens
-from edgepipe.pipeline.planning import python_of
+from edgepipe.pipeline.cells.plan import python_of
+from edgepipe.pipeline.cells.session import Cell, open_cell, run_goldens
+from edgepipe.pipeline.numerics import intervals, metrics
 from edgepipe.pipeline.progress import Stderr
-from edgepipe.pipeline.rounds import Entry, Rounds, Source
-from edgepipe.pipeline.workspace import Workspace
-from edgepipe.runners import host, images
+from edgepipe.pipeline.settings import load as configuration
+from edgepipe.pipeline.speed.rounds import Entry, Rounds, Source
+from edgepipe.pipeline.storage import dataset, digits
+from edgepipe.pipeline.storage.workspace import Workspace
+from edgepipe.runners import images
 from edgepipe.runners.base import RunnerError
+from edgepipe.runners.environments import own_wheel
+from edgepipe.runners.machine import host
 from edgepipe.runners.targets import LOCAL
-from edgepipe.runners.timing_plan import SINGLE_STREAM, Plan
+from edgepipe.runners.timing.plan import SINGLE_STREAM, Plan
 
 MODEL = "mobilenet_v2"
 PARTS = ("costs", "quality", "latency", "benchmark_app")
@@ -307,8 +310,8 @@ def compare(
 
 def over(ms: Sequence[float], best: Sequence[float]) -> tuple[str, str]:
     """The paired ratio of two models' rounds, and its 95 % interval."""
-    ratio = statistics.paired_ratio(ms, best)
-    low, high = statistics.ratio_interval(ms, best, paired=True)
+    ratio = intervals.paired_ratio(ms, best)
+    low, high = intervals.ratio_interval(ms, best, paired=True)
     return f"{ratio:.2f}", f"{low:.2f} to {high:.2f}"
 
 

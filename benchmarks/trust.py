@@ -22,7 +22,7 @@ from collections import Counter
 from pathlib import Path
 
 from edgepipe.pipeline import bench, export
-from edgepipe.pipeline.workspace import Transaction, Workspace
+from edgepipe.pipeline.storage.workspace import Transaction, Workspace
 
 MODEL, RUNNERS = "mobilenet_v2", ("ort-cpu", "openvino", "torch")
 WIDER = 0.03
@@ -59,7 +59,7 @@ def slow_down(module):
 
 class Finder:
     def find_spec(self, name, path=None, target=None):
-        if name != "edgepipe.runners.onnxruntime":
+        if name != "edgepipe.runners.backends.onnxruntime":
             return None
         sys.meta_path.remove(self)
         import importlib.util

@@ -11,7 +11,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
-from .sources import construct
+from .weights.sources import construct
 
 if TYPE_CHECKING:
     import torch

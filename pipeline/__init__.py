@@ -8,7 +8,7 @@
 Options are those of the command line and of ``edgepipe.toml``, spelled with underscores.
 """
 
-from ..runners.own_process import refuse_telemetry
+from ..runners.machine.own_process import refuse_telemetry
 from .commands.judging import evaluate, parity, predict
 from .commands.machine import doctor, runners
 from .commands.making import export, train

@@ -5,7 +5,7 @@ from __future__ import annotations
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
-    from .runtime import LoadedBundle, Prediction, load_bundle
+    from .bundles.runtime import LoadedBundle, Prediction, load_bundle
 
 __all__ = ["LoadedBundle", "Prediction", "load_bundle"]
 
@@ -13,7 +13,7 @@ __all__ = ["LoadedBundle", "Prediction", "load_bundle"]
 def __getattr__(name: str) -> Any:
     """The runtime for applications, imported when asked for: workers do without it."""
     if name in __all__:
-        from . import runtime
+        from .bundles import runtime
 
         return getattr(runtime, name)
     raise AttributeError(f"module {__name__!r} has no attribute {name!r}")

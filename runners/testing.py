@@ -25,8 +25,8 @@ import numpy as np
 
 from . import registry
 from .base import Runner, RunnerError, RunnerUnavailable, Session, SessionError, Settings
-from .launch import Worker
 from .targets import LOCAL
+from .workers.launch import Worker
 
 Arrays = Mapping[str, np.ndarray]
 NO_MODEL = b"this is no model of any format"
@@ -45,7 +45,7 @@ class Case:
 
 
 # Conv (1 x 1, 3 -> 4), Relu, GlobalAveragePool, Flatten, MatMul (4 -> 2) in opset 13, as
-# tests/runners/test_conformance.py makes it; "input" is float32 [batch, 3, 4, 4].
+# tests/runners/backends/test_conformance.py makes it; "input" is float32 [batch, 3, 4, 4].
 _NETWORK = base64.b64decode(
     "CAg6hQMKJgoFaW5wdXQKBmtlcm5lbAoEYmlhcxIJY29udm9sdmVkIgRDb252ChsKCWNvbnZvbHZlZBIIZmVhdHVyZXMi"
     "BFJlbHUKJQoIZmVhdHVyZXMSBnBvb2xlZCIRR2xvYmFsQXZlcmFnZVBvb2wKFwoGcG9vbGVkEgRmbGF0IgdGbGF0dGVu"

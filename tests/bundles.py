@@ -11,8 +11,16 @@ from typing import Any
 
 import numpy as np
 
-from edgepipe.runners import archive
-from edgepipe.runners.bundle import GOLDENS, INDEX, BundleGate, Index, Member, Recommended, Variant
+from edgepipe.runners.bundles import archive
+from edgepipe.runners.bundles.bundle import (
+    GOLDENS,
+    INDEX,
+    BundleGate,
+    Index,
+    Member,
+    Recommended,
+    Variant,
+)
 from edgepipe.runners.images import Preprocessing
 
 SIDE = 8

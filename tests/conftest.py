@@ -14,7 +14,7 @@ from typing import Any
 import pytest
 from filelock import FileLock
 
-from edgepipe.runners import host
+from edgepipe.runners.machine import host
 
 collect_ignore = ["plugin"]  # a package of its own: see test_plugin.py
 

@@ -16,13 +16,13 @@ from typing import Any
 
 import numpy as np
 
-from edgepipe.pipeline import digits, made_here
-from edgepipe.pipeline.goldens import FILE, Goldens
-from edgepipe.pipeline.manifest import Artifact, Manifest, StageRecord
+from edgepipe.pipeline.storage import digits, made_here
+from edgepipe.pipeline.storage.goldens import FILE, Goldens
+from edgepipe.pipeline.storage.manifest import Artifact, Manifest, StageRecord
 from edgepipe.runners.base import TensorSpec
 from edgepipe.runners.images import Preprocessing, normalize, stack
-from edgepipe.runners.scripted import Script
 from edgepipe.runners.testing import onnx_cases
+from edgepipe.runners.workers.scripted import Script
 
 SIDE, CLASSES = 8, 10
 PREPROCESSING = Preprocessing(SIDE, (0.5, 0.5, 0.5), (0.5, 0.5, 0.5))

@@ -10,7 +10,7 @@ from pathlib import Path
 
 from PIL import Image
 
-from edgepipe.pipeline.digits import pictures
+from edgepipe.pipeline.storage.digits import pictures
 
 
 def main(folder: Path) -> None:

@@ -20,7 +20,7 @@ from sklearn.datasets import load_digits
 from sklearn.model_selection import train_test_split
 from torch.nn import functional
 
-from edgepipe.exporters.sources import HALVES
+from edgepipe.exporters.weights.sources import HALVES
 from edgepipe.exporters.zoo.mobilenet_v2 import MobileNetV2
 from edgepipe.runners.images import Preprocessing, normalize, stack
 

@@ -72,7 +72,7 @@ def common(
 
 def main() -> None:
     """Entry point: every expected failure is one line on stderr and its exit code."""
-    from ...runners import own_process
+    from ...runners.machine import own_process
     from ..errors import Terminated
 
     own_process.claim()

@@ -36,10 +36,10 @@ def parity(
 ) -> None:
     """Hold every variant on every runner against the model's own answers."""
     from .. import parity as run
-    from ..files import writing
-    from ..report import junit as junit_report
-    from ..report import markdown as markdown_report
-    from ..report import terminal
+    from ..report.text import junit as junit_report
+    from ..report.text import markdown as markdown_report
+    from ..report.text import terminal
+    from ..storage.atomic import writing
 
     result = run(
         workspace=workspace,
@@ -94,10 +94,10 @@ def evaluate(
 ) -> None:
     """Judge every variant's accuracy on labelled images against fp32's."""
     from .. import evaluate as run
-    from ..files import writing
-    from ..report import junit as junit_report
-    from ..report import markdown as markdown_report
-    from ..report import terminal
+    from ..report.text import junit as junit_report
+    from ..report.text import markdown as markdown_report
+    from ..report.text import terminal
+    from ..storage.atomic import writing
 
     result = run(
         workspace=workspace,
@@ -151,7 +151,7 @@ def predict(
 ) -> None:
     """Ask one variant on one runner what is in these images."""
     from .. import predict as run
-    from ..report import predictions as report
+    from ..report.text import predictions as report
 
     result = run(
         images,

@@ -15,7 +15,7 @@ def runners(
 ) -> None:
     """List every runner: what it has, or why it is missing."""
     from .. import runners as run
-    from ..report import terminal
+    from ..report.text import terminal
 
     result = run(targets=options.some(target) or ("local",), progress=options.progress(quiet))
     options.show(result, as_json, terminal.runners_table)
@@ -24,7 +24,7 @@ def runners(
 def doctor(target: options.Target = None, as_json: options.Json = False) -> None:
     """Look for what would make numbers or installs wrong on this machine."""
     from .. import doctor as run
-    from ..report import terminal
+    from ..report.text import terminal
 
     result = run(targets=options.some(target) or ("local",))
     options.show(result, as_json, terminal.diagnosis)
@@ -49,7 +49,7 @@ def env_create(
     quiet: options.Quiet = False,
 ) -> None:
     """Make RUNNER's environment; bench and parity use it from then on."""
-    from .. import environments
+    from ...runners.environments import environments
 
     print(environments.create(runner, python, options.progress(quiet).say).folder)
 
@@ -57,8 +57,8 @@ def env_create(
 @env.command("list")
 def env_list(as_json: options.Json = False) -> None:
     """List the environments, with the versions that each is locked to."""
-    from .. import environments
-    from ..report import terminal
+    from ...runners.environments import environments
+    from ..report.text import terminal
 
     found = environments.listing()
     if as_json:
@@ -70,7 +70,7 @@ def env_list(as_json: options.Json = False) -> None:
 @env.command("remove")
 def env_remove(runner: EnvironmentRunner, quiet: options.Quiet = False) -> None:
     """Delete RUNNER's environment, and what unfinished builds left."""
-    from .. import environments
+    from ...runners.environments import environments
 
     for folder in environments.remove(runner, options.progress(quiet).say):
         print(f"removed {folder}")

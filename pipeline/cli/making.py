@@ -99,7 +99,7 @@ def export(
 ) -> None:
     """Export MODEL to ONNX, simplify it, and quantize it to int8."""
     from .. import export as run
-    from ..report import terminal
+    from ..report.text import terminal
 
     manifest = run(
         model,

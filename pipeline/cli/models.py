@@ -50,8 +50,9 @@ def compare(
 ) -> None:
     """Put models side by side: size, arithmetic, memory, speed, accuracy."""
     from .. import compare as run
-    from ..files import write_whole
-    from ..report import choices, comparison
+    from ..report.plots import choices
+    from ..report.text import comparison
+    from ..storage.atomic import write_whole
 
     result = run(
         tuple(model or ()),
@@ -125,7 +126,7 @@ def train(
 ) -> None:
     """Fine-tune MODEL on class folders, for export --checkpoint."""
     from .. import train as run
-    from ..report import confusion
+    from ..report.text import confusion
 
     result = run(
         model,

@@ -59,7 +59,7 @@ def package(
 ) -> None:
     """Put variants, their proof and settings into one file for the box."""
     from .. import package as run
-    from ..report import shipping as report
+    from ..report.text import shipping as report
 
     result = run(
         workspace=workspace,
@@ -118,7 +118,7 @@ def verify(
 ) -> None:
     """Judge BUNDLE here: integrity, signature, CPU, answers."""
     from .. import verify as run
-    from ..report import shipping as report
+    from ..report.text import shipping as report
 
     result = run(
         bundle,
@@ -175,7 +175,7 @@ def deploy(
 ) -> None:
     """Bring BUNDLE onto a box: verified there, served, with a way back."""
     from .. import deploy as run
-    from ..report import shipping as report
+    from ..report.text import shipping as report
 
     result = run(
         bundle,

@@ -27,7 +27,7 @@ def report(
 ) -> None:
     """Put all that is known of the workspace on one page."""
     from .. import write_report
-    from ..choice import choose
+    from ..report.choice import choose
 
     found, path = write_report(
         workspace=workspace,

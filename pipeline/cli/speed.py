@@ -68,7 +68,7 @@ def bench(
 ) -> None:
     """Time every variant on every runner, and check its outputs."""
     from .. import bench as run
-    from ..report.benchmark import bench_table
+    from ..report.text.benchmark import bench_table
 
     result = run(
         workspace=workspace,
@@ -121,7 +121,7 @@ def tune(
 ) -> None:
     """Search for settings that are proven faster than the defaults."""
     from .. import tune as run
-    from ..report.benchmark import tune_table
+    from ..report.text.benchmark import tune_table
 
     result = run(
         workspace=workspace,

@@ -8,11 +8,11 @@ from typing import TYPE_CHECKING, Any
 from ..progress import SILENT, Progress
 
 if TYPE_CHECKING:
-    from ..explanation import Explanation
-    from ..stages.accuracies import EvaluationResult
-    from ..stages.parity import ParityResult
-    from ..stages.predict import PredictResult
-    from ..workspace import Workspace
+    from ..judging.accuracies import EvaluationResult
+    from ..judging.explanation import Explanation
+    from ..judging.parity import ParityResult
+    from ..judging.predict import PredictResult
+    from ..storage.workspace import Workspace
 
 
 def parity(
@@ -35,11 +35,11 @@ def parity(
     from dataclasses import replace
     from pathlib import Path
 
-    from .. import config as configuration
     from ..errors import UsageError
-    from ..stages import explain as explaining
-    from ..stages.parity import OUTPUTS_FILE, RESULT_FILE, Recording, judge_all, record
-    from ..workspace import Workspace
+    from ..judging import explain as explaining
+    from ..judging.parity import OUTPUTS_FILE, RESULT_FILE, Recording, judge_all, record
+    from ..settings import load as configuration
+    from ..storage.workspace import Workspace
 
     config = configuration.load_exported(
         {"workspace": workspace, "model": model, "parity": options}
@@ -74,10 +74,10 @@ def evaluate(
     Writes ``evaluation.json`` into the workspace. ``options`` are the keys of ``[evaluate]``.
     Raises what ``errors.EXIT_CODES`` lists; verdicts are in the result.
     """
-    from .. import config as configuration
-    from ..stages.evaluate import RESULT_FILE
-    from ..stages.evaluate import evaluate as judge
-    from ..workspace import Workspace
+    from ..judging.evaluate import RESULT_FILE
+    from ..judging.evaluate import evaluate as judge
+    from ..settings import load as configuration
+    from ..storage.workspace import Workspace
 
     config = configuration.load_exported(
         {"workspace": workspace, "model": model, "evaluate": options}
@@ -104,10 +104,10 @@ def predict(
     """
     import sys
 
-    from .. import config as configuration
-    from ..stages.predict import expand
-    from ..stages.predict import predict as classify
-    from ..workspace import Workspace
+    from ..judging.predict import expand
+    from ..judging.predict import predict as classify
+    from ..settings import load as configuration
+    from ..storage.workspace import Workspace
 
     config = configuration.load_exported(
         {"workspace": workspace, "model": model, "predict": options}
@@ -120,8 +120,8 @@ def predict(
 
 def _plot(place: Workspace, found: tuple[Explanation, ...], progress: Progress) -> None:
     """Write the plot of an explanation, or say what it lacks."""
-    from ..report import layers as report
-    from ..stages.explain import PLOT_FILE
+    from ..judging.explain import PLOT_FILE
+    from ..report.plots import layers as report
 
     try:
         place.write_result(PLOT_FILE, report.svg(found).encode())

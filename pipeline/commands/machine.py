@@ -8,8 +8,8 @@ from typing import TYPE_CHECKING
 from ..progress import SILENT, Progress
 
 if TYPE_CHECKING:
-    from ..diagnosis import Diagnosis
-    from ..inventory import Inventory
+    from ..machine.doctor import Diagnosis
+    from ..machine.inventory import Inventory
 
 
 def runners(*, targets: Sequence[str] = ("local",), progress: Progress = SILENT) -> Inventory:
@@ -17,8 +17,8 @@ def runners(*, targets: Sequence[str] = ("local",), progress: Progress = SILENT)
 
     Raises ``UsageError`` for an unknown target; a runner that fails is part of the result.
     """
-    from .. import config as configuration
-    from ..inventory import inventory
+    from ..machine.inventory import inventory
+    from ..settings import load as configuration
 
     return inventory(configuration.load(), targets, progress)
 
@@ -28,7 +28,7 @@ def doctor(*, targets: Sequence[str] = ("local",)) -> Diagnosis:
 
     Raises ``UsageError`` for an unknown or emulated target; everything else is a finding.
     """
-    from .. import config as configuration
-    from ..diagnosis import diagnose
+    from ..machine.doctor import diagnose
+    from ..settings import load as configuration
 
     return diagnose(configuration.load(), targets)

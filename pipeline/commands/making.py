@@ -7,8 +7,8 @@ from typing import TYPE_CHECKING, Any
 from ..progress import SILENT, Progress
 
 if TYPE_CHECKING:
-    from ..manifest import Manifest
-    from ..stages.train import TrainResult
+    from ..storage.manifest import Manifest
+    from ..training.train import TrainResult
 
 
 def export(
@@ -27,10 +27,10 @@ def export(
     attribute. ``options`` are the keys of ``[export]``. ``force`` makes everything again, whatever
     is in the workspace. Raises what ``errors.EXIT_CODES`` lists.
     """
-    from .. import config as configuration
-    from ..modelspec import name_of, settle
-    from ..sections import DEFAULT_MODEL
+    from ..settings import load as configuration
+    from ..settings.sections import DEFAULT_MODEL
     from ..stages.chain import make
+    from ..stages.modelspec import name_of, settle
 
     export = {"architecture": model, **options}
     flags = {"workspace": workspace, "model": name or (model and name_of(model)), "export": export}
@@ -58,11 +58,11 @@ def train(
     """
     from pathlib import Path
 
-    from .. import config as configuration
-    from ..files import write_whole
-    from ..report import matrix
-    from ..stages.train import PLOT_SUFFIX
-    from ..stages.train import train as learn
+    from ..report.plots import matrix
+    from ..settings import load as configuration
+    from ..storage.atomic import write_whole
+    from ..training.train import PLOT_SUFFIX
+    from ..training.train import train as learn
 
     config = configuration.load({"model": model, "train": options})
     name = config.train.data.resolve().name if config.train.data else ""

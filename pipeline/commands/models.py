@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any
 from ..progress import SILENT, Progress
 
 if TYPE_CHECKING:
-    from ..stages.compare import CompareResult
+    from ..speed.compare import CompareResult
 
 
 def compare(
@@ -34,11 +34,11 @@ def compare(
     from dataclasses import replace
 
     from ...runners import documents
-    from .. import candidates
-    from .. import config as configuration
-    from ..files import writable, write_whole
-    from ..stages import compare as comparing
-    from ..stages.convolutions import by_arithmetic, by_the_clock
+    from ..settings import load as configuration
+    from ..speed import candidates
+    from ..speed import compare as comparing
+    from ..speed.convolutions import by_arithmetic, by_the_clock
+    from ..storage.atomic import writable, write_whole
 
     config = configuration.load({"workspace": workspace, "compare": options})
     names = tuple(models)

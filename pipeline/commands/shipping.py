@@ -7,9 +7,9 @@ from typing import TYPE_CHECKING, Any
 from ..progress import SILENT, Progress
 
 if TYPE_CHECKING:
-    from ..deployment import Deployment
-    from ..stages.package import Packaged
-    from ..stages.verification import Verification
+    from ..shipping.deploy import Deployment
+    from ..shipping.package import Packaged
+    from ..shipping.verification import Verification
 
 
 def package(
@@ -23,9 +23,9 @@ def package(
 
     ``options`` are the keys of ``[package]``. Raises what ``errors.EXIT_CODES`` lists.
     """
-    from .. import config as configuration
-    from ..stages.package import package as write
-    from ..workspace import Workspace
+    from ..settings import load as configuration
+    from ..shipping.package import package as write
+    from ..storage.workspace import Workspace
 
     config = configuration.load_exported(
         {"workspace": workspace, "model": model, "package": options}
@@ -45,8 +45,8 @@ def verify(
     """
     from pathlib import Path
 
-    from .. import config as configuration
-    from ..stages.verify import verify as check
+    from ..settings import load as configuration
+    from ..shipping.verify import verify as check
 
     config = configuration.load({"verify": options})
     return check(Path(bundle), config, config.target(target), progress)
@@ -70,8 +70,8 @@ def deploy(
     """
     from pathlib import Path
 
-    from .. import config as configuration
-    from ..deployment import deploy as bring
+    from ..settings import load as configuration
+    from ..shipping.deploy import deploy as bring
 
     checks = {"runner": runner, "variant": variant, "samples": samples}
     config = configuration.load({"deploy": options, "verify": checks})

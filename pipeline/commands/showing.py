@@ -9,7 +9,7 @@ from ..progress import SILENT, Progress
 if TYPE_CHECKING:
     from pathlib import Path
 
-    from ..reporting import Report
+    from ..report.gather import Report
 
 
 def write_report(
@@ -28,12 +28,12 @@ def write_report(
     """
     from pathlib import Path
 
-    from .. import config as configuration
     from ..errors import UsageError
-    from ..files import writing
-    from ..report import page
-    from ..reporting import gather
-    from ..workspace import Workspace
+    from ..report.gather import gather
+    from ..report.page import page
+    from ..settings import load as configuration
+    from ..storage.atomic import writing
+    from ..storage.workspace import Workspace
 
     renderers = {"html": (page.html, "report.html"), "markdown": (page.markdown, "report.md")}
     if format not in renderers:

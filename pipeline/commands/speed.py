@@ -9,8 +9,8 @@ from ..progress import SILENT, Progress
 if TYPE_CHECKING:
     from pathlib import Path
 
-    from ..measured import BenchResult
-    from ..stages.tune import TuneResult
+    from ..speed.rows import BenchResult
+    from ..speed.tune import TuneResult
 
 
 def bench(
@@ -33,13 +33,13 @@ def bench(
     from contextlib import ExitStack
     from pathlib import Path
 
-    from .. import config as configuration
     from ..errors import UsageError
-    from ..regression import Baseline
-    from ..rounds import Source
-    from ..stages.bench import RESULT_FILE, SAMPLES_FILE
-    from ..stages.bench import bench as measure
-    from ..workspace import Workspace
+    from ..settings import load as configuration
+    from ..speed.bench import RESULT_FILE, SAMPLES_FILE
+    from ..speed.bench import bench as measure
+    from ..speed.regression import Baseline
+    from ..speed.rounds import Source
+    from ..storage.workspace import Workspace
 
     config = configuration.load_exported({"workspace": workspace, "model": model, "bench": options})
     if baseline is not None and rerun_baseline is not None:
@@ -75,11 +75,11 @@ def tune(
     Writes ``tune.json`` and the manifest's recommendations. ``options`` are the keys of
     ``[tune]``. Raises what ``errors.EXIT_CODES`` lists; a cell that fails is part of the result.
     """
-    from .. import config as configuration
-    from ..rounds import Source
-    from ..stages.tune import RESULT_FILE
-    from ..stages.tune import tune as search
-    from ..workspace import Transaction, Workspace
+    from ..settings import load as configuration
+    from ..speed.rounds import Source
+    from ..speed.tune import RESULT_FILE
+    from ..speed.tune import tune as search
+    from ..storage.workspace import Transaction, Workspace
 
     config = configuration.load_exported({"workspace": workspace, "model": model, "tune": options})
     place = Workspace(config.workspace, config.model)

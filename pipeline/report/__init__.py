@@ -1,1 +1,1 @@
-"""Renderers: from a result to what a person or a program reads, one a file."""
+"""What the results say, gathered from a workspace and rendered."""

@@ -7,18 +7,19 @@ from typing import Any
 
 from ...exporters import registry
 from ...exporters.complexity import Complexity
-from .. import made_here, samples
-from ..config import Config
 from ..errors import UsageError
-from ..manifest import Manifest
-from ..modelspec import specify
 from ..progress import Progress, Silent
-from ..workspace import Transaction, Workspace
-from . import Stage, run_stages, versions
+from ..settings.load import Config
+from ..storage import made_here
+from ..storage.manifest import Manifest
+from ..storage.workspace import Transaction, Workspace
+from . import samples
 from .export import PROGRAM, Export
 from .formats import HALF, HALF_FORMATS, ExportFormat
+from .modelspec import specify
 from .quantize import REDUCED_RANGE, Calibrate, Quantize
 from .simplify import FP32, Simplify
+from .stage import Stage, run_stages, versions
 
 # Images in one calibration run when the model leaves the batch open.
 DYNAMIC_CALIBRATION_BATCH = 16

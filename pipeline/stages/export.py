@@ -19,22 +19,22 @@ from ...exporters.base import (
     ProgramExporter,
 )
 from ...exporters.complexity import of_program
-from ...exporters.fitting import Origin
 from ...exporters.folding import fold
 from ...exporters.onnx import save_program, trace
-from ...exporters.sources import OWN, Source, build
-from ...runners import scores
-from .. import goldens
-from ..arrays import Arrays
+from ...exporters.weights.fitting import Origin
+from ...exporters.weights.sources import OWN, Source, build
+from ...runners.bundles import scores
 from ..errors import StageError
-from ..goldens import reference_json
-from ..modelspec import ModelSpec
 from ..progress import Progress
-from ..samples import Samples
-from ..sections import ExportConfig
-from ..workspace import Transaction
-from . import versions
+from ..settings.sections import ExportConfig
+from ..storage import goldens
+from ..storage.arrays import Arrays
+from ..storage.goldens import reference_json
+from ..storage.workspace import Transaction
+from .modelspec import ModelSpec
 from .reference import Reference, refuse_random
+from .samples import Samples
+from .stage import versions
 
 if TYPE_CHECKING:
     import torch

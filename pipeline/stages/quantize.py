@@ -22,16 +22,18 @@ import numpy as np
 
 from ...exporters.base import ModelError
 from ...runners import documents, images
-from ...runners.bundle import EXACT_INT8, Variant
-from .. import arithmetic, goldens, graphs
-from ..arrays import Arrays
-from ..dataset import Dataset
-from ..files import writing
+from ...runners.bundles.bundle import EXACT_INT8, Variant
+from ..cells import arithmetic
 from ..progress import Progress
-from ..samples import Samples
-from ..workspace import Transaction
-from . import versions
+from ..storage import goldens
+from ..storage.arrays import Arrays
+from ..storage.atomic import writing
+from ..storage.dataset import Dataset
+from ..storage.workspace import Transaction
+from . import graphs
+from .samples import Samples
 from .simplify import FP32
+from .stage import versions
 
 CALIBRATION = "calibration.json"
 REDUCED_RANGE = {"int8": False, "int8-avx2": True}

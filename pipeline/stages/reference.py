@@ -13,11 +13,11 @@ from ...exporters.base import ModelError
 from ...exporters.onnx import raise_casts
 from ...exporters.threads import torch_threads
 from ...runners import images
-from .. import goldens
-from ..arrays import Arrays
-from ..dataset import Dataset
-from ..modelspec import ModelSpec
-from ..samples import Samples
+from ..storage import goldens
+from ..storage.arrays import Arrays
+from ..storage.dataset import Dataset
+from .modelspec import ModelSpec
+from .samples import Samples
 
 if TYPE_CHECKING:
     import torch

@@ -20,16 +20,17 @@ import numpy as np
 
 from ...runners.base import RunnerError
 from ...runners.images import Preprocessing
-from ...runners.launch import signal_name
 from ...runners.targets import LOCAL
-from .. import goldens, metrics
-from ..cells import Cell, open_cell, run_goldens
+from ...runners.workers.launch import signal_name
+from ..cells.session import Cell, open_cell, run_goldens
 from ..errors import InputError, StageError
-from ..limits import float_limit
+from ..numerics import metrics
+from ..numerics.limits import float_limit
 from ..progress import Progress
-from ..workspace import Transaction
-from . import versions
+from ..storage import goldens
+from ..storage.workspace import Transaction
 from .export import EXPORTED
+from .stage import versions
 
 FP32 = "fp32.onnx"
 TIMEOUT_SECONDS = 600

@@ -12,7 +12,8 @@ from PIL import Image
 from typer.main import get_command
 
 from edgepipe.exporters import registry as exporters
-from edgepipe.pipeline import cli, digits
+from edgepipe.pipeline import cli
+from edgepipe.pipeline.storage import digits
 
 from ..made import CLASSES, Made
 from .outcomes import Done

@@ -10,7 +10,7 @@ import pytest
 
 from edgepipe.pipeline import bench, parity, tune
 from edgepipe.runners.base import Settings
-from edgepipe.runners.scripted import scripted
+from edgepipe.runners.workers.scripted import scripted
 
 from ..made import Made
 from .outcomes import Done, one_line, valid_files

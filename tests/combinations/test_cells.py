@@ -18,7 +18,7 @@ from edgepipe.runners.base import (
     Settings,
     WorkerCrashed,
 )
-from edgepipe.runners.scripted import Script, scripted
+from edgepipe.runners.workers.scripted import Script, scripted
 
 from ..made import Made, changed
 from .outcomes import Done, case, one_line, valid_files

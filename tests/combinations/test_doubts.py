@@ -12,7 +12,7 @@ import pytest
 
 from edgepipe.pipeline import bench, tune
 from edgepipe.runners.base import RunnerError, SessionError, WorkerCrashed
-from edgepipe.runners.scripted import HOST, scripted
+from edgepipe.runners.workers.scripted import HOST, scripted
 
 from ..made import Made
 from .outcomes import Done, case, valid_files

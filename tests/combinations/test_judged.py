@@ -12,7 +12,7 @@ import pytest
 
 from edgepipe.pipeline import evaluate
 from edgepipe.runners.base import RunnerError, SessionError, WorkerCrashed
-from edgepipe.runners.scripted import Script, scripted
+from edgepipe.runners.workers.scripted import Script, scripted
 
 from ..made import Made, changed
 from .outcomes import Done, one_line, valid_files
@@ -103,7 +103,7 @@ def test_without_any_fp32_nothing_is_claimed(
 def test_more_cells_than_workers_see_all_the_images(
     workers: int, make: Make, photos: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("edgepipe.pipeline.stages.evaluate.MOST_WORKERS", workers)
+    monkeypatch.setattr("edgepipe.pipeline.judging.evaluate.MOST_WORKERS", workers)
     made = make()
     with scripted(made.scripts(RUNNER)):
         result = evaluate(runners=(RUNNER,), data=photos)

@@ -20,7 +20,7 @@ from edgepipe.runners.base import (
     WorkerGarbage,
     WorkerTimeout,
 )
-from edgepipe.runners.scripted import Script, scripted
+from edgepipe.runners.workers.scripted import Script, scripted
 
 from ..made import Made
 from .outcomes import Done, case, one_line, valid_files

@@ -9,7 +9,7 @@ from typing import Any
 import numpy as np
 import pytest
 
-from edgepipe.runners.scripted import scripted
+from edgepipe.runners.workers.scripted import scripted
 
 from ..made import CLASSES, NAME, Answer, Made, changed
 from .outcomes import Done, case, one_line, strict, valid_files

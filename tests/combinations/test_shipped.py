@@ -13,7 +13,7 @@ import pytest
 
 from edgepipe.pipeline import bench, package, parity, tune
 from edgepipe.runners.base import RunnerError, SessionError, WorkerCrashed, WorkerTimeout
-from edgepipe.runners.scripted import HOST, Script, scripted
+from edgepipe.runners.workers.scripted import HOST, Script, scripted
 
 from ..made import Made, changed
 from .outcomes import Done, case, one_line, valid_files

@@ -9,10 +9,11 @@ from typing import Any
 
 import pytest
 
-from edgepipe.pipeline import bench, tune, validity
-from edgepipe.pipeline.workspace import Workspace
+from edgepipe.pipeline import bench, tune
+from edgepipe.pipeline.speed import validity
+from edgepipe.pipeline.storage.workspace import Workspace
 from edgepipe.runners.base import SessionError, Settings, WorkerCrashed
-from edgepipe.runners.scripted import Script, scripted
+from edgepipe.runners.workers.scripted import Script, scripted
 
 from ..made import NAME, Made, changed
 from .outcomes import Done, case, one_line, strict, valid_files
@@ -129,7 +130,7 @@ def test_a_new_file_is_not_tuned(make: Make, tmp_path: Path) -> None:
 
 @pytest.mark.parametrize("elsewhere", [True, False], ids=["another CPU", "the same CPU"])
 def test_what_was_tuned_on_another_cpu_says_so(elsewhere: bool, make: Make) -> None:
-    from edgepipe.runners.scripted import HOST
+    from edgepipe.runners.workers.scripted import HOST
 
     made = make(variants=("fp32",))
     with scripted(made.scripts(RUNNER, **TURBO)):

@@ -16,10 +16,10 @@ import numpy as np
 import onnx
 import pytest
 
-from edgepipe.pipeline import own_wheel
-from edgepipe.pipeline.manifest import Artifact, Manifest
-from edgepipe.runners import host
-from edgepipe.runners.files import sha256_file
+from edgepipe.pipeline.storage.manifest import Artifact, Manifest
+from edgepipe.runners.environments import own_wheel
+from edgepipe.runners.machine import host
+from edgepipe.runners.machine.files import sha256_file
 
 Run = Callable[..., CompletedProcess[str]]
 RUNNER = "ort-openvino"

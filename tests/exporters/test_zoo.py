@@ -16,11 +16,12 @@ import torch
 from torch import nn
 from torch.utils.flop_counter import FlopCounterMode
 
-from edgepipe.exporters import complexity, sources
+from edgepipe.exporters import complexity
 from edgepipe.exporters.base import ModelError
+from edgepipe.exporters.weights import sources
 from edgepipe.exporters.zoo import ARCHITECTURES, WITH_WIDTH
 from edgepipe.exporters.zoo.published import PUBLISHED
-from edgepipe.runners import host
+from edgepipe.runners.machine import host
 
 Run = Callable[..., CompletedProcess[str]]
 Shapes = dict[str, tuple[int, ...]]

@@ -19,7 +19,7 @@ import pytest
 from edgepipe.pipeline import verify
 from edgepipe.pipeline.errors import ExitCode, exit_code
 from edgepipe.runners.base import BundleError
-from edgepipe.runners.bundle import INDEX, SIGNATURE, unpacked
+from edgepipe.runners.bundles.bundle import INDEX, SIGNATURE, unpacked
 
 from .. import bundles
 

@@ -17,8 +17,8 @@ from typing import TYPE_CHECKING, Any
 
 import pytest
 
-from edgepipe.exporters import checkpoints, fitting, labels
 from edgepipe.exporters.base import ModelError
+from edgepipe.exporters.weights import checkpoints, fitting, labels
 
 from .conftest import refused, snapshot
 

@@ -25,14 +25,14 @@ from typing import TYPE_CHECKING
 import psutil
 import pytest
 
-from edgepipe.exporters import sources
-from edgepipe.pipeline import config as configuration
-from edgepipe.pipeline.manifest import Manifest
+from edgepipe.exporters.weights import sources
 from edgepipe.pipeline.progress import Silent
-from edgepipe.pipeline.stages import run_stages
+from edgepipe.pipeline.settings import load as configuration
 from edgepipe.pipeline.stages.chain import sections, stages_for
 from edgepipe.pipeline.stages.simplify import Simplify
-from edgepipe.pipeline.workspace import Transaction, Workspace
+from edgepipe.pipeline.stages.stage import run_stages
+from edgepipe.pipeline.storage.manifest import Manifest
+from edgepipe.pipeline.storage.workspace import Transaction, Workspace
 
 from .conftest import Command, Small, eventually, refused, snapshot
 
@@ -374,7 +374,7 @@ def busy(process: psutil.Process | None, seconds: float) -> bool:
     return process is not None and process.cpu_times().user > seconds
 
 
-SIMPLIFIER, WORKER = "edgepipe.pipeline.stages.simplify", "edgepipe.runners.worker"
+SIMPLIFIER, WORKER = "edgepipe.pipeline.stages.simplify", "edgepipe.runners.workers.worker"
 # A moment of an export: what is missing from the workspace, so that the stage has to run, and
 # how to see that it has come.
 EXPORT_MOMENTS: dict[str, tuple[str, Callable[[Command], object]]] = {

@@ -13,8 +13,8 @@ import pytest
 from onnx import ModelProto, TensorProto, helper, numpy_helper
 from PIL import Image
 
-from edgepipe.pipeline.manifest import Artifact, Manifest
-from edgepipe.runners.external import reaches_out
+from edgepipe.pipeline.storage.manifest import Artifact, Manifest
+from edgepipe.runners.bundles.external import reaches_out
 from edgepipe.runners.images import Preprocessing
 
 from .conftest import refused

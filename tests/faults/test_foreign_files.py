@@ -14,19 +14,20 @@ from typing import Any
 import numpy as np
 import pytest
 
-from edgepipe.pipeline import npz, package
-from edgepipe.pipeline.arithmetic import Arithmetic
-from edgepipe.pipeline.config import _read_toml
-from edgepipe.pipeline.environments import find, marker_of
+from edgepipe.pipeline import package
+from edgepipe.pipeline.cells.arithmetic import Arithmetic
 from edgepipe.pipeline.errors import InputError, IntegrityError, UsageError, WorkspaceError
-from edgepipe.pipeline.evidence import read as read_evidence
-from edgepipe.pipeline.goldens import Goldens
-from edgepipe.pipeline.manifest import Manifest, digest
-from edgepipe.pipeline.recording import Recording
-from edgepipe.pipeline.regression import Baseline
-from edgepipe.pipeline.results import BENCH, BenchFile, read, read_samples
-from edgepipe.pipeline.workspace import Workspace
+from edgepipe.pipeline.judging.recording import Recording
+from edgepipe.pipeline.report.results import BENCH, BenchFile, read, read_samples
+from edgepipe.pipeline.settings.load import _read_toml
+from edgepipe.pipeline.shipping.evidence import read as read_evidence
+from edgepipe.pipeline.speed.regression import Baseline
+from edgepipe.pipeline.storage import npz
+from edgepipe.pipeline.storage.goldens import Goldens
+from edgepipe.pipeline.storage.manifest import Manifest, digest
+from edgepipe.pipeline.storage.workspace import Workspace
 from edgepipe.runners import documents
+from edgepipe.runners.environments.environments import find, marker_of
 
 from ..fuzz.mutating import bomb
 from ..made import NAME, Made

@@ -8,7 +8,7 @@ from pathlib import Path
 
 import pytest
 
-from edgepipe.pipeline.workspace import Workspace
+from edgepipe.pipeline.storage.workspace import Workspace
 
 from .conftest import KILL_MOMENTS, Command, Small, eventually, snapshot
 

@@ -9,9 +9,9 @@ import pytest
 
 from edgepipe.pipeline import cli, verify
 from edgepipe.pipeline.errors import ExitCode, InputError, exit_code
-from edgepipe.pipeline.goldens import Goldens
+from edgepipe.pipeline.storage.goldens import Goldens
 from edgepipe.runners.base import BundleError
-from edgepipe.runners.bundle import GOLDENS, INDEX, Variant
+from edgepipe.runners.bundles.bundle import GOLDENS, INDEX, Variant
 
 from .. import bundles
 

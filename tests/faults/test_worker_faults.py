@@ -16,7 +16,7 @@ from .conftest import Command, Small
 
 Run = Callable[..., CompletedProcess[str]]
 Start = Callable[..., Command]
-WORKER = "edgepipe.runners.worker"
+WORKER = "edgepipe.runners.workers.worker"
 MODEL = "mobilenet_v2"
 # Stands in for a library, or a shell's start-up file, that prints before the worker speaks.
 FLOOD = "head -c 104857600 /dev/zero | tr '\\0' 'x' >&{descriptor}; exec \"$0\" \"$@\""

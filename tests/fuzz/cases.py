@@ -12,8 +12,8 @@ from pathlib import Path
 from random import Random
 from typing import Any
 
-from edgepipe.pipeline.manifest import digest
-from edgepipe.runners import archive
+from edgepipe.pipeline.storage.manifest import digest
+from edgepipe.runners.bundles import archive
 
 from .mutating import changed, spoil, spoil_bytes
 from .world import FORMATS, MODEL, World

@@ -59,11 +59,11 @@ def _import_everything() -> None:
     import torch  # noqa: F401
     import typer.main
 
-    from edgepipe.exporters import sources  # noqa: F401
-    from edgepipe.pipeline import cli, requirements
-    from edgepipe.pipeline.report import page, plots  # noqa: F401
-    from edgepipe.pipeline.stages import compare, evaluate, package, predict, verify  # noqa: F401
-    from edgepipe.runners import own_process
+    from edgepipe.exporters.weights import sources  # noqa: F401
+    from edgepipe.pipeline import cli
+    from edgepipe.pipeline.report.plots import plots  # noqa: F401
+    from edgepipe.pipeline.shipping import package, requirements, verify  # noqa: F401
+    from edgepipe.runners.machine import own_process
 
     own_process.claim()
     # What every command works out from the code and the environment alone.

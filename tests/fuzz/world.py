@@ -13,7 +13,7 @@ from typing import Any
 import numpy as np
 from PIL import Image
 
-from edgepipe.runners import archive
+from edgepipe.runners.bundles import archive
 
 NETS = """
 from torch import nn

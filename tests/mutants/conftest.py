@@ -12,11 +12,11 @@ import onnx
 import pytest
 
 from edgepipe.pipeline import export
-from edgepipe.pipeline.arithmetic import compute
-from edgepipe.pipeline.goldens import preprocessing_of
-from edgepipe.pipeline.manifest import Artifact, Manifest
-from edgepipe.runners.files import sha256_file
+from edgepipe.pipeline.cells.arithmetic import compute
+from edgepipe.pipeline.storage.goldens import preprocessing_of
+from edgepipe.pipeline.storage.manifest import Artifact, Manifest
 from edgepipe.runners.images import Preprocessing
+from edgepipe.runners.machine.files import sha256_file
 
 Edit = Callable[[Any], None]
 MODEL = "mobilenet_v2"

@@ -17,7 +17,7 @@ import pytest
 from onnx import numpy_helper
 
 from edgepipe.pipeline import parity
-from edgepipe.pipeline.explanation import Explanation
+from edgepipe.pipeline.judging.explanation import Explanation
 
 Edit = Callable[[Any], None]
 

@@ -34,11 +34,11 @@ import onnx
 import pytest
 from onnx import TensorProto, numpy_helper
 
-from edgepipe.pipeline import environments
 from edgepipe.runners.base import RunnerUnavailable, SessionError, Settings, WorkerError
-from edgepipe.runners.launch import Timeouts, Worker
-from edgepipe.runners.protocol import travels
+from edgepipe.runners.environments import environments
 from edgepipe.runners.targets import LOCAL
+from edgepipe.runners.workers.launch import Timeouts, Worker
+from edgepipe.runners.workers.protocol import travels
 
 with warnings.catch_warnings():
     warnings.simplefilter("ignore")  # reference implementations overflow on purpose

@@ -16,8 +16,8 @@ import pytest
 
 from edgepipe.runners import registry
 from edgepipe.runners.base import RunnerUnavailable, SessionError, Settings
-from edgepipe.runners.launch import Worker
 from edgepipe.runners.targets import Target
+from edgepipe.runners.workers.launch import Worker
 
 Install = Callable[..., None]
 

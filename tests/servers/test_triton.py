@@ -19,9 +19,9 @@ import pytest
 
 from edgepipe.pipeline import export, package, parity
 from edgepipe.pipeline.errors import ExitCode
-from edgepipe.pipeline.gates import default_gate, judge
-from edgepipe.pipeline.goldens import Goldens
-from edgepipe.pipeline.limits import kind_of
+from edgepipe.pipeline.judging.gates import default_gate, judge
+from edgepipe.pipeline.numerics.limits import kind_of
+from edgepipe.pipeline.storage.goldens import Goldens
 from edgepipe.pipeline.verdicts import PASS
 
 Serve = Callable[..., AbstractContextManager[Any]]

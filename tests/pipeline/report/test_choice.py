@@ -4,9 +4,9 @@ from __future__ import annotations
 
 import pytest
 
-from edgepipe.pipeline.choice import choose
-from edgepipe.pipeline.regression import Comparison
-from edgepipe.pipeline.stages.accuracies import CellAccuracy
+from edgepipe.pipeline.judging.accuracies import CellAccuracy
+from edgepipe.pipeline.report.choice import choose
+from edgepipe.pipeline.speed.regression import Comparison
 
 from .reading import plain
 from .workspaces import HOST, MadeUp, judged, timed

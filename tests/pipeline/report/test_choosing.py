@@ -5,8 +5,8 @@ from __future__ import annotations
 import re
 from dataclasses import replace
 
-from edgepipe.pipeline.report import choices
-from edgepipe.pipeline.stages.compare import CompareResult, Speed
+from edgepipe.pipeline.report.plots import choices
+from edgepipe.pipeline.speed.compare import CompareResult, Speed
 
 from .reading import HOSTILE, plain
 from .workspaces import HOST, MadeUp, candidate, convolution

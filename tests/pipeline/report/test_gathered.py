@@ -12,8 +12,8 @@ from subprocess import CompletedProcess
 
 import pytest
 
-from edgepipe.pipeline.choice import choose
 from edgepipe.pipeline.errors import InputError, UsageError, WorkspaceError
+from edgepipe.pipeline.report.choice import choose
 
 from .reading import plain
 from .workspaces import MadeUp, judged, timed

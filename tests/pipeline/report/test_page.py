@@ -10,8 +10,8 @@ from pathlib import Path
 
 import pytest
 
-from edgepipe.pipeline.choice import choose
-from edgepipe.pipeline.measured import CellResult
+from edgepipe.pipeline.report.choice import choose
+from edgepipe.pipeline.speed.rows import CellResult
 
 from .reading import HOSTILE, Page, plain
 from .workspaces import HOST, MadeUp, explained, judged, timed

@@ -6,8 +6,8 @@ from dataclasses import replace
 
 import pytest
 
-from edgepipe.pipeline.choice import choose
-from edgepipe.pipeline.stages.tune import Trial, Tuned
+from edgepipe.pipeline.report.choice import choose
+from edgepipe.pipeline.speed.tune import Trial, Tuned
 
 from .reading import HOSTILE, Page, plain
 from .workspaces import HOST, MadeUp, judged, timed, tuned, untuned

@@ -11,21 +11,21 @@ from typing import Any
 import numpy as np
 
 from edgepipe.pipeline import write_report
-from edgepipe.pipeline.accuracy import Drop
 from edgepipe.pipeline.errors import ExitCode
-from edgepipe.pipeline.explanation import Explanation, LayerError, Step
-from edgepipe.pipeline.gates import Gate
-from edgepipe.pipeline.manifest import Artifact, Manifest, Recommendation
-from edgepipe.pipeline.measured import BenchResult, CellResult, Latency
-from edgepipe.pipeline.reporting import Report
-from edgepipe.pipeline.stages.accuracies import CellAccuracy, EvaluationResult
-from edgepipe.pipeline.stages.compare import Candidate, CompareResult, Speed, with_fronts
-from edgepipe.pipeline.stages.convolutions import Convolution, Timed
-from edgepipe.pipeline.stages.parity import CellVerdict, ParityResult
-from edgepipe.pipeline.stages.tune import Trial, Tuned, TuneResult
-from edgepipe.pipeline.statistics import interval
-from edgepipe.pipeline.workspace import Workspace
-from edgepipe.runners.files import sha256_file
+from edgepipe.pipeline.judging.accuracies import CellAccuracy, EvaluationResult
+from edgepipe.pipeline.judging.explanation import Explanation, LayerError, Step
+from edgepipe.pipeline.judging.gates import Gate
+from edgepipe.pipeline.judging.parity import CellVerdict, ParityResult
+from edgepipe.pipeline.numerics.intervals import interval
+from edgepipe.pipeline.numerics.paired import Drop
+from edgepipe.pipeline.report.gather import Report
+from edgepipe.pipeline.speed.compare import Candidate, CompareResult, Speed, with_fronts
+from edgepipe.pipeline.speed.convolutions import Convolution, Timed
+from edgepipe.pipeline.speed.rows import BenchResult, CellResult, Latency
+from edgepipe.pipeline.speed.tune import Trial, Tuned, TuneResult
+from edgepipe.pipeline.storage.manifest import Artifact, Manifest, Recommendation
+from edgepipe.pipeline.storage.workspace import Workspace
+from edgepipe.runners.machine.files import sha256_file
 
 HOST = {
     "name": "box",

@@ -1,0 +1,167 @@
+"""Which cells a command has: every variant on every runner that takes it, as far as asked for.
+
+What was asked for by name and can't be is refused with the reason, and the command shows it as a
+row. What nobody asked for is no failure: a runner that isn't named need not take every variant.
+"""
+
+from __future__ import annotations
+
+import itertools
+import sys
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass
+
+from ...runners import registry
+from ...runners.base import RunnerError
+from ...runners.environments import environments
+from ...runners.targets import LOCAL
+from ...runners.timing.plan import SINGLE_STREAM
+from ...runners.workers.launch import Worker
+from ..errors import IntegrityError, UsageError
+from ..settings.load import Config
+from ..settings.sections import CellsConfig
+from ..storage import made_here
+from ..storage.manifest import CellKey, Manifest
+from .session import Cell, with_settings
+
+
+@dataclass(frozen=True)
+class Refused:
+    """A cell that was asked for and can't be, with the reason.
+
+    Its ``status`` is that of the row: "failed", or "unavailable" for a runner that can't even be
+    asked what it takes; that one stands for all of its cells and names no variant.
+    """
+
+    variant: str
+    runner: str
+    target: str
+    precision: str | None
+    status: str
+    reason: str
+
+
+@dataclass(frozen=True)
+class Abilities:
+    """What a runner can be asked for: model formats, best first, and precisions."""
+
+    formats: tuple[str, ...]
+    precisions: tuple[str, ...]
+
+
+def plan(
+    manifest: Manifest, config: Config, section: CellsConfig, scenario: str = SINGLE_STREAM
+) -> tuple[list[Cell], list[Refused]]:
+    """The cells that ``section`` asks for, and what it asks for by name that can't be.
+
+    They have the settings that tune recommends for the scenario, unless ``section`` says
+    otherwise. Raises ``UsageError`` for a variant that the workspace does not have, and
+    ``IntegrityError`` for a runner that was named and would read a file that can run code, which
+    nobody vouches for.
+    """
+    for variant in section.variants:
+        if variant not in manifest.variants:
+            raise UsageError(
+                f"variant {variant} is not in {config.workspace / config.model}: "
+                f"run `edgepipe export --variant {variant}`"
+            )
+    cells: list[Cell] = []
+    refused: list[Refused] = []
+    impossible: list[Refused] = []
+    for runner in section.runners or registry.names():
+        try:
+            able, python = abilities_of(runner, config), python_of(runner, config)
+        except RunnerError as error:
+            refused.append(Refused("", runner, "", None, "unavailable", str(error)))
+            continue
+        for variant, target, precision in itertools.product(
+            section.variants or manifest.variants, section.targets, section.precisions
+        ):
+            files = manifest.variants[variant]
+            if reason := _why_not(variant, files, runner, precision, able):
+                impossible.append(Refused(variant, runner, target, precision, "failed", reason))
+                continue
+            file = next(files[name] for name in able.formats if name in files)
+            if not section.trust_workspace and (doubt := made_here.distrusted(manifest, file)):
+                if runner in section.runners:
+                    raise IntegrityError(f"{config.workspace / config.model}: {doubt}")
+                refused.append(Refused(variant, runner, target, precision, "unavailable", doubt))
+                continue
+            cell = Cell(
+                variant,
+                runner,
+                config.target(target),
+                precision,
+                file,
+                section.threads,
+                python,
+                config.device_of(runner),
+                section.allow_fallback,
+                beside=manifest.files(file)[1:],
+            )
+            found = manifest.recommendation(key_of(cell, scenario))
+            tuned = found if section.tuned and section.threads is None else None
+            cells.append(with_settings(cell, tuned.settings, tuned=True) if tuned else cell)
+    return cells, [*refused, *_in_vain(impossible, cells, section)]
+
+
+def key_of(cell: Cell, scenario: str) -> CellKey:
+    """What a recommendation for the cell is kept under."""
+    return CellKey(
+        cell.variant, cell.runner, cell.target.name, cell.device, cell.precision, scenario
+    )
+
+
+def abilities_of(runner: str, config: Config) -> Abilities:
+    """What a runner can be asked for.
+
+    A plug-in is asked in a worker, so that nothing its import does can end the command.
+    Raises ``RunnerError`` if it can't say.
+    """
+    known = registry.entry(runner)
+    if known.formats is not None:
+        return Abilities(known.formats, known.precisions)
+    with Worker(LOCAL.argv(python_of(runner, config) or sys.executable)) as worker:
+        described = worker.describe(runner)
+        return Abilities(described.formats, described.precisions)
+
+
+def python_of(runner: str, config: Config) -> str | None:
+    """The interpreter of a runner that has one: configured, or of an environment made for it.
+
+    Raises ``RunnerUnavailable`` for an environment that can't be used any more.
+    """
+    return config.python_of(runner) or environments.python_of(runner)
+
+
+def _why_not(
+    variant: str, files: Mapping[str, str], runner: str, precision: str, able: Abilities
+) -> str | None:
+    if not set(files) & set(able.formats):
+        return f"{runner} takes {', '.join(able.formats)}; {variant} is there as {', '.join(files)}"
+    if precision not in able.precisions:
+        return f"{runner} computes in {', '.join(able.precisions)}, not {precision}"
+    return None
+
+
+def _in_vain(
+    impossible: Sequence[Refused], cells: Sequence[Cell], section: CellsConfig
+) -> Iterator[Refused]:
+    """Those that answer a question which no cell does.
+
+    That is a runner, a variant or a precision that was named and has no cell at all, or a variant
+    and a runner that were both named and have none together.
+    """
+    runners = {cell.runner for cell in cells}
+    variants = {cell.variant for cell in cells}
+    precisions = {cell.precision for cell in cells}
+    pairs = {(cell.variant, cell.runner) for cell in cells}
+    for one in impossible:
+        named_runner, named_variant = one.runner in section.runners, one.variant in section.variants
+        if (
+            (named_runner and one.runner not in runners)
+            or (named_variant and one.variant not in variants)
+            or (named_runner and named_variant and (one.variant, one.runner) not in pairs)
+            or (one.precision not in precisions and (named_runner or not section.runners))
+        ):
+            yield one

@@ -1,0 +1,79 @@
+"""What ``evaluation.json`` holds: a row for each cell's accuracy."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import asdict, dataclass, field
+from typing import Any
+
+from ..errors import ExitCode
+from ..numerics.paired import Drop
+
+SCHEMA_VERSION = 1
+
+
+@dataclass(frozen=True)
+class CellAccuracy:
+    """A cell's row in ``evaluation.json``. Shares are in [0, 1], ``None`` unless it ran.
+
+    ``drop`` is ``None`` for the reference itself, ``verdict`` also where no limit was given, and
+    ``top5`` is for a model of five classes or fewer. ``file_sqnr_db`` and what follows are an int8
+    cell's on the goldens, as in ``CellVerdict``; they are shown here and judged by parity.
+    """
+
+    variant: str
+    runner: str
+    target: str
+    status: str
+    reason: str | None = None
+    verdict: str | None = None
+    images: int = 0
+    images_needed: int | None = None
+    correct: int | None = None
+    top1: float | None = None
+    top1_ci95: tuple[float, float] | None = None
+    top5: float | None = None
+    drop: Drop | None = None
+    placement: Mapping[str, float] = field(default_factory=dict)
+    precision: str | None = None
+    threads: int | None = None
+    batch: int | None = None
+    runner_version: str | None = None
+    file_sqnr_db: float | None = None
+    file_max_abs: float | None = None
+    kernels_sqnr_db: float | None = None
+    kernels_max_abs: float | None = None
+    kernels_limit_db: float | None = None
+    fault: str | None = None
+
+    def figures(self) -> dict[str, float | None]:
+        """What a report shows beside the verdict."""
+        return {
+            "top-1": self.top1,
+            "top-5": self.top5,
+            "drop": self.drop.points if self.drop else None,
+            "images": self.images,
+            "file SQNR dB": self.file_sqnr_db,
+            "kernels SQNR dB": self.kernels_sqnr_db,
+        }
+
+
+@dataclass(frozen=True)
+class EvaluationResult:
+    """What ``evaluation.json`` holds. ``reference`` is the cell that drops are counted from."""
+
+    model: Mapping[str, Any]
+    artifacts: Mapping[str, str]
+    hosts: Mapping[str, Mapping[str, Any]]
+    data: Mapping[str, Any]
+    max_drop: float | None
+    reference: Mapping[str, str] | None
+    notes: tuple[str, ...]
+    cells: tuple[CellAccuracy, ...]
+    exit_code: ExitCode
+
+    def to_json(self) -> dict[str, Any]:
+        """The document: JSON values only."""
+        document = asdict(self)
+        del document["exit_code"]
+        return {"schema_version": SCHEMA_VERSION, **document}

@@ -1,0 +1,337 @@
+"""evaluate: the accuracy of a cell on labelled images, and what it lost against fp32.
+
+All cells see the same images, a chunk at a time: a chunk is decoded and normalized once and goes
+through every open worker in turn. Decoding for each cell again would cost more than running it
+(a JPEG of 640 x 480 takes about as long as fp32, a larger one longer), and all images at once
+would not fit into memory.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping, Sequence
+from contextlib import ExitStack
+from dataclasses import dataclass, field, replace
+
+import numpy as np
+
+from ...exporters.weights.sources import CALIBRATED_WEIGHTS
+from ...runners import images
+from ...runners.base import RunnerError
+from ...runners.images import Preprocessing, batches
+from ...runners.targets import LOCAL
+from ..cells import arithmetic
+from ..cells.arithmetic import Arithmetic
+from ..cells.plan import plan
+from ..cells.session import Cell, OpenCell, Opener, run_batches, run_goldens, status_of
+from ..errors import UsageError, WorkspaceError
+from ..numerics import paired
+from ..numerics.intervals import wilson
+from ..numerics.limits import kind_of
+from ..progress import Progress
+from ..settings.load import Config
+from ..stages.quantize import saturates
+from ..storage import dataset
+from ..storage.dataset import Dataset
+from ..storage.goldens import FILE as GOLDENS
+from ..storage.goldens import Goldens
+from ..storage.manifest import Manifest
+from ..storage.workspace import Workspace
+from ..verdicts import FAIL, INCONCLUSIVE, exit_code
+from .accuracies import CellAccuracy, EvaluationResult
+from .gates import judge, unreliable
+from .judgement import TWICE, Judgement
+from .parity import gate_of
+
+RESULT_FILE = "evaluation.json"
+CHUNK = 32
+TOP = 5
+# Images in one run of a model that leaves the batch open.
+DYNAMIC_BATCH = 16
+# Workers that are open at the same time; with more cells the images are decoded once more.
+MOST_WORKERS = 8
+# Whose fp32 the others are compared with, where it can be had.
+REFERENCE_RUNNER = "ort-cpu"
+
+
+@dataclass
+class _Run:
+    """A cell on its way through the images: the place of the true class for each one so far."""
+
+    cell: Cell
+    opened: OpenCell | None = None
+    error: RunnerError | None = None
+    places: list[np.ndarray] = field(default_factory=list)
+    judgement: Judgement | None = None
+
+    @property
+    def batch(self) -> int:
+        """Images in one run."""
+        assert self.opened
+        return self.opened.loaded.inputs[0].shape[0] or DYNAMIC_BATCH
+
+    def score(self, tensor: np.ndarray, labels: np.ndarray, classes: int) -> None:
+        """Run float32 ``[n, 3, H, W]`` and note where its true classes come. Keeps the error."""
+        assert self.opened
+        loaded = self.opened.loaded
+        name, output = loaded.inputs[0].name, loaded.outputs[0].name
+        feeds = (({name: part}, rows, valid) for part, rows, valid in batches(tensor, self.batch))
+        try:
+            given = run_batches(self.opened, feeds)
+            scores = paired.scores_in(given, output, len(labels), classes)
+            self.places.append(paired.places(scores, labels).astype(np.int32))
+        except RunnerError as error:
+            self.error = error
+
+
+@dataclass(frozen=True)
+class _Twice:
+    """Says of an int8 cell what its file and its kernels cost, on the goldens."""
+
+    goldens: Goldens | None
+    own: Mapping[str, Arithmetic]
+    config: Config
+
+    @classmethod
+    def of(
+        cls, cells: Sequence[Cell], workspace: Workspace, manifest: Manifest, config: Config
+    ) -> tuple[_Twice, list[str]]:
+        """For these cells, with what there is to say about those that it can't be told of."""
+        own, notes = dict[str, Arithmetic](), list[str]()
+        for variant in dict.fromkeys(cell.variant for cell in cells):
+            try:
+                found = arithmetic.of_workspace(workspace.folder, manifest, variant)
+            except WorkspaceError as error:
+                notes.append(
+                    f"what the file and the kernels of {variant} cost is not known: {error}"
+                )
+            else:
+                own |= {variant: found} if found else {}
+        goldens = Goldens.load(workspace.folder / GOLDENS) if own else None
+        return cls(goldens, own, config), notes
+
+    def judge(self, run: _Run, preprocessing: Preprocessing) -> None:
+        """Run the goldens through an open cell that is judged twice. Keeps the error."""
+        cell, own = run.cell, self.own.get(run.cell.variant)
+        if own is None or self.goldens is None or run.opened is None:
+            return
+        precise = self.goldens.reference_sqnr_db
+        gate = gate_of(cell.variant, cell.runner, cell.precision, precise, self.config)
+        try:
+            outputs = run_goldens(run.opened, self.goldens, preprocessing)
+        except RunnerError as error:
+            run.error = error
+            return
+        inexact = saturates(cell.variant, run.opened.worker.hello["host"])
+        found = judge(outputs, self.goldens.fp32, gate, own=own.outputs, saturates=inexact)
+        kind = kind_of(cell.variant, cell.precision)
+        run.judgement = found.without(unreliable(kind, gate, precise))
+
+
+def evaluate(
+    workspace: Workspace, manifest: Manifest, config: Config, progress: Progress
+) -> EvaluationResult:
+    """Judge every cell that ``config.evaluate`` asks for. The workspace is locked and verified.
+
+    A cell that fails keeps its reason and the others go on. Raises ``UsageError`` where there
+    are no images to judge on, ``InputError`` for an image or a folder that can't be used.
+    """
+    if manifest.model["classes"] is None:
+        raise UsageError(
+            f"{workspace.folder}: no image classifier, so there are no right answers to count"
+        )
+    cells, refused = plan(manifest, config, config.evaluate)
+    data = _dataset(manifest, config)
+    for note in data.notes:
+        progress.say(f"warning: {note}")
+
+    twice, unknown = _Twice.of(cells, workspace, manifest, config)
+
+    def run(some: Sequence[Cell]) -> dict[Cell, _Run]:
+        return _run_all(some, data, twice, workspace, manifest, config, progress)
+
+    candidates, missing = _reference_candidates(manifest, config)
+    runs = run(list(dict.fromkeys([*candidates[:1], *cells])))
+    reference = None
+    for cell in candidates:
+        if cell not in runs and any(one.error is None for one in runs.values()):
+            runs |= run([cell])
+        if cell in runs and runs[cell].error is None:
+            reference = runs[cell]
+            break
+    if reference and reference.cell != candidates[0]:
+        missing = f"{candidates[0]} failed: {runs[candidates[0]].error}"
+    notes = [*data.notes, *unknown, *_notes(manifest, runs, reference, missing)]
+    shown = [one for cell, one in runs.items() if cell in cells or one is reference]
+    rows = [_row(one, reference, manifest, config) for one in shown]
+    rows += [
+        CellAccuracy(
+            *(one.variant, one.runner, one.target, one.status, one.reason),
+            precision=one.precision,
+        )
+        for one in refused
+    ]
+    return EvaluationResult(
+        model=manifest.model,
+        artifacts=manifest.digests,
+        hosts={
+            one.cell.target.name: one.opened.worker.hello["host"] for one in shown if one.opened
+        },
+        data={
+            "name": data.name,
+            "images": len(data),
+            "classes": data.classes,
+            "digest": data.digest,
+        },
+        max_drop=config.evaluate.max_drop,
+        reference=_name(reference.cell) if reference else None,
+        notes=tuple(notes),
+        cells=tuple(rows),
+        exit_code=exit_code(rows, config.evaluate.runners),
+    )
+
+
+def _dataset(manifest: Manifest, config: Config) -> Dataset:
+    images.pillow()  # without it no image comes to its size: say so before anything starts
+    if config.evaluate.data is not None:
+        labels = manifest.labels or [str(number) for number in range(manifest.model["classes"])]
+        skip = config.evaluate.skip_unreadable
+        return dataset.class_folders(config.evaluate.data, list(labels), skip)
+    weights = manifest.model["weights"]
+    if weights not in CALIBRATED_WEIGHTS:
+        raise UsageError(f"no labelled images come with {weights} weights: name some with --data")
+    return dataset.digits()
+
+
+def _reference_candidates(manifest: Manifest, config: Config) -> tuple[list[Cell], str | None]:
+    """Cells that can be the reference, best first: float32 here on ``ort-cpu``, or elsewhere.
+
+    Also why the best of all, ``ort-cpu``, isn't one of them, where it isn't.
+    """
+    section = config.evaluate.model_copy(update={"variants": ("fp32",), "precisions": ("f32",)})
+    best = section.model_copy(update={"runners": (REFERENCE_RUNNER,), "targets": (LOCAL.name,)})
+    first, refused = plan(manifest, config, best)
+    others, _ = plan(manifest, config, section)
+    others.sort(key=lambda cell: cell.target.name != LOCAL.name)
+    missing = f"{REFERENCE_RUNNER} can't be used: {refused[0].reason}" if refused else None
+    return list(dict.fromkeys([*first, *others])), missing
+
+
+def _run_all(
+    cells: Sequence[Cell],
+    data: Dataset,
+    twice: _Twice,
+    workspace: Workspace,
+    manifest: Manifest,
+    config: Config,
+    progress: Progress,
+) -> dict[Cell, _Run]:
+    """Run all images through all cells, a few workers at a time."""
+    runs = {cell: _Run(cell) for cell in cells}
+    preprocessing = Preprocessing.from_json(manifest.preprocessing)
+    opener = Opener()
+    for start in range(0, len(cells), MOST_WORKERS):
+        group = [runs[cell] for cell in cells[start : start + MOST_WORKERS]]
+        with ExitStack() as workers:
+            for run in group:
+                progress.step(0, len(data), f"starting {run.cell}")
+                try:
+                    model = workspace.folder / run.cell.file
+                    run.opened = workers.enter_context(opener.open(run.cell, model))
+                except RunnerError as error:
+                    run.error = error
+                twice.judge(run, preprocessing)
+            classes, decoders = manifest.model["classes"], config.evaluate.decoders
+            _walk(group, data, preprocessing, classes, decoders, progress)
+    progress.step(1, 1, "")
+    return runs
+
+
+def _walk(
+    group: Sequence[_Run],
+    data: Dataset,
+    preprocessing: Preprocessing,
+    classes: int,
+    decoders: int,
+    progress: Progress,
+) -> None:
+    """Take the images chunk by chunk through the runs that are still well."""
+    active = [run for run in group if run.error is None]
+    if not active:
+        return
+    common = math.lcm(*(run.batch for run in active))
+    done = 0
+    size = common * math.ceil(CHUNK / common)
+    for tensor, labels in data.tensors(preprocessing, size, decoders):
+        for run in active:
+            progress.step(done, len(data), str(run.cell))
+            run.score(tensor, labels, classes)
+        done += len(labels)
+        active = [run for run in active if run.error is None]
+
+
+def _row(run: _Run, reference: _Run | None, manifest: Manifest, config: Config) -> CellAccuracy:
+    cell = run.cell
+    row = CellAccuracy(cell.variant, cell.runner, cell.target.name, "ok", precision=cell.precision)
+    if run.error is not None:
+        return replace(row, status=status_of(run.error), reason=str(run.error))
+    assert run.opened
+    found, classes = np.concatenate(run.places), manifest.model["classes"]
+    count, correct = len(found), int(np.count_nonzero(found == 0))
+    loaded = run.opened.loaded
+    row = replace(
+        row,
+        images=count,
+        correct=correct,
+        top1=correct / count,
+        top1_ci95=wilson(correct / count, count, paired.Z_95),
+        top5=float(np.mean(found < TOP)) if classes > TOP else None,
+        placement=loaded.placement.shares(),
+        precision=loaded.placement.precision,
+        threads=loaded.placement.threads,
+        batch=run.batch,
+        runner_version=loaded.runner_version,
+    )
+    if run.judgement:
+        figures = run.judgement.figures()
+        row = replace(row, fault=run.judgement.fault, **{name: figures[name] for name in TWICE})
+    failures = []
+    if row.precision != cell.precision:
+        failures.append(f"computed in {row.precision}, {cell.precision} was asked for")
+    if broken := np.count_nonzero(found == classes):
+        failures.append(f"the outputs of {broken} images are NaN or infinite")
+    verdict, reason, needed, drop = None, "", None, None
+    limit = config.evaluate.max_drop
+    if reference is None:
+        verdict, reason = None if limit is None else INCONCLUSIVE, "no fp32 to compare with"
+    elif reference is not run:
+        drop = paired.drop(np.concatenate(reference.places) == 0, found == 0)
+        if limit is not None:
+            verdict, reason, needed = paired.judge(drop, count, limit)
+    if failures:
+        verdict, needed = FAIL, None
+    reason = "; ".join([*failures, *([reason] if reason else [])])
+    return replace(row, verdict=verdict, reason=reason or None, images_needed=needed, drop=drop)
+
+
+def _notes(
+    manifest: Manifest, runs: Mapping[Cell, _Run], reference: _Run | None, missing: str | None
+) -> list[str]:
+    """``missing`` is why the reference is not the one that it is by default."""
+    notes = []
+    if not manifest.model["trained"]:
+        notes.append("random weights: these figures mean nothing")
+    if manifest.model["classes"] <= TOP:
+        notes.append(f"no top-{TOP}: the model has {manifest.model['classes']} classes")
+    notes += [
+        f"{cell}: parity finds {run.judgement.fault} at fault: {'; '.join(run.judgement.reasons)}"
+        for cell, run in runs.items()
+        if run.judgement and run.judgement.fault
+    ]
+    if reference and missing:
+        notes.append(f"drops are counted from {reference.cell}, since {missing}")
+    return notes
+
+
+def _name(cell: Cell) -> dict[str, str]:
+    return {"variant": cell.variant, "runner": cell.runner, "target": cell.target.name}

@@ -1,0 +1,148 @@
+"""What running the goldens through cells gave, kept so that it can be judged without running."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from ...runners import documents
+from ..cells.session import Cell
+from ..errors import InputError
+from ..numerics import metrics
+from ..numerics.limits import kind_of
+from ..storage import goldens as recorded
+from ..storage import npz
+from ..storage.goldens import reference_json
+
+SCHEMA_VERSION = 1
+OWN = "own/"
+
+
+@dataclass(frozen=True)
+class CellOutputs:
+    """What running a cell gave, before anybody judges it. Goes into ``parity.npz``.
+
+    ``asked`` is the precision that was asked for, ``precision`` the one read back (or known
+    otherwise: ``precision_from``). ``placement`` is the per cent of the nodes on each provider,
+    ``provider`` the one asked for; ``misplaced`` says that it failed for being elsewhere.
+    ``cell`` is what was run, ``None`` in a recording that was read back.
+    """
+
+    variant: str
+    runner: str
+    target: str
+    asked: str
+    status: str
+    reason: str | None = None
+    file: str | None = None
+    precision: str | None = None
+    threads: int | None = None
+    runner_version: str | None = None
+    device: str | None = None
+    device_name: str | None = None
+    provider: str | None = None
+    precision_from: str | None = None
+    nodes: Mapping[str, int] = field(default_factory=dict)
+    placement: Mapping[str, float] = field(default_factory=dict)
+    convolutions: Mapping[str, int] = field(default_factory=dict)
+    misplaced: bool = False
+    host: Mapping[str, Any] = field(default_factory=dict)
+    arrays: Mapping[str, np.ndarray] = field(default_factory=dict)
+    cell: Cell | None = None
+
+
+@dataclass(frozen=True)
+class Recording:
+    """Outputs of all cells together with torch's for the same goldens.
+
+    ``own`` has, by variant, what the quantized files themselves make of them. ``measured`` says
+    when they were run (UTC, ISO 8601).
+    """
+
+    model: Mapping[str, Any]
+    artifacts: Mapping[str, str]
+    reference_sqnr_db: float
+    reference: Mapping[str, np.ndarray]
+    cells: tuple[CellOutputs, ...]
+    own: Mapping[str, Mapping[str, np.ndarray]] = field(default_factory=dict)
+    measured: str | None = None
+
+    @property
+    def samples(self) -> int:
+        """How many goldens were run."""
+        return len(next(iter(self.reference.values())))
+
+    def to_bytes(self) -> bytes:
+        """As ``.npz``: the arrays, and everything else as JSON beside them."""
+        arrays = {f"reference/{name}": array for name, array in self.reference.items()}
+        about = []
+        for number, cell in enumerate(self.cells):
+            arrays |= {f"cell{number}/{name}": array for name, array in cell.arrays.items()}
+            fields = {k: value for k, value in vars(cell).items() if k not in ("arrays", "cell")}
+            about.append(fields)
+        for variant, outputs in self.own.items():
+            arrays |= {f"{OWN}{variant}/{name}": array for name, array in outputs.items()}
+        document = {
+            "schema_version": SCHEMA_VERSION,
+            "model": self.model,
+            "artifacts": self.artifacts,
+            **reference_json(self.reference_sqnr_db),
+            "measured": self.measured,
+            "cells": about,
+        }
+        text = json.dumps(document, allow_nan=False)
+        return recorded.packed({**arrays, "about": np.frombuffer(text.encode(), np.uint8)})
+
+    @classmethod
+    def load(cls, path: Path) -> Recording:
+        """Read what ``to_bytes`` wrote. Raises ``InputError`` for anything else."""
+        try:
+            arrays = npz.read(path)
+            document = documents.parse(arrays.pop("about").tobytes())
+            if document["schema_version"] != SCHEMA_VERSION:
+                raise InputError(
+                    f"{path}: schema {document['schema_version']}, this reads {SCHEMA_VERSION}; "
+                    "run `edgepipe parity` again"
+                )
+            cells = tuple(
+                CellOutputs(**about, arrays=_under(arrays, f"cell{number}/"))
+                for number, about in enumerate(document["cells"])
+            )
+            reference = _under(arrays, "reference/")
+            npz.outputs(reference)
+            variants = dict.fromkeys(cell.variant for cell in cells if cell.status == "ok")
+            own = {name: _under(arrays, f"{OWN}{name}/") for name in variants}
+            for name, outputs in own.items():
+                if kind_of(name, "") == "int8" and not outputs:
+                    raise InputError(
+                        f"{path}: nothing in it of what {name} itself says: an older edgepipe "
+                        "recorded it; run `edgepipe parity` again"
+                    )
+            return cls(
+                document["model"],
+                document["artifacts"],
+                metrics.distance(document["reference_sqnr_db"], document["reference_state"]),
+                reference,
+                cells,
+                {name: outputs for name, outputs in own.items() if outputs},
+                document.get("measured"),
+            )
+        except OSError as error:
+            raise InputError(f"{path}: {error.strerror or error}") from error
+        except InputError:
+            raise
+        except Exception as error:  # a damaged archive fails in many ways inside zipfile and numpy
+            raise InputError(f"{path}: not a parity recording ({error})") from error
+
+
+def _under(arrays: Mapping[str, np.ndarray], prefix: str) -> dict[str, np.ndarray]:
+    return {
+        name.removeprefix(prefix): array
+        for name, array in arrays.items()
+        if name.startswith(prefix)
+    }

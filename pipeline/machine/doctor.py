@@ -1,0 +1,276 @@
+"""``edgepipe doctor``: what about this machine and its packages would make a result wrong.
+
+A check is a function from the facts that a worker gathered to one ``Finding``. It measures
+nothing and imports no runtime, so that it also works where a runtime no longer does.
+"""
+
+from __future__ import annotations
+
+import sys
+import tempfile
+import time
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import asdict, dataclass, replace
+from pathlib import Path
+from typing import Any
+
+from ...runners import registry
+from ...runners.base import RunnerError
+from ...runners.machine.installed import TELEMETRY_SWITCH
+from ...runners.targets import LOCAL, Target
+from ...runners.workers.launch import Worker
+from ..errors import ExitCode, UsageError
+from ..settings.load import Config
+from ..settings.sections import BenchConfig
+
+SCHEMA_VERSION = 1
+OK, WARNING, PROBLEM = "ok", "warning", "problem"
+VNNI = {"avx512_vnni", "avx_vnni"}
+BUSY_SHARE = 0.5
+STALE_SECONDS = 24 * 3600
+
+# More than bench makes by itself.
+MANY_ROUNDS = 2 * BenchConfig().rounds
+
+Facts = Mapping[str, Any]
+
+
+@dataclass(frozen=True)
+class Finding:
+    """What a check found. ``status`` is "ok", "warning" (numbers need care) or "problem"
+    (numbers or installs are wrong); ``remedy`` is what to do. ``where`` is a target, with the
+    interpreter if it is a runner's own.
+    """
+
+    check: str
+    status: str
+    what: str
+    remedy: str | None = None
+    where: str = LOCAL.name
+
+
+@dataclass(frozen=True)
+class Diagnosis:
+    """Every finding of every place that was looked at."""
+
+    findings: tuple[Finding, ...]
+
+    @property
+    def exit_code(self) -> ExitCode:
+        """1 for a problem; a warning is none."""
+        sick = any(finding.status == PROBLEM for finding in self.findings)
+        return ExitCode.GATE_FAILED if sick else ExitCode.OK
+
+    def to_json(self) -> dict[str, Any]:
+        """The document: JSON values only."""
+        return {"schema_version": SCHEMA_VERSION, **asdict(self)}
+
+
+def diagnose(config: Config, targets: Sequence[str]) -> Diagnosis:
+    """Run the checks on every target, and on the environments that runners have of their own.
+
+    Raises ``UsageError`` for an unknown target, and for an emulated one.
+    """
+    findings: list[Finding] = []
+    for target in map(config.target, targets):
+        if target.emulated:
+            raise UsageError(f"target {target.name} is emulated: doctor looks at real machines")
+        findings += _examine(target, sys.executable, target.name, MACHINE_CHECKS + PACKAGE_CHECKS)
+    if LOCAL.name in targets:
+        findings.append(leftovers(_temporary_folder()))
+        for runner in registry.names():
+            if python := config.python_of(runner):
+                findings += _examine(LOCAL, python, f"{runner} ({python})", PACKAGE_CHECKS)
+    return Diagnosis(tuple(findings))
+
+
+def _examine(
+    target: Target, python: str, where: str, checks: Sequence[Callable[[Facts], Finding]]
+) -> list[Finding]:
+    try:
+        with Worker(target.argv(python)) as worker:
+            facts = worker.inspect()
+    except RunnerError as error:
+        remedy = "make it start: `edgepipe runners` asks every one"
+        return [Finding("worker", PROBLEM, str(error), remedy, where)]
+    return [replace(check(facts), where=where) for check in checks]
+
+
+def cores(facts: Facts) -> Finding:
+    """How many cores a bench gets, and whether something keeps others from it."""
+    host = facts["host"]
+    physical, logical, total = host["physical_cores"], host["logical_cpus"], host["total_cpus"]
+    what = f"{physical} physical cores to use, {logical} of {total} logical CPUs"
+    quota = host["cpu_quota"]
+    if quota is not None and quota < logical:
+        return Finding(
+            "cores",
+            WARNING,
+            f"{what}; a container's quota of {quota:g} CPUs stops the process in bursts",
+            "lift the quota and pin CPUs instead (docker run --cpuset-cpus)",
+        )
+    if logical < total:
+        what += ": this process is bound to them"
+    return Finding("cores", OK, what)
+
+
+def int8_kernels(facts: Facts) -> Finding:
+    """Which int8 variant the CPU computes exactly."""
+    host = facts["host"]
+    flags = set(host["cpu_flags"])
+    if host["machine"] not in ("x86_64", "AMD64"):
+        return Finding("int8", OK, f"{host['machine']}: none of x86's int8 pitfalls")
+    if "amx_int8" in flags:
+        return Finding("int8", OK, "AMX: int8 is exact; use the variant int8")
+    if flags & VNNI:
+        return Finding("int8", OK, "VNNI, no AMX: int8 is exact; use the variant int8")
+    missing = "no VNNI, no AMX" if "avx2" in flags else "not even AVX2"
+    return Finding(
+        "int8",
+        WARNING,
+        f"{missing}: int8 kernels add in 16 bits and may saturate",
+        "ship int8-avx2, and judge what you ship with `edgepipe parity` on this machine",
+    )
+
+
+def governor(facts: Facts) -> Finding:
+    """Whether the clock rate is left to a governor that saves power."""
+    name = facts["host"]["governor"]
+    if name is None:
+        return Finding("governor", OK, "Linux does not set the clock rate here")
+    if name == "performance":
+        return Finding("governor", OK, "performance")
+    return Finding(
+        "governor",
+        WARNING,
+        f"{name}: the clock rate follows the load, and short runs see a slow CPU",
+        "cpupower frequency-set --governor performance",
+    )
+
+
+def virtual_machine(facts: Facts) -> Finding:
+    """Whether somebody else may be using the same cores."""
+    if not facts["host"]["virtual_machine"]:
+        return Finding("machine", OK, f"{facts['host']['cpu']}, no virtual machine")
+    return Finding(
+        "machine",
+        WARNING,
+        f"{facts['host']['cpu']} in a virtual machine: neighbours share its cores",
+        f"trust ratios over times, and more rounds over fewer (bench --rounds {MANY_ROUNDS})",
+    )
+
+
+def busy(facts: Facts) -> Finding:
+    """Whether other programs are at work now."""
+    load, cpus = facts["load"], facts["host"]["total_cpus"]
+    if load is None:
+        return Finding("load", OK, "not known here")
+    what = f"{load:.1f} processes wanted one of {cpus} CPUs over the last minute"
+    if load > BUSY_SHARE * cpus:
+        return Finding("load", WARNING, what, "let the other programs end before you bench")
+    return Finding("load", OK, what)
+
+
+def colliding_wheels(facts: Facts) -> Finding:
+    """Whether two distributions wrote to the same import folder."""
+    owners = facts["installed"]["owners"]
+    for folder, distributions in owners.items():
+        names = sorted({distribution["name"] for distribution in distributions})
+        if len(names) > 1:
+            return Finding(
+                "wheels",
+                PROBLEM,
+                f"{' and '.join(names)} own the same folder {folder}: the last one installed "
+                "has overwritten the others",
+                f"pip uninstall {' '.join(names)}, then install one of them again; "
+                "another runner's wheel goes into an environment of its own",
+            )
+    found = [f"{one['name']} {one['version']}" for group in owners.values() for one in group]
+    if not found:
+        return Finding("wheels", PROBLEM, "no runtime is installed", 'pip install "edgepipe[cpu]"')
+    return Finding("wheels", OK, ", ".join(found))
+
+
+def damaged_wheels(facts: Facts) -> Finding:
+    """Whether the files on the disk are those that the wheels brought."""
+    for distributions in facts["installed"]["owners"].values():
+        for distribution in distributions:
+            if distribution["damaged"]:
+                name, version = distribution["name"], distribution["version"]
+                return Finding(
+                    "files",
+                    PROBLEM,
+                    f"{name} {version}: missing or not the wheel's: "
+                    f"{', '.join(distribution['damaged'])}",
+                    f"pip install --force-reinstall --no-deps {name}=={version}",
+                )
+    return Finding("files", OK, "the runtimes' files are those of their wheels")
+
+
+def openvino_releases(facts: Facts) -> Finding:
+    """Whether everything here computes with the same OpenVINO."""
+    releases = {
+        f"{distribution['name']} {distribution['version']}": distribution["openvino"]
+        for distributions in facts["installed"]["owners"].values()
+        for distribution in distributions
+        if distribution["openvino"]
+    }
+    if len(set(releases.values())) > 1:
+        having = ", ".join(f"{name} has {release}" for name, release in releases.items())
+        return Finding(
+            "openvino",
+            WARNING,
+            f"different releases of OpenVINO: {having}",
+            "install releases that match before you compare ort-openvino with openvino",
+        )
+    return Finding("openvino", OK, next(iter(releases.values()), "not installed"))
+
+
+def telemetry(facts: Facts) -> Finding:
+    """Whether onnxruntime would report to its makers."""
+    found = facts["installed"]["telemetry"]
+    if not found["capable"]:
+        return Finding("telemetry", OK, "no onnxruntime that collects it")
+    if found["switch"] == "1":
+        return Finding(
+            "telemetry",
+            OK,
+            f"onnxruntime collects it; edgepipe sets {TELEMETRY_SWITCH}=1, your own programs "
+            "have to do so themselves",
+        )
+    return Finding(
+        "telemetry",
+        WARNING,
+        f"onnxruntime collects it, and {TELEMETRY_SWITCH} is {found['switch']!r}",
+        f"unset {TELEMETRY_SWITCH}, or set it to 1",
+    )
+
+
+def leftovers(folder: Path) -> Finding:
+    """Temporary folders of runs that were killed, older than a day."""
+    stale = [path for path in folder.glob("edgepipe-*") if _is_stale(path)]
+    if not stale:
+        return Finding("leftovers", OK, f"nothing of killed runs in {folder}")
+    return Finding(
+        "leftovers",
+        WARNING,
+        f"{len(stale)} temporary folders of killed runs in {folder}, such as {stale[0].name}",
+        f"find {folder} -maxdepth 1 -name 'edgepipe-*' -mtime +0 -exec rm -r {{}} +",
+    )
+
+
+def _temporary_folder() -> Path:
+    """Where killed runs leave theirs: a command has all its temporary files in one of these."""
+    folder = Path(tempfile.gettempdir())
+    return folder.parent if folder.name.startswith("edgepipe-") else folder
+
+
+def _is_stale(path: Path) -> bool:
+    try:
+        return time.time() - path.stat().st_mtime > STALE_SECONDS
+    except OSError:  # gone meanwhile
+        return False
+
+
+MACHINE_CHECKS = (cores, int8_kernels, governor, virtual_machine, busy)
+PACKAGE_CHECKS = (colliding_wheels, damaged_wheels, openvino_releases, telemetry)

@@ -1,0 +1,119 @@
+"""What ``edgepipe runners`` lists: every runner there is on a target, or why it isn't.
+
+Each is asked in a worker of its own, where its sessions would run, too: in its own interpreter
+or on another machine, and whatever a broken one does costs its own row only.
+"""
+
+from __future__ import annotations
+
+import sys
+from collections.abc import Sequence
+from dataclasses import asdict, dataclass
+from typing import Any
+
+from ...runners import registry
+from ...runners.base import RunnerError
+from ...runners.targets import Target
+from ...runners.workers.launch import Description, Worker
+from ..cells.plan import python_of
+from ..cells.session import status_of, timeouts_of
+from ..progress import Progress
+from ..settings.load import Config
+
+SCHEMA_VERSION = 1
+
+
+@dataclass(frozen=True)
+class RunnerFacts:
+    """A runner's row. ``status`` is "ok", "unavailable" or "failed", the latter with a reason.
+
+    ``origin`` is the distribution that a plug-in came with, ``install`` the command that makes
+    a missing built-in runner work, ``python`` the interpreter if it has one of its own.
+    """
+
+    name: str
+    target: str
+    status: str
+    reason: str | None
+    install: str | None
+    origin: str | None
+    python: str | None
+    version: str | None
+    devices: tuple[str, ...]
+    formats: tuple[str, ...]
+    precisions: tuple[str, ...]
+
+
+@dataclass(frozen=True)
+class Inventory:
+    """The runners of one or more targets."""
+
+    runners: tuple[RunnerFacts, ...]
+
+    def to_json(self) -> dict[str, Any]:
+        """The document: JSON values only."""
+        return {"schema_version": SCHEMA_VERSION, **asdict(self)}
+
+
+def inventory(config: Config, targets: Sequence[str], progress: Progress) -> Inventory:
+    """Ask every runner on every target. Raises ``UsageError`` for an unknown target."""
+    places = [config.target(name) for name in targets]
+    rows: list[RunnerFacts] = []
+    unreachable: dict[tuple[str, ...], RunnerError] = {}
+    names = registry.names()
+    for number, target in enumerate(places):
+        for position, name in enumerate(names):
+            done, total = number * len(names) + position, len(places) * len(names)
+            progress.step(done, total, f"{name} on {target.name}")
+            rows.append(_facts(name, target, config, unreachable))
+    progress.step(1, 1, "")
+    return Inventory(tuple(rows))
+
+
+def _facts(
+    name: str, target: Target, config: Config, unreachable: dict[tuple[str, ...], RunnerError]
+) -> RunnerFacts:
+    entry, python = registry.entry(name), None
+    answer: Description | RunnerError
+    try:
+        python = python_of(name, config)
+        answer = _ask(name, target, python or sys.executable, unreachable)
+    except RunnerError as error:  # its environment is damaged
+        answer = error
+    install: str | None = None
+    if isinstance(answer, RunnerError):
+        status = status_of(answer)
+        answer = Description(entry.formats or (), (), str(answer), None, (), {})
+    elif answer.reason is None:
+        status = "ok"
+    else:
+        status, install = "unavailable", entry.install or None
+    return RunnerFacts(
+        name=name,
+        target=target.name,
+        status=status,
+        reason=answer.reason,
+        install=install,
+        origin=entry.origin,
+        python=python,
+        version=answer.version,
+        devices=answer.devices,
+        formats=answer.formats,
+        precisions=answer.precisions,
+    )
+
+
+def _ask(
+    name: str, target: Target, python: str, unreachable: dict[tuple[str, ...], RunnerError]
+) -> Description | RunnerError:
+    """One worker, one question. A command that starts no worker is tried once."""
+    command = tuple(target.argv(python))
+    if command in unreachable:
+        return unreachable[command]
+    try:
+        with Worker(command, timeouts_of(target)) as worker:
+            return worker.describe(name)
+    except RunnerError as error:
+        if not error.greeted:
+            unreachable[command] = error
+        return error

@@ -1,0 +1,1 @@
+"""Formulas: distances, intervals, paired tests, limits. Pure numpy and scipy."""

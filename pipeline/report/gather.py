@@ -1,0 +1,185 @@
+"""What a report is about: the manifest and the results beside it, put together cell by cell."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import TypeVar
+
+import numpy as np
+
+from ..judging.accuracies import CellAccuracy
+from ..judging.parity import CellVerdict
+from ..speed.rows import CellResult
+from ..storage.manifest import Manifest
+from . import results
+from .results import (
+    BenchFile,
+    ComparisonFile,
+    EvaluationFile,
+    ExplanationFile,
+    Hosts,
+    ParityFile,
+    Source,
+    TuneFile,
+)
+
+AnyCell = CellResult | CellVerdict | CellAccuracy
+Found = TypeVar("Found", CellVerdict, CellAccuracy)
+
+
+@dataclass(frozen=True)
+class Row:
+    """A cell as each command knows it, ``None`` where one doesn't.
+
+    ``rounds`` are its raw samples in ms, an array for each round.
+    """
+
+    variant: str
+    runner: str
+    target: str
+    precision: str | None
+    bench: CellResult | None = None
+    parity: CellVerdict | None = None
+    accuracy: CellAccuracy | None = None
+    rounds: tuple[np.ndarray, ...] = field(default=(), repr=False)
+    batch: int | None = None
+
+    def name(self, join: str = " on ") -> str:
+        """ "int8 on ort-cpu", with what is out of the ordinary."""
+        name = f"{self.variant}{join}{self.runner}"
+        if self.precision not in (None, "f32"):
+            name += f" in {self.precision}"
+        if self.batch is not None:
+            name += f", batch {self.batch}"
+        return name if self.target == "local" else f"{name} at {self.target}"
+
+
+@dataclass(frozen=True)
+class Report:
+    """Everything that a page shows. Results are ``None`` if missing or out of date."""
+
+    manifest: Manifest
+    sources: tuple[Source, ...]
+    bench: BenchFile | None
+    parity: ParityFile | None
+    evaluation: EvaluationFile | None
+    explanation: ExplanationFile | None
+    tuning: TuneFile | None
+    comparison: ComparisonFile | None
+    rows: tuple[Row, ...]
+
+    def source(self, file: str) -> Source:
+        """What became of a result file."""
+        return next(source for source in self.sources if source.file == file)
+
+    @property
+    def hosts(self) -> Hosts:
+        """The machines by target; bench's word counts first, since its figures depend on them."""
+        merged: Hosts = {}
+        for result in (self.tuning, self.evaluation, self.parity, self.bench):
+            merged = {**merged, **(result.hosts if result else {})}
+        return merged
+
+    def bench_cpu(self, target: str) -> str | None:
+        """The CPU that bench saw on a target, if it ran there."""
+        return self.bench.hosts.get(target, {}).get("cpu") if self.bench else None
+
+    @property
+    def absent(self) -> tuple[str, ...]:
+        """Runners that could not be asked at all, and failures that belong to no cell."""
+        lines: dict[str, None] = {}
+        for result in (self.bench, self.parity, self.evaluation, self.tuning):
+            for cell in result.cells if result else ():
+                if not cell.variant:
+                    lines[f"{cell.runner}: {cell.status}: {cell.reason}"] = None
+        for result in (self.bench, self.parity):
+            lines |= dict.fromkeys(result.problems if result else ())
+        return tuple(lines)
+
+
+def gather(folder: Path, manifest: Manifest) -> Report:
+    """Read what is in the folder and, of all models, beside it.
+
+    Raises ``InputError`` for a damaged result.
+    """
+    bench, bench_source = results.read(folder, results.BENCH, BenchFile, manifest)
+    samples, samples_source = results.read_samples(folder, bench)
+    parity, parity_source = results.read(folder, results.PARITY, ParityFile, manifest)
+    evaluation, evaluation_source = results.read(
+        folder, results.EVALUATION, EvaluationFile, manifest
+    )
+    explanation, explanation_source = results.read(
+        folder, results.EXPLANATION, ExplanationFile, manifest
+    )
+    tuning, tuning_source = results.read(folder, results.TUNING, TuneFile, manifest)
+    comparison, comparison_source = results.read_comparison(folder.parent)
+    return Report(
+        manifest=manifest,
+        sources=(
+            bench_source,
+            samples_source,
+            parity_source,
+            evaluation_source,
+            explanation_source,
+            tuning_source,
+            comparison_source,
+        ),
+        bench=bench,
+        parity=parity,
+        evaluation=evaluation,
+        explanation=explanation,
+        tuning=tuning,
+        comparison=comparison,
+        rows=tuple(_rows(bench, parity, evaluation, samples)),
+    )
+
+
+def _rows(
+    bench: BenchFile | None,
+    parity: ParityFile | None,
+    evaluation: EvaluationFile | None,
+    samples: Mapping[int, tuple[np.ndarray, ...]],
+) -> list[Row]:
+    """Bench's cells in its order, then those that only the others judged."""
+    verdicts = [cell for cell in parity.cells if cell.variant] if parity else []
+    accuracies = [cell for cell in evaluation.cells if cell.variant] if evaluation else []
+    timed = [found for found in enumerate(bench.cells) if found[1].variant] if bench else []
+    batches = {cell.batch for _, cell in timed if cell.status == "ok"}
+    rows = [
+        Row(
+            *_key(cell),
+            bench=cell,
+            parity=_twin(cell, verdicts),
+            accuracy=_twin(cell, accuracies),
+            rounds=samples.get(number, ()),
+            batch=cell.batch if len(batches) > 1 else None,
+        )
+        for number, cell in timed
+    ]
+    shown = {id(row.parity) for row in rows}
+    rows += [
+        Row(*_key(cell), parity=cell, accuracy=_twin(cell, accuracies))
+        for cell in verdicts
+        if id(cell) not in shown
+    ]
+    shown = {id(row.accuracy) for row in rows}
+    return rows + [Row(*_key(cell), accuracy=cell) for cell in accuracies if id(cell) not in shown]
+
+
+def _key(cell: AnyCell) -> tuple[str, str, str, str | None]:
+    return cell.variant, cell.runner, cell.target, cell.precision
+
+
+def _twin(cell: AnyCell, others: Sequence[Found]) -> Found | None:
+    """The same cell in another result; one that failed need not know its precision."""
+    return next(
+        (
+            other
+            for other in others
+            if _key(other)[:3] == _key(cell)[:3]
+            and (None in (cell.precision, other.precision) or cell.precision == other.precision)
+        ),
+        None,
+    )

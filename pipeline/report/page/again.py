@@ -1,0 +1,209 @@
+"""The commands that make a report's results again, as one types them."""
+
+from __future__ import annotations
+
+import shlex
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import replace
+from typing import Any, TypeVar
+
+from ....exporters.registry import ONNX
+from ....exporters.weights.fitting import TOP
+from ....exporters.weights.sources import CHECKPOINT, OWN
+from ....runners.images import PRESETS, Preprocessing
+from ....runners.timing.plan import SINGLE_STREAM
+from ...judging.accuracies import CellAccuracy
+from ...judging.parity import CellVerdict
+from ...settings.sections import SYNTHETIC
+from ...speed.compare import Speed
+from ...speed.rows import CellResult
+from ...speed.tune import Tuned
+from ...stages.modelspec import name_of
+from ...storage.manifest import Manifest
+from ..gather import Report
+from ..results import ComparisonFile
+
+# ``Samples.origin`` of inputs of the user's, and how the names of edgepipe's own begin.
+FOLDER, FILE, DIGITS = "folder", "file", "digits"
+Judged = CellResult | CellVerdict | CellAccuracy
+Asked = TypeVar("Asked", CellResult, CellVerdict, CellAccuracy, Judged, Tuned, Speed)
+
+
+def commands(report: Report) -> list[str]:
+    """Export, then each command whose result is there, with every choice spelled out."""
+    lines = [_export(report.manifest)]
+    tuned = any(cell.tuned for cell in report.bench.cells) if report.bench else False
+    lines += _tune(report) if tuned else []
+    if report.bench:
+        cells = report.bench.cells
+        flags = [*_cells(cells), *_scenario(cells)]
+        lines.append(_line("edgepipe bench", *flags, *(["--quick"] if report.bench.quick else [])))
+    if report.parity:
+        samples = max((cell.samples for cell in report.parity.cells), default=0)
+        counted = ["--samples", samples] if samples else []
+        explain = ["--explain"] if report.explanation else []
+        lines.append(_line("edgepipe parity", *_cells(report.parity.cells), *counted, *explain))
+    if report.evaluation:
+        drop = report.evaluation.max_drop
+        gate = [] if drop is None else ["--max-drop", f"{drop:g}"]
+        name = str(report.evaluation.data["name"])
+        data = [] if name.startswith(DIGITS) else ["--data", name]
+        flags = [*_cells(report.evaluation.cells), *data, *gate]
+        lines.append(_line("edgepipe evaluate", *flags))
+    lines += [] if tuned else _tune(report)
+    lines += _compare(report.comparison) if report.comparison else []
+    return [*lines, _line("edgepipe report", *_model(report.manifest.model))]
+
+
+def placeholders(report: Report) -> list[str]:
+    """What the results can't name of the commands: files of the user's, keys of a file."""
+    manifest = report.manifest
+    model, lines = manifest.model, []
+    if _has_checkpoint(model):
+        lines.append("CHECKPOINT is the file whose weights have the SHA-256 above.")
+    if model["weights"] == OWN:
+        lines.append("The module is code of the user's, imported from where export is run.")
+    if FILE in _origins(manifest):
+        lines.append("SAMPLES is the .npz file that calibrated int8.")
+    if FOLDER in _origins(manifest):
+        lines.append("IMAGES is the folder that calibrated int8 and gave the goldens.")
+    if _preprocessing(manifest) is None:
+        lines.append("How images are prepared was set key by key under [export].")
+    if report.comparison and report.comparison.artifacts:
+        lines.append("WORKSPACE is the folder that the compared models' folders are in.")
+    return lines
+
+
+def _export(manifest: Manifest) -> str:
+    model = manifest.model
+    flags: list[object] = []
+    if model["name"] != name_of(model["architecture"]):
+        flags += ["--name", model["name"]]
+    if _has_checkpoint(model):
+        key = (model["weights_from"] or {}).get("key", TOP)
+        flags += ["--checkpoint", "CHECKPOINT"]
+        flags += ["--checkpoint-key", key] if key != TOP else []
+    elif model["weights"] != OWN:
+        flags += ["--weights", model["weights"]]
+    flags += _repeated("--input", model["named_inputs"])
+    if not model["trained"]:
+        flags += ["--classes", model["classes"]]
+    if model.get("width") not in (None, 1):
+        flags += ["--width", f"{model['width']:g}"]
+    flags += _preprocessing(manifest) or []
+    origins = _origins(manifest)
+    flags += ["--calibration", SYNTHETIC] * (SYNTHETIC in origins)
+    flags += ["--calibration", "IMAGES"] * (FOLDER in origins)
+    flags += ["--calibration", "SAMPLES"] * (FILE in origins)
+    if count := (model.get("calibration") or {}).get("count"):
+        flags += ["--calibration-images", count]
+    flags += ["--exporter", model["exporter"], "--opset", model["opset"]]
+    flags += ["--batch", model["batch"]]
+    if model["input_size"]:
+        flags += ["--input-size", model["input_size"]]
+    if not model["simplify"]:
+        flags.append("--no-simplify")
+    flags += _repeated("--variant", manifest.variants)
+    formats = {name for files in manifest.variants.values() for name in files}
+    flags += _repeated("--format", sorted(formats - {ONNX, "pt2"}))
+    return _line("edgepipe export", model["architecture"], *flags)
+
+
+def _has_checkpoint(model: Mapping[str, Any]) -> bool:
+    """Whether the weights came out of a file of the user's."""
+    return model["weights"] == CHECKPOINT or bool(model["weights"] == OWN and model["weights_from"])
+
+
+def _origins(manifest: Manifest) -> set[str]:
+    """Where the inputs of the export are from: "digits", "folder", "file", "synthetic"."""
+    chosen = (manifest.model.get("goldens"), manifest.model.get("calibration"))
+    return {about["from"] for about in chosen if about}
+
+
+def _preprocessing(manifest: Manifest) -> list[object] | None:
+    """The flags for it; none if the weights bring it along, ``None`` if no preset is it."""
+    if not manifest.preprocessing:
+        return []
+    own = manifest.model["own_preprocessing"]
+    kept = Preprocessing.from_json(manifest.preprocessing)
+    used = replace(kept, folded=False)
+    folding: list[object] = ["--fold-preprocessing"] * kept.folded
+    if own and Preprocessing.from_json(own).at(used.size) == used:
+        return folding
+    for name in PRESETS:
+        if Preprocessing.preset(name, used.size) == used:
+            return ["--preprocessing", name, *folding]
+    return None
+
+
+def _tune(report: Report) -> list[str]:
+    """The search whose result is there; what won in an earlier one is not made again by it."""
+    if report.tuning is None:
+        return []
+    named = _ran(report.tuning.cells)
+    flags = _places(named)
+    flags += _repeated(
+        "--scenario", (cell.scenario for cell in named if cell.scenario != SINGLE_STREAM)
+    )
+    return [_line("edgepipe tune", *flags, "--budget", f"{report.tuning.budget:g}")]
+
+
+def _compare(found: ComparisonFile) -> list[str]:
+    speeds = _ran(speed for row in found.models for speed in row.speeds)
+    flags = _repeated("--runner", (speed.runner for speed in speeds))
+    flags += _repeated("--variant", (speed.variant for speed in speeds))
+    threads = {speed.threads for speed in speeds if speed.threads}
+    flags += ["--threads", *threads] if len(threads) == 1 else []
+    sizes = {row.input_size for row in found.models}
+    if not found.artifacts and len(sizes) == 1:
+        flags += ["--input-size", *sizes]
+    if all(row.training_step_ms is None for row in found.models):
+        flags.append("--no-training")
+    flags += ["--convolutions"] * bool(found.convolutions)
+    flags += ["--quick"] * found.quick
+    flags += ["--workspace", "WORKSPACE"] * bool(found.artifacts)
+    return [_line("edgepipe compare", *(row.model for row in found.models), *flags)]
+
+
+def _cells(cells: Iterable[Judged]) -> list[object]:
+    """What leads to the same cells: their runners, variants and so on."""
+    named = _ran(cells)
+    flags = _places(named)
+    flags += _repeated("--precision", (cell.precision for cell in named if cell.precision))
+    threads = {cell.threads for cell in named if cell.threads and not getattr(cell, "tuned", False)}
+    return [*flags, "--threads", *threads] if len(threads) == 1 else flags
+
+
+def _ran(cells: Iterable[Asked]) -> list[Asked]:
+    """The cells that the machine has something for: another one could not be named again."""
+    return [cell for cell in cells if cell.variant and cell.status != "unavailable"]
+
+
+def _places(cells: Sequence[Judged | Tuned]) -> list[object]:
+    flags = _repeated("--runner", (cell.runner for cell in cells))
+    flags += _repeated("--variant", (cell.variant for cell in cells))
+    return [*flags, *_repeated("--target", (cell.target for cell in cells))]
+
+
+def _scenario(cells: Iterable[CellResult]) -> list[object]:
+    measured = [cell for cell in cells if cell.status == "ok"]
+    flags: list[object] = []
+    if measured and measured[0].scenario != SINGLE_STREAM:
+        flags += ["--scenario", measured[0].scenario]
+        if measured[0].rate:
+            flags += ["--rate", f"{measured[0].rate:g}"]
+    if len({cell.batch for cell in measured}) > 1:
+        flags += ["--batch", "sweep"]
+    return flags
+
+
+def _model(model: Mapping[str, Any]) -> list[object]:
+    return ["--model", model["name"]]
+
+
+def _repeated(flag: str, values: Iterable[object]) -> list[object]:
+    return [part for value in dict.fromkeys(values) for part in (flag, value)]
+
+
+def _line(command: str, *arguments: object) -> str:
+    return " ".join([command, *(shlex.quote(str(argument)) for argument in arguments)])

@@ -1,0 +1,133 @@
+"""A report as one HTML file that needs nothing else, or as Markdown."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Callable
+from importlib import resources
+from typing import Any
+
+from ....exporters.base import MissingLibrary
+from ..choice import choose, speed
+from ..gather import Report
+from ..plots import pareto, plots
+from ..results import (
+    BROKEN,
+    COMPARISON,
+    EVALUATION,
+    EXPLANATION,
+    MISSING,
+    OUTDATED,
+    PARITY,
+    SAMPLES,
+    TUNING,
+)
+from . import cell_table, contents, models, tuning
+from .again import commands, placeholders
+from .elements import Verdict
+
+
+def html(report: Report) -> str:
+    """The page. Raises ``MissingLibrary`` without jinja2 or matplotlib."""
+    template = _environment(autoescape=True).get_template("report.html.j2")
+    return template.render(**_contents(report), **_plots(report))
+
+
+def markdown(report: Report) -> str:
+    """The same facts without the plots, for a pull request or the summary of a CI job."""
+    template = _environment(finalize=_plain).get_template("report.md.j2")
+    known = _contents(report)
+    # In a block of code nothing but the end of the line means anything.
+    known["commands"] = [_Code(" ".join(line.splitlines())) for line in known["commands"]]
+    return re.sub(r"\n{3,}", "\n\n", template.render(**known)).strip() + "\n"
+
+
+def _contents(report: Report) -> dict[str, Any]:
+    explained = report.explanation.cells if report.explanation else ()
+    return {
+        "model": report.manifest.model,
+        "version": report.manifest.tools.get("edgepipe"),
+        "outdated": [source for source in report.sources if source.state == OUTDATED],
+        "missing": {source.file: source for source in report.sources if source.state == MISSING},
+        "lacking": {source.file: source for source in report.sources if source.state != "current"},
+        "choices": choose(report),
+        "identity": contents.identity(report),
+        "artifacts": contents.artifacts(report),
+        "cells": cell_table.cells(report) if report.rows else None,
+        "reasons": contents.reasons(report),
+        "absent": report.absent,
+        "comparisons": contents.comparisons(report),
+        "accuracy": contents.accuracy(report),
+        "accuracy_notes": report.evaluation.notes if report.evaluation else (),
+        "explained": [(cell, contents.worst_layers(cell)) for cell in explained],
+        "settings": contents.settings(report),
+        "hosts": contents.hosts(report) if report.hosts else None,
+        "tools": contents.tools(report),
+        "commands": commands(report),
+        "placeholders": placeholders(report),
+        "limits": contents.limits(report),
+        "tuned": tuning.section(report),
+        "compared": models.section(report),
+        "files": {
+            "parity": PARITY,
+            "evaluation": EVALUATION,
+            "explanation": EXPLANATION,
+            "tuning": TUNING,
+            "comparison": COMPARISON,
+        },
+        "samples_file": SAMPLES,
+    }
+
+
+def _plots(report: Report) -> dict[str, Any]:
+    """Each plot for a desk and for a phone, safe as it is; ``None`` where it has nothing."""
+    from markupsafe import Markup
+
+    def both(draw: Callable[[int], str | None]) -> tuple[Markup, Markup] | None:
+        wide, narrow = draw(plots.WIDE), draw(plots.NARROW)
+        # matplotlib and ElementTree have escaped every text in it
+        return (Markup(wide), Markup(narrow)) if wide and narrow else None  # noqa: S704
+
+    rows = report.rows
+    explained = report.explanation.cells if report.explanation else ()
+    models = report.comparison.models if report.comparison else ()
+    timed = [row for row in rows if speed(row.bench)]
+    return {
+        "tradeoff": both(lambda width: plots.tradeoff(rows, width)),
+        "undrawn": [row.name(" · ") for row in timed if not plots.drawn(row)],
+        "distributions": both(lambda width: plots.distributions(rows, width)),
+        "broken": any(layer.state == BROKEN for cell in explained for layer in cell.layers),
+        "layers": both(lambda width: plots.layers(explained, width)),
+        "runner_colors": plots.runner_colors(rows),
+        "pareto": both(lambda width: pareto.pareto(models, width)),
+        "variant_colors": pareto.legend_in_page(models),
+    }
+
+
+def _environment(**options: Any) -> Any:
+    try:
+        from jinja2 import DictLoader, Environment, StrictUndefined
+    except ImportError as error:
+        raise MissingLibrary(f'report: {error}; pip install "edgepipe[report]"') from error
+    folder = resources.files(contents.__package__ or "") / "templates"
+    files = {path.name: path.read_text("utf-8") for path in folder.iterdir() if path.is_file()}
+    return Environment(  # noqa: S701 - HTML asks for escaping, Markdown brings its own
+        loader=DictLoader(files),
+        undefined=StrictUndefined,
+        trim_blocks=True,
+        lstrip_blocks=True,
+        **options,
+    )
+
+
+class _Code(str):
+    """A line of a block of code."""
+
+
+def _plain(value: object) -> object:
+    """Text that stays text inside a Markdown table."""
+    if isinstance(value, _Code) or not isinstance(value, str | Verdict):
+        return value
+    text = " ".join(str(value).split())
+    text = text.replace("&", "&amp;").replace("<", "&lt;").replace(">", "&gt;")
+    return re.sub(r"([\\|\[\]*`])", r"\\\1", text)

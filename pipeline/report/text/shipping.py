@@ -1,0 +1,76 @@
+"""What packaging and verifying a bundle gave, as text for a terminal."""
+
+from __future__ import annotations
+
+from ...shipping.deploy import WOULD_DEPLOY, Deployment
+from ...shipping.package import Packaged
+from ...shipping.verification import Verification
+from .tables import ms, table, text
+
+MIB = 1 << 20
+
+
+def packaged(result: Packaged) -> str:
+    """The archive and what it holds."""
+    shown = table("file", ">  MiB", "sha256")
+    for name, member in result.index.members.items():
+        shown.add_row(name, f"{member.size / MIB:.2f}", member.sha256[:12])
+    signed = "signed" if result.signed else "not signed"
+    lines = [f"  {note}" for note in result.notes]
+    for name in result.index.waived:
+        lines.append(f"  {name}: packaged because it was allowed; the bundle says so")
+    size = f"{result.size / MIB:.1f} MiB, {signed}"
+    return text(shown, *lines, f"{result.path}  ({size})")
+
+
+def verification(result: Verification) -> str:
+    """The checks, what was run, and the verdict."""
+    checks = [f"{check.verdict:<13}{check.name:<11}{check.text}" for check in result.checks]
+    over = [f"  not {name}: {why}" for name, why in result.passed_over.items()]
+    host = result.host
+    flags = ", ".join(flag.upper() for flag in host["cpu_flags"]) or "none of the flags that count"
+    settings = "the recommended settings" if result.recommended else "no recommended settings"
+    lines = [
+        *over,
+        f"  {result.bundle['name']} {result.bundle['digest'][:16]}, "
+        f"release {result.bundle['release']}, proven at {result.bundle['created'] or 'no time'}, "
+        f"packaged by edgepipe {result.bundle['edgepipe']}",
+        f"  {host['cpu']}: {flags}",
+        f"  {result.variant} ({result.file}) on {result.runner} {result.runner_version}, "
+        f"{result.precision}, {result.threads} threads; {settings}",
+    ]
+    if result.sqnr_db is not None:
+        limit = result.gate["min_sqnr_db"]
+        lines.append(
+            f"  SQNR {result.sqnr_db:.1f} dB on {result.samples} goldens, limit {limit:.1f}"
+        )
+    if result.file_sqnr_db is not None and result.kernels_sqnr_db is not None:
+        lines.append(
+            f"  the file itself {result.file_sqnr_db:.1f} dB from torch; the kernels "
+            f"{result.kernels_sqnr_db:.1f} dB from the file, limit {result.kernels_limit_db:.1f}"
+        )
+    lines += _latency(result)
+    return text(*checks, *lines, f"{result.verdict}: after {result.seconds:.1f} s")
+
+
+def _latency(result: Verification) -> list[str]:
+    """For information: a short run next to the recorded one, which was on another machine."""
+    if result.p50_ms is None:
+        return []
+    there = ""
+    if result.recorded_p50_ms is not None:
+        there = f"; {ms(result.recorded_p50_ms)} ms on the build machine ({result.recorded_on})"
+    return [f"  p50 {ms(result.p50_ms)} ms in half a second{there}; not judged"]
+
+
+def deployment(result: Deployment) -> str:
+    """What the box serves now, what it served before, and why if that is not what was asked."""
+    lines = [f"{result.outcome}: {result.bundle} on {result.target}, {result.folder}"]
+    if result.reason:
+        lines.append(f"  {result.reason}")
+    lines += [f"  {name} was removed" for name in result.removed]
+    verb = "to send" if result.outcome == WOULD_DEPLOY else "sent"
+    size = f"{result.bytes_sent / MIB:.1f} MiB"
+    lines.append(f"  {verb}: {size}; before: {result.before or 'nothing'}")
+    serves, back = result.current or "nothing", result.previous or "nothing"
+    return text(*lines, f"  current: {serves}; previous: {back}")

@@ -1,0 +1,1 @@
+"""From a workspace to a box: bundles, their proof, verification and deployment."""

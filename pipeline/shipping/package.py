@@ -1,0 +1,323 @@
+"""package: the chosen variants with all that proves and describes them, as one signed archive."""
+
+from __future__ import annotations
+
+import hashlib
+import os
+import tempfile
+from collections.abc import Mapping
+from dataclasses import asdict, dataclass, replace
+from datetime import UTC, datetime
+from importlib.metadata import version
+from pathlib import Path
+from typing import Any
+
+from ...runners.bundles import archive, bundle
+from ...runners.bundles.bundle import BundleGate, Index, Member, Recommended, Variant
+from ...runners.bundles.signature import Signer, sign
+from ..cells import arithmetic
+from ..errors import InputError, Refused, UsageError
+from ..judging.gates import Gate
+from ..judging.parity import gate_of
+from ..judging.recording import SCHEMA_VERSION as PARITY_SCHEMA
+from ..progress import Progress
+from ..settings.load import Config
+from ..speed.rows import SCHEMA_VERSION as BENCH_SCHEMA
+from ..stages.quantize import needs_of
+from ..storage import goldens as recorded
+from ..storage.atomic import whole, writing
+from ..storage.manifest import Manifest, digest
+from ..storage.workspace import Workspace
+from . import bom, card, evidence, requirements
+from .layouts import Tensors, layout
+
+SCHEMA_VERSION = 1
+UNTRAINED, FAILED_PARITY = "untrained", "failed-parity"
+CARD, BOM = "MODEL_CARD.md", "bom.cdx.json"
+RUNTIMES = ("cpu", "openvino")  # the extras of edgepipe that a box may choose between
+
+
+@dataclass(frozen=True)
+class Packaged:
+    """What was written: the archive, and what it holds. ``digest`` is that of its index."""
+
+    path: Path
+    digest: str
+    size: int
+    signed: bool
+    index: Index
+    notes: tuple[str, ...]
+
+    def to_json(self) -> dict[str, Any]:
+        """The document: JSON values only."""
+        return {
+            "schema_version": SCHEMA_VERSION,
+            "path": str(self.path),
+            "digest": self.digest,
+            "size": self.size,
+            "signed": self.signed,
+            "notes": list(self.notes),
+            "bundle": asdict(self.index),
+        }
+
+
+def package(
+    workspace: Workspace, manifest: Manifest, config: Config, progress: Progress
+) -> Packaged:
+    """Write the bundle of a workspace, which is locked and verified.
+
+    Raises ``Refused`` for an untrained model, and for one that parity has not passed, unless the
+    configuration allows it. Equal workspaces give equal bytes, but for a signature.
+    """
+    index, members, notes = collect(workspace, manifest, config)
+    if config.package.layout:
+        return _lay_out(index, members, notes, manifest, config)
+    contents = {bundle.INDEX: index.to_bytes(), **members}
+    settings = config.package
+    if settings.sign_key:
+        progress.say("signing")
+        signer = Signer(settings.sign_key, settings.sign_certificate, settings.sign_chain)
+        contents[bundle.SIGNATURE] = _signature(contents, signer)
+    label = hashlib.sha256(contents[bundle.INDEX]).hexdigest()
+    path = settings.output / f"{index.name}-{label[:16]}{bundle.SUFFIX}"
+    with whole(path) as file:
+        archive.write(file, contents)
+    size = path.stat().st_size
+    return Packaged(path, label, size, bundle.SIGNATURE in contents, index, tuple(notes))
+
+
+def _lay_out(
+    index: Index,
+    members: Mapping[str, bytes],
+    notes: list[str],
+    manifest: Manifest,
+    config: Config,
+) -> Packaged:
+    """Write a server's model repository. One that is there already is replaced as a whole."""
+    kind, settings = str(config.package.layout), config.package
+    if settings.sign_key:
+        raise UsageError("a folder for a server is not signed: leave --sign-key or --layout away")
+    files = layout(kind, index, _tensors(manifest), members)
+    label = digest({name: _member(data).sha256 for name, data in files.items()})
+    path = settings.output / f"{index.name}-{kind}-{label[:16]}"
+    with writing(path):
+        settings.output.mkdir(parents=True, exist_ok=True)
+        with tempfile.TemporaryDirectory(prefix=".edgepipe-", dir=settings.output) as folder:
+            made = Path(folder) / path.name
+            for name, data in files.items():
+                (made / name).parent.mkdir(parents=True, exist_ok=True)
+                (made / name).write_bytes(data)
+            if path.exists():
+                path.replace(Path(folder) / "before")
+            made.replace(path)
+    listed = replace(index, members={name: _member(data) for name, data in files.items()})
+    size = sum(map(len, files.values()))
+    return Packaged(path, label, size, False, listed, tuple(notes))
+
+
+def _tensors(manifest: Manifest) -> Tensors:
+    """Of a model with one input; its first output is the one with a score for each class."""
+    (taken,), given = manifest.model["inputs"], manifest.model["outputs"]
+    batch = manifest.model["batch"]
+    return Tensors(
+        taken["name"],
+        given[0]["name"],
+        None if batch == "dynamic" else int(batch),
+        manifest.preprocessing["size"],
+        manifest.model["classes"],
+    )
+
+
+def collect(
+    workspace: Workspace, manifest: Manifest, config: Config
+) -> tuple[Index, dict[str, bytes], list[str]]:
+    """The index of a bundle, its members, and what a user has to know about them."""
+    if not manifest.preprocessing:
+        raise UsageError(f"{workspace.folder}: takes no images; a bundle is for models that do")
+    preprocessing = recorded.preprocessing_of(manifest)
+    if preprocessing is None or not manifest.model["classes"]:
+        raise UsageError(f"{config.model} is no image classifier: only those can be packaged")
+    variants = chosen(manifest, config)
+    names = [name for variant in variants.values() for name in variant.proofs()]
+    digests = {name: manifest.artifacts[name].sha256 for name in (*names, recorded.FILE)}
+    goldens = recorded.Goldens.load(workspace.folder / recorded.FILE)
+
+    def limits(variant: str, runner: str | None, precision: str) -> Gate:
+        return gate_of(variant, runner, precision, goldens.reference_sqnr_db, config)
+
+    parity = evidence.read(workspace.folder / "parity.json")
+    if parity and parity.get("schema_version") != PARITY_SCHEMA:
+        raise InputError(
+            f"{workspace.folder / 'parity.json'}: schema {parity.get('schema_version')}, this "
+            f"edgepipe reads {PARITY_SCHEMA}; run `edgepipe parity` again"
+        )
+    with evidence.reading(workspace.folder / "parity.json"):
+        problems = evidence.parity_problems(parity, variants, digests, limits)
+    waived = _waived(manifest, problems, config)
+    notes = [f"{FAILED_PARITY}: {problem}" for problem in problems]
+    if parity and evidence.outdated(parity, digests):
+        parity = None
+    bench = evidence.read(workspace.folder / "bench.json")
+    if bench is None:
+        notes.append("no bench.json: the bundle says nothing of latency; run `edgepipe bench`")
+    elif bench.get("schema_version") != BENCH_SCHEMA or evidence.outdated(bench, digests):
+        notes.append("bench.json is about other files and was left out; run `edgepipe bench`")
+        bench = None
+    members = {name: (workspace.folder / name).read_bytes() for name in digests}
+    proofs = {}
+    for kind, document in (("parity", parity), ("bench", bench)):
+        if document is not None:
+            proofs[kind] = f"evidence/{kind}.json"
+            members[proofs[kind]] = (workspace.folder / f"{kind}.json").read_bytes()
+    recommended = tuple(
+        Recommended(**asdict(found)) for found in manifest.recommended if found.variant in variants
+    )
+    used = {"f32", *evidence.precisions(parity)}
+    used |= {found.precision for found in recommended}
+    index = Index(
+        schema_version=bundle.SCHEMA_VERSION,
+        name=config.model,
+        edgepipe=version("edgepipe"),
+        model=dict(manifest.model),
+        preprocessing=preprocessing,
+        labels=tuple(manifest.labels) if manifest.labels else None,
+        variants=variants,
+        gates=_gates(variants, sorted(used), limits, config),
+        recommended=recommended,
+        provenance=provenance(manifest),
+        evidence=proofs,
+        waived=waived,
+        release=config.package.release,
+        created=created(parity),
+    )
+    members |= _descriptions(index, members, parity, bench, notes)
+    listed = {name: _member(data) for name, data in sorted(members.items())}
+    return replace(index, members=listed), dict(sorted(members.items())), notes
+
+
+def created(parity: Mapping[str, Any] | None) -> str | None:
+    """When a bundle's proof was made: what ``SOURCE_DATE_EPOCH`` says, else when parity ran.
+
+    Not when it was packaged: equal workspaces are to give equal bytes.
+    """
+    epoch = os.environ.get("SOURCE_DATE_EPOCH", "")
+    if epoch.isdigit():
+        return datetime.fromtimestamp(int(epoch), UTC).isoformat(timespec="seconds")
+    return parity.get("measured") if parity else None
+
+
+def chosen(manifest: Manifest, config: Config) -> dict[str, Variant]:
+    """The variants to ship, in the formats asked for. Raises ``UsageError`` if one is missing."""
+    settings = config.package
+    for name in settings.variants:
+        if name not in manifest.variants:
+            raise UsageError(
+                f"variant {name} is not in {config.workspace / config.model}: "
+                f"run `edgepipe export --variant {name}`"
+            )
+    variants = {}
+    for name in settings.variants or tuple(manifest.variants):
+        files = {
+            kind: manifest.files(main)
+            for kind, main in manifest.variants[name].items()
+            if kind in settings.formats
+        }
+        if files:
+            second = arithmetic.file_of(name)
+            variants[name] = Variant(
+                files, needs_of(name), second if second in manifest.artifacts else None
+            )
+        elif name in settings.variants:
+            raise UsageError(f"variant {name} has no file in {', '.join(settings.formats)}")
+    missing = set(settings.formats) - {kind for one in variants.values() for kind in one.files}
+    if missing:
+        kind = sorted(missing)[0]
+        raise UsageError(f"no variant has a file in {kind}: run `edgepipe export --format {kind}`")
+    return variants
+
+
+def _waived(manifest: Manifest, problems: list[str], config: Config) -> tuple[str, ...]:
+    settings = config.package
+    waived = []
+    if not manifest.model["trained"]:
+        if not settings.allow_untrained:
+            raise Refused(
+                f"{config.model} has untrained weights ({manifest.model['weights']}); "
+                "--allow-untrained packages it all the same, and the bundle says so"
+            )
+        waived.append(UNTRAINED)
+    if problems:
+        if not settings.allow_failed_parity:
+            more = f" (and {len(problems) - 1} more)" if len(problems) > 1 else ""
+            raise Refused(
+                f"parity has not passed: {problems[0]}{more}; run `edgepipe parity`, or "
+                "--allow-failed-parity packages it all the same, and the bundle says so"
+            )
+        waived.append(FAILED_PARITY)
+    return tuple(waived)
+
+
+def _gates(
+    variants: Mapping[str, Variant], precisions: list[str], limits: Any, config: Config
+) -> tuple[BundleGate, ...]:
+    """The limits of every variant, and those of single runners where ``[gates]`` has them."""
+    own = [key.split("/", 1) for key in config.gates if "/" in key]
+    return tuple(
+        BundleGate(variant, runner, precision, **asdict(limits(variant, runner, precision)))
+        for variant in variants
+        for runner in (None, *sorted(runner for name, runner in own if name == variant))
+        for precision in precisions
+    )
+
+
+def provenance(manifest: Manifest) -> dict[str, Any]:
+    """Where the model comes from: weights, versions, calibration."""
+    calibration = manifest.artifacts.get("calibration.json")
+    return {
+        "weights": manifest.model["weights"],
+        "weights_sha256": manifest.model["weights_sha256"],
+        "tools": dict(manifest.tools),
+        "calibration_sha256": calibration.sha256 if calibration else None,
+        "stages": {stage.name: stage.key for stage in manifest.stages},
+        "workspace": digest({name: art.sha256 for name, art in manifest.artifacts.items()}),
+    }
+
+
+def _descriptions(
+    index: Index,
+    members: Mapping[str, bytes],
+    parity: Mapping[str, Any] | None,
+    bench: Mapping[str, Any] | None,
+    notes: list[str],
+) -> dict[str, bytes]:
+    """Members about the others: pinned requirements, bill of materials, model card."""
+    files = {name: _member(data) for name, data in sorted(members.items())}
+    listed = replace(index, members=files)
+    made: dict[str, bytes] = {}
+    packages: dict[str, str] = {}
+    for extra in RUNTIMES:
+        pins = requirements.pinned(extra)
+        if pins is None:
+            notes.append(f"edgepipe[{extra}] is not installed here: no requirements for it")
+            continue
+        made[f"requirements/{extra}.txt"] = requirements.text(pins, extra).encode()
+        packages |= pins
+    identity = digest({name: member.sha256 for name, member in files.items()})
+    made[BOM] = bom.cyclonedx(listed, files, dict(sorted(packages.items())), identity)
+    with evidence.reading("parity.json or bench.json"):
+        made[CARD] = card.model_card(listed, parity, bench).encode()
+    return made
+
+
+def _member(data: bytes) -> Member:
+    return Member(hashlib.sha256(data).hexdigest(), len(data))
+
+
+def _signature(contents: Mapping[str, bytes], signer: Signer) -> bytes:
+    with tempfile.TemporaryDirectory(prefix="edgepipe-") as folder:
+        named = Path(folder) / "bundle"  # the signature has the folder's name in it
+        for name, data in contents.items():
+            path = named / name
+            path.parent.mkdir(parents=True, exist_ok=True)
+            path.write_bytes(data)
+        return sign(named, signer)

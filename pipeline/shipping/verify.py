@@ -1,0 +1,363 @@
+"""verify: does a bundle hold on this machine? Integrity, signature, CPU, answers, one verdict.
+
+Runs on the box: it needs the base install and one runtime, nothing of what made the model.
+"""
+
+from __future__ import annotations
+
+import sys
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from time import perf_counter
+from typing import Any
+
+import numpy as np
+
+from ...runners import registry
+from ...runners.base import BundleError, RunnerError, RunnerUnavailable
+from ...runners.bundles import signature
+from ...runners.bundles.bundle import GOLDENS, INDEX, Bundle, BundleGate, unpacked
+from ...runners.bundles.selection import Choice, choose
+from ...runners.bundles.signature import Trust
+from ...runners.targets import Target
+from ...runners.timing.plan import Plan
+from ...runners.workers.launch import Loaded, Worker
+from ..cells.arithmetic import Arithmetic
+from ..cells.plan import abilities_of, python_of
+from ..cells.session import OpenCell, audit, run_goldens, timeouts_of
+from ..errors import InputError, UsageError
+from ..judging.gates import Gate, Judgement, judge, unreliable
+from ..numerics.limits import kind_of
+from ..progress import Progress
+from ..settings.load import Config, nearest
+from ..speed.validity import MAX_TIMED_DEVIATION
+from ..storage.goldens import Goldens
+from ..verdicts import FAIL, PASS
+from . import evidence
+from .verification import NOT_CHECKED, WAIVED, Check, Verification
+
+TIMING = Plan(
+    seconds=0.5, min_samples=16, max_seconds=10.0, window_seconds=0.05, warm_up_seconds=0.5
+)
+
+
+def verify(path: Path, config: Config, target: Target, progress: Progress) -> Verification:
+    """Check a bundle and run its goldens where it is to be used.
+
+    Raises ``BundleError`` for a bundle that is not whole or not signed as required, and
+    ``RunnerError`` if no runner gives an answer; every other failure is in the result.
+    """
+    started = perf_counter()
+    settings = config.verify
+    with unpacked(path) as bundle:
+        if settings.variant and settings.variant not in bundle.index.variants:
+            there = nearest(settings.variant, bundle.index.variants)
+            raise UsageError(f"no variant {settings.variant} in {path}; {there}")
+        signed = _signature(bundle, Trust(settings.key, settings.roots))
+        goldens = _goldens(bundle)
+        second = {name: _second(bundle, name, goldens) for name in bundle.index.variants}
+        count = min(settings.samples or len(goldens), len(goldens))
+        host, formats = _available(bundle, config, target, progress)
+        choice = choose(bundle.index, host, formats, variant=settings.variant, target=target.name)
+        own = second[choice.variant]
+        answers = _run(bundle, choice, config, target, goldens, own, host, count, progress)
+        bench = bundle.evidence("bench")
+        recorded_p50_ms, recorded_on = None, None
+        if bench:
+            cell = (choice.variant, choice.runner, choice.settings.precision)
+            with _evidence_of(bundle, "bench"):
+                recorded_p50_ms = evidence.recorded_p50(bench, *cell)
+                recorded_on = str(bench["host"].get("cpu"))
+        checks = (
+            Check("integrity", PASS, f"{len(bundle.index.members)} files match {INDEX}"),
+            signed,
+            _evidence(bundle),
+            fit(choice, settings.allow_unfit),
+            *answers.checks,
+        )
+    placed = answers.loaded.placement
+    return Verification(
+        bundle=_about(bundle),
+        target=target.name,
+        host=host,
+        variant=choice.variant,
+        runner=choice.runner,
+        runner_version=answers.loaded.runner_version,
+        file=choice.files[0],
+        precision=placed.precision,
+        threads=placed.threads,
+        recommended=choice.recommended,
+        samples=count,
+        sqnr_db=answers.sqnr_db,
+        file_sqnr_db=answers.file_sqnr_db,
+        kernels_sqnr_db=answers.kernels_sqnr_db,
+        kernels_limit_db=answers.kernels_limit_db,
+        fault=answers.fault,
+        top1_agreement=answers.top1_agreement,
+        gate=asdict(answers.gate),
+        p50_ms=answers.p50_ms,
+        recorded_p50_ms=recorded_p50_ms,
+        recorded_on=recorded_on,
+        load_ms=answers.loaded.load_ms,
+        seconds=perf_counter() - started,
+        passed_over=choice.passed_over,
+        checks=checks,
+    )
+
+
+def _about(bundle: Bundle) -> dict[str, Any]:
+    index = bundle.index
+    return {
+        "path": str(bundle.path),
+        "name": index.name,
+        "digest": bundle.digest,
+        "signed": bundle.signed,
+        "edgepipe": index.edgepipe,
+        "waived": list(index.waived),
+        "release": index.release,
+        "created": index.created,
+        "provenance": index.provenance,
+    }
+
+
+def _signature(bundle: Bundle, trust: Trust) -> Check:
+    if trust:
+        signature.check(bundle, trust)
+        by = trust.key or ", ".join(map(str, trust.roots))
+        return Check("signature", PASS, f"of every file, by {by}")
+    text = "signed, and no --key was given" if bundle.signed else "not signed"
+    return Check("signature", NOT_CHECKED, text)
+
+
+def _evidence(bundle: Bundle) -> Check:
+    """Whether parity passed on the build machine with these very files, by what it says itself.
+
+    Raises ``BundleError`` for evidence that is none.
+    """
+    index = bundle.index
+    if index.waived:
+        return Check("evidence", WAIVED, f"packaged although {' and '.join(index.waived)}")
+    document = bundle.evidence("parity")
+    if document is None:
+        return Check("evidence", FAIL, "no parity of the build machine in it")
+
+    def limits(variant: str, runner: str, precision: str) -> Gate:
+        found = index.gate(variant, runner, precision)
+        if found is None:
+            raise BundleError(f"{bundle.path}: no gate for {variant} in {precision}")
+        return _gate(found)
+
+    files = [name for variant in index.variants.values() for name in variant.proofs()]
+    digests = {name: index.members[name].sha256 for name in (*files, GOLDENS)}
+    with _evidence_of(bundle, "parity"):
+        problems = evidence.parity_problems(document, index.variants, digests, limits)
+    if problems:
+        return Check("evidence", FAIL, f"on the build machine: {problems[0]}")
+    return Check("evidence", PASS, "parity passed on the build machine, with these files")
+
+
+@contextmanager
+def _evidence_of(bundle: Bundle, kind: str) -> Iterator[None]:
+    try:
+        with evidence.reading(bundle.index.evidence[kind]):
+            yield
+    except evidence.MalformedEvidence as error:
+        raise BundleError(f"{bundle.path}: {error}") from error
+
+
+def _gate(limits: BundleGate) -> Gate:
+    """The gate that a bundle carries."""
+    fields = asdict(limits)
+    return Gate(**{name: fields[name] for name in Gate.__dataclass_fields__})
+
+
+def fit(choice: Choice, allowed: bool) -> Check:
+    """Whether the variant is one for the CPU. Goldens can't tell: saturation depends on the data.
+
+    ``allowed`` accepts one that isn't, and the check says so.
+    """
+    if choice.misfit is None:
+        return Check("fits", PASS, f"{choice.variant} is one for this CPU")
+    verdict = WAIVED if allowed else FAIL
+    return Check("fits", verdict, f"{choice.variant} is not one for this CPU: {choice.misfit}")
+
+
+def _goldens(bundle: Bundle) -> Goldens:
+    """The goldens, checked before anything is allocated for them."""
+    path = bundle.folder / GOLDENS
+    try:
+        goldens = Goldens.load(path)
+        side = bundle.index.preprocessing.size
+        if goldens.images is None:
+            raise ValueError("no images")
+        count = len(goldens.images)
+        if goldens.images.dtype != np.uint8 or goldens.images.shape != (count, side, side, 3):
+            raise ValueError(f"images of {goldens.images.dtype} {goldens.images.shape}")
+    except (InputError, ValueError) as error:
+        raise BundleError(f"{bundle.path}: no goldens in {GOLDENS} ({error})") from error
+    return goldens
+
+
+def _second(bundle: Bundle, variant: str, goldens: Goldens) -> Arithmetic | None:
+    """What a quantized file itself makes of the goldens; ``None`` for a float one."""
+    name = bundle.index.variants[variant].goldens
+    if name is None:
+        if kind_of(variant, "") == "int8":
+            raise BundleError(f"{bundle.path}: nothing in it of what {variant} itself says")
+        return None
+    try:
+        found = Arithmetic.load(bundle.folder / name)
+    except InputError as error:
+        raise BundleError(f"{bundle.path}: {name}: no outputs of {variant} itself") from error
+    members = bundle.index.members
+    models = [members[file].sha256 for file in bundle.index.variants[variant].names()]
+    if found.model not in models or found.goldens != members[GOLDENS].sha256:
+        raise BundleError(f"{bundle.path}: {name} is not of this {variant} and these goldens")
+    if any(len(array) != len(goldens) for array in found.outputs.values()):
+        raise BundleError(f"{bundle.path}: {name} has not as many outputs as there are goldens")
+    return found
+
+
+def _available(
+    bundle: Bundle, config: Config, target: Target, progress: Progress
+) -> tuple[Mapping[str, Any], dict[str, tuple[str, ...]]]:
+    """Facts about the machine, and the formats of each runner that works there.
+
+    Those that the bundle has recommendations for are looked for first, and none further once
+    one takes all that there is. Raises ``RunnerUnavailable`` if none is left, also for one that
+    was asked for.
+    """
+    wanted = config.verify.runner
+    variants = bundle.index.variants.values()
+    kinds = {kind for variant in variants for kind in variant.files}
+    favoured = {found.runner for found in bundle.index.recommended}
+    names = sorted(registry.names(), key=lambda runner: runner not in favoured)
+    host: Mapping[str, Any] = {}
+    formats: dict[str, tuple[str, ...]] = {}
+    reasons: dict[str, str] = {}
+    for runner in (wanted,) if wanted else names:
+        try:
+            taken = abilities_of(runner, config).formats
+            if not kinds & set(taken):
+                reasons[runner] = f"takes {', '.join(taken)}, the bundle has {', '.join(kinds)}"
+                continue
+            progress.say(f"looking for {runner}")
+            argv = target.argv(python_of(runner, config) or sys.executable)
+            with Worker(argv, timeouts_of(target)) as worker:
+                described, host = worker.describe(runner), worker.hello["host"]
+        except RunnerError as error:
+            if not error.greeted:  # no worker starts there: the next one won't, either
+                raise
+            reasons[runner] = str(error)
+            continue
+        if described.reason:
+            reasons[runner] = described.reason
+            continue
+        formats[runner] = taken
+        if all(set(variant.files) & set(taken) for variant in variants):
+            break
+    if not formats:
+        said = "; ".join(f"{runner}: {reason}" for runner, reason in reasons.items())
+        raise RunnerUnavailable(f"no runner for this bundle on {target.name}: {said}")
+    return host, formats
+
+
+@dataclass(frozen=True)
+class _Answers:
+    """What running the goldens gave, and how it was judged."""
+
+    loaded: Loaded
+    checks: tuple[Check, ...]
+    gate: Gate
+    sqnr_db: float | None
+    file_sqnr_db: float | None
+    kernels_sqnr_db: float | None
+    kernels_limit_db: float | None
+    fault: str | None
+    top1_agreement: float | None
+    p50_ms: float | None
+
+
+def _run(
+    bundle: Bundle,
+    choice: Choice,
+    config: Config,
+    target: Target,
+    goldens: Goldens,
+    own: Arithmetic | None,
+    host: Mapping[str, Any],
+    count: int,
+    progress: Progress,
+) -> _Answers:
+    """The goldens through the runner that the box will use, then the same session timed."""
+    limits = bundle.index.gate(choice.variant, choice.runner, choice.settings.precision)
+    if limits is None:
+        raise BundleError(
+            f"{bundle.path}: no gate for {choice.variant} in {choice.settings.precision}"
+        )
+    gate = _gate(limits)
+    argv = target.argv(python_of(choice.runner, config) or sys.executable)
+    files = {name: bundle.folder / name for name in choice.files}
+    label = f"{choice.variant} / {choice.runner}"
+    with Worker(argv, timeouts_of(target)) as worker:
+        loaded = worker.load(choice.runner, files, choice.settings)
+        audit(loaded, choice.settings.allow_fallback)
+        opened = OpenCell(worker, loaded)
+        outputs = run_goldens(
+            opened,
+            goldens,
+            bundle.index.preprocessing,
+            count,
+            step=lambda done: progress.step(done, count, label),
+        )
+        progress.step(1, 1, "")
+        judgement = judge(
+            outputs,
+            {name: array[:count] for name, array in goldens.fp32.items()},
+            gate,
+            own=own.first(count) if own else None,
+            saturates=bundle.index.variants[choice.variant].saturates(host),
+        )
+        kind = kind_of(choice.variant, choice.settings.precision)
+        judgement = judgement.without(unreliable(kind, gate, goldens.reference_sqnr_db))
+        checks = [_answers_check(judgement, choice, loaded, count)]
+        p50_ms = None
+        if not target.emulated:
+            p50_ms, timed = _time(opened, bundle, goldens)
+            checks += timed
+    figures = judgement.figures()
+    return _Answers(
+        loaded,
+        tuple(checks),
+        gate,
+        figures["sqnr_db"],
+        figures["file_sqnr_db"],
+        figures["kernels_sqnr_db"],
+        figures["kernels_limit_db"],
+        judgement.fault,
+        figures["top1_agreement"],
+        p50_ms,
+    )
+
+
+def _answers_check(judgement: Judgement, choice: Choice, loaded: Loaded, count: int) -> Check:
+    asked, used = choice.settings.precision, loaded.placement.precision
+    if asked != used:
+        return Check("answers", FAIL, f"computed in {used}, {asked} was asked for")
+    said = "; ".join(judgement.reasons) or f"{count} goldens within the gates"
+    return Check("answers", judgement.verdict, said)
+
+
+def _time(
+    opened: OpenCell, bundle: Bundle, goldens: Goldens
+) -> tuple[float | None, tuple[Check, ...]]:
+    """The median of a short run, and a check that fails if the answers change while timed."""
+    name = opened.loaded.inputs[0].name
+    feeds, _, _ = next(goldens.batches(bundle.index.preprocessing, name, opened.batch))
+    measured, _ = opened.worker.measure(feeds, TIMING)
+    if measured.deviation > MAX_TIMED_DEVIATION:
+        text = f"answers changed while timed (by {measured.deviation:.1%} of the largest)"
+        return None, (Check("timed answers", FAIL, text),)
+    return float(np.median(measured.samples)) / 1e6, ()

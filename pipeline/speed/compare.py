@@ -1,0 +1,336 @@
+"""compare: which model to take. What each one costs, by arithmetic and by the clock.
+
+Models are measured like the cells of one: in the same interleaved rounds, in fresh workers,
+outputs checked (see ``rounds``). Accuracy is the published one, since a choice is made before
+anything is trained.
+"""
+
+from __future__ import annotations
+
+import statistics as stats
+from collections.abc import Mapping, Sequence
+from dataclasses import asdict, dataclass, field, fields, replace
+from datetime import UTC, datetime
+from time import perf_counter
+from typing import Any
+
+from ...exporters import complexity
+from ...exporters.complexity import Complexity
+from ...exporters.threads import torch_threads
+from ...exporters.weights import sources
+from ...exporters.zoo import ARCHITECTURES, WITH_WIDTH
+from ...exporters.zoo.published import PUBLISHED
+from ...runners.timing.plan import SINGLE_STREAM
+from ..cells.plan import plan
+from ..cells.session import timeable
+from ..errors import ExitCode, UsageError
+from ..numerics import intervals
+from ..progress import Progress
+from ..settings.load import Config, nearest
+from ..settings.sections import CompareConfig
+from .convolutions import Convolution
+from .rounds import QUICK_SECONDS, Entry, Rounds, Source, Visits, hosts, timing
+from .rows import CellResult, exit_code, failed_row, measured_row, refused_row
+from .validity import judge, of_quick_run
+
+SCHEMA_VERSION = 1
+RESULT_FILE = "compare.json"
+# What the published counts and accuracies are for.
+CLASSES = 1000
+VARIANTS = ("fp32", "int8")
+TRAINING_BATCH, TRAINING_STEPS = 8, 3
+
+
+@dataclass(frozen=True)
+class Speed:
+    """A variant of a model on a runner. Times in ms for one run; ``None`` unless status is ok.
+
+    ``ci95_ms`` takes two rounds or more.
+
+    ``pareto``: no other of the models measured on this runner is published as more accurate and
+    was faster.
+    """
+
+    variant: str
+    runner: str
+    status: str
+    reason: str | None
+    verdict: str | None
+    notes: tuple[str, ...]
+    precision: str | None
+    threads: int | None
+    p50_ms: float | None
+    ci95_ms: tuple[float, float] | None
+    peak_rss_mib: float | None
+    runner_version: str | None = None
+    pareto: bool = False
+
+
+@dataclass(frozen=True)
+class Candidate:
+    """A model's row.
+
+    ``macs`` (multiply-accumulates) and ``activation_peak_bytes`` are for one image;
+    see ``Complexity`` for where they are ``None``.
+    ``published_top1`` is that of the architecture's published ImageNet weights, in per cent,
+    whatever weights this model has. ``classes`` and ``input_size`` are ``None`` for a model of
+    the user's own that has no such thing. ``training_step_ms`` is for one image, in a step of 8.
+    """
+
+    model: str
+    architecture: str
+    weights: str | None
+    width: float | None
+    classes: int | None
+    input_size: int | None
+    parameters: int
+    macs: int | None
+    activation_peak_bytes: int | None
+    published_top1: float | None
+    published_top1_from: str | None
+    size_bytes: Mapping[str, int] = field(default_factory=dict)
+    training_step_ms: float | None = None
+    speeds: tuple[Speed, ...] = ()
+
+
+@dataclass(frozen=True)
+class CompareResult:
+    """``host`` is the machine that was measured on, empty if none was.
+
+    ``artifacts`` are the SHA-256 of the files of each model of a workspace; models of the zoo
+    have random weights and none. ``measured`` says when (UTC, ISO 8601).
+    """
+
+    models: tuple[Candidate, ...]
+    convolutions: tuple[Convolution, ...]
+    host: Mapping[str, Any]
+    static: bool
+    quick: bool = False
+    measured: str | None = None
+    artifacts: Mapping[str, Mapping[str, str]] = field(default_factory=dict)
+    exit_code: ExitCode = ExitCode.OK
+
+    def to_json(self) -> dict[str, Any]:
+        """The document: JSON values only."""
+        document = asdict(self)
+        del document["exit_code"]
+        return {"schema_version": SCHEMA_VERSION, **document}
+
+
+def architectures(names: Sequence[str], section: CompareConfig) -> tuple[Candidate, ...]:
+    """The rows of architectures of the zoo, all of them if none is named. Nothing is run.
+
+    Raises ``UsageError`` for an unknown one.
+    """
+    rows = []
+    for name in names or ARCHITECTURES:
+        if name not in ARCHITECTURES:
+            raise UsageError(f"model: no {name!r}; {nearest(name, ARCHITECTURES)}")
+        size = section.input_size or PUBLISHED[name].input_size
+        width = 1.0 if name in WITH_WIDTH else None
+        costs = complexity.of_architecture(name, size, CLASSES)
+        rows.append(_candidate(name, name, None, width, CLASSES, size, costs))
+    return tuple(rows)
+
+
+def exported(source: Source) -> Candidate:
+    """The row of a model in a workspace, without its speed: what its export recorded."""
+    manifest, model = source.manifest, source.manifest.model
+    costs = Complexity(*(model[field.name] for field in fields(Complexity)))
+    row = _candidate(
+        model["name"],
+        model["architecture"],
+        model["weights"],
+        model.get("width"),
+        model.get("classes"),
+        model.get("input_size"),
+        costs,
+    )
+    sizes = {
+        variant: sum(manifest.artifacts[file].size for file in manifest.files(files["onnx"]))
+        for variant, files in manifest.variants.items()
+        if "onnx" in files
+    }
+    return replace(row, size_bytes=sizes)
+
+
+def compare(
+    models: Sequence[Source], config: Config, quick: bool, progress: Progress
+) -> CompareResult:
+    """Measure these models' cells, all in the same rounds; then a training step of each.
+
+    Raises ``UsageError`` for an emulated target, whose timings would mean nothing.
+    """
+    section = config.compare
+    intervals.require()
+    planned = [_entries(source, config) for source in models]
+    rounds = Rounds(
+        [[entry] for entries, _ in planned for entry in entries],
+        timing(QUICK_SECONDS if quick else section.seconds),
+        progress,
+    )
+    rounds.run(1 if quick else section.rounds, lambda: False)
+    results = [
+        [*(_row(entry, rounds.visits[entry], quick) for entry in entries), *refused]
+        for entries, refused in planned
+    ]
+    rows = [
+        replace(exported(source), speeds=tuple(map(_speed, found)))
+        for source, found in zip(models, results, strict=True)
+    ]
+    if section.training:
+        rows = [_with_training_step(row, section, progress) for row in rows]
+    every = [result for found in results for result in found]
+    return CompareResult(
+        models=with_fronts(rows),
+        convolutions=(),
+        host=next(iter(hosts(rounds.visits).values()), {}),
+        static=False,
+        quick=quick,
+        measured=datetime.now(UTC).isoformat(timespec="seconds"),
+        exit_code=exit_code(every, section),
+    )
+
+
+def digests(models: Sequence[Source]) -> dict[str, dict[str, str]]:
+    """The SHA-256 of each model's files, by the name of its folder."""
+    return {source.workspace.folder.name: source.manifest.digests for source in models}
+
+
+def with_fronts(rows: Sequence[Candidate]) -> tuple[Candidate, ...]:
+    """The rows with ``pareto`` set: on each runner, what nothing else beats in both respects.
+
+    A variant counts with its architecture's published accuracy, which is that of float32.
+    """
+
+    def beaten(row: Candidate, speed: Speed) -> bool:
+        assert row.published_top1 is not None
+        assert speed.p50_ms is not None
+        for other in rows:
+            for rival in other.speeds:
+                if rival.runner != speed.runner or rival.p50_ms is None:
+                    continue
+                better = (other.published_top1 or 0.0) - row.published_top1
+                faster = speed.p50_ms - rival.p50_ms
+                if better >= 0 and faster >= 0 and (better > 0 or faster > 0):
+                    return True
+        return False
+
+    return tuple(
+        replace(
+            row,
+            speeds=tuple(
+                replace(
+                    speed,
+                    pareto=row.published_top1 is not None
+                    and speed.p50_ms is not None
+                    and not beaten(row, speed),
+                )
+                for speed in row.speeds
+            ),
+        )
+        for row in rows
+    )
+
+
+def training_step_ms(
+    architecture: str, classes: int, width: float | None, size: int, threads: int | None
+) -> float:
+    """Ms for one image of a training step with a batch of 8: forward, backward, SGD's update.
+
+    The median of three steps on noise after one that isn't counted.
+    """
+    import torch
+    from torch.nn import functional
+
+    with torch_threads(threads), torch.random.fork_rng(devices=[]):
+        torch.manual_seed(0)
+        module = sources.construct(architecture, classes, width).train()
+        optimizer = torch.optim.SGD(module.parameters(), lr=1e-6)
+        inputs = torch.randn(TRAINING_BATCH, 3, size, size)
+        labels = torch.randint(classes, (TRAINING_BATCH,))
+        taken = []
+        for _ in range(1 + TRAINING_STEPS):
+            started = perf_counter()
+            optimizer.zero_grad()
+            functional.cross_entropy(module(inputs), labels).backward()
+            optimizer.step()
+            taken.append(perf_counter() - started)
+    return 1000 * stats.median(taken[1:]) / TRAINING_BATCH
+
+
+def _candidate(
+    model: str,
+    architecture: str,
+    weights: str | None,
+    width: float | None,
+    classes: int | None,
+    size: int | None,
+    costs: Complexity,
+) -> Candidate:
+    # What is published is for the whole width.
+    published = PUBLISHED.get(architecture) if width in (None, 1.0) else None
+    return Candidate(
+        model,
+        architecture,
+        weights,
+        width,
+        classes,
+        size,
+        costs.parameters,
+        costs.macs,
+        costs.activation_peak_bytes,
+        published.top1 if published else None,
+        published.top1_from if published else None,
+    )
+
+
+def _entries(source: Source, config: Config) -> tuple[list[Entry], list[CellResult]]:
+    """A model's cells, and the rows of those that were asked for and can't be."""
+    manifest = source.manifest
+    if not config.compare.variants:
+        usual = {name: files for name, files in manifest.variants.items() if name in VARIANTS}
+        manifest = replace(manifest, variants=usual)
+    cells, refused = plan(manifest, config, config.compare)
+    timeable(cells)
+    rows = [refused_row(one, SINGLE_STREAM) for one in refused]
+    return [Entry(cell, source) for cell in cells], rows
+
+
+def _row(entry: Entry, visits: Visits, quick: bool) -> CellResult:
+    if visits.error is not None:
+        return failed_row(entry.cell, SINGLE_STREAM, visits.error)
+    reference = entry.source.goldens.reference_sqnr_db
+    verdict, notes = judge(entry.cell, visits.measurements, visits.sqnr_db, reference)
+    if quick:
+        verdict, notes = of_quick_run(verdict, notes)
+    return replace(measured_row(entry, visits, SINGLE_STREAM, None), verdict=verdict, notes=notes)
+
+
+def _speed(row: CellResult) -> Speed:
+    latency = row.latency_ms
+    return Speed(
+        row.variant,
+        row.runner,
+        row.status,
+        row.reason,
+        row.verdict,
+        row.notes,
+        row.precision,
+        row.threads,
+        latency.p50 if latency else None,
+        latency.ci95 if latency and row.rounds > 1 else None,
+        row.peak_rss_mib,
+        row.runner_version,
+    )
+
+
+def _with_training_step(row: Candidate, section: CompareConfig, progress: Progress) -> Candidate:
+    if row.architecture not in ARCHITECTURES or not row.classes or not row.input_size:
+        return row
+    progress.step(0, 1, f"training step of {row.model}")
+    took = training_step_ms(
+        row.architecture, row.classes, row.width, row.input_size, section.threads
+    )
+    progress.step(1, 1, "")
+    return replace(row, training_step_ms=took)

@@ -1,0 +1,357 @@
+"""tune: the settings that make each cell fastest on its target, if any beat the defaults.
+
+Candidates are tried in steps (threads and streams, then each of the runner's options, then the
+helpful ones together), a few rounds each, always beside the default. What looks best has to pass
+parity, and then to win against the default in rounds of its own: the ones it was found in would
+flatter it.
+"""
+
+from __future__ import annotations
+
+import sys
+import time
+from collections.abc import Mapping, Sequence
+from dataclasses import asdict, dataclass, field, replace
+from datetime import UTC, datetime
+from typing import Any
+
+from ...runners.base import RunnerError
+from ...runners.timing.plan import OFFLINE
+from ...runners.workers.launch import Worker
+from ..cells.plan import plan
+from ..cells.session import Cell, status_of, timeable, timeouts_of, with_settings
+from ..errors import ExitCode
+from ..judging.parity import judge_all, record
+from ..numerics import intervals
+from ..progress import Progress, Silent
+from ..settings.load import Config
+from ..storage.manifest import CellKey, Recommendation
+from ..verdicts import INCONCLUSIVE, PASS, exit_code
+from .rounds import Entry, Rounds, Source, Visits, timing
+from .validity import interference
+
+SCHEMA_VERSION = 1
+RESULT_FILE = "tune.json"
+
+EXPLORING_ROUNDS = 3
+WARM_UP_SECONDS = 0.5  # many short visits
+FINAL_ROUNDS = 12
+# Of a cell's share of the budget; the rest is for the final.
+EXPLORING_SHARE = 0.6
+# A setting is worth recommending if it is this much faster, beyond doubt.
+MIN_GAIN = 0.01
+BATCHES = (4, 16, 64)
+
+RECOMMENDED, DEFAULT = "recommended", "default"
+Settings = Mapping[str, Any]
+
+
+@dataclass(frozen=True)
+class Trial:
+    """Settings beside the default: ``ratio`` is their time for an image divided by its.
+
+    ``ci95`` is there for those that were in the final, ``reason`` for those that fell out.
+    """
+
+    settings: Settings
+    ratio: float | None
+    rounds: int
+    ci95: tuple[float, float] | None = None
+    reason: str | None = None
+
+
+@dataclass(frozen=True)
+class Tuned:
+    """A cell's row. ``verdict`` is "recommended", "default", or "inconclusive" where the machine
+    was too busy to tell, with the ``reason`` for it.
+
+    Times are in ms for an image, of the final's rounds. ``seconds`` is what the search took,
+    ``measured`` when it ended (UTC, ISO 8601).
+    """
+
+    variant: str
+    runner: str
+    target: str
+    device: str
+    precision: str
+    scenario: str
+    status: str
+    verdict: str | None = None
+    reason: str | None = None
+    settings: Settings = field(default_factory=dict)
+    ratio: float | None = None
+    ci95: tuple[float, float] | None = None
+    default_ms: float | None = None
+    tuned_ms: float | None = None
+    trials: tuple[Trial, ...] = ()
+    seconds: float | None = None
+    measured: str | None = None
+
+    @property
+    def key(self) -> CellKey:
+        """As ``Recommendation.key``."""
+        return CellKey(
+            self.variant, self.runner, self.target, self.device, self.precision, self.scenario
+        )
+
+
+@dataclass(frozen=True)
+class TuneResult:
+    """What ``tune.json`` holds; ``recommended`` are all that the manifest has from now on.
+
+    ``budget`` is what the search was allowed for all cells, ``seconds`` what it took.
+    """
+
+    model: Mapping[str, Any]
+    artifacts: Mapping[str, str]
+    hosts: Mapping[str, Mapping[str, Any]]
+    budget: float
+    seconds: float
+    cells: tuple[Tuned, ...]
+    recommended: tuple[Recommendation, ...]
+    exit_code: ExitCode
+
+    def to_json(self) -> dict[str, Any]:
+        """The document: JSON values only."""
+        document = asdict(replace(self, recommended=()))
+        del document["exit_code"], document["recommended"]
+        return {"schema_version": SCHEMA_VERSION, **document}
+
+
+def tune(source: Source, config: Config, progress: Progress) -> TuneResult:
+    """Search the settings of every cell of ``config.tune`` within its budget.
+
+    A cell that fails keeps its reason and the others go on. Raises ``UsageError`` for an
+    emulated target.
+    """
+    intervals.require()
+    section = config.tune.model_copy(update={"tuned": False})
+    cells, refused = plan(source.manifest, config, section)
+    timeable(cells)
+    started = time.monotonic()
+    rows: list[Tuned] = []
+    recommended = {found.key: found for found in source.manifest.recommended}
+    hosts: dict[str, Mapping[str, Any]] = {}
+    for number, cell in enumerate(cells):
+        left = started + section.budget - time.monotonic()
+        search = _Search(source, cell, config, left / (len(cells) - number), progress)
+        row = search.run()
+        rows.append(row)
+        if search.host:
+            hosts[cell.target.name] = search.host
+        if row.verdict == DEFAULT:
+            recommended.pop(row.key, None)
+        if row.verdict == RECOMMENDED:
+            found = search.recommendation(row)
+            recommended[found.key] = found
+        progress.say(f"{cell}: {row.verdict or row.status}: {row.reason}")
+    rows += [
+        Tuned(
+            *(one.variant, one.runner, one.target, "", one.precision or "", section.scenario),
+            one.status,
+            reason=one.reason,
+        )
+        for one in refused
+    ]
+    return TuneResult(
+        model=source.manifest.model,
+        artifacts=source.manifest.digests,
+        hosts=hosts,
+        budget=section.budget,
+        seconds=time.monotonic() - started,
+        cells=tuple(rows),
+        recommended=tuple(recommended.values()),
+        exit_code=exit_code(rows, section.runners),
+    )
+
+
+class _Search:
+    """One cell's search."""
+
+    def __init__(
+        self, source: Source, cell: Cell, config: Config, seconds: float, progress: Progress
+    ) -> None:
+        self._source = source
+        self._config = config
+        self._scenario = config.tune.scenario
+        self._cell = replace(cell, streams=None if self._scenario == OFFLINE else 1)
+        self._progress = progress
+        self._started = time.monotonic()
+        self._explored = self._started + EXPLORING_SHARE * seconds
+        self._end = self._started + seconds
+        self._trials: dict[Cell, Trial] = {}
+        self.host: Mapping[str, Any] | None = None
+
+    def run(self) -> Tuned:
+        """Explore, gate, decide."""
+        row = self._search()
+        now = datetime.now(UTC).isoformat(timespec="seconds")
+        return replace(row, seconds=time.monotonic() - self._started, measured=now)
+
+    def _search(self) -> Tuned:
+        try:
+            tunables = self._ask()
+            best = self._explore(tunables)
+            if best is None:
+                return self._row(DEFAULT, "nothing that was tried is faster")
+            return self._final(best)
+        except RunnerError as error:
+            return replace(self._row(None, str(error)), status=status_of(error))
+
+    def recommendation(self, row: Tuned) -> Recommendation:
+        """What the manifest keeps of a row that is recommended."""
+        manifest, host = self._source.manifest, self.host or {}
+        evidence = {
+            "sha256": manifest.artifacts[self._cell.file].sha256,
+            "ratio": row.ratio,
+            "ci95": row.ci95,
+            "default_ms": row.default_ms,
+            "tuned_ms": row.tuned_ms,
+            "cpu": host.get("cpu"),
+            "physical_cores": host.get("physical_cores"),
+            "measured": row.measured,
+            "candidates": len(row.trials),
+            "seconds": row.seconds,
+        }
+        return Recommendation(
+            *(row.variant, row.runner, row.target, row.device, row.precision),
+            row.settings,
+            evidence,
+            row.scenario,
+        )
+
+    def _ask(self) -> Mapping[str, Sequence[Any]]:
+        """The runner's options with their values. Raises ``RunnerError``."""
+        argv = self._cell.target.argv(self._cell.python or sys.executable)
+        with Worker(argv, timeouts_of(self._cell.target)) as worker:
+            self.host = worker.hello["host"]
+            return worker.describe(self._cell.runner).tunables
+
+    def _explore(self, tunables: Mapping[str, Sequence[Any]]) -> Settings | None:
+        """The best of what was tried, or ``None`` if that is the default."""
+        best = self._fastest({}, self._pools())
+        options = [{name: value} for name, values in tunables.items() for value in values]
+        alone = [{**best, "options": option} for option in options]
+        fastest = self._fastest(best, alone)
+        helpful: dict[str, Any] = {}
+        for settings in sorted(alone, key=self._ratio, reverse=True):
+            if self._ratio(settings) < self._ratio(best):
+                helpful |= settings["options"]  # the best value of an option comes last
+        if len(helpful) > 1:
+            fastest = self._fastest(fastest, [{**best, "options": helpful}])
+        if self._scenario == OFFLINE and self._dynamic():
+            batches = [{**fastest, "batch": batch} for batch in BATCHES]
+            fastest = self._fastest(fastest, batches)
+        return fastest if self._ratio(fastest) < 1 else None
+
+    def _pools(self) -> list[Settings]:
+        """Other numbers of threads, and offline of streams, than the default's.
+
+        The threads stay if they were asked for.
+        """
+        host = self.host or {}
+        cores, cpus = int(host["physical_cores"]), int(host["logical_cpus"])
+        counts = sorted({1, *(2**n for n in range(1, 8) if 2**n < cpus), cores, cpus})
+        default = self._cell.threads or cores
+        others = [] if self._cell.threads else [count for count in counts if count != default]
+        if self._scenario != OFFLINE:
+            return [{"threads": count} for count in others]
+        streams = [{"streams": count} for count in counts if count <= default]
+        return [*streams, *({"threads": count} for count in others if count > default)]
+
+    def _dynamic(self) -> bool:
+        return self._source.manifest.model["batch"] == "dynamic"
+
+    def _fastest(self, best: Settings, candidates: Sequence[Settings]) -> Settings:
+        """Try the candidates beside the default; the best of them and of ``best``."""
+        cells = [with_settings(self._cell, settings) for settings in candidates]
+        fresh = [cell for cell in cells if cell not in self._trials]
+        if fresh and time.monotonic() < self._explored:
+            visits = self._measure([self._cell, *fresh], EXPLORING_ROUNDS, self._explored)
+            default = visits[self._cell]
+            if default.error is not None:
+                raise default.error
+            for cell, settings in zip(cells, candidates, strict=True):
+                if cell in visits:
+                    self._trials[cell] = self._trial(settings, visits[cell], default)
+        return min((best, *candidates), key=self._ratio)
+
+    def _ratio(self, settings: Settings) -> float:
+        if not settings:
+            return 1.0
+        trial = self._trials.get(with_settings(self._cell, settings))
+        return float("inf") if trial is None or trial.ratio is None else trial.ratio
+
+    def _trial(self, settings: Settings, visits: Visits, default: Visits) -> Trial:
+        if visits.error is not None:
+            return Trial(settings, None, len(visits.measurements), reason=str(visits.error))
+        new, old = self._times(visits), self._times(default)
+        return Trial(settings, intervals.paired_ratio(new, old), len(new))
+
+    def _measure(
+        self, cells: Sequence[Cell], most: int, end: float, at_least: int = 1
+    ) -> dict[Cell, Visits]:
+        entries = [Entry(cell, self._source) for cell in cells]
+        how_long = timing(
+            self._config.tune.seconds, self._scenario, warm_up_seconds=WARM_UP_SECONDS
+        )
+        rounds = Rounds([entries], how_long, self._progress)
+        rounds.run(most, lambda: time.monotonic() > end, at_least)
+        return {entry.cell: rounds.visits[entry] for entry in entries}
+
+    def _times(self, visits: Visits) -> list[float]:
+        """Ms for an image in each round."""
+        batch = visits.opened[0].batch
+        return [figure / batch for figure in visits.figures(self._scenario)]
+
+    def _final(self, settings: Settings) -> Tuned:
+        """The best candidate under parity, then against the default."""
+        cell = with_settings(self._cell, settings)
+        judged = judge_all(
+            record(self._source.workspace, self._source.manifest, self._config, Silent(), [cell]),
+            self._config,
+        ).cells[0]
+        if judged.verdict != PASS:
+            why = f"parity {judged.verdict or judged.status}: {judged.reason}"
+            self._trials[cell] = replace(self._trials[cell], reason=why)
+            return self._row(DEFAULT, f"the fastest settings fail: {why}")
+        visits = self._measure(
+            [self._cell, cell], FINAL_ROUNDS, self._end, at_least=intervals.MIN_ROUNDS
+        )
+        for found in visits.values():
+            if found.error is not None:
+                raise found.error
+        new, old = self._times(visits[cell]), self._times(visits[self._cell])
+        ratio = intervals.paired_ratio(new, old)
+        low, high = intervals.ratio_interval(new, old, paired=True)
+        self._trials[cell] = Trial(settings, ratio, len(new), (low, high))
+        shown = f"x {ratio:.3f} [{low:.3f}–{high:.3f}] of the default's time"
+        busy = interference([one for found in visits.values() for one in found.measurements])
+        if busy:
+            row = self._row(INCONCLUSIVE, f"{shown}, but {'; '.join(busy)}")
+        elif high < 1 - MIN_GAIN:
+            row = replace(self._row(RECOMMENDED, shown), settings=settings)
+        else:
+            row = self._row(DEFAULT, f"not significantly faster: {shown}")
+        return replace(
+            row,
+            ratio=ratio,
+            ci95=(low, high),
+            default_ms=sum(old) / len(old),
+            tuned_ms=sum(new) / len(new),
+        )
+
+    def _row(self, verdict: str | None, reason: str) -> Tuned:
+        cell = self._cell
+        return Tuned(
+            cell.variant,
+            cell.runner,
+            cell.target.name,
+            cell.device,
+            cell.precision,
+            self._scenario,
+            "ok",
+            verdict,
+            reason,
+            trials=tuple(self._trials.values()),
+        )

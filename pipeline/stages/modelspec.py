@@ -1,0 +1,125 @@
+"""What is exported, and under which name: from the configuration and what a checkpoint says."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Callable
+from dataclasses import dataclass, replace
+
+from ...exporters import modules
+from ...exporters.weights import checkpoints
+from ...exporters.weights.sources import Source, resolve, resolve_checkpoint, resolve_module
+from ...exporters.zoo import ARCHITECTURES
+from ...runners.images import Preprocessing
+from ..errors import InputError, UsageError
+from ..settings.load import Config, nearest
+from ..settings.sections import DEFAULT_MODEL, ExportConfig
+from ..storage.arrays import ArrayInput
+
+DEFAULT_PRESET = "imagenet"
+
+
+@dataclass(frozen=True)
+class ModelSpec:
+    """A model before it is exported: its weights, and how images become its input.
+
+    A model that takes no images has ``inputs`` instead of ``preprocessing``.
+    """
+
+    source: Source
+    preprocessing: Preprocessing | None
+    inputs: tuple[ArrayInput, ...] = ()
+    notes: tuple[str, ...] = ()
+
+
+def name_of(model: str) -> str:
+    """What a model is called in the workspace: its architecture, or its reference's last part."""
+    return re.split("[:.]", model)[-1] if modules.is_reference(model) else model
+
+
+def settle(config: Config) -> Config:
+    """The configuration of an export with ``model``, its name, and ``architecture`` filled in.
+
+    Raises ``UsageError`` for an architecture that isn't known.
+    """
+    export, architecture = config.export, config.export.architecture
+    if architecture is None and export.checkpoint is not None:
+        architecture = checkpoints.read_metadata(export.checkpoint).architecture
+    if architecture is None:
+        named_freely = config.model not in ARCHITECTURES and export.checkpoint is not None
+        architecture = DEFAULT_MODEL if named_freely else config.model
+    if architecture not in ARCHITECTURES and not modules.is_reference(architecture):
+        raise UsageError(f"model: no {architecture!r}; {nearest(architecture, ARCHITECTURES)}")
+    name = config.model if "model" in config.model_fields_set else name_of(architecture)
+    export = export.model_copy(update={"architecture": architecture})
+    return config.model_copy(update={"model": name, "export": export})
+
+
+def specify(config: Config, say: Callable[[str], None]) -> ModelSpec:
+    """Find the weights of a settled configuration, and what they were trained with.
+
+    Raises ``ModelError`` for weights that can't be used, ``UsageError`` for options that
+    exclude each other.
+    """
+    export = config.export
+    architecture = export.architecture or config.model
+    own, key = modules.is_reference(architecture), export.checkpoint_key
+    if (own or export.checkpoint) and "weights" in export.model_fields_set:
+        raise UsageError(f"weights: {export.weights} or the model's own, not both")
+    if export.labels and not (own or export.checkpoint):
+        raise UsageError("labels: they go with a --checkpoint or a module of your own")
+    if export.checkpoint_key is not None and not export.checkpoint:
+        raise UsageError("checkpoint-key: it goes with a --checkpoint")
+    if export.classes is not None and (own or export.checkpoint):
+        raise UsageError("classes: the model has its own")
+    if export.width is not None and own:
+        raise UsageError("width: for architectures of the zoo")
+    if export.inputs and not own:
+        raise UsageError("inputs: only a module of your own takes others than images")
+    if own:
+        say(f"warning: {architecture} is code, and runs: only export what you trust")
+        source = resolve_module(architecture, export.checkpoint, export.labels, key)
+    elif export.checkpoint:
+        source = resolve_checkpoint(
+            architecture, export.checkpoint, export.labels, export.width, key
+        )
+    else:
+        source = resolve(architecture, export.weights, export.width, export.classes)
+    if export.inputs:
+        if export.fold_preprocessing or export.labels:
+            raise UsageError("inputs: a model that takes no images has no preprocessing, no labels")
+        return ModelSpec(source, None, tuple(ArrayInput.parse(text) for text in export.inputs))
+    preprocessing, notes = _preprocessing(source, export)
+    return ModelSpec(source, preprocessing, notes=notes)
+
+
+def _preprocessing(source: Source, config: ExportConfig) -> tuple[Preprocessing, tuple[str, ...]]:
+    """What the configuration says, else what comes with the weights, else the usual."""
+    notes: tuple[str, ...] = ()
+    if config.preprocessing:
+        base = Preprocessing.preset(config.preprocessing)
+    elif source.preprocessing is not None:
+        try:
+            base = Preprocessing.from_json(source.preprocessing)
+        except ValueError as error:
+            raise InputError(f"{source.path}: its metadata can't be used: {error}") from error
+        if source.trained and config.input_size not in (None, base.size):
+            notes = (f"{config.input_size} pixels: the weights were trained at {base.size}",)
+    else:
+        base = Preprocessing.preset(DEFAULT_PRESET)
+        if config.mean is None:
+            notes = (
+                f"preprocessing {DEFAULT_PRESET}: nothing says what the weights were trained with",
+            )
+    given = {
+        name: value
+        for name in ("resize", "resize_to", "interpolation", "mean", "std", "channels")
+        if (value := getattr(config, name)) is not None
+    }
+    if "resize" in given:
+        given.setdefault("resize_to", None)
+    given["folded"] = config.fold_preprocessing
+    try:
+        return replace(base.at(config.input_size), **given), notes
+    except ValueError as error:
+        raise UsageError(f"export: {error}") from error

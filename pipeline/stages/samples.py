@@ -1,0 +1,114 @@
+"""Which images calibrate int8, and which become goldens: digits, a user's, or synthetic ones."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from ...exporters import modules
+from ...exporters.weights.sources import CALIBRATED_WEIGHTS
+from ..errors import UsageError
+from ..settings.load import Config
+from ..settings.sections import SYNTHETIC, ExportConfig
+from ..storage import dataset, goldens
+from ..storage.arrays import Arrays
+from ..storage.dataset import Dataset
+from .modelspec import ModelSpec
+
+# Fewer goldens than this can't carry parity's claim about top-1, whatever they say.
+FEWEST_GOLDENS = 16
+GOLDEN_SEED, CALIBRATION_SEED = 0, 1000
+
+
+@dataclass(frozen=True)
+class Samples:
+    """``calibration`` is ``None`` where nothing is to be calibrated.
+
+    ``origin`` is where they are from: "digits", "folder", "file" or "synthetic".
+    """
+
+    origin: str
+    goldens: Dataset | Arrays
+    calibration: Dataset | Arrays | None
+    notes: tuple[str, ...] = ()
+
+    def about(self, some: Dataset | Arrays) -> dict[str, Any]:
+        """For the manifest: where some of them are from, how many there are, what they are."""
+        return {"from": self.origin, "count": len(some), "digest": some.digest}
+
+
+def choose(config: ExportConfig, spec: ModelSpec, int8: tuple[str, ...]) -> Samples:
+    """The inputs that an export needs, after ``check``. ``int8`` are the variants to calibrate.
+
+    Raises ``InputError`` for a folder or a file that can't be used.
+    """
+    count, source = config.calibration_images, spec.source
+    if spec.inputs:
+        return _arrays(config, spec, int8)
+    if config.calibration is not None and str(config.calibration) != SYNTHETIC:
+        return _of_folder(config, config.calibration, source.labels or (), bool(int8))
+    if config.calibration is None and source.weights in CALIBRATED_WEIGHTS:
+        held_out = dataset.digits("held_out", goldens.COUNT)
+        return Samples("digits", held_out, dataset.digits("train", count) if int8 else None)
+    recorded = dataset.synthetic(count, goldens.COUNT)
+    notes = ("synthetic goldens: noise, not photographs; --calibration DIR takes yours",)
+    if not int8:
+        return Samples(SYNTHETIC, recorded, None, notes)
+    notes += (f"{', '.join(int8)}: calibrated on noise, which says nothing about real images",)
+    return Samples(SYNTHETIC, recorded, dataset.synthetic(0, count), notes)
+
+
+def check(config: Config, int8: tuple[str, ...]) -> None:
+    """Refuse int8 without images before any weights are looked for, or downloaded."""
+    export = config.export
+    own = export.checkpoint or modules.is_reference(export.architecture or config.model)
+    if int8 and export.calibration is None and (own or export.weights not in CALIBRATED_WEIGHTS):
+        weights = "your own" if own else export.weights
+        raise UsageError(
+            f"{', '.join(int8)}: nothing to calibrate with comes with {weights} weights: use "
+            f"--calibration DIR, --variant fp32, or --calibration {SYNTHETIC} just to try"
+        )
+
+
+def _arrays(config: ExportConfig, spec: ModelSpec, int8: tuple[str, ...]) -> Samples:
+    """Random goldens; to calibrate, the arrays of a file, or random ones as well."""
+    recorded = Arrays.random(spec.inputs, goldens.COUNT, GOLDEN_SEED)
+    if not int8:
+        return Samples(SYNTHETIC, recorded, None)
+    assert config.calibration
+    if str(config.calibration) != SYNTHETIC:
+        loaded = Arrays.load(config.calibration, spec.inputs, config.calibration_images)
+        return Samples("file", recorded, loaded)
+    notes = (f"{', '.join(int8)}: calibrated on noise, which says nothing about real inputs",)
+    calibration = Arrays.random(spec.inputs, config.calibration_images, CALIBRATION_SEED)
+    return Samples(SYNTHETIC, recorded, calibration, notes)
+
+
+def _of_folder(config: ExportConfig, folder: Path, labels: tuple[str, ...], int8: bool) -> Samples:
+    """Goldens out of a folder and, held apart from them, images to calibrate with.
+
+    How many become goldens depends on the folder alone, so that they stay the same.
+    """
+    count = config.calibration_images
+    listing = dataset.list_images(folder)
+    if config.skip_unreadable:
+        listing = listing.readable()
+    every = listing.every
+    total = len(every)
+    shared = total < 2 * FEWEST_GOLDENS
+    held_out = total if shared else min(goldens.COUNT, max(FEWEST_GOLDENS, total // 3))
+    files = listing.sample(held_out + count)
+    recorded, rest = files[:held_out], files if shared else files[held_out:]
+    notes = list(listing.notes)
+    if listing.classes and len(listing.files) == 1:
+        notes.append(f"{folder}: one class only, the others may need other ranges")
+    if int8 and shared:
+        notes.append(f"{folder}: {total} images only: the goldens calibrate, too")
+    if int8 and len(rest) < count:
+        notes.append(f"{folder}: {len(rest)} images to calibrate with, {count} asked for")
+    if held_out < FEWEST_GOLDENS:
+        notes.append(f"{folder}: {held_out} goldens are too few for parity")
+    calibration = dataset.of_files(rest[:count], labels, every) if int8 else None
+    kept = dataset.of_files(recorded, labels, every)
+    return Samples("folder", kept, calibration, tuple(notes))

@@ -1,0 +1,93 @@
+"""Stages: what one is, and the loop that runs those whose result is out of date."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from importlib.metadata import PackageNotFoundError, version
+from time import perf_counter
+from typing import Any, Protocol
+
+from ...exporters.base import MissingLibrary
+from ..errors import StageError
+from ..progress import Progress
+from ..storage.manifest import Manifest, StageRecord, digest
+from ..storage.workspace import Transaction, Workspace
+
+
+class Stage(Protocol):
+    """One step from artifacts to artifacts.
+
+    ``requires`` and ``ensures`` name the artifacts it reads and writes; the loop checks both.
+    """
+
+    @property
+    def name(self) -> str: ...
+    @property
+    def requires(self) -> tuple[str, ...]: ...
+    @property
+    def ensures(self) -> tuple[str, ...]: ...
+
+    def depends(self, transaction: Transaction) -> Mapping[str, Any]:
+        """All that the result depends on, as JSON values: options, digests, versions."""
+        ...
+
+    def run(self, transaction: Transaction, progress: Progress) -> Mapping[str, Any]:
+        """Write the artifacts; return what there is to say about them, as JSON values."""
+        ...
+
+
+def run_stages(
+    stages: Sequence[Stage],
+    workspace: Workspace,
+    before: Manifest,
+    transaction: Transaction,
+    progress: Progress,
+) -> None:
+    """Run the stages in order; one whose key and files are unchanged is left as it is."""
+    for number, stage in enumerate(stages):
+        progress.step(number, len(stages), stage.name)
+        for name in stage.requires:
+            if not transaction.path(name).is_file():
+                raise StageError(f"stage {stage.name} needs {name}, which no stage made")
+        depends = stage.depends(transaction)
+        key = digest(depends)
+        if record := up_to_date(stage.name, key, workspace, before):
+            progress.say(f"{stage.name:<9} up to date")
+            transaction.stages[stage.name] = record
+            continue
+        started = perf_counter()
+        try:
+            result = stage.run(transaction, progress)
+        except ImportError as error:
+            raise MissingLibrary(
+                f'stage {stage.name}: {error}; pip install "edgepipe[cpu,export]"'
+            ) from error
+        for name in stage.ensures:
+            if not transaction.path(name).is_file():
+                raise StageError(f"stage {stage.name} ended without writing {name}")
+        transaction.stages[stage.name] = StageRecord(
+            stage.name, key, depends, stage.ensures, result
+        )
+        said = result.get("summary", "")
+        progress.say(f"{stage.name:<9} {said}  ({perf_counter() - started:.1f} s)")
+    progress.step(len(stages), len(stages), "")
+
+
+def up_to_date(name: str, key: str, workspace: Workspace, before: Manifest) -> StageRecord | None:
+    """The record of an earlier run with the same key whose files are all intact."""
+    record = before.stage(name)
+    if record is None or record.key != key:
+        return None
+    intact = all(workspace.state(before, artifact) == "intact" for artifact in record.artifacts)
+    return record if intact else None
+
+
+def versions(*distributions: str) -> dict[str, str | None]:
+    """Installed versions, without importing anything; ``None`` for what is not installed."""
+    found: dict[str, str | None] = {}
+    for name in distributions:
+        try:
+            found[name] = version(name)
+        except PackageNotFoundError:
+            found[name] = None
+    return found

@@ -1,0 +1,48 @@
+"""Which files whose reading can run code were made by this user's own export.
+
+A workspace may come from somebody else, and its manifest vouches for nothing but itself. So an
+export leaves a note of such files, by their SHA-256, where no workspace can put one: in the
+user's own state (``$XDG_STATE_HOME``, by default ``~/.local/state``).
+"""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Mapping
+from pathlib import Path
+
+from ...runners.bundles.formats import can_run_code, kind_of
+from .manifest import Artifact, Manifest
+
+
+def note(variants: Mapping[str, Mapping[str, str]], written: Mapping[str, Artifact]) -> str | None:
+    """Note those of the files just ``written`` that are a variant's, if reading one can run code.
+
+    Returns why that could not be done, in one line.
+    """
+    for files in variants.values():
+        for kind, name in files.items():
+            if name in written and can_run_code(kind):
+                try:
+                    _folder().mkdir(parents=True, exist_ok=True, mode=0o700)
+                    (_folder() / written[name].sha256).touch(mode=0o600)
+                except OSError as error:
+                    return f"{_folder()}: {error.strerror}: {name} will need --trust-workspace"
+    return None
+
+
+def distrusted(manifest: Manifest, name: str) -> str | None:
+    """Why an artifact must not be read unless the user trusts its workspace, if so."""
+    if not can_run_code(kind_of(Path(name))):
+        return None
+    if (_folder() / manifest.artifacts[name].sha256).is_file():
+        return None
+    return (
+        f"{name} was not made here, and reading one can run code: make it again with "
+        "`edgepipe export --force`, or say --trust-workspace"
+    )
+
+
+def _folder() -> Path:
+    state = os.environ.get("XDG_STATE_HOME") or Path.home() / ".local" / "state"
+    return Path(state).absolute() / "edgepipe" / "made"

@@ -1,0 +1,1 @@
+"""The runners: one library each, imported when it is used."""

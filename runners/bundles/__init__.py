@@ -1,0 +1,1 @@
+"""Bundles: the archive, its index and signature, and running what is in one."""

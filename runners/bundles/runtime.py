@@ -1,0 +1,187 @@
+"""Using a bundle in an application: ``load_bundle(path).predict(image)``.
+
+    from edgepipe.runners import load_bundle
+
+    with load_bundle("/opt/models/current") as model:
+        print(model.predict("photo.jpg").label)
+
+The session runs in this very process. What comes with the bundle decides the rest: which variant
+fits this CPU, the recommended settings, the preprocessing, the labels.
+
+Environment, modules and stderr of the process are left alone. So it is the application that says
+whether onnxruntime may report home (``ORT_DISABLE_TELEMETRY=1`` before the first session).
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass, replace
+from pathlib import Path
+from time import perf_counter
+from typing import Self
+
+import numpy as np
+
+from .. import registry
+from ..base import RunnerUnavailable, Session, SessionError
+from ..images import Pixels, load_image, normalize, pillow, to_pixels
+from ..machine import host
+from . import signature
+from .bundle import Bundle, Index, unpacked
+from .scores import kind_in, probabilities
+from .selection import Choice, choose
+from .signature import Trust
+
+
+@dataclass(frozen=True)
+class Prediction:
+    """What the model says of one image.
+
+    ``probabilities`` are float64 ``[classes]``: the softmax of its output, unless the model ends in
+    one; ``label`` is the most
+    probable one's, or its number as text where the bundle has no labels. Times are in ms.
+    """
+
+    label: str
+    index: int
+    probability: float
+    probabilities: np.ndarray
+    labels: tuple[str, ...]
+    preprocess_ms: float
+    inference_ms: float
+
+    def top(self, count: int = 5) -> list[tuple[str, float]]:
+        """The most probable labels with their probabilities, best first."""
+        best = np.argsort(-self.probabilities, kind="stable")[:count]
+        return [(self.labels[index], float(self.probabilities[index])) for index in best]
+
+
+class LoadedBundle:
+    """A bundle's model, ready to predict. For one thread at a time; a context manager."""
+
+    def __init__(self, index: Index, digest: str, choice: Choice, session: Session) -> None:
+        self.index = index
+        self.digest = digest
+        self.choice = choice
+        self._session = session
+        self._input = session.inputs[0]
+        self._output = session.outputs[0].name
+
+    def predict(self, image: Pixels | Path | str) -> Prediction:
+        """Classify one image: a file, or an array, uint8 ``[H, W, 3]`` (RGB) or ``[H, W]`` (grey).
+
+        A frame that already has the model's size needs no Pillow, where nothing is to be cut
+        off. Raises ``ImageError`` for a file that is no picture, ``ValueError`` for another
+        array, ``SessionError`` if it fails.
+        """
+        started = perf_counter()
+        pixels = self._pixels(image)
+        batch = self._input.shape[0] or 1
+        tensor = np.repeat(normalize(pixels[None], self.index.preprocessing), batch, axis=0)
+        prepared = perf_counter()
+        outputs = self._session.run({self._input.name: tensor})
+        ended = perf_counter()
+        scores = np.asarray(outputs[self._output][0], np.float64)
+        if scores.ndim != 1 or not np.all(np.isfinite(scores)):
+            raise SessionError(f"output {self._output} is no finite score for each class")
+        kind = kind_in(self.index.model, self._output)
+        shares = probabilities(scores[None], kind)[0]
+        labels = self.index.labels or tuple(map(str, range(len(scores))))
+        best = int(shares.argmax())
+        return Prediction(
+            label=labels[best],
+            index=best,
+            probability=float(shares[best]),
+            probabilities=shares,
+            labels=labels,
+            preprocess_ms=1000 * (prepared - started),
+            inference_ms=1000 * (ended - prepared),
+        )
+
+    def close(self) -> None:
+        """Free the session; no ``predict`` after it."""
+        self._session.close()
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self.close()
+
+    def _pixels(self, image: Pixels | Path | str) -> Pixels:
+        if isinstance(image, str | Path):
+            image = load_image(Path(image))
+        shaped = image.ndim == 2 or (image.ndim == 3 and image.shape[2] == 3)
+        if image.dtype != np.uint8 or not shaped or not image.size:
+            raise ValueError(
+                f"an image is uint8 [H, W, 3] or [H, W], this is {image.dtype} {image.shape}"
+            )
+        preprocessing = self.index.preprocessing
+        side = preprocessing.size
+        if image.shape == (side, side, 3) and preprocessing.resize_to in (None, side):
+            return image
+        pillow()  # says what to install
+        return to_pixels(image, preprocessing)
+
+
+def load_bundle(
+    path: Path | str,
+    *,
+    variant: str | None = None,
+    runner: str | None = None,
+    threads: int | None = None,
+    trust: Trust | None = None,
+    allow_unfit: bool = False,
+) -> LoadedBundle:
+    """Check a bundle and load the variant of it that this machine is to use.
+
+    Every file is held against its hash, and against a signature with ``trust``; the goldens are
+    not run: that is for ``edgepipe verify``. Raises ``BundleError`` for a bundle that is not
+    whole, ``RunnerUnavailable`` if no runner works here, and ``SessionError`` for a variant that
+    does not fit the CPU (unless ``allow_unfit``) or that the runner refuses.
+    """
+    with unpacked(Path(path)) as bundle:
+        if trust:
+            signature.check(bundle, trust)
+        facts = host.facts()
+        formats = _available(bundle.index, runner)
+        choice = choose(bundle.index, facts, formats, variant=variant)
+        if choice.misfit and not allow_unfit:
+            raise SessionError(f"{choice.variant} is not one for this CPU: {choice.misfit}")
+        if threads is not None:
+            choice = replace(choice, settings=replace(choice.settings, threads=threads))
+        return LoadedBundle(bundle.index, bundle.digest, choice, _session(bundle, choice))
+
+
+def _session(bundle: Bundle, choice: Choice) -> Session:
+    session = registry.get(choice.runner).load(bundle.folder / choice.files[0], choice.settings)
+    placement = session.placement
+    if placement.elsewhere() and not choice.settings.allow_fallback:
+        session.close()
+        raise SessionError(f"not all nodes are on {placement.provider}: {placement.elsewhere()}")
+    return session
+
+
+def _available(index: Index, wanted: str | None) -> Mapping[str, tuple[str, ...]]:
+    """The formats of the runners that work here; none further once one takes all there is."""
+    formats: dict[str, tuple[str, ...]] = {}
+    reasons: dict[str, str] = {}
+    favoured = {found.runner for found in index.recommended}
+    names = sorted(registry.names(), key=lambda name: name not in favoured)
+    for name in (wanted,) if wanted else names:
+        try:
+            found = registry.get(name)
+            reason = found.unavailable()
+        except RunnerUnavailable as error:
+            reasons[name] = str(error)
+            continue
+        if reason:
+            reasons[name] = reason
+            continue
+        formats[name] = found.formats
+        if all(set(variant.files) & set(found.formats) for variant in index.variants.values()):
+            break
+    if not formats:
+        said = "; ".join(f"{name}: {reason}" for name, reason in reasons.items())
+        raise RunnerUnavailable(f"no runner for this bundle here: {said}")
+    return formats

@@ -1,0 +1,1 @@
+"""Environments of their own, for runners that cannot share this one."""

@@ -1,0 +1,385 @@
+"""Environments of their own, for runners whose libraries can't share this one.
+
+onnxruntime, onnxruntime-gpu and onnxruntime-openvino overwrite one another. ``create`` makes a
+virtual environment for one runner, with edgepipe's base install and that runner's libraries, in
+the user's cache; ``bench`` and ``parity`` then start the runner's workers in it.
+
+A virtual environment can't be renamed once it is made. So each build has a folder of its own,
+``RUNNER@xxxxxxxx``, and a marker beside it, ``RUNNER.json``, names the one that is used. The
+marker is replaced last, in one step: until then the environment before goes on being used, and
+what a killed build left is a folder that no marker names.
+"""
+
+from __future__ import annotations
+
+import fcntl
+import json
+import os
+import shutil
+import subprocess
+import sys
+import tempfile
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager
+from dataclasses import asdict, dataclass
+from importlib.metadata import distribution, distributions, version
+from pathlib import Path
+from typing import Any
+
+import filelock
+
+from .. import documents, registry
+from ..backends import probe
+from ..base import RunnerError, RunnerOptionError, RunnerUnavailable, Settings
+from ..machine.files import write_synced
+from ..targets import LOCAL
+from ..workers import guard
+from ..workers.launch import Worker
+from . import own_wheel
+
+SCHEMA_VERSION = 1
+_held: dict[Path, int] = {}
+SCRATCH = "scratch"
+# Locked as long as a command runs workers with it.
+IN_USE = ".in-use"
+PIP = ("-I", "-m", "pip", "--no-input", "--disable-pip-version-check")
+
+
+@dataclass(frozen=True)
+class Environment:
+    """A finished environment, as its marker tells.
+
+    ``directory`` is the name of its folder, ``base`` the interpreter that it was made with,
+    ``code`` the digest of the runners in it. ``packages`` is the lock: name -> version and
+    SHA-256 of the archive it came from.
+    """
+
+    runner: str
+    directory: str
+    base: str
+    edgepipe: str
+    code: str
+    packages: Mapping[str, Mapping[str, str]]
+
+    @property
+    def folder(self) -> Path:
+        """Where it is."""
+        return root() / self.directory
+
+    @property
+    def python(self) -> Path:
+        """Its interpreter."""
+        return self.folder / "bin" / "python"
+
+    def problem(self) -> str:
+        """Why it can't be used by this edgepipe, at a glance; empty if it can."""
+        if not self.folder.is_dir():
+            return "its folder is gone"
+        if not self.python.exists():
+            return f"its interpreter ({self.base}) is gone"
+        if (self.edgepipe, self.code) != (version("edgepipe"), own_wheel.runners_digest()):
+            return "it holds another edgepipe than this one"
+        return ""
+
+    def damage(self) -> str:
+        """The first file that pip put there and that is missing or of another size, or ""."""
+        for installed in distributions(path=[str(path) for path in self._site_packages()]):
+            for file in installed.files or ():
+                path = Path(str(file.locate()))
+                if file.suffix == ".pyc" or file.size is None:
+                    continue
+                if not path.is_file() or path.stat().st_size != file.size:
+                    return f"{path.name} of {installed.name} is missing or cut"
+        return ""
+
+    def _site_packages(self) -> list[Path]:
+        return sorted(self.folder.glob("lib/python*/site-packages"))
+
+
+def root() -> Path:
+    """The folder of all environments."""
+    cache = os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache"
+    return Path(cache).absolute() / "edgepipe" / "envs"
+
+
+def marker_of(runner: str) -> Path:
+    """The file that names a runner's environment."""
+    return root() / f"{runner}.json"
+
+
+def known() -> list[str]:
+    """The runners that ``create`` has a recipe for: those that can run the probe, an ONNX file."""
+    return [name for name, entry in registry.BUILT_IN.items() if "onnx" in (entry.formats or ())]
+
+
+def find(runner: str) -> Environment | None:
+    """A runner's environment, if there is a finished one."""
+    from pydantic import TypeAdapter
+
+    try:
+        document = documents.parse(marker_of(runner).read_bytes())
+        if document.pop("schema_version") != SCHEMA_VERSION:
+            return None
+        found = TypeAdapter(Environment).validate_python(document)
+    except (OSError, ValueError, KeyError, TypeError, AttributeError):
+        return None
+    return found if _is_place(found.directory) else None
+
+
+def _is_place(name: str) -> bool:
+    """Whether a marker names a folder beside itself, and nothing elsewhere."""
+    return Path(name).name == name and name != ".." and "\0" not in name
+
+
+def python_of(runner: str) -> str | None:
+    """The interpreter to run a runner with, or ``None`` for the one that runs this.
+
+    It is not deleted before this process ends. Raises ``RunnerUnavailable`` for an environment
+    that was made and can't be used any more.
+    """
+    environment = find(runner)
+    if environment is None:
+        return None
+    _hold(environment.folder)
+    if problem := environment.problem():
+        raise RunnerUnavailable(
+            f"environment {environment.folder}: {problem}; edgepipe env create {runner}"
+        )
+    return str(environment.python)
+
+
+def _hold(folder: Path) -> None:
+    """Keep others from deleting it until this process ends."""
+    if folder in _held:
+        return
+    try:
+        file = os.open(folder / IN_USE, os.O_RDONLY | os.O_CREAT, 0o644)
+        fcntl.flock(file, fcntl.LOCK_SH | fcntl.LOCK_NB)
+    except OSError:  # gone or going, which ``problem`` tells; or one that can't be written to
+        return
+    _held[folder] = file
+
+
+def create(
+    runner: str, python: str | None = None, say: Callable[[str], None] = lambda _text: None
+) -> Environment:
+    """Make a runner's environment, or leave it alone if it is there and intact.
+
+    ``python`` is the interpreter to make it with, this one by default. What was damaged is made
+    anew from the versions it was locked to; ``remove`` it first to have newer ones. Raises
+    ``RunnerOptionError`` for a runner without a recipe, ``RunnerUnavailable`` if the environment
+    can't be made (nothing is left of it then) or does not run a model. That one stays if there was
+    none that does.
+    """
+    check_known(runner)
+    base = _interpreter(python or sys.executable)
+    try:
+        root().mkdir(parents=True, exist_ok=True)
+        with _locked(runner, say):
+            before = find(runner)
+            _sweep(runner, say, before)
+            unfit = _unfit(before) if before else "there is none"
+            if before and not unfit and (python is None or base == before.base):
+                return before
+            if before:
+                say(f"{runner}: {unfit or f'it was made with {before.base}'}; making it anew")
+            made = _make(runner, base, before, say)
+            failure = _failure(made)
+            kept = made if unfit or not failure else before
+            if kept == made:
+                _switch(made)
+            _sweep(runner, say, kept)
+    except OSError as error:
+        raise RunnerUnavailable(f"{root()}: {error.strerror or error}") from error
+    if failure:
+        end = "" if kept == made else "; the one before stays"
+        raise RunnerUnavailable(f"{made.folder} is complete, but {failure}{end}")
+    return made
+
+
+def listing() -> list[dict[str, Any]]:
+    """The environments that are there, as JSON values: ``state`` is "ready" or what is wrong."""
+    found = []
+    for runner in known():
+        environment, folders = find(runner), _folders(runner)
+        if not environment and not folders:
+            continue
+        state = environment.problem() or environment.damage() if environment else "unfinished"
+        found.append(
+            {
+                "runner": runner,
+                "state": state or "ready",
+                "folder": str(environment.folder if environment else folders[0]),
+                "base": environment.base if environment else None,
+                "packages": environment.packages if environment else {},
+            }
+        )
+    return found
+
+
+def remove(runner: str, say: Callable[[str], None] = lambda _text: None) -> list[Path]:
+    """Delete a runner's environment, and unfinished ones. Returns the folders that are gone."""
+    check_known(runner)
+    if not root().is_dir():
+        return []
+    try:
+        with _locked(runner, say):
+            marker_of(runner).unlink(missing_ok=True)
+            return _sweep(runner, say)
+    except OSError as error:
+        raise RunnerUnavailable(f"{root()}: {error.strerror or error}") from error
+
+
+def check_known(runner: str) -> None:
+    """Raise ``RunnerOptionError`` for a runner that no environment can be made for."""
+    if runner not in known():
+        raise RunnerOptionError(
+            f"no environment can be made for {runner!r}; known: {', '.join(known())}"
+        )
+
+
+@contextmanager
+def _locked(runner: str, say: Callable[[str], None]) -> Iterator[None]:
+    """One maker at a time; a second one waits, and then finds the work done."""
+    lock = filelock.FileLock(root() / f"{runner}.lock")
+    try:
+        lock.acquire(timeout=0)
+    except filelock.Timeout:
+        say(f"{runner}: another process is at work on it; waiting")
+        lock.acquire()
+    try:
+        yield
+    finally:
+        lock.release()
+
+
+def _folders(runner: str) -> list[Path]:
+    """The folders of all builds of a runner, finished or not."""
+    return sorted(path for path in root().glob(f"{runner}@*") if path.is_dir())
+
+
+def _sweep(runner: str, say: Callable[[str], None], kept: Environment | None = None) -> list[Path]:
+    """Delete all builds but one, and those in use. Only for who holds the lock.
+
+    No other is being built then.
+    """
+    swept = []
+    for folder in _folders(runner):
+        if kept is not None and folder == kept.folder:
+            continue
+        if _delete(folder):
+            swept.append(folder)
+        else:
+            say(f"{folder}: in use by another command; the next edgepipe env deletes it")
+    return swept
+
+
+def _delete(folder: Path) -> bool:
+    """Delete an environment, unless a command that is still running works with it."""
+    file = os.open(folder / IN_USE, os.O_RDONLY | os.O_CREAT, 0o644)
+    try:
+        fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        shutil.rmtree(folder)
+    except BlockingIOError:
+        return False
+    finally:
+        os.close(file)
+    return True
+
+
+def _unfit(environment: Environment) -> str:
+    """Why it has to be made anew, or an empty string."""
+    return environment.problem() or environment.damage() or _failure(environment)
+
+
+def _make(
+    runner: str, base: str, before: Environment | None, say: Callable[[str], None]
+) -> Environment:
+    """Build an environment that no marker names yet; if that fails, nothing is left of it."""
+    folder = Path(tempfile.mkdtemp(prefix=f"{runner}@", dir=root()))
+    scratch = folder / SCRATCH  # inside: it goes with the folder if this process is killed
+    try:
+        say(f"{runner}: making {folder} with {base}")
+        scratch.mkdir()
+        _run([base, "-I", "-m", "venv", str(folder)], scratch, f"{base} can't make an environment")
+        packages = _install(runner, folder / "bin" / "python", scratch, before)
+        shutil.rmtree(scratch)
+    except BaseException:
+        shutil.rmtree(folder, ignore_errors=True)
+        raise
+    code = own_wheel.runners_digest()
+    return Environment(runner, folder.name, base, version("edgepipe"), code, packages)
+
+
+def _switch(environment: Environment) -> None:
+    """Let the marker name it, in one step."""
+    marker = marker_of(environment.runner)
+    document = {"schema_version": SCHEMA_VERSION, **asdict(environment)}
+    written = marker.with_suffix(".tmp")
+    write_synced(written, documents.text(document).encode())
+    written.replace(marker)
+
+
+def _install(
+    runner: str, python: Path, scratch: Path, before: Environment | None
+) -> dict[str, dict[str, str]]:
+    """Install this edgepipe with the runner's extra; returns the lock, as pip resolved it."""
+    report, constraints = scratch / "report.json", scratch / "constraints.txt"
+    lines = [
+        f"{name}=={about['version']}"
+        for name, about in (before.packages if before else {}).items()
+        if name != "edgepipe"
+    ]
+    constraints.write_text("\n".join(lines))
+    extra = registry.BUILT_IN[runner].extra
+    # pip only warns of an extra that isn't there, and installs nothing for it.
+    if extra not in (distribution("edgepipe").metadata.get_all("Provides-Extra") or ()):
+        raise RunnerUnavailable(
+            f"the installed edgepipe has no extra {extra}, its metadata are older than its code: "
+            "install it again"
+        )
+    requirement = f"edgepipe[{extra}] @ {own_wheel.pack(scratch).as_uri()}"
+    command = [str(python), *PIP, "install", "--quiet", "--report", str(report)]
+    command += ["--constraint", str(constraints), requirement]
+    _run(command, scratch, f"pip can't install {runner}")
+    lock = {}
+    for item in json.loads(report.read_text())["install"]:
+        archive = item["download_info"].get("archive_info", {})
+        hashes = archive.get("hashes", {})
+        about, sha256 = item["metadata"], hashes.get("sha256", "")
+        lock[about["name"]] = {"version": about["version"], "sha256": sha256}
+    return dict(sorted(lock.items()))
+
+
+def _failure(environment: Environment) -> str:
+    """Load the probe in it, in a worker like any other: why that fails, or an empty string."""
+    settings = Settings(threads=1, device=registry.device(environment.runner))
+    try:
+        with Worker(LOCAL.argv(str(environment.python))) as worker:
+            worker.load(environment.runner, {"probe.onnx": probe.model()}, settings)
+    except RunnerError as error:
+        return f"{environment.runner} does not run in it: {error}"
+    return ""
+
+
+def _run(command: list[str], scratch: Path, failure: str) -> None:
+    done = guard.run(command, os.environ | {"TMPDIR": str(scratch)})
+    if done.returncode:
+        lines = [line for line in done.stdout.splitlines() if line.strip()]
+        errors = [line for line in lines if line.startswith(("ERROR:", "Error:"))]
+        reason = (errors or lines or [f"exit status {done.returncode}"])[0]
+        offline = any("Retrying (" in line for line in lines)
+        hint = "; the package index can't be reached" if offline else ""
+        raise RunnerUnavailable(f"{failure}: {reason.removeprefix('ERROR: ')}{hint}")
+
+
+def _interpreter(python: str) -> str:
+    """The interpreter below ``python``: an environment made from another outlives it."""
+    code = "import sys; print(getattr(sys, '_base_executable', sys.executable))"
+    try:
+        done = subprocess.run([python, "-I", "-c", code], capture_output=True, text=True)
+    except OSError as error:
+        raise RunnerOptionError(f"--python {python}: {error.strerror}") from error
+    if done.returncode or not done.stdout.strip():
+        raise RunnerOptionError(f"--python {python}: is no Python interpreter")
+    return done.stdout.strip()

@@ -1,0 +1,1 @@
+"""The machine that a runner finds: its CPU, its packages, its files."""

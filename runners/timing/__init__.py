@@ -1,0 +1,1 @@
+"""Measuring a session: what, for how long, under which conditions."""

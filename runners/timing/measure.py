@@ -1,0 +1,157 @@
+"""The measuring loop: warm up, then time runs of one session as a scenario says.
+
+The scenarios are MLPerf Inference's (inference_rules.adoc): one run after the other
+("single-stream"), as many as the machine takes ("offline"), or runs that arrive at random
+("server").
+"""
+
+from __future__ import annotations
+
+import gc
+from array import array
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from time import perf_counter_ns
+
+import numpy as np
+
+from ..base import Session, SessionError
+from .conditions import Conditions, Meter
+from .plan import OFFLINE, SERVER, SINGLE_STREAM, Kept, Load, Plan
+from .scenarios import Offline, Server
+
+WARM_UP_WINDOW_RUNS = 8
+WARM_UP_AGREEMENT = 0.02
+
+
+@dataclass(frozen=True)
+class Measurement:
+    """``samples`` are int64 nanoseconds, one for each timed run, in order of completion.
+
+    What they are depends on the scenario: how long the run took ("single-stream"), how long
+    after the one before it the run was complete ("offline": they add up to the elapsed time),
+    or how long after its arrival ("server": waiting for its turn included).
+
+    ``deviation`` is the largest difference between any output of a timed run and the output
+    of an untimed one on the same input, in units of that output's largest magnitude; it is
+    infinite where a timed output has another shape, or is not finite. ``device_memory_mib`` is
+    what the process then holds on a GPU, ``None`` where it holds none or nobody can say.
+    """
+
+    samples: np.ndarray
+    warm_up_runs: int
+    settled: bool
+    deviation: float
+    conditions: Conditions = field(default_factory=lambda: Conditions(0.0))
+    device_memory_mib: float | None = None
+
+
+def measure(session: Session, feeds: Mapping[str, np.ndarray], plan: Plan) -> Measurement:
+    """Time ``session`` on ``feeds`` as ``plan`` says.
+
+    Raises ``SessionError`` if a run fails, or if the scenario needs several runs at once and
+    the session can't have them.
+    """
+    expected = session.run(feeds)
+    kept = Kept(sum(array.nbytes for array in expected.values()))
+    load = _load(session, feeds, plan)
+    enabled = gc.isenabled()
+    gc.collect()
+    gc.disable()  # a collection in the middle of a sample would be timed as inference
+    try:
+        warm_up_runs, settled = _warm_up(load, plan)
+        meter = Meter()
+        samples = load.timed(plan, kept)
+        conditions = meter.read()
+        load.afterwards(kept)
+    finally:
+        if enabled:
+            gc.enable()
+        load.close()
+    return Measurement(
+        samples=np.frombuffer(samples, np.int64),
+        warm_up_runs=warm_up_runs,
+        settled=settled,
+        deviation=max(_deviation(outputs, expected) for outputs in kept.outputs),
+        conditions=conditions,
+    )
+
+
+def _load(session: Session, feeds: Mapping[str, np.ndarray], plan: Plan) -> Load:
+    if plan.scenario == SINGLE_STREAM:
+        return SingleStream(session, feeds)
+    if not hasattr(session, "queue"):
+        raise SessionError(f"{plan.scenario}: this runner has one run at a time only")
+    return {OFFLINE: Offline, SERVER: Server}[plan.scenario](session, feeds)
+
+
+def _warm_up(load: Load, plan: Plan) -> tuple[int, bool]:
+    """Run until two successive windows agree. Returns (runs, whether they came to agree)."""
+    limit, runs, previous = perf_counter_ns() + int(plan.warm_up_seconds * 1e9), 0, 0.0
+    while perf_counter_ns() < limit:
+        made, pace = load.warm_up(plan.window_seconds, WARM_UP_WINDOW_RUNS, limit)
+        runs += made
+        if made < WARM_UP_WINDOW_RUNS:
+            break
+        if previous and abs(pace - previous) <= WARM_UP_AGREEMENT * previous:
+            return runs, True
+        previous = pace
+    return runs, False
+
+
+class SingleStream:
+    """One run after the other; the next one starts when the last one is over."""
+
+    def __init__(self, session: Session, feeds: Mapping[str, np.ndarray]) -> None:
+        self._session, self._feeds = session, feeds
+
+    def warm_up(self, seconds: float, runs: int, limit_ns: int) -> tuple[int, float]:
+        """See ``Load.warm_up``; the pace is the median of the runs."""
+        window = array("q")
+        started = perf_counter_ns()
+        while (
+            len(window) < runs or perf_counter_ns() - started < seconds * 1e9
+        ) and perf_counter_ns() < limit_ns:
+            before = perf_counter_ns()
+            self._session.run(self._feeds)
+            window.append(perf_counter_ns() - before)
+        return len(window), float(np.median(window)) if window else 0.0
+
+    def timed(self, plan: Plan, kept: Kept) -> array[int]:
+        """See ``Load.timed``. Eight bytes a sample: what is kept here is in the peak RSS, too."""
+        run, feeds, clock = self._session.run, self._feeds, perf_counter_ns
+        samples = array("q")
+        started = clock()
+        enough, limit = started + int(plan.seconds * 1e9), started + int(plan.max_seconds * 1e9)
+        while True:
+            before = clock()
+            outputs = run(feeds)
+            after = clock()
+            samples.append(after - before)
+            kept.offer(outputs)
+            if (after >= enough and len(samples) >= plan.min_samples) or after >= limit:
+                kept.outputs.append(outputs)
+                return samples
+
+    def afterwards(self, kept: Kept) -> None:
+        """The last timed outputs are kept already."""
+
+    def close(self) -> None:
+        """Nothing to free."""
+
+
+def _deviation(outputs: Mapping[str, np.ndarray], expected: Mapping[str, np.ndarray]) -> float:
+    if outputs.keys() != expected.keys():
+        return np.inf
+    worst = 0.0
+    for name, given in outputs.items():
+        reference = expected[name]
+        if given.shape != reference.shape:
+            return np.inf
+        # In float64: flags have no difference, and small integers wrap around.
+        found, reference = given.astype(np.float64), reference.astype(np.float64)
+        scale = float(np.max(np.abs(reference), initial=0.0)) or 1.0
+        with np.errstate(invalid="ignore"):  # inf - inf
+            difference = float(np.max(np.abs(found - reference), initial=0.0))
+        worst = max(worst, difference / scale if np.isfinite(difference) else np.inf)
+    return worst

@@ -1,0 +1,1 @@
+"""Processes that hold one session each, and how they are talked to."""

@@ -1,0 +1,398 @@
+"""The parent's side of a worker: start it on a target, ask it, and survive whatever it does.
+
+A target is only a command that ends in a Python; this file knows nothing of who is at the
+other end. Pipes are non-blocking and every wait is a poll() with a deadline, so that a worker
+which hangs, stops reading or floods costs a time-out and not the run; while a worker measures,
+the parent sleeps in the kernel.
+
+Not execnet, going by its source: its kill reaches one process and not the group, it hides the
+exit signal, and it keeps a receiver thread in the worker that is being timed.
+"""
+
+from __future__ import annotations
+
+import fcntl
+import os
+import select
+import signal
+import subprocess
+import tempfile
+import threading
+import time
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager, suppress
+from dataclasses import asdict, dataclass, field
+from importlib.metadata import version
+from pathlib import Path
+from typing import Any, Self
+
+import numpy as np
+
+from ..base import (
+    Placement,
+    PlacementError,
+    RunnerError,
+    RunnerUnavailable,
+    SessionError,
+    Settings,
+    TensorSpec,
+    WorkerCrashed,
+    WorkerError,
+    WorkerGarbage,
+    WorkerTimeout,
+)
+from ..targets import INSTALL, SSH_REMEDIES
+from ..timing.conditions import Conditions
+from ..timing.measure import Measurement
+from ..timing.plan import Plan
+from . import protocol
+
+STDERR_KEPT = 16 << 10
+KILL_GRACE_SECONDS = 5.0
+PIPE_BYTES = 1 << 20
+
+
+@dataclass(frozen=True)
+class Timeouts:
+    """Seconds that a worker may take to answer each request."""
+
+    start: float = 60.0
+    load: float = 180.0
+    run: float = 60.0
+
+
+@dataclass(frozen=True)
+class Description:
+    """What a worker said about a runner. ``reason`` is why it can't run there, if it can't."""
+
+    formats: tuple[str, ...]
+    precisions: tuple[str, ...]
+    reason: str | None
+    version: str | None
+    devices: tuple[str, ...]
+    tunables: Mapping[str, tuple[Any, ...]]
+
+
+@dataclass(frozen=True)
+class Loaded:
+    """What a worker said about the session it loaded. Times are in ms.
+
+    ``from_cache``: the cache that came with the request had what the runner needed.
+    """
+
+    inputs: tuple[TensorSpec, ...]
+    outputs: tuple[TensorSpec, ...]
+    placement: Placement
+    runner_version: str
+    import_ms: float
+    load_ms: float
+    from_cache: bool
+
+
+@dataclass(frozen=True)
+class Outputs:
+    """The outputs of one run, with its time in ms and the worker's peak memory in MiB."""
+
+    arrays: Mapping[str, np.ndarray]
+    elapsed_ms: float
+    peak_rss_mib: float
+
+
+@dataclass
+class Worker:
+    """One worker process. A context manager: leaving it ends the whole process group.
+
+    ``start``, ``request`` and ``close`` are all that knows of the process; ``scripted`` puts
+    others in their place.
+    """
+
+    argv: Sequence[str]
+    timeouts: Timeouts = field(default_factory=Timeouts)
+
+    def __enter__(self) -> Self:
+        self.start()
+        try:
+            self.hello = self._greet()
+        except BaseException as error:
+            self.close()
+            if isinstance(error, RunnerError):
+                error.greeted = False
+            raise
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self.close()
+
+    def start(self) -> None:
+        """Start the process. Raises ``RunnerUnavailable`` where there is no such command."""
+        # Whatever the worker puts into temporary files goes when this side closes it.
+        self._folder = tempfile.TemporaryDirectory(prefix="edgepipe-", ignore_cleanup_errors=True)
+        try:
+            self._process = subprocess.Popen(
+                self.argv,
+                stdin=subprocess.PIPE,
+                stdout=subprocess.PIPE,
+                stderr=subprocess.PIPE,
+                bufsize=0,
+                start_new_session=True,
+                env=os.environ | {"TMPDIR": self._folder.name, "SSH_ASKPASS_REQUIRE": "never"},
+            )
+        except OSError as error:
+            self._folder.cleanup()
+            remedy = INSTALL.get(self.argv[0])
+            text = f"can't start {self.argv[0]}: {error.strerror}"
+            unavailable = RunnerUnavailable(f"{text}; {remedy}" if remedy else text)
+            unavailable.greeted = False
+            raise unavailable from error
+        assert self._process.stdin
+        assert self._process.stdout
+        self._stdin, self._stdout = self._process.stdin.fileno(), self._process.stdout.fileno()
+        os.set_blocking(self._stdin, False)
+        os.set_blocking(self._stdout, False)
+        _widen(self._stdin)
+        self._stderr = bytearray()
+        self._drain = threading.Thread(target=self._keep_stderr, daemon=True)
+        self._drain.start()
+
+    def inspect(self) -> Mapping[str, Any]:
+        """The machine and what is installed there: see ``host.facts``, ``installed.facts``."""
+        reply, _ = self.request("inspect", {}, {}, self.timeouts.run)
+        return reply
+
+    def describe(self, runner: str) -> Description:
+        """Ask about a runner. Raises ``RunnerUnavailable`` for one that isn't there or broken."""
+        reply, _ = self.request("describe", {"runner": runner}, {}, self.timeouts.load)
+        with self._expecting("describe"):
+            return Description(
+                formats=tuple(reply["formats"]),
+                precisions=tuple(reply["precisions"]),
+                reason=reply["reason"],
+                version=reply["version"],
+                devices=tuple(reply["devices"]),
+                tunables={name: tuple(values) for name, values in reply["tunables"].items()},
+            )
+
+    def load(
+        self,
+        runner: str,
+        files: Mapping[str, bytes | Path],
+        settings: Settings,
+        cache: Mapping[str, bytes] | None = None,
+    ) -> Loaded:
+        """Send a model's files (the main one first) and load it. See ``Runner.load``.
+
+        Neither end holds a file that is given as a path in its memory.
+
+        With a ``cache`` (what ``cache`` returned, or empty) the runner may use and fill it.
+        """
+        fields: dict[str, Any] = {"runner": runner, "file": next(iter(files))}
+        fields |= {"settings": asdict(settings), "cache": None if cache is None else list(cache)}
+        blobs = {**files, **(cache or {})}
+        reply, _ = self.request("load", fields, blobs, self.timeouts.load)
+        with self._expecting("load"):
+            return Loaded(
+                inputs=_specs(reply["inputs"]),
+                outputs=_specs(reply["outputs"]),
+                placement=Placement(**reply["placement"]),
+                runner_version=reply["runner_version"],
+                import_ms=reply["import_ms"],
+                load_ms=reply["load_ms"],
+                from_cache=reply["from_cache"],
+            )
+
+    def cache(self) -> dict[str, bytes]:
+        """The files that ``load`` left in its cache; empty if the runner has none."""
+        _, files = self.request("cache", {}, {}, self.timeouts.run)
+        return files
+
+    def run(self, feeds: Mapping[str, np.ndarray]) -> Outputs:
+        """Run the loaded session once."""
+        reply, arrays = self.request("run", {}, feeds, self.timeouts.run)
+        with self._expecting("run"):
+            return Outputs(arrays, reply["elapsed_ms"], reply["peak_rss_mib"])
+
+    def measure(self, feeds: Mapping[str, np.ndarray], plan: Plan) -> tuple[Measurement, float]:
+        """Time the loaded session; returns the measurement and the peak memory in MiB."""
+        patience = plan.warm_up_seconds + plan.max_seconds + self.timeouts.run
+        reply, arrays = self.request("measure", {"plan": asdict(plan)}, feeds, patience)
+        with self._expecting("measure"):
+            peak_rss_mib = reply.pop("peak_rss_mib")
+            conditions = Conditions(**reply.pop("conditions"))
+            return Measurement(arrays["samples"], conditions=conditions, **reply), peak_rss_mib
+
+    def request(
+        self,
+        operation: str,
+        fields: Mapping[str, Any],
+        blobs: Mapping[str, Any],
+        timeout: float,
+    ) -> tuple[protocol.Message, dict[str, Any]]:
+        """Send one request and wait for its reply.
+
+        Raises ``RunnerUnavailable`` or ``SessionError`` if that is the reply, and a
+        ``WorkerError`` (after killing the process group) if there is none.
+        """
+        # Outside the try: what can't be encoded is the caller's mistake, not the worker's.
+        buffers = protocol.encode({"op": operation, **fields}, blobs)
+        try:
+            header = next(buffers)
+        except OSError as error:
+            raise SessionError(f"{error.filename}: {error.strerror}") from error
+        deadline = time.monotonic() + timeout
+        try:
+            self._write(header, deadline)
+            for buffer in buffers:
+                self._write(buffer, deadline)
+            message, arrays = self._read_message(deadline)
+        except TimeoutError as error:
+            self._kill()
+            text = f"the worker did not answer {operation!r} within {timeout:g} s and was killed"
+            raise WorkerTimeout(text, self._last_words()) from error
+        except (BrokenPipeError, EOFError) as error:
+            raise self._crash(operation) from error
+        except protocol.ProtocolError as error:
+            raise self._garbage(operation, error) from error
+        except OSError as error:  # a file that was to be sent; half of it may be on its way
+            self._kill()
+            raise SessionError(f"{error.filename}: {error.strerror}") from error
+        if "unavailable" in message:
+            raise RunnerUnavailable(message["unavailable"])
+        if "misplaced" in message:
+            raise PlacementError(message["misplaced"])
+        if "failed" in message:
+            raise SessionError(message["failed"])
+        return message, arrays
+
+    def close(self) -> None:
+        """End the worker and everything in its process group, and wait until it is gone."""
+        self._kill()
+        for pipe in (self._process.stdin, self._process.stdout):
+            if pipe:
+                pipe.close()
+        self._folder.cleanup()
+
+    def _greet(self) -> protocol.Message:
+        hello, _ = self.request("hello", {}, {}, self.timeouts.start)
+        here = version("edgepipe")
+        if hello.get("protocol") != protocol.VERSION or hello.get("edgepipe") != here:
+            there = hello.get("edgepipe", "something else")
+            raise WorkerError(
+                f"the worker has edgepipe {there}, here it is {here}: install {here} there"
+            )
+        with self._expecting("hello"):
+            int(hello["host"]["physical_cores"])
+        return hello
+
+    def _crash(self, operation: str) -> WorkerCrashed:
+        # The pipe broke, so the process has ended or is about to.
+        try:
+            status = self._process.wait(KILL_GRACE_SECONDS)
+            how = signal_name(-status) if status < 0 else f"exit status {status}"
+        except subprocess.TimeoutExpired:
+            how = "it closed its pipe and was killed"
+        self._kill()
+        words = self._last_words()
+        last = words.splitlines()[-1].strip() if words else ""
+        text = f"the worker ended during {operation!r}: {how}" + (f" ({last})" if last else "")
+        remedy = next((SSH_REMEDIES[sign] for sign in SSH_REMEDIES if sign in last), None)
+        return WorkerCrashed(f"{text}; {remedy}" if remedy else text, words)
+
+    @contextmanager
+    def _expecting(self, operation: str) -> Iterator[None]:
+        """A well-formed message can still lack what the operation answers."""
+        try:
+            yield
+        except (KeyError, TypeError, ValueError, AttributeError) as error:
+            raise self._garbage(operation, error) from error
+
+    def _garbage(self, operation: str, error: Exception) -> WorkerGarbage:
+        self._kill()
+        text = f"the worker answered {operation!r} with garbage ({error}) and was killed"
+        if operation == "hello":
+            text += "; if a shell prints that before it starts Python, silence it"
+        return WorkerGarbage(text, self._last_words())
+
+    def _kill(self) -> None:
+        with suppress(ProcessLookupError):  # the whole group may be gone already
+            os.killpg(self._process.pid, signal.SIGKILL)
+        self._process.wait()
+
+    def _last_words(self) -> str:
+        self._drain.join(0.5)
+        return self._stderr.decode("utf-8", "replace").strip()
+
+    def _keep_stderr(self) -> None:
+        pipe = self._process.stderr
+        assert pipe
+        with pipe:
+            while chunk := pipe.read(65536):
+                self._stderr += chunk
+                del self._stderr[:-STDERR_KEPT]
+
+    def _write(self, buffer: memoryview, deadline: float) -> None:
+        while buffer:
+            _wait(self._stdin, select.POLLOUT, deadline)
+            try:
+                buffer = buffer[os.write(self._stdin, buffer) :]
+            except BlockingIOError:
+                continue
+
+    def _read_message(self, deadline: float) -> tuple[protocol.Message, dict[str, Any]]:
+        received = bytearray()
+        while (end := received.find(b"\n")) < 0:
+            if len(received) > protocol.MAX_HEADER_BYTES:
+                raise protocol.ProtocolError(f"a line of over {len(received)} bytes")
+            received += self._read_some(65536, deadline)
+        message, entries = protocol.decode_header(bytes(received[:end]))
+        rest = received[end + 1 :]
+        arrays: dict[str, Any] = {}
+        for entry in entries:
+            data = rest[: entry["bytes"]]
+            rest = rest[entry["bytes"] :]
+            while len(data) < entry["bytes"]:
+                data += self._read_some(min(1 << 20, entry["bytes"] - len(data)), deadline)
+            arrays[entry["name"]] = protocol.decode_blob(entry, data)
+        if rest:
+            raise protocol.ProtocolError(f"{len(rest)} bytes after the message")
+        return message, arrays
+
+    def _read_some(self, most: int, deadline: float) -> bytes:
+        while True:
+            _wait(self._stdout, select.POLLIN, deadline)
+            try:
+                chunk = os.read(self._stdout, most)
+            except BlockingIOError:
+                continue
+            if not chunk:
+                raise EOFError
+            return chunk
+
+
+def _widen(pipe: int) -> None:
+    """Let a pipe hold an image's tensor at once, where Linux allows it: fewer turns for each."""
+    if hasattr(fcntl, "F_SETPIPE_SZ"):
+        with suppress(OSError):  # beyond what this user may have
+            fcntl.fcntl(pipe, fcntl.F_SETPIPE_SZ, PIPE_BYTES)
+
+
+def _wait(descriptor: int, event: int, deadline: float) -> None:
+    """Sleep until the pipe is ready or broken; ``TimeoutError`` at the deadline."""
+    poller = select.poll()
+    poller.register(descriptor, event)
+    remaining = deadline - time.monotonic()
+    if remaining <= 0 or not poller.poll(remaining * 1000):
+        raise TimeoutError
+
+
+def _specs(entries: Sequence[Mapping[str, Any]]) -> tuple[TensorSpec, ...]:
+    return tuple(
+        TensorSpec(entry["name"], entry["dtype"], tuple(entry["shape"])) for entry in entries
+    )
+
+
+def signal_name(number: int) -> str:
+    """The name of a signal: "SIGSEGV" for 11; real-time signals have none of their own."""
+    try:
+        return signal.Signals(number).name
+    except ValueError:
+        return f"signal {number}"

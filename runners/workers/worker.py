@@ -1,0 +1,274 @@
+"""The child process that holds one session: ``python -P -m edgepipe.runners.workers.worker``.
+
+It reads requests from stdin and answers on what was its stdout; whatever a library prints to
+stdout goes to stderr instead. It ends with its input, so that a worker on any machine ends
+with its parent: see ``watchdog``. Requests (see ``protocol`` for the wire format):
+
+    hello                      -> {version, edgepipe, pid, host}
+    inspect                    -> {host, load, installed}
+    describe {runner}          -> {formats, precisions, reason, version, devices}
+    load {runner, settings, file, cache} + files -> {inputs, outputs, placement, load_ms, …}
+    cache                      -> {} + files
+    run + feeds                -> {elapsed_ms} + outputs
+    measure {plan} + feeds     -> {warm_up_runs, settled, …} + samples
+"""
+
+from __future__ import annotations
+
+import os
+import signal
+import subprocess
+import sys
+import tempfile
+from collections.abc import Callable, Iterator, Mapping
+from dataclasses import asdict, replace
+from importlib.metadata import version
+from io import BufferedReader
+from pathlib import Path
+from time import perf_counter_ns
+from typing import Any, BinaryIO
+
+import numpy as np
+
+from .. import registry
+from ..base import PlacementError, RunnerUnavailable, Session, SessionError, Settings
+from ..machine import host, installed, own_process
+from ..timing.measure import measure
+from ..timing.plan import Plan
+from . import protocol, watchdog
+
+MAX_REASON = 600
+Operation = Callable[[protocol.Message, protocol.Blobs], Any]
+
+
+def hello(_message: protocol.Message, _blobs: protocol.Blobs) -> Any:
+    """Who is at this end: versions, process id, facts about the machine."""
+    return {
+        "protocol": protocol.VERSION,
+        "edgepipe": version("edgepipe"),
+        "pid": os.getpid(),
+        "host": host.facts(),
+    }, {}
+
+
+class Worker:
+    """Answers requests; holds at most one session."""
+
+    def __init__(self) -> None:
+        self._session: Session | None = None
+        self._cache = Path(os.devnull)
+
+    def inspect(self, _message: protocol.Message, _blobs: protocol.Blobs) -> Any:
+        """The machine and what is installed on it, for ``edgepipe doctor``."""
+        return {
+            "host": host.facts(),
+            "load": host.load(),
+            "installed": installed.facts(),
+        }, {}
+
+    def describe(self, message: protocol.Message, _blobs: protocol.Blobs) -> Any:
+        """What a runner takes and has here, or the reason why it can't run here."""
+        runner = registry.get(message["runner"])
+        reason = runner.unavailable()
+        return {
+            "formats": runner.formats,
+            "precisions": runner.precisions,
+            "reason": reason,
+            "version": None if reason else runner.version(),
+            "devices": [] if reason else runner.devices(),
+            "tunables": getattr(runner, "tunables", {}),
+        }, {}
+
+    def load(self, message: protocol.Message, blobs: protocol.Blobs) -> Any:
+        """Load the model files that came with the request; ``file`` names the main one.
+
+        ``cache`` names those that an earlier load left in its cache, ``None`` for no cache.
+        """
+        started = perf_counter_ns()
+        runner = registry.get(message["runner"])
+        reason = runner.unavailable()
+        if reason:
+            raise RunnerUnavailable(reason)
+        imported = perf_counter_ns()
+        host.limit_memory()
+        settings = Settings(**message["settings"])
+        cached = message.get("cache")
+        if cached is not None:
+            self._cache = Path(tempfile.mkdtemp(prefix="edgepipe-"))
+            settings = replace(settings, cache=str(self._cache))
+        with tempfile.TemporaryDirectory(prefix="edgepipe-") as folder:
+            for name, data in blobs.items():
+                if Path(name).name != name or not isinstance(data, Path):
+                    raise protocol.ProtocolError(f"model file name {name!r}")
+                place = self._cache if cached and name in cached else Path(folder)
+                data.rename(place / name)
+            loading = perf_counter_ns()
+            session = runner.load(Path(folder) / message["file"], settings)
+            loaded = perf_counter_ns()
+        self._session = session
+        return {
+            "inputs": [asdict(spec) for spec in session.inputs],
+            "outputs": [asdict(spec) for spec in session.outputs],
+            "placement": asdict(session.placement),  # only now: see Session.placement
+            "runner_version": runner.version(),
+            "import_ms": (imported - started) / 1e6,
+            "load_ms": (loaded - loading) / 1e6,
+            "from_cache": getattr(session, "from_cache", False),
+        }, {}
+
+    def cache(self, _message: protocol.Message, _blobs: protocol.Blobs) -> Any:
+        """What the load left in its cache."""
+        return {}, {path.name: path for path in self._cache.iterdir()}
+
+    def run(self, _message: protocol.Message, blobs: protocol.Blobs) -> Any:
+        """Run the session once; the reply holds every output."""
+        session = self._loaded()
+        feeds = _feeds(session, blobs)
+        started = perf_counter_ns()
+        outputs = session.run(feeds)
+        elapsed = perf_counter_ns() - started
+        return {"elapsed_ms": elapsed / 1e6, "peak_rss_mib": host.peak_rss_mib()}, outputs
+
+    def measure(self, message: protocol.Message, blobs: protocol.Blobs) -> Any:
+        """Time the session on one set of feeds."""
+        session = self._loaded()
+        result = measure(session, _feeds(session, blobs), Plan(**message["plan"]))
+        return {
+            "warm_up_runs": result.warm_up_runs,
+            "settled": result.settled,
+            "deviation": result.deviation,
+            "conditions": asdict(result.conditions),
+            "device_memory_mib": host.device_memory_mib(),
+            "peak_rss_mib": host.peak_rss_mib(),
+        }, {"samples": result.samples}
+
+    def _loaded(self) -> Session:
+        if self._session is None:
+            raise SessionError("no model is loaded")
+        return self._session
+
+
+def operations() -> dict[str, Operation]:
+    """What a new worker answers, by the name of the request."""
+    worker = Worker()
+    return {
+        "hello": hello,
+        "inspect": worker.inspect,
+        "describe": worker.describe,
+        "load": worker.load,
+        "cache": worker.cache,
+        "run": worker.run,
+        "measure": worker.measure,
+    }
+
+
+def serve(reader: BufferedReader, writer: BinaryIO, answers: Mapping[str, Operation]) -> None:
+    """Answer requests until the input ends.
+
+    Files arrive on the disk, in a folder that lasts as long as the answering: whoever wants to
+    keep one moves it.
+    """
+    while line := reader.readline(protocol.MAX_HEADER_BYTES):
+        message, entries = protocol.decode_header(line)
+        with tempfile.TemporaryDirectory(prefix="edgepipe-") as folder:
+            try:
+                blobs: protocol.Blobs = {
+                    entry["name"]: _receive(reader, entry, Path(folder) / str(number))
+                    for number, entry in enumerate(entries)
+                }
+            except EOFError:
+                return
+            for buffer in _reply(message, blobs, answers):
+                writer.write(buffer)
+            writer.flush()
+
+
+def _receive(reader: BufferedReader, entry: protocol.Message, path: Path) -> np.ndarray | Path:
+    """An array, or a file in chunks to ``path``. Raises ``EOFError`` if the input ends before."""
+    left = entry["bytes"]
+    if "dtype" in entry:
+        data = bytearray(left)
+        if reader.readinto(data) != left:
+            raise EOFError
+        array = protocol.decode_blob(entry, data)
+        assert isinstance(array, np.ndarray)
+        return array
+    with path.open("wb") as file:
+        while left:
+            chunk = reader.read(min(protocol.CHUNK_BYTES, left))
+            if not chunk:
+                raise EOFError
+            file.write(chunk)
+            left -= len(chunk)
+    return path
+
+
+def _reply(
+    message: protocol.Message, blobs: protocol.Blobs, answers: Mapping[str, Operation]
+) -> Iterator[Any]:
+    """The buffers of an operation's answer, or of why there is none."""
+    try:
+        # Encoded here: outputs that can't travel (text) are the session's failure too.
+        reply = protocol.encode(*answers[message["op"]](message, blobs))
+        header = next(reply)
+    except RunnerUnavailable as error:
+        yield from protocol.encode({"unavailable": _one_line(str(error))})
+    except PlacementError as error:
+        yield from protocol.encode({"misplaced": _one_line(str(error))})
+    except SessionError as error:
+        yield from protocol.encode({"failed": _one_line(str(error))})
+    except Exception as error:  # a runner may raise anything; the parent decides what it means
+        yield from protocol.encode({"failed": _one_line(f"{type(error).__name__}: {error}")})
+    else:
+        yield header
+        yield from reply
+
+
+def _feeds(session: Session, blobs: protocol.Blobs) -> dict[str, np.ndarray]:
+    """Every input has to be there: OpenVINO would go on with what it was fed last."""
+    feeds = {name: blob for name, blob in blobs.items() if isinstance(blob, np.ndarray)}
+    missing = [spec.name for spec in session.inputs if spec.name not in feeds]
+    if missing:
+        raise SessionError(f"no feed for input {', '.join(missing)}")
+    return feeds
+
+
+def _one_line(text: str) -> str:
+    line = " ".join(text.split())
+    return line if len(line) <= MAX_REASON else line[: MAX_REASON - 1] + "…"
+
+
+def _guard() -> subprocess.Popen[bytes]:
+    """Start the watchdog, which outlives this process by as much as it takes to tidy up."""
+    folder = tempfile.mkdtemp(prefix="edgepipe-")
+    os.environ["TMPDIR"] = tempfile.tempdir = folder
+    life, _held_until_death = os.pipe()
+    arguments = (str(os.getpid()), str(life), folder)
+    try:
+        return subprocess.Popen(
+            [sys.executable, "-I", "-S", watchdog.__file__, *arguments],
+            stdout=subprocess.DEVNULL,
+            stderr=subprocess.DEVNULL,
+            pass_fds=(life,),
+        )
+    finally:
+        os.close(life)
+
+
+def main(answers: Mapping[str, Operation] | None = None) -> None:
+    """Serve on stdin and the original stdout: a worker's answers, unless others are given."""
+    own_process.claim()
+    signal.signal(signal.SIGINT, signal.SIG_IGN)  # the parent decides when a worker ends
+    reader = os.fdopen(os.dup(0), "rb")
+    writer = os.fdopen(os.dup(1), "wb")
+    os.dup2(2, 1)
+    sys.stdout = sys.stderr
+    _watchdog = _guard()  # kept: there is no waiting for it
+    try:
+        serve(reader, writer, answers or operations())
+    except BrokenPipeError:
+        os._exit(1)
+
+
+if __name__ == "__main__":
+    main()
