@@ -38,7 +38,7 @@ class Entry:
     precisions: tuple[str, ...] = ("f32",)
 
 
-_PACKAGE = __name__.rpartition(".")[0]
+_PACKAGE = f"{__package__}.backends"
 OPENVINO_PRECISIONS = ("f32", "bf16", "f16")
 
 BUILT_IN = {

@@ -11,7 +11,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Self
 
-WORKER = f"{__package__}.worker"
+WORKER = f"{__package__}.workers.worker"
 
 
 @dataclass(frozen=True)

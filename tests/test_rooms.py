@@ -14,6 +14,7 @@ ROOT = Path(__file__).parents[1]
 ORDER = (
     "pipeline/cli",
     "pipeline/__init__.py",
+    "pipeline/report/write.py",
     "pipeline/report/page",
     "pipeline/report/plots",
     "pipeline/report",

@@ -10,6 +10,7 @@ import itertools
 import sys
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
+from pathlib import Path
 
 from ...runners import registry
 from ...runners.base import RunnerError
@@ -18,8 +19,8 @@ from ...runners.targets import LOCAL
 from ...runners.timing.plan import SINGLE_STREAM
 from ...runners.workers.launch import Worker
 from ..errors import IntegrityError, UsageError
-from ..settings.load import Config
-from ..settings.sections import CellsConfig
+from ..settings.judging import CellsConfig
+from ..settings.machine import Places
 from ..storage import made_here
 from ..storage.manifest import CellKey, Manifest
 from .session import Cell, with_settings
@@ -50,9 +51,15 @@ class Abilities:
 
 
 def plan(
-    manifest: Manifest, config: Config, section: CellsConfig, scenario: str = SINGLE_STREAM
+    folder: Path,
+    manifest: Manifest,
+    section: CellsConfig,
+    places: Places,
+    scenario: str = SINGLE_STREAM,
 ) -> tuple[list[Cell], list[Refused]]:
     """The cells that ``section`` asks for, and what it asks for by name that can't be.
+
+    ``folder`` is the model's, which the manifest is of.
 
     They have the settings that tune recommends for the scenario, unless ``section`` says
     otherwise. Raises ``UsageError`` for a variant that the workspace does not have, and
@@ -62,15 +69,14 @@ def plan(
     for variant in section.variants:
         if variant not in manifest.variants:
             raise UsageError(
-                f"variant {variant} is not in {config.workspace / config.model}: "
-                f"run `edgepipe export --variant {variant}`"
+                f"variant {variant} is not in {folder}: run `edgepipe export --variant {variant}`"
             )
     cells: list[Cell] = []
     refused: list[Refused] = []
     impossible: list[Refused] = []
     for runner in section.runners or registry.names():
         try:
-            able, python = abilities_of(runner, config), python_of(runner, config)
+            able, python = abilities_of(runner, places), python_of(runner, places)
         except RunnerError as error:
             refused.append(Refused("", runner, "", None, "unavailable", str(error)))
             continue
@@ -84,18 +90,18 @@ def plan(
             file = next(files[name] for name in able.formats if name in files)
             if not section.trust_workspace and (doubt := made_here.distrusted(manifest, file)):
                 if runner in section.runners:
-                    raise IntegrityError(f"{config.workspace / config.model}: {doubt}")
+                    raise IntegrityError(f"{folder}: {doubt}")
                 refused.append(Refused(variant, runner, target, precision, "unavailable", doubt))
                 continue
             cell = Cell(
                 variant,
                 runner,
-                config.target(target),
+                places.target(target),
                 precision,
                 file,
                 section.threads,
                 python,
-                config.device_of(runner),
+                places.device_of(runner),
                 section.allow_fallback,
                 beside=manifest.files(file)[1:],
             )
@@ -112,7 +118,7 @@ def key_of(cell: Cell, scenario: str) -> CellKey:
     )
 
 
-def abilities_of(runner: str, config: Config) -> Abilities:
+def abilities_of(runner: str, places: Places) -> Abilities:
     """What a runner can be asked for.
 
     A plug-in is asked in a worker, so that nothing its import does can end the command.
@@ -121,17 +127,17 @@ def abilities_of(runner: str, config: Config) -> Abilities:
     known = registry.entry(runner)
     if known.formats is not None:
         return Abilities(known.formats, known.precisions)
-    with Worker(LOCAL.argv(python_of(runner, config) or sys.executable)) as worker:
+    with Worker(LOCAL.argv(python_of(runner, places) or sys.executable)) as worker:
         described = worker.describe(runner)
         return Abilities(described.formats, described.precisions)
 
 
-def python_of(runner: str, config: Config) -> str | None:
+def python_of(runner: str, places: Places) -> str | None:
     """The interpreter of a runner that has one: configured, or of an environment made for it.
 
     Raises ``RunnerUnavailable`` for an environment that can't be used any more.
     """
-    return config.python_of(runner) or environments.python_of(runner)
+    return places.python_of(runner) or environments.python_of(runner)
 
 
 def _why_not(

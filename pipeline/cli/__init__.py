@@ -11,7 +11,7 @@ from typing import Annotated, Any
 
 import typer
 
-from . import judging, machine, making, models, scratch, shipping, showing, speed
+from . import judging, machine, making, scratch, shipping, showing, speed
 from .groups import Grouped
 
 DEBUG = "EDGEPIPE_DEBUG"
@@ -31,8 +31,8 @@ app = typer.Typer(
 )
 
 COMMANDS: dict[str, tuple[Callable[..., None], ...]] = {
-    "Make": (making.export, models.train),
-    "Judge": (speed.bench, judging.parity, judging.evaluate, speed.tune, models.compare),
+    "Make": (making.export, making.train),
+    "Judge": (speed.bench, judging.parity, judging.evaluate, speed.tune, speed.compare),
     "Look": (judging.predict, showing.report),
     "Ship": (shipping.package, shipping.verify, shipping.deploy),
     "This machine": (machine.runners, machine.doctor),

@@ -2,31 +2,35 @@
 
 from __future__ import annotations
 
-from typing import Annotated
+from collections.abc import Mapping
+from typing import Annotated, Any
 
 import typer
 
 from . import options
+from .declared import declared
 from .groups import Grouped
 
 
+@declared("machine:RunnersRequest")
 def runners(
-    target: options.Target = None, as_json: options.Json = False, quiet: options.Quiet = False
+    said: Mapping[str, Any], as_json: options.Json = False, quiet: options.Quiet = False
 ) -> None:
     """List every runner: what it has, or why it is missing."""
-    from .. import runners as run
+    from ..machine.inventory import runners as run
     from ..report.text import terminal
 
-    result = run(targets=options.some(target) or ("local",), progress=options.progress(quiet))
+    result = run(**said, progress=options.progress(quiet))
     options.show(result, as_json, terminal.runners_table)
 
 
-def doctor(target: options.Target = None, as_json: options.Json = False) -> None:
+@declared("machine:DoctorRequest")
+def doctor(said: Mapping[str, Any], as_json: options.Json = False) -> None:
     """Look for what would make numbers or installs wrong on this machine."""
-    from .. import doctor as run
+    from ..machine.doctor import doctor as run
     from ..report.text import terminal
 
-    result = run(targets=options.some(target) or ("local",))
+    result = run(**said)
     options.show(result, as_json, terminal.diagnosis)
     options.leave(result.exit_code)
 

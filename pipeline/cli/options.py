@@ -11,79 +11,13 @@ import typer
 from ...runners import documents
 
 if TYPE_CHECKING:
+    from ..judging.accuracies import EvaluationResult
+    from ..judging.judged import ParityResult
     from ..progress import Progress
+    from ..training.train import TrainResult
 
-Workspace = Annotated[
-    Path | None,
-    typer.Option(
-        "--workspace", "-w", metavar="DIR", help="Where artifacts live [default: artifacts]."
-    ),
-]
 Json = Annotated[bool, typer.Option("--json", help="Print one JSON document on stdout.")]
 Quiet = Annotated[bool, typer.Option("--quiet", "-q", help="Nothing on stderr but errors.")]
-Model = Annotated[
-    str | None,
-    typer.Option(
-        "--model", "-m", metavar="NAME", help="[default: the only one there, or mobilenet_v2]"
-    ),
-]
-Runner = Annotated[
-    list[str] | None,
-    typer.Option(
-        "--runner", "-r", metavar="NAME", help="ort-cpu, ort-openvino, …; may be repeated."
-    ),
-]
-Target = Annotated[
-    list[str] | None,
-    typer.Option(
-        "--target", "-t", metavar="NAME", help="Where to run [default: local]; may be repeated."
-    ),
-]
-Precision = Annotated[
-    list[str] | None,
-    typer.Option(
-        "--precision", metavar="NAME", help="f32, tf32, bf16, f16 [default: f32]; may be repeated."
-    ),
-]
-Threads = Annotated[
-    int | None,
-    typer.Option("--threads", help="Threads of every runner [default: physical cores]."),
-]
-Decoders = Annotated[
-    int | None, typer.Option("--decoders", help="Images decoded at the same time [default: 2].")
-]
-SkipUnreadable = Annotated[
-    bool | None,
-    typer.Option("--skip-unreadable", help="Leave out images that can't be read, and name them."),
-]
-RequireEp = Annotated[
-    list[str] | None,
-    typer.Option(
-        "--require-ep",
-        metavar="EP=N%",
-        help="Fail unless N % of the nodes are on that execution provider; may be repeated.",
-    ),
-]
-AllowFallback = Annotated[
-    bool | None,
-    typer.Option("--allow-fallback", help="Let nodes that a provider doesn't take run on the CPU."),
-]
-TrustWorkspace = Annotated[
-    bool | None,
-    typer.Option(
-        "--trust-workspace", help="Read fp32.pt2 though it was not made here: it can run code."
-    ),
-]
-Untuned = Annotated[
-    bool, typer.Option("--untuned", help="The default settings, whatever tune recommends.")
-]
-Variant = Annotated[
-    list[str] | None,
-    typer.Option(
-        "--variant", "-v", metavar="NAME", help="fp32, int8, int8-avx2, fp16; may be repeated."
-    ),
-]
-
 JUnit = Annotated[
     Path | None, typer.Option("--junit", metavar="FILE", help="Also write JUnit XML.")
 ]
@@ -100,9 +34,27 @@ def progress(quiet: bool) -> Progress:
     return Silent() if quiet else Stderr()
 
 
-def some(values: list[str] | None) -> tuple[str, ...] | None:
-    """What was given, or ``None`` for what the other layers of the configuration say."""
-    return tuple(values) if values else None
+def plot(result: ParityResult | TrainResult, progress: Progress) -> None:
+    """Draw a result beside its other files, or say what that lacks: the result stands without."""
+    from ...exporters.base import MissingLibrary
+    from ..report.write import write_plot
+
+    try:
+        write_plot(result)
+    except MissingLibrary as error:
+        progress.say(f"warning: {error}")
+
+
+def write(
+    result: ParityResult | EvaluationResult, junit: Path | None, markdown: Path | None
+) -> None:
+    """Write a result for a CI server, as far as asked for."""
+    from ..report.write import write_junit, write_markdown
+
+    if junit:
+        write_junit(result, junit)
+    if markdown:
+        write_markdown(result, markdown)
 
 
 class Result(Protocol):

@@ -2,138 +2,58 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from pathlib import Path
-from typing import Annotated
+from typing import Annotated, Any
 
 import typer
 
 from . import options
+from .declared import declared
 
 
+@declared("speed:BenchRequest")
 def bench(
-    runner: options.Runner = None,
-    variant: options.Variant = None,
-    target: options.Target = None,
-    precision: options.Precision = None,
-    threads: options.Threads = None,
-    scenario: Annotated[
-        str | None,
-        typer.Option(
-            metavar="NAME",
-            help="single-stream (latency), offline (throughput), server (random arrivals) "
-            "[default: single-stream].",
-        ),
-    ] = None,
-    batch: Annotated[
-        str | None,
-        typer.Option(metavar="N", help="Images in a run, for a dynamic batch; or sweep."),
-    ] = None,
-    concurrency: Annotated[
-        int | None,
-        typer.Option(metavar="N", help="Runs side by side (offline, server) [default: runner's]."),
-    ] = None,
-    rate: Annotated[
-        float | None, typer.Option(metavar="N", help="Runs that arrive in a second (server).")
-    ] = None,
-    baseline: Annotated[
-        Path | None,
-        typer.Option(metavar="FILE", help="Compare with an earlier bench.json of this machine."),
-    ] = None,
-    rerun_baseline: Annotated[
-        Path | None,
-        typer.Option(metavar="DIR", help="Compare with another workspace, measured along."),
-    ] = None,
-    max_slowdown: Annotated[
-        str | None,
-        typer.Option(metavar="N%", help="How much slower a cell may be [default: 5%]."),
-    ] = None,
-    require_ep: options.RequireEp = None,
-    allow_fallback: options.AllowFallback = None,
-    untuned: options.Untuned = False,
-    rounds: Annotated[
-        int | None,
-        typer.Option(help="Most interleaved rounds; fewer once all is clear [default: 10]."),
-    ] = None,
-    seconds: Annotated[
-        float | None, typer.Option(help="Least time measured in a round of a cell [default: 0.5].")
-    ] = None,
-    quick: Annotated[
-        bool, typer.Option("--quick", help="One round of 0.2 s a cell: a smoke test.")
-    ] = False,
-    trust_workspace: options.TrustWorkspace = None,
-    model: options.Model = None,
-    workspace: options.Workspace = None,
-    as_json: options.Json = False,
-    quiet: options.Quiet = False,
+    said: Mapping[str, Any], as_json: options.Json = False, quiet: options.Quiet = False
 ) -> None:
     """Time every variant on every runner, and check its outputs."""
-    from .. import bench as run
     from ..report.text.benchmark import bench_table
+    from ..speed.bench import bench as run
 
-    result = run(
-        workspace=workspace,
-        model=model,
-        quick=quick,
-        baseline=baseline,
-        rerun_baseline=rerun_baseline,
-        progress=options.progress(quiet),
-        trust_workspace=trust_workspace,
-        runners=options.some(runner),
-        variants=options.some(variant),
-        targets=options.some(target),
-        precisions=options.some(precision),
-        threads=threads,
-        scenario=scenario,
-        batch=batch,
-        concurrency=concurrency,
-        rate=rate,
-        max_slowdown=max_slowdown,
-        require_ep=options.some(require_ep),
-        allow_fallback=allow_fallback,
-        tuned=False if untuned else None,
-        rounds=rounds,
-        seconds=seconds,
-    )
+    result = run(**said, progress=options.progress(quiet))
     options.show(result, as_json, bench_table)
     options.leave(result.exit_code)
 
 
+@declared("speed:TuneRequest")
 def tune(
-    runner: options.Runner = None,
-    variant: options.Variant = None,
-    target: options.Target = None,
-    precision: options.Precision = None,
-    scenario: Annotated[
-        str | None,
-        typer.Option(
-            metavar="NAME",
-            help="single-stream (latency) or offline (throughput) [default: single-stream].",
-        ),
+    said: Mapping[str, Any], as_json: options.Json = False, quiet: options.Quiet = False
+) -> None:
+    """Search for settings that are proven faster than the defaults."""
+    from ..report.text.benchmark import tune_table
+    from ..speed.tune import tune as run
+
+    result = run(**said, progress=options.progress(quiet))
+    options.show(result, as_json, tune_table)
+    options.leave(result.exit_code)
+
+
+@declared("speed:CompareRequest")
+def compare(
+    said: Mapping[str, Any],
+    plot: Annotated[
+        Path | None, typer.Option(metavar="FILE", help="Draw accuracy against time, as SVG.")
     ] = None,
-    budget: Annotated[
-        float | None, typer.Option(metavar="SECONDS", help="Time for all cells [default: 900].")
-    ] = None,
-    trust_workspace: options.TrustWorkspace = None,
-    model: options.Model = None,
-    workspace: options.Workspace = None,
     as_json: options.Json = False,
     quiet: options.Quiet = False,
 ) -> None:
-    """Search for settings that are proven faster than the defaults."""
-    from .. import tune as run
-    from ..report.text.benchmark import tune_table
+    """Put models side by side: size, arithmetic, memory, speed, accuracy."""
+    from ..report.text import comparison
+    from ..report.write import write_plot
+    from ..speed.compare import compare as run
 
-    result = run(
-        workspace=workspace,
-        model=model,
-        progress=options.progress(quiet),
-        trust_workspace=trust_workspace,
-        runners=options.some(runner),
-        variants=options.some(variant),
-        targets=options.some(target),
-        precisions=options.some(precision),
-        scenario=scenario,
-        budget=budget,
-    )
-    options.show(result, as_json, tune_table)
+    result = run(**said, progress=options.progress(quiet))
+    if plot:
+        write_plot(result, plot)
+    options.show(result, as_json, comparison.text)
     options.leave(result.exit_code)

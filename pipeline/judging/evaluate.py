@@ -12,6 +12,7 @@ import math
 from collections.abc import Mapping, Sequence
 from contextlib import ExitStack
 from dataclasses import dataclass, field, replace
+from pathlib import Path
 
 import numpy as np
 
@@ -29,7 +30,10 @@ from ..numerics import paired
 from ..numerics.intervals import wilson
 from ..numerics.limits import kind_of
 from ..progress import Progress
-from ..settings.load import Config
+from ..settings.judging import EvaluateConfig, EvaluateRequest, GateConfig
+from ..settings.load import load_exported
+from ..settings.machine import Places
+from ..settings.options import takes
 from ..stages.quantize import saturates
 from ..storage import dataset
 from ..storage.dataset import Dataset
@@ -39,9 +43,8 @@ from ..storage.manifest import Manifest
 from ..storage.workspace import Workspace
 from ..verdicts import FAIL, INCONCLUSIVE, exit_code
 from .accuracies import CellAccuracy, EvaluationResult
-from .gates import judge, unreliable
+from .gates import gate_of, judge, unreliable
 from .judgement import TWICE, Judgement
-from .parity import gate_of
 
 RESULT_FILE = "evaluation.json"
 CHUNK = 32
@@ -90,11 +93,15 @@ class _Twice:
 
     goldens: Goldens | None
     own: Mapping[str, Arithmetic]
-    config: Config
+    limits: Mapping[str, GateConfig]
 
     @classmethod
     def of(
-        cls, cells: Sequence[Cell], workspace: Workspace, manifest: Manifest, config: Config
+        cls,
+        cells: Sequence[Cell],
+        workspace: Workspace,
+        manifest: Manifest,
+        limits: Mapping[str, GateConfig],
     ) -> tuple[_Twice, list[str]]:
         """For these cells, with what there is to say about those that it can't be told of."""
         own, notes = dict[str, Arithmetic](), list[str]()
@@ -108,7 +115,7 @@ class _Twice:
             else:
                 own |= {variant: found} if found else {}
         goldens = Goldens.load(workspace.folder / GOLDENS) if own else None
-        return cls(goldens, own, config), notes
+        return cls(goldens, own, limits), notes
 
     def judge(self, run: _Run, preprocessing: Preprocessing) -> None:
         """Run the goldens through an open cell that is judged twice. Keeps the error."""
@@ -116,7 +123,7 @@ class _Twice:
         if own is None or self.goldens is None or run.opened is None:
             return
         precise = self.goldens.reference_sqnr_db
-        gate = gate_of(cell.variant, cell.runner, cell.precision, precise, self.config)
+        gate = gate_of(cell.variant, cell.runner, cell.precision, precise, self.limits)
         try:
             outputs = run_goldens(run.opened, self.goldens, preprocessing)
         except RunnerError as error:
@@ -128,10 +135,31 @@ class _Twice:
         run.judgement = found.without(unreliable(kind, gate, precise))
 
 
-def evaluate(
-    workspace: Workspace, manifest: Manifest, config: Config, progress: Progress
+@takes(EvaluateRequest)
+def evaluate(request: EvaluateRequest) -> EvaluationResult:
+    """Judge the accuracy of every cell on labelled images against fp32's on the same ones.
+
+    Writes ``evaluation.json`` into the workspace. The keywords are the keys of ``[evaluate]``.
+    Raises what ``errors.EXIT_CODES`` lists; verdicts are in the result.
+    """
+    config = load_exported(request.flags())
+    place = Workspace(config.workspace, config.model)
+    with place.exported("edgepipe evaluate", request.progress.say) as manifest:
+        places, limits = config.places, config.gates
+        result = _evaluate(place, manifest, config.evaluate, places, limits, request.progress)
+        place.write_json(RESULT_FILE, result.to_json())
+    return result
+
+
+def _evaluate(
+    workspace: Workspace,
+    manifest: Manifest,
+    section: EvaluateConfig,
+    places: Places,
+    limits: Mapping[str, GateConfig],
+    progress: Progress,
 ) -> EvaluationResult:
-    """Judge every cell that ``config.evaluate`` asks for. The workspace is locked and verified.
+    """Judge every cell that the section asks for. The workspace is locked and verified.
 
     A cell that fails keeps its reason and the others go on. Raises ``UsageError`` where there
     are no images to judge on, ``InputError`` for an image or a folder that can't be used.
@@ -140,17 +168,17 @@ def evaluate(
         raise UsageError(
             f"{workspace.folder}: no image classifier, so there are no right answers to count"
         )
-    cells, refused = plan(manifest, config, config.evaluate)
-    data = _dataset(manifest, config)
+    cells, refused = plan(workspace.folder, manifest, section, places)
+    data = _dataset(manifest, section)
     for note in data.notes:
         progress.say(f"warning: {note}")
 
-    twice, unknown = _Twice.of(cells, workspace, manifest, config)
+    twice, unknown = _Twice.of(cells, workspace, manifest, limits)
 
     def run(some: Sequence[Cell]) -> dict[Cell, _Run]:
-        return _run_all(some, data, twice, workspace, manifest, config, progress)
+        return _run_all(some, data, twice, workspace, manifest, section.decoders, progress)
 
-    candidates, missing = _reference_candidates(manifest, config)
+    candidates, missing = _reference_candidates(workspace.folder, manifest, section, places)
     runs = run(list(dict.fromkeys([*candidates[:1], *cells])))
     reference = None
     for cell in candidates:
@@ -163,7 +191,7 @@ def evaluate(
         missing = f"{candidates[0]} failed: {runs[candidates[0]].error}"
     notes = [*data.notes, *unknown, *_notes(manifest, runs, reference, missing)]
     shown = [one for cell, one in runs.items() if cell in cells or one is reference]
-    rows = [_row(one, reference, manifest, config) for one in shown]
+    rows = [_row(one, reference, manifest, section.max_drop) for one in shown]
     rows += [
         CellAccuracy(
             *(one.variant, one.runner, one.target, one.status, one.reason),
@@ -183,35 +211,37 @@ def evaluate(
             "classes": data.classes,
             "digest": data.digest,
         },
-        max_drop=config.evaluate.max_drop,
+        max_drop=section.max_drop,
         reference=_name(reference.cell) if reference else None,
         notes=tuple(notes),
         cells=tuple(rows),
-        exit_code=exit_code(rows, config.evaluate.runners),
+        exit_code=exit_code(rows, section.runners),
     )
 
 
-def _dataset(manifest: Manifest, config: Config) -> Dataset:
+def _dataset(manifest: Manifest, section: EvaluateConfig) -> Dataset:
     images.pillow()  # without it no image comes to its size: say so before anything starts
-    if config.evaluate.data is not None:
+    if section.data is not None:
         labels = manifest.labels or [str(number) for number in range(manifest.model["classes"])]
-        skip = config.evaluate.skip_unreadable
-        return dataset.class_folders(config.evaluate.data, list(labels), skip)
+        skip = section.skip_unreadable
+        return dataset.class_folders(section.data, list(labels), skip)
     weights = manifest.model["weights"]
     if weights not in CALIBRATED_WEIGHTS:
         raise UsageError(f"no labelled images come with {weights} weights: name some with --data")
     return dataset.digits()
 
 
-def _reference_candidates(manifest: Manifest, config: Config) -> tuple[list[Cell], str | None]:
+def _reference_candidates(
+    folder: Path, manifest: Manifest, section: EvaluateConfig, places: Places
+) -> tuple[list[Cell], str | None]:
     """Cells that can be the reference, best first: float32 here on ``ort-cpu``, or elsewhere.
 
     Also why the best of all, ``ort-cpu``, isn't one of them, where it isn't.
     """
-    section = config.evaluate.model_copy(update={"variants": ("fp32",), "precisions": ("f32",)})
-    best = section.model_copy(update={"runners": (REFERENCE_RUNNER,), "targets": (LOCAL.name,)})
-    first, refused = plan(manifest, config, best)
-    others, _ = plan(manifest, config, section)
+    exact = section.model_copy(update={"variants": ("fp32",), "precisions": ("f32",)})
+    best = exact.model_copy(update={"runners": (REFERENCE_RUNNER,), "targets": (LOCAL.name,)})
+    first, refused = plan(folder, manifest, best, places)
+    others, _ = plan(folder, manifest, exact, places)
     others.sort(key=lambda cell: cell.target.name != LOCAL.name)
     missing = f"{REFERENCE_RUNNER} can't be used: {refused[0].reason}" if refused else None
     return list(dict.fromkeys([*first, *others])), missing
@@ -223,7 +253,7 @@ def _run_all(
     twice: _Twice,
     workspace: Workspace,
     manifest: Manifest,
-    config: Config,
+    decoders: int,
     progress: Progress,
 ) -> dict[Cell, _Run]:
     """Run all images through all cells, a few workers at a time."""
@@ -241,8 +271,7 @@ def _run_all(
                 except RunnerError as error:
                     run.error = error
                 twice.judge(run, preprocessing)
-            classes, decoders = manifest.model["classes"], config.evaluate.decoders
-            _walk(group, data, preprocessing, classes, decoders, progress)
+            _walk(group, data, preprocessing, manifest.model["classes"], decoders, progress)
     progress.step(1, 1, "")
     return runs
 
@@ -270,7 +299,9 @@ def _walk(
         active = [run for run in active if run.error is None]
 
 
-def _row(run: _Run, reference: _Run | None, manifest: Manifest, config: Config) -> CellAccuracy:
+def _row(
+    run: _Run, reference: _Run | None, manifest: Manifest, limit: float | None
+) -> CellAccuracy:
     cell = run.cell
     row = CellAccuracy(cell.variant, cell.runner, cell.target.name, "ok", precision=cell.precision)
     if run.error is not None:
@@ -301,7 +332,6 @@ def _row(run: _Run, reference: _Run | None, manifest: Manifest, config: Config) 
     if broken := np.count_nonzero(found == classes):
         failures.append(f"the outputs of {broken} images are NaN or infinite")
     verdict, reason, needed, drop = None, "", None, None
-    limit = config.evaluate.max_drop
     if reference is None:
         verdict, reason = None if limit is None else INCONCLUSIVE, "no fp32 to compare with"
     elif reference is not run:

@@ -23,7 +23,7 @@ from ..cells.arithmetic import EXECUTOR, executor
 from ..cells.session import Cell, OpenCell, open_cell
 from ..numerics import metrics
 from ..progress import Progress
-from ..settings.load import Config
+from ..settings.judging import GateConfig
 from ..stages.export import EXPORTED, PROGRAM
 from ..stages.graphs import FED, Layer, LayerGraph, Watched, optimized
 from ..stages.simplify import FP32
@@ -34,12 +34,12 @@ from ..verdicts import FAIL
 from . import findings
 from .explanation import Explanation, LayerError, Step
 from .findings import Finding
-from .parity import CellVerdict, ParityResult
+from .judged import CellVerdict, ParityResult
 from .recording import CellOutputs, Recording
 from .steps import EXPORT, RUN, SIMPLIFY, TORCH, Walk
 
 SCHEMA_VERSION = 1
-RESULT_FILE = "explain.json"
+EXPLANATION_FILE = "explain.json"
 PLOT_FILE = "explain.svg"
 LAYER_SAMPLES = 8
 
@@ -59,12 +59,16 @@ def document(explanations: Sequence[Explanation], recording: Recording) -> dict[
 def explain(
     workspace: Workspace,
     manifest: Manifest,
-    config: Config,
+    limits: Mapping[str, GateConfig],
+    trusted: bool,
     recording: Recording,
     result: ParityResult,
     progress: Progress,
 ) -> tuple[Explanation, ...]:
     """Explain the cells that failed or, where none did, every cell that runs an ONNX file.
+
+    ``limits`` are those of ``[gates]``; the program of a workspace that is not ``trusted`` is read
+    only if it was made here.
 
     ``recording`` and ``result`` are of this run. Raises ``MissingLibrary`` without onnx or the
     runner that executes the reference.
@@ -81,7 +85,7 @@ def explain(
     ]
     broken = [one for one in judged if one[2].verdict == FAIL or one[2].status == "failed"]
     chosen = broken or [one for one in judged if one[2].status == "ok"]
-    explainer = _Explainer(workspace, manifest, config, recording)
+    explainer = _Explainer(workspace, manifest, limits, trusted, recording)
     found = []
     for number, (cell, outputs, row) in enumerate(chosen):
         progress.step(number, len(chosen), f"explaining {cell}")
@@ -111,7 +115,8 @@ class _Explainer:
 
     workspace: Workspace
     manifest: Manifest
-    config: Config
+    limits: Mapping[str, GateConfig]
+    trusted: bool
     recording: Recording
     _graphs: dict[str, LayerGraph] = field(default_factory=dict)
 
@@ -119,7 +124,7 @@ class _Explainer:
         self.goldens = goldens.Goldens.load(self.workspace.folder / goldens.FILE)
         self.preprocessing = goldens.preprocessing_of(self.manifest)
         self.walk = Walk(
-            self.workspace.folder, self.goldens, self.preprocessing, self.recording, self.config
+            self.workspace.folder, self.goldens, self.preprocessing, self.recording, self.limits
         )
 
     def explain(self, cell: Cell, outputs: CellOutputs, row: CellVerdict) -> Explanation:
@@ -165,7 +170,7 @@ class _Explainer:
         from ...runners.backends import torch as torch_runner
 
         doubt = made_here.distrusted(self.manifest, PROGRAM)
-        if doubt and not self.config.parity.trust_workspace:
+        if doubt and not self.trusted:
             notes.append(f"no layers: {doubt}")
             return [], None
         graph = self._graph(EXPORTED)

@@ -7,13 +7,14 @@ from __future__ import annotations
 
 import math
 from collections.abc import Mapping
-from dataclasses import dataclass, field, replace
+from dataclasses import asdict, dataclass, field, replace
 
 import numpy as np
 
 from ..numerics import metrics
 from ..numerics.intervals import samples_needed, wilson
-from ..numerics.limits import FLOAT_FLOOR_DB, float_limit
+from ..numerics.limits import FLOAT_FLOOR_DB, float_limit, kind_of
+from ..settings.judging import GateConfig
 from ..verdicts import FAIL, INCONCLUSIVE, PASS
 from .judgement import FILE, KERNELS, SATURATION, Distance, Judgement, Twice
 
@@ -60,6 +61,21 @@ def default_gate(kind: str, reference_sqnr_db: float) -> Gate:
         "bf16": Gate(15.0, 0.98, 0.85),
         "int8": Gate(15.0, 0.98, 0.85),
     }[kind]
+
+
+def gate_of(
+    variant: str,
+    runner: str | None,
+    precision: str,
+    reference_sqnr_db: float,
+    limits: Mapping[str, GateConfig],
+) -> Gate:
+    """The default for the cell's kind, then what ``[gates]`` says of its variant and runner."""
+    gate = asdict(default_gate(kind_of(variant, precision), reference_sqnr_db))
+    for key in (variant, f"{variant}/{runner}"):
+        override = limits.get(key, GateConfig())
+        gate |= {name: value for name, value in vars(override).items() if value is not None}
+    return Gate(**gate)
 
 
 def unreliable(kind: str, gate: Gate, reference_sqnr_db: float) -> str | None:

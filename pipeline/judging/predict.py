@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import glob
+import sys
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
@@ -19,8 +20,10 @@ from ..cells.session import OpenCell, open_cell
 from ..errors import ExitCode, InputError, UsageError
 from ..numerics import paired
 from ..progress import Progress
-from ..settings.load import Config
-from ..settings.sections import CellsConfig
+from ..settings.judging import CellsConfig, PredictConfig, PredictRequest
+from ..settings.load import load_exported
+from ..settings.machine import Places
+from ..settings.options import takes
 from ..storage import dataset
 from ..storage.dataset import Decoded
 from ..storage.manifest import Manifest
@@ -75,10 +78,26 @@ class PredictResult:
         return {"schema_version": SCHEMA_VERSION, **document}
 
 
-def predict(
+@takes(PredictRequest)
+def predict(request: PredictRequest) -> PredictResult:
+    """Classify images: files, folders, patterns, or "-" for a list of files on stdin.
+
+    The keywords are the keys of ``[predict]``. Raises what ``errors.EXIT_CODES`` lists; an image
+    that can't be read is part of the result, whose ``exit_code`` says so.
+    """
+    config = load_exported(request.flags())
+    place = Workspace(config.workspace, config.model)
+    names = expand([str(name) for name in request.images], sys.stdin)
+    with place.exported("edgepipe predict", request.progress.say) as manifest:
+        wanted, places = config.predict, config.places
+        return _predict(place, manifest, wanted, places, names, request.progress)
+
+
+def _predict(
     workspace: Workspace,
     manifest: Manifest,
-    config: Config,
+    wanted: PredictConfig,
+    places: Places,
     names: Iterable[str],
     progress: Progress,
 ) -> PredictResult:
@@ -90,7 +109,6 @@ def predict(
     """
     if manifest.model["classes"] is None:
         raise UsageError(f"{workspace.folder}: no image classifier, so there is nothing to predict")
-    wanted = config.predict
     section = CellsConfig(
         runners=(wanted.runner,),
         variants=(wanted.variant,),
@@ -99,7 +117,7 @@ def predict(
         threads=wanted.threads,
         trust_workspace=wanted.trust_workspace,
     )
-    cells, refused = plan(manifest, config, section)
+    cells, refused = plan(workspace.folder, manifest, section, places)
     if not cells:
         raise RunnerUnavailable(refused[0].reason)
     cell = cells[0]

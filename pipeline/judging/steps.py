@@ -14,14 +14,14 @@ from ...runners.images import Preprocessing
 from ..cells.arithmetic import executor
 from ..cells.session import Cell, open_cell, run_goldens
 from ..numerics import metrics
-from ..settings.load import Config
+from ..settings.judging import GateConfig
 from ..stages.export import EXPORTED
 from ..stages.simplify import FP32
 from ..storage.goldens import Goldens
 from ..verdicts import FAIL, PASS
 from .explanation import Step
 from .gates import FILE, Gate, default_gate, judge
-from .parity import CellVerdict, gate_for
+from .judged import CellVerdict, gate_for
 from .recording import CellOutputs, Recording
 
 TORCH, EXPORT, SIMPLIFY, QUANTIZE, RUN = "torch", "exported", "simplified", "quantized", "runner"
@@ -37,7 +37,7 @@ class Walk:
     goldens: Goldens
     preprocessing: Preprocessing | None
     recording: Recording
-    config: Config
+    limits: Mapping[str, GateConfig]
     _outputs: dict[str, Outputs] = field(default_factory=dict)
 
     @property
@@ -65,7 +65,7 @@ class Walk:
             own = self.recording.own.get(cell.variant)
             after = self._executed(cell.file) if own is None else own
             if own is None or row.status != "ok":
-                said = self._judged(after, gate_for(outputs, self.recording, self.config))
+                said = self._judged(after, gate_for(outputs, self.recording, self.limits))
             else:
                 said = (FAIL, row.reason) if row.fault == FILE else (PASS, None)
             steps.append(self._step(QUANTIZE, cell.file, before, after, *said))

@@ -20,8 +20,10 @@ from ...runners.machine.installed import TELEMETRY_SWITCH
 from ...runners.targets import LOCAL, Target
 from ...runners.workers.launch import Worker
 from ..errors import ExitCode, UsageError
-from ..settings.load import Config
-from ..settings.sections import BenchConfig
+from ..settings.load import load
+from ..settings.machine import DoctorRequest
+from ..settings.options import takes
+from ..settings.speed import BenchConfig
 
 SCHEMA_VERSION = 1
 OK, WARNING, PROBLEM = "ok", "warning", "problem"
@@ -66,20 +68,23 @@ class Diagnosis:
         return {"schema_version": SCHEMA_VERSION, **asdict(self)}
 
 
-def diagnose(config: Config, targets: Sequence[str]) -> Diagnosis:
-    """Run the checks on every target, and on the environments that runners have of their own.
+@takes(DoctorRequest)
+def doctor(request: DoctorRequest) -> Diagnosis:
+    """Look for what would make numbers or installs wrong: the machine and its packages.
 
-    Raises ``UsageError`` for an unknown target, and for an emulated one.
+    The checks are run on every target, and on the environments that runners have of their own.
+    Raises ``UsageError`` for an unknown or emulated target; everything else is a finding.
     """
+    places, targets = load(request.flags()).places, request.targets
     findings: list[Finding] = []
-    for target in map(config.target, targets):
+    for target in map(places.target, targets):
         if target.emulated:
             raise UsageError(f"target {target.name} is emulated: doctor looks at real machines")
         findings += _examine(target, sys.executable, target.name, MACHINE_CHECKS + PACKAGE_CHECKS)
     if LOCAL.name in targets:
         findings.append(leftovers(_temporary_folder()))
         for runner in registry.names():
-            if python := config.python_of(runner):
+            if python := places.python_of(runner):
                 findings += _examine(LOCAL, python, f"{runner} ({python})", PACKAGE_CHECKS)
     return Diagnosis(tuple(findings))
 

@@ -7,7 +7,6 @@ or on another machine, and whatever a broken one does costs its own row only.
 from __future__ import annotations
 
 import sys
-from collections.abc import Sequence
 from dataclasses import asdict, dataclass
 from typing import Any
 
@@ -17,8 +16,9 @@ from ...runners.targets import Target
 from ...runners.workers.launch import Description, Worker
 from ..cells.plan import python_of
 from ..cells.session import status_of, timeouts_of
-from ..progress import Progress
-from ..settings.load import Config
+from ..settings.load import load
+from ..settings.machine import Places, RunnersRequest
+from ..settings.options import takes
 
 SCHEMA_VERSION = 1
 
@@ -55,28 +55,33 @@ class Inventory:
         return {"schema_version": SCHEMA_VERSION, **asdict(self)}
 
 
-def inventory(config: Config, targets: Sequence[str], progress: Progress) -> Inventory:
-    """Ask every runner on every target. Raises ``UsageError`` for an unknown target."""
-    places = [config.target(name) for name in targets]
+@takes(RunnersRequest)
+def runners(request: RunnersRequest) -> Inventory:
+    """Ask every runner on every target what it is and has, and why it can't run if it can't.
+
+    Raises ``UsageError`` for an unknown target; a runner that fails is part of the result.
+    """
+    places = load(request.flags()).places
+    targets = [places.target(name) for name in request.targets]
     rows: list[RunnerFacts] = []
     unreachable: dict[tuple[str, ...], RunnerError] = {}
     names = registry.names()
-    for number, target in enumerate(places):
+    for number, target in enumerate(targets):
         for position, name in enumerate(names):
-            done, total = number * len(names) + position, len(places) * len(names)
-            progress.step(done, total, f"{name} on {target.name}")
-            rows.append(_facts(name, target, config, unreachable))
-    progress.step(1, 1, "")
+            done, total = number * len(names) + position, len(targets) * len(names)
+            request.progress.step(done, total, f"{name} on {target.name}")
+            rows.append(_facts(name, target, places, unreachable))
+    request.progress.step(1, 1, "")
     return Inventory(tuple(rows))
 
 
 def _facts(
-    name: str, target: Target, config: Config, unreachable: dict[tuple[str, ...], RunnerError]
+    name: str, target: Target, places: Places, unreachable: dict[tuple[str, ...], RunnerError]
 ) -> RunnerFacts:
     entry, python = registry.entry(name), None
     answer: Description | RunnerError
     try:
-        python = python_of(name, config)
+        python = python_of(name, places)
         answer = _ask(name, target, python or sys.executable, unreachable)
     except RunnerError as error:  # its environment is damaged
         answer = error

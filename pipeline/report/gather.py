@@ -10,7 +10,7 @@ from typing import TypeVar
 import numpy as np
 
 from ..judging.accuracies import CellAccuracy
-from ..judging.parity import CellVerdict
+from ..judging.judged import CellVerdict
 from ..speed.rows import CellResult
 from ..storage.manifest import Manifest
 from . import results

@@ -18,7 +18,7 @@ from ...runners import documents
 from ..errors import InputError, IntegrityError, WorkspaceError
 from ..judging.accuracies import CellAccuracy
 from ..judging.explanation import Blame
-from ..judging.parity import CellVerdict
+from ..judging.judged import CellVerdict
 from ..numerics import metrics
 from ..speed.compare import RESULT_FILE as COMPARISON
 from ..speed.compare import Candidate

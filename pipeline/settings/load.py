@@ -9,93 +9,83 @@ from __future__ import annotations
 import difflib
 import os
 import tomllib
-from collections.abc import Iterable, Mapping
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Annotated, Any
 
-from pydantic import (
-    Field,
-    ValidationError,
-)
+from pydantic import Field, ValidationError
 
 from ...exporters import registry as exporters
 from ...exporters.weights.sources import WEIGHTS
 from ...runners import registry
 from ...runners.bundles.formats import DATA_ONLY, can_run_code
 from ...runners.images import PRESETS
-from ...runners.targets import BUILT_IN_TARGETS, Target
+from ...runners.targets import BUILT_IN_TARGETS
 from ..errors import InputError, UsageError
 from ..numerics.limits import kind_of
 from ..storage.workspace import models_in
-from .sections import (
-    COMMANDS,
-    DEFAULT_MODEL,
-    NAME,
-    PRECISIONS,
-    VARIANTS,
-    BenchConfig,
-    CompareConfig,
-    DeployConfig,
-    EvaluateConfig,
-    ExportConfig,
-    GateConfig,
-    PackageConfig,
-    ParityConfig,
-    PredictConfig,
-    RunnerConfig,
-    Section,
-    TargetConfig,
-    TrainConfig,
-    TuneConfig,
-    VerifyConfig,
-    kebab,
-)
+from .judging import PRECISIONS, EvaluateConfig, GateConfig, ParityConfig, PredictConfig
+from .machine import Places, RunnerConfig, TargetConfig
+from .making import DEFAULT_MODEL, NAME, VARIANTS, ExportConfig, TrainConfig
+from .nearest import nearest
+from .options import Help, Section
+from .refusal import COMMAND_LINE, explained
+from .shipping import DeployConfig, PackageConfig, VerifyConfig
+from .speed import BenchConfig, CompareConfig, TuneConfig
 
 CONFIG_FILE = "edgepipe.toml"
 ENVIRONMENT_PREFIX = "EDGEPIPE_"
 NOT_CONFIGURATION = frozenset({"EDGEPIPE_WEIGHTS_URL", "EDGEPIPE_DEBUG"})
+COMMANDS: dict[str, type[Section]] = {
+    one.table: one
+    for one in (
+        ExportConfig,
+        TrainConfig,
+        BenchConfig,
+        TuneConfig,
+        CompareConfig,
+        ParityConfig,
+        EvaluateConfig,
+        PredictConfig,
+        PackageConfig,
+        VerifyConfig,
+        DeployConfig,
+    )
+}
+# Tables of tables, by a name of the user's.
+NAMED: dict[str, type[Section]] = {
+    "targets": TargetConfig,
+    "runners": RunnerConfig,
+    "gates": GateConfig,
+}
 
 
 class Config(Section):
-    """Everything a command needs to know, frozen."""
+    """All that is configured, frozen: each room is handed the section that it needs."""
 
-    workspace: Path = Path("artifacts")
-    model: Annotated[str, Field(pattern=NAME)] = DEFAULT_MODEL
+    workspace: Annotated[Path, Help("Where artifacts live.")] = Path("artifacts")
+    model: Annotated[
+        Annotated[str, Field(pattern=NAME)], Help("The model that commands are about.")
+    ] = DEFAULT_MODEL
     export: ExportConfig = ExportConfig()
+    train: TrainConfig = TrainConfig()
     bench: BenchConfig = BenchConfig()
     tune: TuneConfig = TuneConfig()
+    compare: CompareConfig = CompareConfig()
     parity: ParityConfig = ParityConfig()
     evaluate: EvaluateConfig = EvaluateConfig()
     predict: PredictConfig = PredictConfig()
     package: PackageConfig = PackageConfig()
     verify: VerifyConfig = VerifyConfig()
     deploy: DeployConfig = DeployConfig()
-    compare: CompareConfig = CompareConfig()
-    train: TrainConfig = TrainConfig()
     gates: dict[str, GateConfig] = {}
     targets: dict[str, TargetConfig] = {}
     runners: dict[str, RunnerConfig] = {}
 
-    def target(self, name: str) -> Target:
-        """A target by name, defined in the configuration or built in.
-
-        Raises ``UsageError`` for an unknown one.
-        """
-        if name in self.targets:
-            return self.targets[name].target(name)
-        if name not in BUILT_IN_TARGETS:
-            known = (*BUILT_IN_TARGETS, *self.targets)
-            raise UsageError(f"targets: no {name!r}; {nearest(name, known)}")
-        return BUILT_IN_TARGETS[name]
-
-    def python_of(self, runner: str) -> str | None:
-        """The interpreter that a runner is to use, if it has one of its own."""
-        return self.runners[runner].python if runner in self.runners else None
-
-    def device_of(self, runner: str) -> str:
-        """The device that a runner is to run on: the configured one, or its own default."""
-        configured = self.runners[runner].device if runner in self.runners else None
-        return configured or registry.device(runner)
+    @property
+    def places(self) -> Places:
+        """Where runners run."""
+        return Places(self.targets, self.runners)
 
 
 def load(flags: Mapping[str, Any] | None = None, folder: Path = Path()) -> Config:
@@ -108,7 +98,7 @@ def load(flags: Mapping[str, Any] | None = None, folder: Path = Path()) -> Confi
         ("pyproject.toml [tool.edgepipe]", _pyproject(folder)),
         (CONFIG_FILE, _toml(folder / CONFIG_FILE)),
         ("environment", _environment()),
-        ("command line", _underscores(_without_none(flags or {}))),
+        (COMMAND_LINE, _underscores(_without_none(flags or {}))),
     ]
     merged: dict[str, Any] = {}
     for _, layer in layers:
@@ -116,9 +106,10 @@ def load(flags: Mapping[str, Any] | None = None, folder: Path = Path()) -> Confi
     try:
         config = Config.model_validate(merged)
     except ValidationError as error:
-        raise UsageError(_explain(error, layers)) from error
+        raise UsageError(explained(error, layers, {"": Config, **COMMANDS, **NAMED})) from error
     _check_names(config)
     _check_gates(config)
+    _check_signing(config.package)
     return config
 
 
@@ -132,13 +123,6 @@ def load_exported(flags: Mapping[str, Any] | None = None) -> Config:
     if "model" in config.model_fields_set or len(there) != 1:
         return config
     return config.model_copy(update={"model": there[0]})
-
-
-def nearest(name: str, known: Iterable[str]) -> str:
-    """The hint that ends an "unknown name" message."""
-    known = list(known)
-    near = difflib.get_close_matches(name, known, n=1)
-    return f"did you mean {near[0]}?" if near else f"known: {', '.join(known)}"
 
 
 def _check_names(config: Config) -> None:
@@ -187,47 +171,17 @@ def _check_names(config: Config) -> None:
                 raise UsageError(f"{key}: no {name!r}; {nearest(name, known)}")
 
 
+def _check_signing(section: PackageConfig) -> None:
+    if (section.sign_certificate or section.sign_chain) and not section.sign_key:
+        raise UsageError("package.sign-certificate: a certificate signs nothing without its key")
+
+
 def _check_gates(config: Config) -> None:
     for name, gate in config.gates.items():
         if gate.min_kernels_sqnr_db is not None and kind_of(name.partition("/")[0], "") != "int8":
             raise UsageError(
                 f'gates."{name}".min-kernels-sqnr-db: int8 alone is judged by its kernels'
             )
-
-
-def _explain(error: ValidationError, layers: list[tuple[str, dict[str, Any]]]) -> str:
-    # A misspelled key is reported as unknown and as missing; the former says more.
-    found = error.errors()
-    first = next((one for one in found if one["type"] == "extra_forbidden"), found[0])
-    path = [str(part).replace("-", "_") for part in first["loc"]]
-    absent = [path.pop()] if first["type"] == "missing" else []
-    # A union adds the name of the alternative that was tried; that is no key of the user's.
-    while len(path) > 1 and not any(_has(layer, path) for _, layer in layers):
-        path.pop()
-    key = ".".join(kebab(part) for part in (*path, *absent))
-    origin = next((name for name, layer in reversed(layers) if _has(layer, path)), "")
-    place = f"{key} ({origin})" if origin else key
-    if first["type"] != "extra_forbidden":
-        message = first["msg"].removeprefix("Value error, ")
-        return f"{place}: {message}, got {first['input']!r}"
-    section: Any = Config
-    for part in path[:-1]:
-        section = {
-            **COMMANDS,
-            "targets": TargetConfig,
-            "runners": RunnerConfig,
-            "gates": GateConfig,
-        }.get(part, section)
-    known = [kebab(name) for name in section.model_fields]
-    return f"unknown key {place}; {nearest(kebab(path[-1]), known)}"
-
-
-def _has(layer: Any, path: list[str]) -> bool:
-    for part in path:
-        if not isinstance(layer, dict) or part not in layer:
-            return False
-        layer = layer[part]
-    return True
 
 
 def _pyproject(folder: Path) -> dict[str, Any]:
@@ -293,7 +247,7 @@ def _underscores(layer: Mapping[str, Any], depth: int = 0) -> dict[str, Any]:
     """Keys as Python spells them; the names of targets, runners and gates stay as they are."""
     result = {}
     for key, value in layer.items():
-        named = depth == 0 and key in ("targets", "runners", "gates")
+        named = depth == 0 and key in NAMED
         if isinstance(value, dict) and named:
             value = {
                 name: _underscores(section, depth + 2) if isinstance(section, dict) else section

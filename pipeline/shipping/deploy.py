@@ -19,7 +19,9 @@ from ...runners.targets import Target
 from ...runners.workers.launch import Timeouts, Worker
 from ..errors import EXIT_CODES, ExitCode
 from ..progress import Progress
-from ..settings.load import Config
+from ..settings.load import load
+from ..settings.options import takes
+from ..settings.shipping import DeployConfig, DeployRequest, VerifyConfig
 from .receiver import CURRENT, PREVIOUS
 
 SCHEMA_VERSION = 1
@@ -63,45 +65,50 @@ class Deployment:
         return {"schema_version": SCHEMA_VERSION, **document}
 
 
-def deploy(
-    path: Path, config: Config, target: Target, dry_run: bool, progress: Progress
-) -> Deployment:
-    """Bring a bundle onto a target and let it be served there.
+@takes(DeployRequest)
+def deploy(request: DeployRequest) -> Deployment:
+    """Bring a bundle onto a target, verify it there, and let it be served there.
 
-    Raises ``BundleError`` for a bundle that is not whole (looked at before anything is sent) and
-    ``RunnerError`` if the box can't be reached or the connection breaks.
+    ``runner``, ``variant`` and ``samples`` are those of ``[verify]``, the other keywords the keys
+    of ``[deploy]``. What became of it is in the result. Raises ``BundleError`` for a bundle that
+    is not whole (looked at before anything is sent) and ``RunnerError`` if the box can't be
+    reached or the connection breaks.
     """
+    checks = {name: getattr(request, name) for name in ("runner", "variant", "samples")}
+    config = load(request.flags(verify=checks))
+    section, progress = config.deploy, request.progress
+    path, target = request.bundle, config.places.target(request.target)
     with unpacked(path) as bundle:
         index = bundle.index
         name = f"{index.name}-{bundle.digest[:16]}{SUFFIX}"
     size = path.stat().st_size
     progress.say(f"connecting to {target.name}")
     with Worker(target.argv(sys.executable, MODULE), TIMEOUTS) as box:
-        place = {"folder": config.deploy.folder}
-        if dry_run:
+        place = {"folder": section.folder}
+        if request.dry_run:
             state = _ask(box, "look", place)
             sent = 0 if state["current"] == name else size
             return _result(WOULD_DEPLOY, target, name, state, state["current"], sent)
         state = _ask(box, "open", place)
         before = state["current"]
-        if before not in (None, name) and (reason := _older(index, state, config)):
+        if before not in (None, name) and (reason := _older(index, state, section)):
             verified = {"code": int(ExitCode.INTEGRITY), "document": None, "error": reason}
             return _result(REFUSED, target, name, state, before, 0, verified)
         sent = _send(box, name, path, progress)
         progress.say(f"verifying {name} on {target.name}")
-        arguments = _arguments(config)
+        arguments = _arguments(section, config.verify)
         verified = _verify(box, name, arguments, size)
         if verified["code"]:
             removed = _ask(box, "tidy", {})["removed"]
             done = _result(REFUSED, target, name, state, before, sent, verified)
             return replace(done, removed=tuple(removed))
-        switch = {"name": name, "downgrade": config.deploy.allow_downgrade}
+        switch = {"name": name, "downgrade": section.allow_downgrade}
         state = _ask(box, "switch", switch)
         progress.say(f"{name} is in front")
-        failed = _settle(box, config, arguments, size, restart=before != name)
+        failed = _settle(box, section, arguments, size, restart=before != name)
         if failed and before != name:  # without an earlier one: nothing is served
             state = _ask(box, "switch", {"name": PREVIOUS})
-            if (again := _restart(box, config)) and before:
+            if (again := _restart(box, section)) and before:
                 failed = {**failed, "error": f"{_reason(failed)}; {before} is back, but {again}"}
             return _result(ROLLED_BACK, target, name, state, before, sent, failed)
         removed = _ask(box, "tidy", {})["removed"]
@@ -110,9 +117,9 @@ def deploy(
         return replace(done, removed=tuple(removed))
 
 
-def _older(index: Index, state: Mapping[str, Any], config: Config) -> str | None:
+def _older(index: Index, state: Mapping[str, Any], section: DeployConfig) -> str | None:
     """Why a bundle is not to take the place of the one that is served: it is an older one."""
-    if config.deploy.allow_downgrade or state["name"] is None:
+    if section.allow_downgrade or state["name"] is None:
         return None
     served = {name: state[name] for name in ("name", "release", "created")}
     found = older(index, replace(index, **served))
@@ -142,34 +149,34 @@ def _verify(box: Worker, name: str, arguments: list[str], size: int) -> dict[str
 
 
 def _settle(
-    box: Worker, config: Config, arguments: list[str], size: int, restart: bool
+    box: Worker, section: DeployConfig, arguments: list[str], size: int, restart: bool
 ) -> Mapping[str, Any] | None:
     """Verify what is in front, in its place, and restart the service; what failed, if it did."""
     found = _verify(box, CURRENT, arguments, size)
     if found["code"]:
         return found
-    if restart and (error := _restart(box, config)):
+    if restart and (error := _restart(box, section)):
         return {**found, "code": int(ExitCode.RUNNER), "error": error}
     return None
 
 
-def _restart(box: Worker, config: Config) -> str | None:
+def _restart(box: Worker, section: DeployConfig) -> str | None:
     """Restart the service, if there is one, and watch it: why it is not up, ``None`` if it is."""
-    if not config.deploy.restart:
+    if not section.restart:
         return None
-    about = {"unit": config.deploy.restart, "seconds": config.deploy.settle}
-    done = _ask(box, "restart", about, seconds=TIMEOUTS.run + config.deploy.settle)
+    about = {"unit": section.restart, "seconds": section.settle}
+    done = _ask(box, "restart", about, seconds=TIMEOUTS.run + section.settle)
     return f"{about['unit']} did not come up: {done['error']}" if done["code"] else None
 
 
-def _arguments(config: Config) -> list[str]:
+def _arguments(section: DeployConfig, checks: VerifyConfig) -> list[str]:
     """The flags of `edgepipe verify` there: the same checks, whatever its configuration says."""
     flags: list[str] = []
     for flag, value in (
-        ("--key", config.deploy.key),
-        ("--runner", config.verify.runner),
-        ("--variant", config.verify.variant),
-        ("--samples", config.verify.samples),
+        ("--key", section.key),
+        ("--runner", checks.runner),
+        ("--variant", checks.variant),
+        ("--samples", checks.samples),
     ):
         if value is not None:
             flags += [flag, str(value)]

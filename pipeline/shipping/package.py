@@ -17,11 +17,13 @@ from ...runners.bundles.bundle import BundleGate, Index, Member, Recommended, Va
 from ...runners.bundles.signature import Signer, sign
 from ..cells import arithmetic
 from ..errors import InputError, Refused, UsageError
-from ..judging.gates import Gate
-from ..judging.parity import gate_of
+from ..judging.gates import Gate, gate_of
 from ..judging.recording import SCHEMA_VERSION as PARITY_SCHEMA
 from ..progress import Progress
-from ..settings.load import Config
+from ..settings.judging import GateConfig
+from ..settings.load import load_exported
+from ..settings.options import takes
+from ..settings.shipping import PackageConfig, PackageRequest
 from ..speed.rows import SCHEMA_VERSION as BENCH_SCHEMA
 from ..stages.quantize import needs_of
 from ..storage import goldens as recorded
@@ -61,19 +63,34 @@ class Packaged:
         }
 
 
-def package(
-    workspace: Workspace, manifest: Manifest, config: Config, progress: Progress
+@takes(PackageRequest)
+def package(request: PackageRequest) -> Packaged:
+    """Write the bundle of a workspace: variants, proof and settings in one archive.
+
+    The keywords are the keys of ``[package]``. Raises what ``errors.EXIT_CODES`` lists.
+    """
+    config = load_exported(request.flags())
+    place = Workspace(config.workspace, config.model)
+    with place.exported("edgepipe package", request.progress.say) as manifest:
+        return _package(place, manifest, config.package, config.gates, request.progress)
+
+
+def _package(
+    workspace: Workspace,
+    manifest: Manifest,
+    settings: PackageConfig,
+    gates: Mapping[str, GateConfig],
+    progress: Progress,
 ) -> Packaged:
     """Write the bundle of a workspace, which is locked and verified.
 
     Raises ``Refused`` for an untrained model, and for one that parity has not passed, unless the
     configuration allows it. Equal workspaces give equal bytes, but for a signature.
     """
-    index, members, notes = collect(workspace, manifest, config)
-    if config.package.layout:
-        return _lay_out(index, members, notes, manifest, config)
+    index, members, notes = collect(workspace, manifest, settings, gates)
+    if settings.layout:
+        return _lay_out(index, members, notes, manifest, settings)
     contents = {bundle.INDEX: index.to_bytes(), **members}
-    settings = config.package
     if settings.sign_key:
         progress.say("signing")
         signer = Signer(settings.sign_key, settings.sign_certificate, settings.sign_chain)
@@ -91,10 +108,10 @@ def _lay_out(
     members: Mapping[str, bytes],
     notes: list[str],
     manifest: Manifest,
-    config: Config,
+    settings: PackageConfig,
 ) -> Packaged:
     """Write a server's model repository. One that is there already is replaced as a whole."""
-    kind, settings = str(config.package.layout), config.package
+    kind = str(settings.layout)
     if settings.sign_key:
         raise UsageError("a folder for a server is not signed: leave --sign-key or --layout away")
     files = layout(kind, index, _tensors(manifest), members)
@@ -129,21 +146,26 @@ def _tensors(manifest: Manifest) -> Tensors:
 
 
 def collect(
-    workspace: Workspace, manifest: Manifest, config: Config
+    workspace: Workspace,
+    manifest: Manifest,
+    settings: PackageConfig,
+    gates: Mapping[str, GateConfig],
 ) -> tuple[Index, dict[str, bytes], list[str]]:
     """The index of a bundle, its members, and what a user has to know about them."""
     if not manifest.preprocessing:
         raise UsageError(f"{workspace.folder}: takes no images; a bundle is for models that do")
     preprocessing = recorded.preprocessing_of(manifest)
     if preprocessing is None or not manifest.model["classes"]:
-        raise UsageError(f"{config.model} is no image classifier: only those can be packaged")
-    variants = chosen(manifest, config)
+        raise UsageError(
+            f"{workspace.folder.name} is no image classifier: only those can be packaged"
+        )
+    variants = chosen(workspace.folder, manifest, settings)
     names = [name for variant in variants.values() for name in variant.proofs()]
     digests = {name: manifest.artifacts[name].sha256 for name in (*names, recorded.FILE)}
     goldens = recorded.Goldens.load(workspace.folder / recorded.FILE)
 
     def limits(variant: str, runner: str | None, precision: str) -> Gate:
-        return gate_of(variant, runner, precision, goldens.reference_sqnr_db, config)
+        return gate_of(variant, runner, precision, goldens.reference_sqnr_db, gates)
 
     parity = evidence.read(workspace.folder / "parity.json")
     if parity and parity.get("schema_version") != PARITY_SCHEMA:
@@ -153,7 +175,7 @@ def collect(
         )
     with evidence.reading(workspace.folder / "parity.json"):
         problems = evidence.parity_problems(parity, variants, digests, limits)
-    waived = _waived(manifest, problems, config)
+    waived = _waived(workspace.folder.name, manifest, problems, settings)
     notes = [f"{FAILED_PARITY}: {problem}" for problem in problems]
     if parity and evidence.outdated(parity, digests):
         parity = None
@@ -176,18 +198,18 @@ def collect(
     used |= {found.precision for found in recommended}
     index = Index(
         schema_version=bundle.SCHEMA_VERSION,
-        name=config.model,
+        name=workspace.folder.name,
         edgepipe=version("edgepipe"),
         model=dict(manifest.model),
         preprocessing=preprocessing,
         labels=tuple(manifest.labels) if manifest.labels else None,
         variants=variants,
-        gates=_gates(variants, sorted(used), limits, config),
+        gates=_gates(variants, sorted(used), limits, gates),
         recommended=recommended,
         provenance=provenance(manifest),
         evidence=proofs,
         waived=waived,
-        release=config.package.release,
+        release=settings.release,
         created=created(parity),
     )
     members |= _descriptions(index, members, parity, bench, notes)
@@ -206,14 +228,12 @@ def created(parity: Mapping[str, Any] | None) -> str | None:
     return parity.get("measured") if parity else None
 
 
-def chosen(manifest: Manifest, config: Config) -> dict[str, Variant]:
+def chosen(folder: Path, manifest: Manifest, settings: PackageConfig) -> dict[str, Variant]:
     """The variants to ship, in the formats asked for. Raises ``UsageError`` if one is missing."""
-    settings = config.package
     for name in settings.variants:
         if name not in manifest.variants:
             raise UsageError(
-                f"variant {name} is not in {config.workspace / config.model}: "
-                f"run `edgepipe export --variant {name}`"
+                f"variant {name} is not in {folder}: run `edgepipe export --variant {name}`"
             )
     variants = {}
     for name in settings.variants or tuple(manifest.variants):
@@ -236,13 +256,14 @@ def chosen(manifest: Manifest, config: Config) -> dict[str, Variant]:
     return variants
 
 
-def _waived(manifest: Manifest, problems: list[str], config: Config) -> tuple[str, ...]:
-    settings = config.package
+def _waived(
+    model: str, manifest: Manifest, problems: list[str], settings: PackageConfig
+) -> tuple[str, ...]:
     waived = []
     if not manifest.model["trained"]:
         if not settings.allow_untrained:
             raise Refused(
-                f"{config.model} has untrained weights ({manifest.model['weights']}); "
+                f"{model} has untrained weights ({manifest.model['weights']}); "
                 "--allow-untrained packages it all the same, and the bundle says so"
             )
         waived.append(UNTRAINED)
@@ -258,10 +279,13 @@ def _waived(manifest: Manifest, problems: list[str], config: Config) -> tuple[st
 
 
 def _gates(
-    variants: Mapping[str, Variant], precisions: list[str], limits: Any, config: Config
+    variants: Mapping[str, Variant],
+    precisions: list[str],
+    limits: Any,
+    gates: Mapping[str, GateConfig],
 ) -> tuple[BundleGate, ...]:
     """The limits of every variant, and those of single runners where ``[gates]`` has them."""
-    own = [key.split("/", 1) for key in config.gates if "/" in key]
+    own = [key.split("/", 1) for key in gates if "/" in key]
     return tuple(
         BundleGate(variant, runner, precision, **asdict(limits(variant, runner, precision)))
         for variant in variants

@@ -9,7 +9,6 @@ import sys
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import asdict, dataclass
-from pathlib import Path
 from time import perf_counter
 from typing import Any
 
@@ -31,7 +30,11 @@ from ..errors import InputError, UsageError
 from ..judging.gates import Gate, Judgement, judge, unreliable
 from ..numerics.limits import kind_of
 from ..progress import Progress
-from ..settings.load import Config, nearest
+from ..settings.load import load
+from ..settings.machine import Places
+from ..settings.nearest import nearest
+from ..settings.options import takes
+from ..settings.shipping import VerifyRequest
 from ..speed.validity import MAX_TIMED_DEVIATION
 from ..storage.goldens import Goldens
 from ..verdicts import FAIL, PASS
@@ -43,14 +46,18 @@ TIMING = Plan(
 )
 
 
-def verify(path: Path, config: Config, target: Target, progress: Progress) -> Verification:
-    """Check a bundle and run its goldens where it is to be used.
+@takes(VerifyRequest)
+def verify(request: VerifyRequest) -> Verification:
+    """Check a bundle and run its goldens on a target, where it is to be used.
 
-    Raises ``BundleError`` for a bundle that is not whole or not signed as required, and
-    ``RunnerError`` if no runner gives an answer; every other failure is in the result.
+    The keywords are the keys of ``[verify]``. Raises ``BundleError`` for a bundle that is not
+    whole or not signed as required, and ``RunnerError`` if no runner gives an answer; every other
+    failure is in the result.
     """
     started = perf_counter()
-    settings = config.verify
+    config = load(request.flags())
+    settings, places = config.verify, config.places
+    path, target, progress = request.bundle, places.target(request.target), request.progress
     with unpacked(path) as bundle:
         if settings.variant and settings.variant not in bundle.index.variants:
             there = nearest(settings.variant, bundle.index.variants)
@@ -59,10 +66,10 @@ def verify(path: Path, config: Config, target: Target, progress: Progress) -> Ve
         goldens = _goldens(bundle)
         second = {name: _second(bundle, name, goldens) for name in bundle.index.variants}
         count = min(settings.samples or len(goldens), len(goldens))
-        host, formats = _available(bundle, config, target, progress)
+        host, formats = _available(bundle, settings.runner, places, target, progress)
         choice = choose(bundle.index, host, formats, variant=settings.variant, target=target.name)
         own = second[choice.variant]
-        answers = _run(bundle, choice, config, target, goldens, own, host, count, progress)
+        answers = _run(bundle, choice, places, target, goldens, own, host, count, progress)
         bench = bundle.evidence("bench")
         recorded_p50_ms, recorded_on = None, None
         if bench:
@@ -221,7 +228,7 @@ def _second(bundle: Bundle, variant: str, goldens: Goldens) -> Arithmetic | None
 
 
 def _available(
-    bundle: Bundle, config: Config, target: Target, progress: Progress
+    bundle: Bundle, wanted: str | None, places: Places, target: Target, progress: Progress
 ) -> tuple[Mapping[str, Any], dict[str, tuple[str, ...]]]:
     """Facts about the machine, and the formats of each runner that works there.
 
@@ -229,7 +236,6 @@ def _available(
     one takes all that there is. Raises ``RunnerUnavailable`` if none is left, also for one that
     was asked for.
     """
-    wanted = config.verify.runner
     variants = bundle.index.variants.values()
     kinds = {kind for variant in variants for kind in variant.files}
     favoured = {found.runner for found in bundle.index.recommended}
@@ -239,12 +245,12 @@ def _available(
     reasons: dict[str, str] = {}
     for runner in (wanted,) if wanted else names:
         try:
-            taken = abilities_of(runner, config).formats
+            taken = abilities_of(runner, places).formats
             if not kinds & set(taken):
                 reasons[runner] = f"takes {', '.join(taken)}, the bundle has {', '.join(kinds)}"
                 continue
             progress.say(f"looking for {runner}")
-            argv = target.argv(python_of(runner, config) or sys.executable)
+            argv = target.argv(python_of(runner, places) or sys.executable)
             with Worker(argv, timeouts_of(target)) as worker:
                 described, host = worker.describe(runner), worker.hello["host"]
         except RunnerError as error:
@@ -283,7 +289,7 @@ class _Answers:
 def _run(
     bundle: Bundle,
     choice: Choice,
-    config: Config,
+    places: Places,
     target: Target,
     goldens: Goldens,
     own: Arithmetic | None,
@@ -298,7 +304,7 @@ def _run(
             f"{bundle.path}: no gate for {choice.variant} in {choice.settings.precision}"
         )
     gate = _gate(limits)
-    argv = target.argv(python_of(choice.runner, config) or sys.executable)
+    argv = target.argv(python_of(choice.runner, places) or sys.executable)
     files = {name: bundle.folder / name for name in choice.files}
     label = f"{choice.variant} / {choice.runner}"
     with Worker(argv, timeouts_of(target)) as worker:

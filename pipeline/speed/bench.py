@@ -4,7 +4,9 @@ from __future__ import annotations
 
 import statistics as stats
 from collections.abc import Iterable, Mapping, Sequence
+from contextlib import ExitStack
 from dataclasses import asdict, replace
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -17,8 +19,11 @@ from ..errors import ExitCode, UsageError
 from ..numerics import intervals
 from ..progress import Progress
 from ..settings import placement
-from ..settings.load import Config
-from ..settings.sections import fraction
+from ..settings.load import load_exported
+from ..settings.machine import Places
+from ..settings.options import fraction, takes
+from ..settings.speed import BenchConfig, BenchRequest
+from ..storage.workspace import Workspace
 from ..verdicts import INCONCLUSIVE
 from .regression import Baseline, Comparison, compare
 from .rounds import QUICK_SECONDS, Entry, Rounds, Source, Visits, cached_load_ms, hosts, timing
@@ -34,26 +39,61 @@ MIN_GAIN = 0.05
 BATCHES = (1, 2, 4, 8, 16, 32, 64, 128)
 
 
-def bench(
+@takes(BenchRequest)
+def bench(request: BenchRequest) -> BenchResult:
+    """Measure every cell and write ``bench.json`` and ``bench.npz`` into the workspace.
+
+    Cells are compared with those of the file ``baseline``, an earlier ``bench.json``, or of
+    another workspace, ``rerun_baseline``, which is measured in the same rounds. The other
+    keywords are the keys of ``[bench]``. Raises what ``errors.EXIT_CODES`` lists; a cell that
+    fails is part of the result, whose ``exit_code`` says so.
+    """
+    config = load_exported(request.flags())
+    again = request.rerun_baseline
+    if request.baseline is not None and again is not None:
+        raise UsageError("--baseline compares with a file, --rerun-baseline measures: choose one")
+    earlier = None if request.baseline is None else Baseline.load(request.baseline)
+    with ExitStack() as stack:
+
+        def source(root: Path) -> Source:
+            place = Workspace(root, config.model)
+            locked = place.exported("edgepipe bench", request.progress.say)
+            return Source.of(place, stack.enter_context(locked))
+
+        new, old = source(config.workspace), None
+        if again is not None:
+            if again.resolve() == config.workspace.resolve():
+                raise UsageError("--rerun-baseline: that is the workspace itself")
+            old = source(again)
+        result = measure_cells(
+            new, config.bench, config.places, request.quick, request.progress, earlier, old
+        )
+        new.workspace.write_result(SAMPLES_FILE, result.samples_file())
+        new.workspace.write_json(RESULT_FILE, result.to_json())
+    return result
+
+
+def measure_cells(
     source: Source,
-    config: Config,
+    section: BenchConfig,
+    places: Places,
     quick: bool,
     progress: Progress,
     baseline: Baseline | None = None,
     old: Source | None = None,
 ) -> BenchResult:
-    """Measure every cell that ``config.bench`` asks for. The workspace is locked and verified.
+    """Measure every cell that the section asks for. The workspace is locked and verified.
 
     A cell that fails keeps its reason and the others go on. Cells are judged by those of
     ``baseline``, or of the workspace ``old``, which is measured along with this one. Raises
     ``UsageError`` for an emulated target, whose timings would mean nothing.
     """
-    section = config.bench
     if section.scenario == SERVER and section.rate is None:
         raise UsageError("the server scenario needs a --rate, in runs per second")
     intervals.require()
-    cells, refused = plan_cells(source, config)
-    run = _Run(source, config, quick, progress, baseline, _partners(cells, old, config))
+    cells, refused = plan_cells(source, section, places)
+    partners = _partners(cells, old, section, places)
+    run = _Run(source, section, quick, progress, baseline, partners)
     results = run.sweep(cells) if section.batch == "sweep" else run.measure(cells)
     results += [(refused_row(one, section.scenario), ()) for one in refused]
     rows = _with_speedups([row for row, _ in results])
@@ -73,16 +113,19 @@ def bench(
     )
 
 
-def plan_cells(source: Source, config: Config) -> tuple[list[Cell], list[Refused]]:
-    """The cells of ``config.bench`` (see ``planning.plan``), set as their scenario needs it.
+def plan_cells(
+    source: Source, section: BenchConfig, places: Places
+) -> tuple[list[Cell], list[Refused]]:
+    """The cells that the section asks for (see ``plan``), set as their scenario needs it.
 
     Raises ``UsageError`` for an emulated target.
     """
-    section = config.bench
     asked = section.batch is not None or section.concurrency is not None
     if asked:
         section = section.model_copy(update={"tuned": False})
-    cells, refused = plan(source.manifest, config, section, section.scenario)
+    cells, refused = plan(
+        source.workspace.folder, source.manifest, section, places, section.scenario
+    )
     timeable(cells)
     streams = 1 if section.scenario == SINGLE_STREAM else section.concurrency
     batch = None if section.batch == "sweep" else section.batch
@@ -96,15 +139,14 @@ class _Run:
     def __init__(
         self,
         source: Source,
-        config: Config,
+        section: BenchConfig,
         quick: bool,
         progress: Progress,
         baseline: Baseline | None,
         partners: Mapping[Cell, Entry],
     ) -> None:
         self._source = source
-        self._config = config
-        self._section = config.bench
+        self._section = section
         self._quick = quick
         self._progress = progress
         self._baseline = baseline
@@ -240,15 +282,18 @@ class _Run:
         return f"tuned on another CPU ({found.evidence.get('cpu')}): tune again, or --untuned"
 
 
-def _partners(cells: Sequence[Cell], old: Source | None, config: Config) -> dict[Cell, Entry]:
+def _partners(
+    cells: Sequence[Cell], old: Source | None, section: BenchConfig, places: Places
+) -> dict[Cell, Entry]:
     """The same cells of another workspace: its files, with the settings that these run with."""
     if old is None:
         return {}
-    found = {key_of(cell, config.bench.scenario): cell for cell in plan_cells(old, config)[0]}
+    there, _ = plan_cells(old, section, places)
+    found = {key_of(cell, section.scenario): cell for cell in there}
     partners = {}
     for cell in cells:
-        if there := found.get(key_of(cell, config.bench.scenario)):
-            same = replace(cell, file=there.file, beside=there.beside)
+        if one := found.get(key_of(cell, section.scenario)):
+            same = replace(cell, file=one.file, beside=one.beside)
             partners[cell] = Entry(same, old)
     return partners
 

@@ -11,15 +11,19 @@ from ...exporters.zoo import ARCHITECTURES
 from ...exporters.zoo.published import PUBLISHED
 from ..errors import InputError, UsageError
 from ..progress import Progress
-from ..settings.load import Config, nearest
-from ..settings.sections import CompareConfig, ExportConfig
+from ..settings.making import ExportConfig
+from ..settings.nearest import nearest
+from ..settings.speed import CompareConfig
 from ..stages.chain import make
 from ..stages.modelspec import settle
 from ..storage.workspace import Workspace, models_in
-from .compare import CLASSES, VARIANTS
 from .rounds import Source
 
 COMMAND = "edgepipe compare"
+# Of the zoo's models, as they are published.
+CLASSES = 1000
+# What is compared unless others are asked for.
+VARIANTS = ("fp32", "int8")
 
 
 def open_exported(
@@ -62,8 +66,8 @@ def open_zoo(
             input_size=size,
             variants=tuple(dict.fromkeys(("fp32", *(section.variants or VARIANTS)))),
         )
-        config = Config(workspace=roots[name], model=name, export=export)
-        make(settle(config), force=False, progress=progress)
+        settled, _ = settle(export, name, named=True)
+        make(Workspace(roots[name], name), settled, force=False, progress=progress)
     return [
         source
         for name, root in roots.items()

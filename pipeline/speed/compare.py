@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import statistics as stats
 from collections.abc import Mapping, Sequence
+from contextlib import ExitStack
 from dataclasses import asdict, dataclass, field, fields, replace
 from datetime import UTC, datetime
 from time import perf_counter
@@ -20,15 +21,22 @@ from ...exporters.threads import torch_threads
 from ...exporters.weights import sources
 from ...exporters.zoo import ARCHITECTURES, WITH_WIDTH
 from ...exporters.zoo.published import PUBLISHED
+from ...runners import documents
 from ...runners.timing.plan import SINGLE_STREAM
 from ..cells.plan import plan
 from ..cells.session import timeable
 from ..errors import ExitCode, UsageError
 from ..numerics import intervals
 from ..progress import Progress
-from ..settings.load import Config, nearest
-from ..settings.sections import CompareConfig
-from .convolutions import Convolution
+from ..settings.load import load
+from ..settings.machine import Places
+from ..settings.nearest import nearest
+from ..settings.options import takes
+from ..settings.speed import CompareConfig, CompareRequest
+from ..storage.atomic import writable, write_whole
+from . import candidates
+from .candidates import CLASSES, VARIANTS
+from .convolutions import Convolution, by_arithmetic, by_the_clock
 from .rounds import QUICK_SECONDS, Entry, Rounds, Source, Visits, hosts, timing
 from .rows import CellResult, exit_code, failed_row, measured_row, refused_row
 from .validity import judge, of_quick_run
@@ -36,8 +44,6 @@ from .validity import judge, of_quick_run
 SCHEMA_VERSION = 1
 RESULT_FILE = "compare.json"
 # What the published counts and accuracies are for.
-CLASSES = 1000
-VARIANTS = ("fp32", "int8")
 TRAINING_BATCH, TRAINING_STEPS = 8, 3
 
 
@@ -154,16 +160,57 @@ def exported(source: Source) -> Candidate:
     return replace(row, size_bytes=sizes)
 
 
-def compare(
-    models: Sequence[Source], config: Config, quick: bool, progress: Progress
+@takes(CompareRequest)
+def compare(request: CompareRequest) -> CompareResult:
+    """Put models side by side: what they cost by arithmetic and, unless ``static``, measured.
+
+    With ``workspace`` those exported there, all of them if none is named. Without one the
+    architectures of the zoo, which are exported with random weights into the user's cache the
+    first time. ``convolutions`` compares standard with separable ones, too, at MobileNetV2's
+    shapes. What was measured is left in the workspace's root as ``compare.json``; ``static``
+    leaves nothing. The other keywords are the keys of ``[compare]``. Raises what
+    ``errors.EXIT_CODES`` lists.
+    """
+    config = load(request.flags())
+    section, places, progress = config.compare, config.places, request.progress
+    names, here = request.models, request.workspace is not None
+    with ExitStack() as stack:
+        found = []
+        if here:
+            found = candidates.open_exported(config.workspace, names, stack, progress)
+        if not request.static:
+            writable(config.workspace)  # what follows takes minutes
+        if not request.static and not here:
+            found = candidates.open_zoo(names, section, stack, progress)
+        if request.static:
+            rows = tuple(map(exported, found)) if here else architectures(names, section)
+            result = CompareResult(rows, (), {}, static=True)
+        else:
+            result = measure_models(found, section, places, request.quick, progress)
+            if here:
+                result = replace(result, artifacts=digests(found))
+    if request.convolutions:
+        shapes = by_arithmetic() if request.static else by_the_clock(section, places, progress)
+        result = replace(result, convolutions=shapes)
+    if not request.static:
+        text = documents.text(result.to_json())
+        write_whole(config.workspace / RESULT_FILE, text.encode())
+    return result
+
+
+def measure_models(
+    models: Sequence[Source],
+    section: CompareConfig,
+    places: Places,
+    quick: bool,
+    progress: Progress,
 ) -> CompareResult:
     """Measure these models' cells, all in the same rounds; then a training step of each.
 
     Raises ``UsageError`` for an emulated target, whose timings would mean nothing.
     """
-    section = config.compare
     intervals.require()
-    planned = [_entries(source, config) for source in models]
+    planned = [_entries(source, section, places) for source in models]
     rounds = Rounds(
         [[entry] for entries, _ in planned for entry in entries],
         timing(QUICK_SECONDS if quick else section.seconds),
@@ -285,13 +332,15 @@ def _candidate(
     )
 
 
-def _entries(source: Source, config: Config) -> tuple[list[Entry], list[CellResult]]:
+def _entries(
+    source: Source, section: CompareConfig, places: Places
+) -> tuple[list[Entry], list[CellResult]]:
     """A model's cells, and the rows of those that were asked for and can't be."""
     manifest = source.manifest
-    if not config.compare.variants:
+    if not section.variants:
         usual = {name: files for name, files in manifest.variants.items() if name in VARIANTS}
         manifest = replace(manifest, variants=usual)
-    cells, refused = plan(manifest, config, config.compare)
+    cells, refused = plan(source.workspace.folder, manifest, section, places)
     timeable(cells)
     rows = [refused_row(one, SINGLE_STREAM) for one in refused]
     return [Entry(cell, source) for cell in cells], rows

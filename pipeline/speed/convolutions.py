@@ -26,7 +26,8 @@ from ..cells.plan import python_of
 from ..cells.session import Cell, Opener, status_of
 from ..numerics import metrics
 from ..progress import Progress
-from ..settings.load import Config
+from ..settings.machine import Places
+from ..settings.speed import CompareConfig
 
 RUNNERS = ("ort-cpu", "openvino")
 KINDS = ("standard", "separable")
@@ -116,13 +117,15 @@ def _layers() -> list[tuple[int, int, int, int]]:
     return list(layers)
 
 
-def by_the_clock(config: Config, progress: Progress) -> tuple[Convolution, ...]:
+def by_the_clock(
+    section: CompareConfig, places: Places, progress: Progress
+) -> tuple[Convolution, ...]:
     """The same, measured on each runner in interleaved rounds, outputs checked on the way.
 
     A runner that can't be measured keeps its reason.
     """
     shapes = by_arithmetic()
-    runners = config.compare.runners or RUNNERS
+    runners = section.runners or RUNNERS
     samples: dict[tuple[int, str, str], list[float]] = {}
     reasons: dict[str, str] = {}
     opener = Opener()
@@ -141,7 +144,7 @@ def by_the_clock(config: Config, progress: Progress) -> tuple[Convolution, ...]:
                 if runner in reasons:
                     continue
                 try:
-                    took = models[shape, kind].measure(runner, config, opener)
+                    took = models[shape, kind].measure(runner, section.threads, places, opener)
                     samples.setdefault(visit, []).append(took)
                 except RunnerError as error:
                     reasons[runner] = f"{status_of(error)}: {error}"
@@ -199,14 +202,14 @@ class _Model:
         onnx.checker.check_model(str(path))
         return cls(path, {"input": inputs}, expected)
 
-    def measure(self, runner: str, config: Config, opener: Opener) -> float:
+    def measure(self, runner: str, threads: int | None, places: Places, opener: Opener) -> float:
         """The median in ms, in a worker of its own. Raises ``RunnerError``, for wrong outputs
         as well.
         """
         cell = Cell(
-            *("fp32", runner, LOCAL, "f32", self.path.name, config.compare.threads),
-            python=python_of(runner, config),
-            device=config.device_of(runner),
+            *("fp32", runner, LOCAL, "f32", self.path.name, threads),
+            python=python_of(runner, places),
+            device=places.device_of(runner),
         )
         with opener.open(cell, self.path) as opened:
             (output,) = opened.worker.run(self.feeds).arrays.values()

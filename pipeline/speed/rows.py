@@ -16,7 +16,7 @@ from ..cells.plan import Refused
 from ..cells.session import Cell, status_of
 from ..errors import ExitCode
 from ..numerics import intervals
-from ..settings.sections import CellsConfig
+from ..settings.judging import CellsConfig
 from ..storage.manifest import CellKey
 from ..verdicts import FAIL, code_of
 from .regression import Comparison

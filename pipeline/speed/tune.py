@@ -21,11 +21,17 @@ from ...runners.workers.launch import Worker
 from ..cells.plan import plan
 from ..cells.session import Cell, status_of, timeable, timeouts_of, with_settings
 from ..errors import ExitCode
-from ..judging.parity import judge_all, record
+from ..judging.judged import CellVerdict, judge_all
+from ..judging.parity import record
 from ..numerics import intervals
 from ..progress import Progress, Silent
-from ..settings.load import Config
+from ..settings.judging import GateConfig, ParityConfig
+from ..settings.load import load_exported
+from ..settings.machine import Places
+from ..settings.options import takes
+from ..settings.speed import TuneConfig, TuneRequest
 from ..storage.manifest import CellKey, Recommendation
+from ..storage.workspace import Transaction, Workspace
 from ..verdicts import INCONCLUSIVE, PASS, exit_code
 from .rounds import Entry, Rounds, Source, Visits, timing
 from .validity import interference
@@ -118,15 +124,49 @@ class TuneResult:
         return {"schema_version": SCHEMA_VERSION, **document}
 
 
-def tune(source: Source, config: Config, progress: Progress) -> TuneResult:
-    """Search the settings of every cell of ``config.tune`` within its budget.
+@takes(TuneRequest)
+def tune(request: TuneRequest) -> TuneResult:
+    """Search for the fastest settings of every cell; what wins becomes the recommended setting.
+
+    Writes ``tune.json`` and the manifest's recommendations. The keywords are the keys of
+    ``[tune]``. Raises what ``errors.EXIT_CODES`` lists; a cell that fails is part of the result.
+    """
+    config = load_exported(request.flags())
+    place = Workspace(config.workspace, config.model)
+    with place.exported("edgepipe tune", request.progress.say) as manifest:
+        source = Source.of(place, manifest)
+        proof = Proof(config.parity, config.gates)
+        result = _tune(source, config.tune, config.places, proof, request.progress)
+        with Transaction(place, manifest) as transaction:
+            transaction.recommend(result.recommended)
+        place.write_json(RESULT_FILE, result.to_json())
+    return result
+
+
+@dataclass(frozen=True)
+class Proof:
+    """What parity asks of settings before they are recommended."""
+
+    section: ParityConfig
+    limits: Mapping[str, GateConfig]
+
+    def judge(self, source: Source, cell: Cell) -> CellVerdict:
+        """The verdict on a cell, measured now."""
+        recorded = record(source.workspace, source.manifest, self.section.samples, Silent(), [cell])
+        return judge_all(recorded, self.section, self.limits).cells[0]
+
+
+def _tune(
+    source: Source, section: TuneConfig, places: Places, proof: Proof, progress: Progress
+) -> TuneResult:
+    """Search the settings of every cell that the section asks for, within its budget.
 
     A cell that fails keeps its reason and the others go on. Raises ``UsageError`` for an
     emulated target.
     """
     intervals.require()
-    section = config.tune.model_copy(update={"tuned": False})
-    cells, refused = plan(source.manifest, config, section)
+    section = section.model_copy(update={"tuned": False})
+    cells, refused = plan(source.workspace.folder, source.manifest, section, places)
     timeable(cells)
     started = time.monotonic()
     rows: list[Tuned] = []
@@ -134,7 +174,7 @@ def tune(source: Source, config: Config, progress: Progress) -> TuneResult:
     hosts: dict[str, Mapping[str, Any]] = {}
     for number, cell in enumerate(cells):
         left = started + section.budget - time.monotonic()
-        search = _Search(source, cell, config, left / (len(cells) - number), progress)
+        search = _Search(source, cell, section, proof, left / (len(cells) - number), progress)
         row = search.run()
         rows.append(row)
         if search.host:
@@ -169,11 +209,17 @@ class _Search:
     """One cell's search."""
 
     def __init__(
-        self, source: Source, cell: Cell, config: Config, seconds: float, progress: Progress
+        self,
+        source: Source,
+        cell: Cell,
+        section: TuneConfig,
+        proof: Proof,
+        seconds: float,
+        progress: Progress,
     ) -> None:
         self._source = source
-        self._config = config
-        self._scenario = config.tune.scenario
+        self._proof = proof
+        self._seconds, self._scenario = section.seconds, section.scenario
         self._cell = replace(cell, streams=None if self._scenario == OFFLINE else 1)
         self._progress = progress
         self._started = time.monotonic()
@@ -292,9 +338,7 @@ class _Search:
         self, cells: Sequence[Cell], most: int, end: float, at_least: int = 1
     ) -> dict[Cell, Visits]:
         entries = [Entry(cell, self._source) for cell in cells]
-        how_long = timing(
-            self._config.tune.seconds, self._scenario, warm_up_seconds=WARM_UP_SECONDS
-        )
+        how_long = timing(self._seconds, self._scenario, warm_up_seconds=WARM_UP_SECONDS)
         rounds = Rounds([entries], how_long, self._progress)
         rounds.run(most, lambda: time.monotonic() > end, at_least)
         return {entry.cell: rounds.visits[entry] for entry in entries}
@@ -307,10 +351,7 @@ class _Search:
     def _final(self, settings: Settings) -> Tuned:
         """The best candidate under parity, then against the default."""
         cell = with_settings(self._cell, settings)
-        judged = judge_all(
-            record(self._source.workspace, self._source.manifest, self._config, Silent(), [cell]),
-            self._config,
-        ).cells[0]
+        judged = self._proof.judge(self._source, cell)
         if judged.verdict != PASS:
             why = f"parity {judged.verdict or judged.status}: {judged.reason}"
             self._trials[cell] = replace(self._trials[cell], reason=why)

@@ -9,14 +9,16 @@ from ...exporters import registry
 from ...exporters.complexity import Complexity
 from ..errors import UsageError
 from ..progress import Progress, Silent
-from ..settings.load import Config
+from ..settings.load import load
+from ..settings.making import DEFAULT_MODEL, ExportConfig, ExportRequest
+from ..settings.options import takes
 from ..storage import made_here
 from ..storage.manifest import Manifest
 from ..storage.workspace import Transaction, Workspace
 from . import samples
 from .export import PROGRAM, Export
 from .formats import HALF, HALF_FORMATS, ExportFormat
-from .modelspec import specify
+from .modelspec import name_of, settle, specify
 from .quantize import REDUCED_RANGE, Calibrate, Quantize
 from .simplify import FP32, Simplify
 from .stage import Stage, run_stages, versions
@@ -39,64 +41,82 @@ TOLD = (
 )
 
 
-def make(config: Config, force: bool, progress: Progress) -> Manifest:
-    """Bring the workspace of a settled configuration up to date; returns its manifest."""
-    place = Workspace(config.workspace, config.model)
+@takes(ExportRequest)
+def export(request: ExportRequest) -> Manifest:
+    """Export, simplify and quantize a model; returns the workspace's manifest.
+
+    ``model`` is an architecture or "package.module:attribute", code of your own that is imported
+    from the current folder. ``name`` is what it is called in the workspace: the same, or the
+    attribute. ``force`` makes everything again, whatever is in the workspace. The other
+    keywords are the keys of ``[export]``. Raises what ``errors.EXIT_CODES`` lists.
+    """
+    name = request.name or (request.model and name_of(request.model))
+    config = load(request.flags(model=name))
+    section, wanted = config.export, request.model
+    if wanted:
+        section = section.model_copy(update={"architecture": wanted})
+    elif request.name and section.architecture is None and section.checkpoint is None:
+        # A name is not what to export.
+        section = section.model_copy(update={"architecture": DEFAULT_MODEL})
+    section, model = settle(section, config.model, "model" in config.model_fields_set)
+    return make(Workspace(config.workspace, model), section, request.force, request.progress)
+
+
+def make(place: Workspace, section: ExportConfig, force: bool, progress: Progress) -> Manifest:
+    """Bring a model's folder up to what a settled section says; returns its manifest."""
     with place.locked("edgepipe export", progress.say):
         before = Manifest() if force else place.manifest() or Manifest()
         if not force:
             place.check_unaltered(before)
         with Transaction(place, before) as transaction:
-            stages = stages_for(config, progress)
+            stages = stages_for(section, progress)
             run_stages(stages, place, before, transaction, progress)
-            made = sections(transaction, config)
+            made = told(transaction, place.folder.name)
             if problem := made_here.note(made["variants"], transaction.written):
                 progress.say(f"warning: {problem}")
             return transaction.commit(**made)
 
 
-def stages_for(config: Config, progress: Progress = SILENT) -> list[Stage]:
+def stages_for(section: ExportConfig, progress: Progress = SILENT) -> list[Stage]:
     """Export and simplify, then calibrate and one quantize for each int8 variant asked for.
 
     Raises ``UsageError`` for int8 variants of weights that come without calibration images.
     """
-    quantized = tuple(name for name in REDUCED_RANGE if name in config.export.variants)
-    samples.check(config, quantized)
-    spec = specify(config, progress.say)
-    chosen = samples.choose(config.export, spec, quantized)
+    quantized = tuple(name for name in REDUCED_RANGE if name in section.variants)
+    samples.check(section, quantized)
+    spec = specify(section, progress.say)
+    chosen = samples.choose(section, spec, quantized)
     for note in (*spec.notes, *chosen.notes):
         progress.say(f"warning: {note}")
-    if registry.get(config.export.exporter).format != registry.ONNX:
-        raise UsageError(
-            f"exporter {config.export.exporter} writes no ONNX: ask for it with --format"
-        )
-    export = Export(spec, config.export, chosen)
-    stages: list[Stage] = [export, Simplify(config.export.simplify, spec.preprocessing)]
-    stages += _further_formats(export, config)
+    if registry.get(section.exporter).format != registry.ONNX:
+        raise UsageError(f"exporter {section.exporter} writes no ONNX: ask for it with --format")
+    first = Export(spec, section, chosen)
+    stages: list[Stage] = [first, Simplify(section.simplify, spec.preprocessing)]
+    stages += _further_formats(first, section)
     if chosen.calibration:
-        batch = config.export.batch
+        batch = section.batch
         count = DYNAMIC_CALIBRATION_BATCH if batch == "dynamic" else int(batch)
         stages.append(Calibrate(spec.preprocessing, count, chosen))
     return [*stages, *(Quantize(name, spec.preprocessing) for name in quantized)]
 
 
-def _further_formats(export: Export, config: Config) -> list[Stage]:
+def _further_formats(export: Export, section: ExportConfig) -> list[Stage]:
     """One stage for each format beside ONNX, and for the variant ``fp16`` those that have it."""
     stages: list[Stage] = []
-    formats = [name for name in dict.fromkeys(config.export.formats) if name != registry.ONNX]
+    formats = [name for name in dict.fromkeys(section.formats) if name != registry.ONNX]
     for name in formats:
         exporter = registry.get(name)
         if exporter.format == registry.ONNX:
             raise UsageError(f"{name} is no format but a way to ONNX: use --exporter {name}")
         stages.append(ExportFormat(export, exporter))
-        if HALF in config.export.variants and name in HALF_FORMATS:
+        if HALF in section.variants and name in HALF_FORMATS:
             stages.append(ExportFormat(export, exporter, HALF))
-    if HALF in config.export.variants and not set(formats) & set(HALF_FORMATS):
+    if HALF in section.variants and not set(formats) & set(HALF_FORMATS):
         raise UsageError(f"{HALF} needs a format for it: add --format {HALF_FORMATS[0]}")
     return stages
 
 
-def sections(transaction: Transaction, config: Config) -> dict[str, Any]:
+def told(transaction: Transaction, model: str) -> dict[str, Any]:
     """The manifest's sections about the model, from what the stages recorded."""
     made = {name: stage.result for name, stage in transaction.stages.items()}
     export, simplify, calibrate = made["export"], made["simplify"], made.get("calibrate")
@@ -108,7 +128,7 @@ def sections(transaction: Transaction, config: Config) -> dict[str, Any]:
             variants.setdefault(variant, {})[stage.result["exporter"]] = stage.artifacts[0]
     return {
         "model": {
-            "name": config.model,
+            "name": model,
             "architecture": source["architecture"],
             "width": source["width"],
             "weights": source["weights"],

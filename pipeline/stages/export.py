@@ -26,7 +26,7 @@ from ...exporters.weights.sources import OWN, Source, build
 from ...runners.bundles import scores
 from ..errors import StageError
 from ..progress import Progress
-from ..settings.sections import ExportConfig
+from ..settings.making import ExportConfig
 from ..storage import goldens
 from ..storage.arrays import Arrays
 from ..storage.goldens import reference_json

@@ -12,8 +12,8 @@ from ...exporters.weights.sources import Source, resolve, resolve_checkpoint, re
 from ...exporters.zoo import ARCHITECTURES
 from ...runners.images import Preprocessing
 from ..errors import InputError, UsageError
-from ..settings.load import Config, nearest
-from ..settings.sections import DEFAULT_MODEL, ExportConfig
+from ..settings.making import DEFAULT_MODEL, ExportConfig
+from ..settings.nearest import nearest
 from ..storage.arrays import ArrayInput
 
 DEFAULT_PRESET = "imagenet"
@@ -37,32 +37,32 @@ def name_of(model: str) -> str:
     return re.split("[:.]", model)[-1] if modules.is_reference(model) else model
 
 
-def settle(config: Config) -> Config:
-    """The configuration of an export with ``model``, its name, and ``architecture`` filled in.
+def settle(export: ExportConfig, model: str, named: bool) -> tuple[ExportConfig, str]:
+    """The section with its ``architecture`` filled in, and what the model is called.
 
-    Raises ``UsageError`` for an architecture that isn't known.
+    ``model`` is what it is to be called if it was ``named``, and may be an architecture. Raises
+    ``UsageError`` for an architecture that isn't known.
     """
-    export, architecture = config.export, config.export.architecture
+    architecture = export.architecture
     if architecture is None and export.checkpoint is not None:
         architecture = checkpoints.read_metadata(export.checkpoint).architecture
     if architecture is None:
-        named_freely = config.model not in ARCHITECTURES and export.checkpoint is not None
-        architecture = DEFAULT_MODEL if named_freely else config.model
+        named_freely = model not in ARCHITECTURES and export.checkpoint is not None
+        architecture = DEFAULT_MODEL if named_freely else model
     if architecture not in ARCHITECTURES and not modules.is_reference(architecture):
         raise UsageError(f"model: no {architecture!r}; {nearest(architecture, ARCHITECTURES)}")
-    name = config.model if "model" in config.model_fields_set else name_of(architecture)
-    export = export.model_copy(update={"architecture": architecture})
-    return config.model_copy(update={"model": name, "export": export})
+    name = model if named else name_of(architecture)
+    return export.model_copy(update={"architecture": architecture}), name
 
 
-def specify(config: Config, say: Callable[[str], None]) -> ModelSpec:
-    """Find the weights of a settled configuration, and what they were trained with.
+def specify(export: ExportConfig, say: Callable[[str], None]) -> ModelSpec:
+    """Find the weights of a settled section, and what they were trained with.
 
     Raises ``ModelError`` for weights that can't be used, ``UsageError`` for options that
     exclude each other.
     """
-    export = config.export
-    architecture = export.architecture or config.model
+    architecture = export.architecture
+    assert architecture
     own, key = modules.is_reference(architecture), export.checkpoint_key
     if (own or export.checkpoint) and "weights" in export.model_fields_set:
         raise UsageError(f"weights: {export.weights} or the model's own, not both")

@@ -9,8 +9,7 @@ from typing import Any
 from ...exporters import modules
 from ...exporters.weights.sources import CALIBRATED_WEIGHTS
 from ..errors import UsageError
-from ..settings.load import Config
-from ..settings.sections import SYNTHETIC, ExportConfig
+from ..settings.making import SYNTHETIC, ExportConfig
 from ..storage import dataset, goldens
 from ..storage.arrays import Arrays
 from ..storage.dataset import Dataset
@@ -59,10 +58,9 @@ def choose(config: ExportConfig, spec: ModelSpec, int8: tuple[str, ...]) -> Samp
     return Samples(SYNTHETIC, recorded, dataset.synthetic(0, count), notes)
 
 
-def check(config: Config, int8: tuple[str, ...]) -> None:
+def check(export: ExportConfig, int8: tuple[str, ...]) -> None:
     """Refuse int8 without images before any weights are looked for, or downloaded."""
-    export = config.export
-    own = export.checkpoint or modules.is_reference(export.architecture or config.model)
+    own = export.checkpoint or modules.is_reference(export.architecture or "")
     if int8 and export.calibration is None and (own or export.weights not in CALIBRATED_WEIGHTS):
         weights = "your own" if own else export.weights
         raise UsageError(

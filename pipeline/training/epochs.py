@@ -18,7 +18,7 @@ from ...exporters.weights import checkpoints, sources
 from ...exporters.weights.fitting import Expected, choose, load_strictly
 from ...runners.images import Preprocessing, normalize
 from ..progress import Progress
-from ..settings.sections import TrainConfig
+from ..settings.making import TrainConfig
 from ..storage.dataset import Dataset
 from .augmentation import augment
 from .resume import TrainingState

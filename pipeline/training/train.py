@@ -18,8 +18,9 @@ from ...exporters.weights import checkpoints, sources
 from ...runners import documents
 from ...runners.images import Preprocessing
 from ..errors import InputError, UsageError
-from ..progress import Progress
-from ..settings.load import Config
+from ..settings.load import load
+from ..settings.making import TrainConfig, TrainRequest
+from ..settings.options import takes
 from ..stages.stage import versions
 from ..storage import dataset as datasets
 from ..storage.atomic import write_whole
@@ -60,14 +61,20 @@ class TrainResult:
         return {"schema_version": SCHEMA_VERSION, **asdict(self), "output": str(self.output)}
 
 
-def train(config: Config, output: Path, restart: bool, progress: Progress) -> TrainResult:
-    """Train as ``config.train`` says; writes ``output`` and what belongs to it.
+@takes(TrainRequest)
+def train(request: TrainRequest) -> TrainResult:
+    """Fine-tune a model of the zoo on a folder of images; writes a checkpoint for ``export``.
 
-    Beside the weights stand ``.json`` (the result) and ``.state`` (for going on, until it is
-    done). Raises ``InputError`` for images that can't be learnt from, ``ModelError`` for weights
-    that don't fit, ``UsageError`` for a state that other settings left there.
+    ``output`` is the file of weights, ``MODEL-DATA.safetensors`` by default; beside it stand
+    ``.json`` (the result) and ``.state`` (for going on, until it is done). A run that was killed
+    goes on after its last epoch, unless ``restart``. The other keywords are the keys of
+    ``[train]``. Raises ``InputError`` for images that can't be learnt from, ``ModelError`` for
+    weights that don't fit, ``UsageError`` for a state that other settings left there.
     """
-    section = config.train
+    config = load(request.flags())
+    section, progress, restart = config.train, request.progress, request.restart
+    name = section.data.resolve().name if section.data else ""
+    output = request.output or Path(f"{config.model}-{name}.safetensors")
     if section.data is None:
         raise UsageError("train needs images: --data DIR, with a folder for each class")
     listing = datasets.list_images(section.data)
@@ -85,7 +92,7 @@ def train(config: Config, output: Path, restart: bool, progress: Progress) -> Tr
         datasets.of_files(listing.every, labels), name=str(section.data), notes=listing.notes
     )
     learnt, held_out = split(images, section.held_out, section.seed)
-    start = _start(config)
+    start = _start(section, config.model, "model" in config.model_fields_set)
     settings = {
         **section.model_dump(mode="json", exclude={"data", "threads", "skip_unreadable"}),
         "model": start.architecture,
@@ -162,18 +169,17 @@ def _doubts(best: Epoch, held_out: Dataset) -> tuple[str, ...]:
     )
 
 
-def _start(config: Config) -> Start:
+def _start(section: TrainConfig, model: str, named: bool) -> Start:
     """The weights to start from and their preprocessing, from the configuration."""
-    section = config.train
     if section.init is not None:
         if "weights" in section.model_fields_set:
             raise UsageError("train: --init has its own weights, leave --weights out")
-        architecture = config.model
-        if "model" not in config.model_fields_set:
+        architecture = model
+        if not named:
             architecture = checkpoints.read_metadata(section.init).architecture or architecture
         source = sources.resolve_checkpoint(architecture, section.init, None, section.width)
     else:
-        source = sources.resolve(config.model, section.weights, section.width)
+        source = sources.resolve(model, section.weights, section.width)
     if source.preprocessing is None:
         raise InputError(
             f"{section.init}: nothing says what preprocessing it was trained with; "

@@ -28,7 +28,8 @@ import pytest
 from edgepipe.exporters.weights import sources
 from edgepipe.pipeline.progress import Silent
 from edgepipe.pipeline.settings import load as configuration
-from edgepipe.pipeline.stages.chain import sections, stages_for
+from edgepipe.pipeline.stages.chain import stages_for, told
+from edgepipe.pipeline.stages.modelspec import settle
 from edgepipe.pipeline.stages.simplify import Simplify
 from edgepipe.pipeline.stages.stage import run_stages
 from edgepipe.pipeline.storage.manifest import Manifest
@@ -202,9 +203,8 @@ class Listener(Silent):
 
 def simplify_with(root: Path, small: Small, program: str, progress: Silent) -> Manifest:
     """Export again with a Python program in the place of onnxsim."""
-    config = configuration.load(
-        {"workspace": root, "export": {**small.options, "variants": ("fp32",)}}
-    )
+    given = configuration.load({"export": {**small.options, "variants": ("fp32",)}})
+    section, model = settle(given.export, given.model, named=False)
     place = Workspace(root, MODEL)
     with place.locked("edgepipe export", pytest.fail):
         before = place.verified()
@@ -215,11 +215,11 @@ def simplify_with(root: Path, small: Small, program: str, progress: Silent) -> M
             replace(stage, simplifier=(sys.executable, "-c", program))
             if isinstance(stage, Simplify)
             else stage
-            for stage in stages_for(config)
+            for stage in stages_for(section)
         ]
         with Transaction(place, before) as transaction:
             run_stages(stages, place, before, transaction, progress)
-            return transaction.commit(**sections(transaction, config))
+            return transaction.commit(**told(transaction, model))
 
 
 CHANGE = """

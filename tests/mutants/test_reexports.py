@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from itertools import cycle
 from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -21,7 +22,7 @@ REEXPORTS = [
 
 @pytest.mark.parametrize(("exporter", "opset", "batch", "simplify"), REEXPORTS)
 def test_a_correct_export_passes(
-    exporter: str, opset: int, batch: int | str, simplify: bool, tmp_path: Path
+    exporter: str, opset: int, batch: Any, simplify: bool, tmp_path: Path
 ) -> None:
     export(
         workspace=tmp_path,

@@ -13,8 +13,8 @@ from ....exporters.weights.sources import CHECKPOINT, OWN
 from ....runners.images import PRESETS, Preprocessing
 from ....runners.timing.plan import SINGLE_STREAM
 from ...judging.accuracies import CellAccuracy
-from ...judging.parity import CellVerdict
-from ...settings.sections import SYNTHETIC
+from ...judging.judged import CellVerdict
+from ...settings.making import SYNTHETIC
 from ...speed.compare import Speed
 from ...speed.rows import CellResult
 from ...speed.tune import Tuned

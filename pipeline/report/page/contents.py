@@ -6,7 +6,7 @@ from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 from ...numerics.intervals import SAMPLES_NEEDED
-from ...settings.sections import SYNTHETIC
+from ...settings.making import SYNTHETIC
 from ...speed.rows import CellResult
 from ..choice import speed
 from ..gather import Report

@@ -6,7 +6,7 @@ from pathlib import Path
 
 from ....exporters.base import MissingLibrary
 from ...judging.accuracies import CellAccuracy, EvaluationResult
-from ...judging.parity import CellVerdict, ParityResult
+from ...judging.judged import CellVerdict, ParityResult
 from ...storage.atomic import writing
 from ...verdicts import FAIL, INCONCLUSIVE
 

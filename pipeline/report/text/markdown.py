@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 
 from ...judging.accuracies import CellAccuracy, EvaluationResult
-from ...judging.parity import CellVerdict, ParityResult
+from ...judging.judged import CellVerdict, ParityResult
 from .tables import decibels, row_name
 
 MARKS = {"pass": "✅ pass", "fail": "❌ fail", "inconclusive": "❔ inconclusive"}

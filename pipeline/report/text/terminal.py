@@ -9,11 +9,11 @@ from typing import Any
 from rich.console import RenderableType
 
 from ...judging.accuracies import CellAccuracy, EvaluationResult
-from ...judging.parity import CellVerdict, ParityResult
+from ...judging.judged import CellVerdict, ParityResult
 from ...machine.doctor import Diagnosis
 from ...machine.inventory import Inventory
 from ...settings import placement
-from ...settings.sections import SYNTHETIC
+from ...settings.making import SYNTHETIC
 from ...storage.manifest import Manifest
 from . import explanation
 from .tables import apart, decibels, number, row_name, table, text

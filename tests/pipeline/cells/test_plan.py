@@ -11,8 +11,9 @@ import pytest
 from edgepipe.pipeline.cells import plan as planning
 from edgepipe.pipeline.cells.plan import plan
 from edgepipe.pipeline.errors import IntegrityError, UsageError
+from edgepipe.pipeline.settings.judging import CellsConfig
 from edgepipe.pipeline.settings.load import Config
-from edgepipe.pipeline.settings.sections import CellsConfig
+from edgepipe.pipeline.settings.machine import Places
 from edgepipe.pipeline.storage import made_here
 from edgepipe.pipeline.storage.manifest import Artifact, Manifest, Recommendation
 from edgepipe.runners import registry
@@ -29,6 +30,8 @@ MANIFEST = Manifest(
     },
 )
 
+FOLDER = Path("artifacts/mobilenet_v2")
+
 
 @pytest.fixture(autouse=True)
 def _made_here(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -42,7 +45,7 @@ def planned(
 ) -> tuple[list[tuple[str, str, str]], list[tuple[str, str, str | None]]]:
     """Variant, runner and precision of the cells, and of what is refused."""
     asked = CellsConfig(runners=runners, **section)
-    cells, refused = plan(manifest, config or Config(), asked)
+    cells, refused = plan(FOLDER, manifest, asked, (config or Config()).places)
     return (
         [(cell.variant, cell.runner, cell.precision) for cell in cells],
         [(one.variant, one.runner, one.precision) for one in refused],
@@ -85,11 +88,11 @@ def test_what_was_named_and_can_not_be_is_refused(
 
 def test_a_refusal_says_what_the_runner_takes() -> None:
     section = CellsConfig(runners=("ort-cpu", "torch"), variants=("int8",))
-    _, (one,) = plan(MANIFEST, Config(), section)
+    _, (one,) = plan(FOLDER, MANIFEST, section, Places())
     assert one.reason == "torch takes pt2; int8 is there as onnx"
     assert (one.status, one.target) == ("failed", "local")
     section = CellsConfig(runners=("ort-cpu",), variants=("int8",), precisions=("bf16",))
-    _, (one,) = plan(MANIFEST, Config(), section)
+    _, (one,) = plan(FOLDER, MANIFEST, section, Places())
     assert one.reason == "ort-cpu computes in f32, not bf16"
 
 
@@ -142,7 +145,7 @@ def recommended(**changes: Any) -> Recommendation:
 def test_a_recommendation_is_for_its_own_cell_alone(change: dict[str, Any], tuned: bool) -> None:
     manifest = replace(MANIFEST, recommended=(recommended(**change),))
     section = CellsConfig(runners=("openvino",), variants=("fp32",))
-    (cell,), _ = plan(manifest, Config(), section)
+    (cell,), _ = plan(FOLDER, manifest, section, Places())
     assert (cell.tuned, cell.threads) == ((True, 1) if tuned else (False, None))
 
 
@@ -150,17 +153,17 @@ def test_each_precision_and_device_has_its_own_recommendation() -> None:
     both = (recommended(), recommended(precision="bf16", settings={"threads": 2}))
     manifest = replace(MANIFEST, recommended=both)
     section = CellsConfig(runners=("openvino",), variants=("fp32",), precisions=("f32", "bf16"))
-    cells, _ = plan(manifest, Config(), section)
+    cells, _ = plan(FOLDER, manifest, section, Places())
     assert [(cell.precision, cell.threads) for cell in cells] == [("f32", 1), ("bf16", 2)]
     on_gpu = Config.model_validate({"runners": {"openvino": {"device": "GPU"}}})
-    cells, _ = plan(manifest, on_gpu, section)
+    cells, _ = plan(FOLDER, manifest, section, on_gpu.places)
     assert [(cell.device, cell.tuned) for cell in cells] == [("GPU", False)] * 2
 
 
 def test_threads_that_were_asked_for_leave_a_recommendation_aside() -> None:
     manifest = replace(MANIFEST, recommended=(recommended(),))
     section = CellsConfig(runners=("openvino",), variants=("fp32",), threads=3)
-    (cell,), _ = plan(manifest, Config(), section)
+    (cell,), _ = plan(FOLDER, manifest, section, Places())
     assert (cell.tuned, cell.threads) == (False, 3)
 
 
@@ -172,7 +175,7 @@ def handed_over() -> Manifest:
 
 def test_a_program_that_was_not_made_here_is_not_read() -> None:
     section = CellsConfig(variants=("fp32",))
-    cells, refused = plan(handed_over(), Config(), section)
+    cells, refused = plan(FOLDER, handed_over(), section, Places())
     assert "torch" not in {cell.runner for cell in cells}
     (one,) = refused
     assert (one.runner, one.status) == ("torch", "unavailable")

@@ -14,13 +14,13 @@ import pytest
 from edgepipe.pipeline.cells.arithmetic import Arithmetic
 from edgepipe.pipeline.cells.session import Cell
 from edgepipe.pipeline.errors import InputError, UsageError
-from edgepipe.pipeline.judging.gates import Gate, default_gate, judge
-from edgepipe.pipeline.judging.parity import CellVerdict, ParityResult, gate_of, judge_all
+from edgepipe.pipeline.judging.gates import Gate, default_gate, gate_of, judge
+from edgepipe.pipeline.judging.judged import CellVerdict, ParityResult, judge_all
 from edgepipe.pipeline.judging.recording import CellOutputs, Recording
 from edgepipe.pipeline.numerics import metrics
 from edgepipe.pipeline.report.text import markdown, terminal
+from edgepipe.pipeline.settings.judging import GateConfig, ParityConfig
 from edgepipe.pipeline.settings.load import Config, load
-from edgepipe.pipeline.settings.sections import GateConfig
 from edgepipe.pipeline.shipping import evidence
 from edgepipe.runners.bundles.bundle import Variant
 from edgepipe.runners.targets import LOCAL
@@ -184,7 +184,8 @@ def recording(*cells: CellOutputs, reference_db: float = 129.0, **own: Any) -> R
 
 
 def judged(*cells: CellOutputs, config: Config | None = None, **more: Any) -> ParityResult:
-    return judge_all(recording(*cells, **more), config or Config())
+    config = config or Config()
+    return judge_all(recording(*cells, **more), config.parity, config.gates)
 
 
 @pytest.mark.parametrize(
@@ -203,7 +204,7 @@ def test_saturation_is_where_the_variant_does_not_fit_the_cpu(
 ) -> None:
     outputs, own = cell(31.0, 29.0)
     found = replace(recording(ran(variant, outputs, host=host)), own={variant: own})
-    (row,) = judge_all(found, Config()).cells
+    (row,) = judge_all(found, ParityConfig(), {}).cells
     assert (row.verdict, row.fault) == ("fail", fault)
     assert ("int8-avx2 is the variant for it" in (row.reason or "")) == (fault == "saturation")
     assert "\n" not in (row.reason or "")
@@ -225,7 +226,7 @@ def test_it_is_not_saturation_where_what_can_not_saturate_is_wrong_as_well(
     others, others_own = cell(31.0, kernels)
     cells = ran("int8", outputs, host=AVX2), ran("int8-avx2", others, host=AVX2, **elsewhere)
     found = replace(recording(*cells), own={"int8": own, "int8-avx2": others_own})
-    row, _ = judge_all(found, Config()).cells
+    row, _ = judge_all(found, ParityConfig(), {}).cells
     assert (row.verdict, row.fault) == ("fail", fault)
     assert "`parity --explain` names the layer" in (row.reason or "")
 
@@ -267,7 +268,7 @@ def test_a_recording_is_judged_again_without_running(tmp_path: Path) -> None:
     made = recording(ran("int8", outputs, host=AVX2), int8=own)
     (tmp_path / "parity.npz").write_bytes(made.to_bytes())
     again = Recording.load(tmp_path / "parity.npz")
-    assert judge_all(again, Config()) == judge_all(made, Config())
+    assert judge_all(again, ParityConfig(), {}) == judge_all(made, ParityConfig(), {})
     assert again.cells[0].cell is None
     (tmp_path / "old.npz").write_bytes(replace(made, own={}).to_bytes())
     with pytest.raises(InputError, match="run `edgepipe parity` again"):
@@ -284,7 +285,7 @@ def test_no_distance_of_the_reference_breaks_a_file(
     made = recording(ran("fp32", {"logits": TORCH}), reference_db=reference_db)
     (tmp_path / "parity.npz").write_bytes(made.to_bytes())
     assert Recording.load(tmp_path / "parity.npz").reference_sqnr_db == reference_db
-    result = judge_all(made, Config())
+    result = judge_all(made, ParityConfig(), {})
     assert result.cells[0].verdict == "pass"
     document = json.loads(json.dumps(result.to_json(), allow_nan=False))
     assert document["reference_state"] == state
@@ -356,7 +357,7 @@ def test_kernels_that_fail_where_the_variant_fits_are_refused(
         json.loads(json.dumps(document)),
         variants,
         {},
-        lambda variant, runner, precision: gate_of(variant, runner, precision, 129.0, Config()),
+        lambda variant, runner, precision: gate_of(variant, runner, precision, 129.0, {}),
     )
     assert bool(problems) == bool(refused)
     assert refused is None or problems[0].startswith(refused)
@@ -370,7 +371,7 @@ def test_a_failure_on_a_cpu_that_int8_is_not_for_is_none_beside_one_that_passed(
     variants = {"int8": Variant({"onnx": ("int8.onnx",)}, "exact-int8")}
 
     def limits(variant: str, runner: str, precision: str) -> Gate:
-        return gate_of(variant, runner, precision, 129.0, Config())
+        return gate_of(variant, runner, precision, 129.0, {})
 
     assert evidence.parity_problems(document, variants, {}, limits) == []
 

@@ -15,7 +15,7 @@ from edgepipe.pipeline.errors import ExitCode
 from edgepipe.pipeline.judging.accuracies import CellAccuracy, EvaluationResult
 from edgepipe.pipeline.judging.explanation import Explanation, LayerError, Step
 from edgepipe.pipeline.judging.gates import Gate
-from edgepipe.pipeline.judging.parity import CellVerdict, ParityResult
+from edgepipe.pipeline.judging.judged import CellVerdict, ParityResult
 from edgepipe.pipeline.numerics.intervals import interval
 from edgepipe.pipeline.numerics.paired import Drop
 from edgepipe.pipeline.report.gather import Report

@@ -45,7 +45,7 @@ def test_targets_and_interpreters(tmp_path: Path) -> None:
         '[targets.old_cpu]\ncommand = ["qemu-x86_64", "-cpu", "Haswell", "{python}"]\n'
         'emulated = true\n[runners.ort-cpu]\npython = "/opt/python"\n'
     )
-    config = load({}, tmp_path)
+    config = load({}, tmp_path).places
     target = config.target("old_cpu")
     assert target.emulated
     assert target.argv("/usr/bin/python3")[:4] == [

@@ -179,7 +179,7 @@ def test_a_format_that_a_server_does_not_take_is_an_error() -> None:
 
 @pytest.mark.parametrize("kind", ["ovms", "triton", "kserve"])
 def test_the_command_writes_the_folder_and_its_model_gives_the_goldens_answers(
-    measured: Path, tmp_path: Path, kind: str
+    measured: Path, tmp_path: Path, kind: Any
 ) -> None:
     """The repository says all that a client needs: names, formula, files."""
     import onnxruntime

@@ -417,7 +417,7 @@ def test_the_far_worker_ends_with_its_parent(
     box: Box, exported: Path, tmp_path: Path, stopped: bool
 ) -> None:
     (tmp_path / "edgepipe.toml").write_text(box.toml())
-    assert load(folder=tmp_path).target("box") == box.target()
+    assert load(folder=tmp_path).places.target("box") == box.target()
     command = [sys.executable, "-c", PARENT, str(exported / "mobilenet_v2/fp32.onnx")]
     with subprocess.Popen(command, stdout=subprocess.PIPE, cwd=tmp_path) as parent:
         assert parent.stdout

@@ -4,13 +4,14 @@ from __future__ import annotations
 
 import json
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 import pytest
 
 from edgepipe.pipeline.errors import InputError, UsageError
 from edgepipe.pipeline.settings import load as configuration
+from edgepipe.pipeline.settings.making import ExportConfig
 from edgepipe.pipeline.stages import samples
 from edgepipe.pipeline.stages.modelspec import name_of, settle, specify
 from edgepipe.pipeline.storage.arrays import ArrayInput, Arrays
@@ -23,10 +24,17 @@ def empty_folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.chdir(tmp_path)
 
 
+class Settled(NamedTuple):
+    export: ExportConfig
+    model: str
+
+
 def config(model: str | None = None, name: str | None = None, **export: Any) -> Any:
     """What ``edgepipe export MODEL --name NAME …`` settles on."""
     flags = {"model": name or (model and name_of(model))}
-    return settle(configuration.load({**flags, "export": {"architecture": model, **export}}))
+    asked = configuration.load({**flags, "export": {"architecture": model, **export}})
+    section, called = settle(asked.export, asked.model, "model" in asked.model_fields_set)
+    return Settled(section, called)
 
 
 def checkpoint(path: Path, **metadata: str) -> Path:
@@ -61,7 +69,7 @@ def test_the_file_can_say_it_all(tmp_path: Path) -> None:
     )
     assert named(config()) == ("mine", "vgg16")
     assert named(config("mobilenet_v2")) == ("mobilenet_v2", "mobilenet_v2")
-    spec = specify(config("mobilenet_v2"), print)
+    spec = specify(config("mobilenet_v2").export, print)
     assert spec.preprocessing
     assert spec.preprocessing.mean == (0.1, 0.2, 0.3)
     assert (spec.preprocessing.resize, spec.preprocessing.resize_to) == ("squash", 300)
@@ -71,21 +79,21 @@ def test_a_checkpoint_that_says_what_it_is_needs_no_flags_and_flags_win(tmp_path
     trained = Preprocessing.preset("inception", 96)
     about = {"labels": '["ant", "bee"]', "preprocessing": json.dumps(trained.to_json())}
     file = checkpoint(tmp_path / "a.safetensors", architecture="mobilenet_v2", width="0.5", **about)
-    spec = specify(config(checkpoint=file), print)
+    spec = specify(config(checkpoint=file).export, print)
     assert (spec.source.labels, spec.source.classes) == (("ant", "bee"), 2)
     assert (spec.source.width, spec.preprocessing, spec.notes) == (0.5, trained, ())
     (tmp_path / "labels.txt").write_text("wasp\nfly\n")
     other = config(checkpoint=file, labels=tmp_path / "labels.txt", preprocessing="none", width=1.0)
-    told = specify(other, print)
+    told = specify(other.export, print)
     assert (told.source.labels, told.source.width) == (("wasp", "fly"), 1.0)
     assert told.preprocessing == Preprocessing.preset("none")
     bad = checkpoint(tmp_path / "b.safetensors", labels='["a"]', preprocessing='{"size": 3}')
     with pytest.raises(InputError, match="its metadata can't be used"):
-        specify(config(checkpoint=bad), print)
+        specify(config(checkpoint=bad).export, print)
 
 
 def preprocessing(**export: Any) -> Preprocessing:
-    found = specify(config(weights="random", **export), print).preprocessing
+    found = specify(config(weights="random", **export).export, print).preprocessing
     assert found
     return found
 
@@ -102,12 +110,12 @@ def test_a_preset_gives_way_to_single_keys() -> None:
 
 
 def test_another_size_than_the_weights_were_trained_at_is_said() -> None:
-    assert specify(config(input_size=96), print).notes == (
+    assert specify(config(input_size=96).export, print).notes == (
         "96 pixels: the weights were trained at 224",
     )
     same: list[dict[str, Any]] = [{}, {"input_size": 224}, {"input_size": 96, "weights": "random"}]
     for export in same:
-        assert specify(config(**export), print).notes == ()
+        assert specify(config(**export).export, print).notes == ()
 
 
 @pytest.mark.parametrize(
@@ -129,7 +137,7 @@ def test_what_makes_no_sense_is_refused(
     model: str | None, export: dict[str, Any], words: str
 ) -> None:
     with pytest.raises(UsageError) as caught:
-        specify(config(model, **export), print)
+        specify(config(model, **export).export, print)
     assert words in str(caught.value)
 
 
@@ -219,13 +227,13 @@ def test_goldens_and_calibration_share_a_folder(
         path.parent.mkdir(parents=True, exist_ok=True)
         path.write_bytes(str(number).encode())
     settled = config(weights="random", calibration=tmp_path / "photos", calibration_images=100)
-    chosen = samples.choose(settled.export, specify(settled, print), ("int8",))
+    chosen = samples.choose(settled.export, specify(settled.export, print), ("int8",))
     assert isinstance(chosen.calibration, Dataset)
     assert (len(chosen.goldens), len(chosen.calibration)) == (goldens, calibration)
     assert len(chosen.notes) == len(words)
     for note, word in zip(chosen.notes, words, strict=True):
         assert word in note
-    only = samples.choose(settled.export, specify(settled, print), ())
+    only = samples.choose(settled.export, specify(settled.export, print), ())
     assert (only.goldens.digest, only.calibration) == (chosen.goldens.digest, None)
 
 
@@ -235,6 +243,6 @@ def test_one_class_only_is_a_warning(tmp_path: Path) -> None:
         path.parent.mkdir(parents=True, exist_ok=True)
         path.touch()
     settled = config(weights="random", calibration=tmp_path / "photos", calibration_images=16)
-    notes = samples.choose(settled.export, specify(settled, print), ("int8",)).notes
+    notes = samples.choose(settled.export, specify(settled.export, print), ("int8",)).notes
     assert len(notes) == 1
     assert "one class only" in notes[0]

@@ -1,1 +1,0 @@
-"""What each command does, as functions; ``edgepipe.pipeline`` has them all."""

@@ -1,0 +1,229 @@
+"""The verdicts on recorded outputs: what ``parity.json`` holds, and how a row comes to be."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import asdict, dataclass, replace
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from ..errors import ExitCode
+from ..numerics import metrics
+from ..numerics.limits import kind_of
+from ..settings import placement
+from ..settings.judging import GateConfig, ParityConfig
+from ..stages.quantize import saturates
+from ..storage.goldens import reference_json
+from ..verdicts import FAIL, exit_code
+from .gates import Gate, Judgement, gate_of, judge, unreliable
+from .judgement import KERNELS, SATURATION
+from .recording import SCHEMA_VERSION, CellOutputs, Recording
+
+if TYPE_CHECKING:
+    pass
+
+if TYPE_CHECKING:
+    from .explanation import Explanation
+
+
+@dataclass(frozen=True)
+class CellVerdict:
+    """A cell's row in ``parity.json``. For several outputs the figures are the worst ones.
+
+    An int8 cell is judged twice: ``file_sqnr_db`` is what the quantization costs, the file's own
+    arithmetic against torch, ``kernels_sqnr_db`` what the runner costs, its outputs against that
+    arithmetic, and ``kernels_limit_db`` the least of it. A figure without a distance in dB has a
+    ``max_abs`` of 0 if it is equal. ``fault`` is "file", "kernels" or "saturation".
+    ``unreliable`` says why torch's float32 is no reference for it, if it is none.
+    """
+
+    variant: str
+    runner: str
+    target: str
+    status: str
+    reason: str | None
+    verdict: str | None
+    samples: int
+    samples_needed: int | None
+    sqnr_db: float | None
+    max_abs: float | None
+    max_rel: float | None
+    cosine: float | None
+    top1_agreement: float | None
+    top1_agreement_clear: float | None
+    top5_agreement: float | None
+    flipped: list[int]
+    gate: Mapping[str, float | None]
+    outputs: Mapping[str, Mapping[str, Any]]
+    device: str | None
+    device_name: str | None
+    provider: str | None
+    nodes: Mapping[str, int]
+    placement: Mapping[str, float]
+    file: str | None
+    precision: str | None
+    precision_from: str | None
+    threads: int | None
+    runner_version: str | None
+    file_sqnr_db: float | None = None
+    file_max_abs: float | None = None
+    kernels_sqnr_db: float | None = None
+    kernels_max_abs: float | None = None
+    kernels_limit_db: float | None = None
+    fault: str | None = None
+    unreliable: str | None = None
+
+    def figures(self) -> dict[str, float | None]:
+        """What a report shows beside the verdict."""
+        return {
+            "SQNR dB": self.sqnr_db,
+            "file SQNR dB": self.file_sqnr_db,
+            "kernels SQNR dB": self.kernels_sqnr_db,
+            "cosine": self.cosine,
+            "max abs": self.max_abs,
+            "top-1 agreement": self.top1_agreement,
+            "samples": self.samples,
+        }
+
+
+@dataclass(frozen=True)
+class ParityResult:
+    """What ``parity.json`` holds, and the explanations if they were asked for.
+
+    ``problems`` are failures that belong to no cell.
+    """
+
+    model: Mapping[str, Any]
+    artifacts: Mapping[str, str]
+    hosts: Mapping[str, Mapping[str, Any]]
+    reference_sqnr_db: float
+    cells: tuple[CellVerdict, ...]
+    problems: tuple[str, ...]
+    exit_code: ExitCode
+    measured: str | None = None
+    explanations: tuple[Explanation, ...] = ()
+    folder: Path | None = None
+
+    def to_json(self) -> dict[str, Any]:
+        """The document: JSON values only."""
+        document = asdict(replace(self, explanations=(), folder=None)) | reference_json(
+            self.reference_sqnr_db
+        )
+        del document["exit_code"], document["explanations"], document["folder"]
+        if self.explanations:
+            document["explanations"] = [found.to_json() for found in self.explanations]
+        return {"schema_version": SCHEMA_VERSION, **document}
+
+
+def judge_all(
+    recording: Recording, section: ParityConfig, limits: Mapping[str, GateConfig]
+) -> ParityResult:
+    """Judge recorded outputs under the limits of ``[gates]``; runs nothing."""
+    required = section.require_ep
+    cells = tuple(_judge_cell(cell, recording, required, limits) for cell in recording.cells)
+    # Where the variant that can't saturate is computed wrong as well, it isn't saturation.
+    elsewhere = {
+        _place(cell)
+        for cell, row in zip(recording.cells, cells, strict=True)
+        if row.fault == KERNELS
+    }
+    cells = tuple(
+        _judge_cell(cell, recording, required, limits, may_saturate=False)
+        if row.fault == SATURATION and _place(cell) in elsewhere
+        else row
+        for cell, row in zip(recording.cells, cells, strict=True)
+    )
+    problems = placement.unmet([cell.provider or "" for cell in recording.cells], required)
+    return ParityResult(
+        model=recording.model,
+        artifacts=recording.artifacts,
+        hosts={cell.target: cell.host for cell in recording.cells if cell.host},
+        reference_sqnr_db=recording.reference_sqnr_db,
+        cells=cells,
+        problems=problems,
+        exit_code=ExitCode.GATE_FAILED if problems else exit_code(cells, section.runners),
+        measured=recording.measured,
+    )
+
+
+def gate_for(cell: CellOutputs, recording: Recording, limits: Mapping[str, GateConfig]) -> Gate:
+    """The limits of a recorded cell."""
+    return gate_of(cell.variant, cell.runner, cell.asked, recording.reference_sqnr_db, limits)
+
+
+def _place(cell: CellOutputs) -> tuple[str, str, str]:
+    """Where and as what it was computed: whose kernels they are."""
+    return cell.runner, cell.target, cell.asked
+
+
+def _judge_cell(
+    cell: CellOutputs,
+    recording: Recording,
+    required: Sequence[str],
+    limits: Mapping[str, GateConfig],
+    *,
+    may_saturate: bool = True,
+) -> CellVerdict:
+    if cell.status != "ok":
+        verdict = FAIL if cell.misplaced else ""
+        return _row(cell, recording, Judgement(verdict, (cell.reason or "",)), None)
+    gate = gate_for(cell, recording, limits)
+    judgement = judge(
+        cell.arrays,
+        recording.reference,
+        gate,
+        classifier=recording.model.get("classes", 0) is not None,
+        own=recording.own.get(cell.variant),
+        saturates=may_saturate and saturates(cell.variant, cell.host),
+    )
+    reason = unreliable(kind_of(cell.variant, cell.asked), gate, recording.reference_sqnr_db)
+    judgement = judgement.without(reason)
+    if cell.precision != cell.asked:
+        judgement = judgement.failing(f"computed in {cell.precision}, {cell.asked} was asked for")
+    missed = placement.missed(cell.placement, cell.provider or "", required)
+    judgement = judgement.failing(*missed)
+    return _row(cell, recording, judgement, gate, reason)
+
+
+def _row(
+    cell: CellOutputs,
+    recording: Recording,
+    judgement: Judgement,
+    gate: Gate | None,
+    unreliable: str | None = None,
+) -> CellVerdict:
+    return CellVerdict(
+        variant=cell.variant,
+        runner=cell.runner,
+        target=cell.target,
+        status=cell.status,
+        reason="; ".join(judgement.reasons) or None,
+        verdict=judgement.verdict or None,
+        samples=recording.samples if cell.status == "ok" else 0,
+        samples_needed=judgement.samples_needed,
+        flipped=judgement.flipped,
+        gate=asdict(gate) if gate else {},
+        outputs={name: _detail(judgement, name) for name in judgement.outputs},
+        fault=judgement.fault,
+        unreliable=unreliable,
+        device=cell.device,
+        device_name=cell.device_name,
+        provider=cell.provider,
+        nodes=cell.nodes,
+        placement=cell.placement,
+        file=cell.file,
+        precision=cell.precision,
+        precision_from=cell.precision_from,
+        threads=cell.threads,
+        runner_version=cell.runner_version,
+        **judgement.figures(),
+    )
+
+
+def _detail(judgement: Judgement, name: str) -> dict[str, Any]:
+    """All figures of one output."""
+    detail = judgement.outputs[name].to_json()
+    if parts := judgement.twice.get(name):
+        detail["file"], detail["kernels"] = parts.file.to_json(), parts.kernels.to_json()
+        detail["kernels_limit_db"] = metrics.finite(parts.limit)
+    return detail

@@ -1,0 +1,90 @@
+"""Results written as files for people and machines: a page, Markdown, JUnit XML, a plot.
+
+They are written from what other commands found; nothing is run or measured.
+"""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+from ...exporters.base import MissingLibrary
+from ..errors import UsageError
+from ..judging.accuracies import EvaluationResult
+from ..judging.explain import PLOT_FILE
+from ..judging.judged import ParityResult
+from ..settings.load import load_exported
+from ..settings.nearest import nearest
+from ..settings.options import takes
+from ..settings.showing import ReportRequest
+from ..speed.compare import CompareResult
+from ..storage.atomic import write_whole, writing
+from ..storage.workspace import Workspace
+from ..training.train import PLOT_SUFFIX, TrainResult
+from .gather import Report, gather
+from .page import page
+from .plots import choices, layers, matrix
+from .text import junit, markdown
+
+
+@takes(ReportRequest)
+def write_report(request: ReportRequest) -> tuple[Report, Path]:
+    """Put what the workspace's results say on one page; runs and measures nothing.
+
+    ``format`` is "html" or "markdown". Without ``output`` the page is ``report.html`` or
+    ``report.md`` in the workspace. Returns what is on the page, and its path. Not called
+    ``report``: that is the package of the renderers. Raises what ``errors.EXIT_CODES`` lists.
+    """
+    renderers = {"html": (page.html, "report.html"), "markdown": (page.markdown, "report.md")}
+    if request.format not in renderers:
+        hint = nearest(request.format, renderers)
+        raise UsageError(f"format: no {request.format!r}; {hint}")
+    render, name = renderers[request.format]
+    config = load_exported(request.flags())
+    place = Workspace(config.workspace, config.model)
+    with place.exported("edgepipe report", request.progress.say) as manifest:
+        found = gather(place.folder, manifest)
+        data = render(found).encode()
+        if request.output is None:
+            return found, place.write_result(name, data)
+    with writing(request.output):
+        request.output.write_bytes(data)
+    return found, request.output
+
+
+def write_junit(result: ParityResult | EvaluationResult, path: Path) -> None:
+    """Write verdicts as JUnit XML. Raises ``MissingLibrary`` without junitparser."""
+    junit.write(result, path)
+
+
+def write_markdown(result: ParityResult | EvaluationResult, path: Path) -> None:
+    """Write verdicts as Markdown, for the summary of a CI job."""
+    parity = isinstance(result, ParityResult)
+    text = markdown.parity(result) if parity else markdown.evaluation(result)
+    with writing(path):
+        path.write_text(text)
+
+
+def write_plot(
+    result: CompareResult | ParityResult | TrainResult, path: Path | None = None
+) -> Path:
+    """Draw what a result is about, as SVG; returns the file's path.
+
+    Of a comparison what there is to choose from, of an explained parity the layers
+    (``explain.svg`` in the workspace unless told otherwise), of a training the confusion matrix
+    (beside the weights). Raises ``MissingLibrary`` without matplotlib, and ``UsageError`` for a
+    parity without explanations, or a comparison without a path.
+    """
+    try:
+        if isinstance(result, TrainResult):
+            path, drawn = path or result.output.with_suffix(PLOT_SUFFIX), matrix.svg(result)
+        elif isinstance(result, ParityResult):
+            path = path or (result.folder / PLOT_FILE if result.folder else None)
+            drawn = layers.svg(result.explanations)
+        else:
+            drawn = choices.svg(result)
+    except ImportError as error:
+        raise MissingLibrary(f'no plot: {error}; pip install "edgepipe[report]"') from error
+    if path is None:
+        raise UsageError("a plot needs a path, or a result that was explained in a workspace")
+    write_whole(path, drawn.encode())
+    return path

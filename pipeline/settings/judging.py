@@ -1,0 +1,136 @@
+"""The keys of what judges cells: which ones, ``[parity]``, ``[evaluate]``, ``[predict]``, gates."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Annotated, ClassVar
+
+from pydantic import Field, FiniteFloat
+
+from ...runners.images import DECODERS
+from ...runners.targets import LOCAL
+from .options import Help, OfModel, Positive, Section, Share
+
+PRECISIONS = ("f32", "tf32", "bf16", "f16")
+THREADS = Help("Threads of every runner.", unset="physical cores")
+TRUST = Help("Read fp32.pt2 though it was not made here: it can run code.")
+SKIP = Help("Leave out images that can't be read, and name them.")
+
+
+class CellsConfig(Section):
+    """Which cells a command judges. Empty lists mean "all there are".
+
+    Unless ``tuned`` is off, and where nothing else is asked for, cells run with the settings
+    that ``edgepipe tune`` recommends.
+    """
+
+    runners: Annotated[
+        tuple[str, ...],
+        Help("ort-cpu, ort-openvino, …", flag="--runner", short="-r", metavar="NAME"),
+    ] = ()
+    variants: Annotated[
+        tuple[str, ...],
+        Help("fp32, int8, int8-avx2, fp16.", flag="--variant", short="-v", metavar="NAME"),
+    ] = ()
+    targets: Annotated[
+        tuple[str, ...], Help("Where to run.", flag="--target", short="-t", metavar="NAME")
+    ] = (LOCAL.name,)
+    precisions: Annotated[
+        tuple[str, ...], Help("f32, tf32, bf16, f16.", flag="--precision", metavar="NAME")
+    ] = ("f32",)
+    threads: Annotated[Positive | None, THREADS] = None
+    allow_fallback: Annotated[
+        bool, Help("Let nodes that a provider doesn't take run on the CPU.")
+    ] = False
+    tuned: Annotated[
+        bool, Help("The default settings, whatever tune recommends.", flag="--untuned", off=True)
+    ] = True
+    trust_workspace: Annotated[bool, TRUST] = False
+
+
+class PlacedConfig(CellsConfig):
+    """Cells whose placement is under gates."""
+
+    require_ep: Annotated[
+        tuple[Share, ...],
+        Help(
+            "Fail unless N % of the nodes are on that execution provider.",
+            metavar="EP=N%",
+        ),
+    ] = ()
+
+
+class ParityConfig(PlacedConfig):
+    """What ``edgepipe parity`` compares."""
+
+    table: ClassVar[str] = "parity"
+    samples: Annotated[Positive | None, Help("Goldens to run.", unset="all")] = None
+
+
+class ParityRequest(ParityConfig, OfModel):
+    """``edgepipe parity``: hold every variant on every runner against the model's own answers."""
+
+    recording: Annotated[
+        Path | None,
+        Help("Judge a parity.npz again, run nothing.", flag="--from", metavar="FILE"),
+    ] = None
+    explain: Annotated[bool, Help("Also say which step and which layer adds the error.")] = False
+
+
+class EvaluateConfig(CellsConfig):
+    """What ``edgepipe evaluate`` judges. Without ``max_drop`` accuracy is measured, not judged."""
+
+    table: ClassVar[str] = "evaluate"
+    data: Annotated[
+        Path | None, Help("A folder of images for each label.", metavar="DIR", unset="digits")
+    ] = None
+    max_drop: Annotated[
+        Annotated[float, Field(ge=0, le=100)] | None,
+        Help("Loss of top-1 that is allowed, in points.", metavar="POINTS", unset="no gate"),
+    ] = None
+    decoders: Annotated[Positive, Help("Images decoded at the same time.")] = DECODERS
+    skip_unreadable: Annotated[bool, SKIP] = False
+
+
+class EvaluateRequest(EvaluateConfig, OfModel):
+    """``edgepipe evaluate``: judge every variant's accuracy on labelled images against fp32's."""
+
+
+class PredictConfig(Section):
+    """Which cell ``edgepipe predict`` asks, and how many classes of each image it tells."""
+
+    table: ClassVar[str] = "predict"
+    variant: Annotated[str, Help("fp32, int8, …", short="-v", metavar="NAME")] = "fp32"
+    runner: Annotated[str, Help("ort-cpu, openvino, …", short="-r", metavar="NAME")] = "ort-cpu"
+    target: Annotated[str, Help("Where to run.", short="-t", metavar="NAME")] = LOCAL.name
+    precision: Annotated[str, Help("f32, tf32, bf16, f16.", metavar="NAME")] = "f32"
+    threads: Annotated[Positive | None, THREADS] = None
+    top: Annotated[Positive, Help("Classes to show an image.")] = 5
+    decoders: Annotated[Positive, Help("Images decoded at the same time.")] = DECODERS
+    trust_workspace: Annotated[bool, TRUST] = False
+
+
+class PredictRequest(PredictConfig, OfModel):
+    """``edgepipe predict``: ask one variant on one runner what is in these images."""
+
+    images: Annotated[
+        tuple[str | Path, ...],
+        Help("Files, folders, patterns; - for a list on stdin.", argument=True, metavar="IMAGE..."),
+    ] = Field(kw_only=False)
+
+
+class GateConfig(Section):
+    """``[gates."VARIANT"]`` or ``[gates."VARIANT/RUNNER"]``: limits other than the defaults."""
+
+    min_sqnr_db: Annotated[FiniteFloat | None, Help("Least SQNR against torch, dB.")] = None
+    min_kernels_sqnr_db: Annotated[
+        FiniteFloat | None,
+        Help("For int8: how near the kernels come to the file's own arithmetic, dB."),
+    ] = None
+    min_cosine: Annotated[
+        Annotated[float, Field(ge=-1, le=1)] | None, Help("Least cosine similarity.")
+    ] = None
+    min_top1: Annotated[
+        Annotated[float, Field(ge=0, le=1)] | None,
+        Help("Least share of samples with torch's class."),
+    ] = None

@@ -1,0 +1,176 @@
+"""The keys of what makes models: ``[export]`` and ``[train]``."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Annotated, ClassVar, Literal
+
+from pydantic import Field
+
+from ...exporters import registry as exporters
+from .options import Help, InputText, InWorkspace, Positive, Request, Section, Side, Width
+
+DEFAULT_MODEL = "mobilenet_v2"
+SYNTHETIC = "synthetic"
+VARIANTS = ("fp32", "int8", "int8-avx2", "fp16")
+# A model's name is that of its folder: nothing that leads elsewhere, or hides it.
+NAME = r"^[A-Za-z0-9_][A-Za-z0-9_.+-]*$"
+
+
+class ExportConfig(Section):
+    """What ``edgepipe export`` makes."""
+
+    table: ClassVar[str] = "export"
+    architecture: Annotated[
+        str | None,
+        Help("An architecture, or package.module:attribute for your own.", flag=""),
+    ] = None
+    weights: Annotated[str, Help("digits, imagenet or random.")] = "digits"
+    width: Annotated[
+        Width | None, Help("Width multiplier, of architectures that have one.", unset="1")
+    ] = None
+    classes: Annotated[
+        Annotated[int, Field(ge=1, le=1_000_000)] | None,
+        Help("Classes of random weights.", unset="the 10 digits"),
+    ] = None
+    checkpoint: Annotated[
+        Path | None, Help("Weights: a state dict (.safetensors, .pt, .pth).", metavar="FILE")
+    ] = None
+    checkpoint_key: Annotated[
+        Annotated[str, Field(min_length=1)] | None,
+        Help(
+            "Which dictionary of it: model_ema, state.ema …",
+            metavar="KEY",
+            unset="the one that fits",
+        ),
+    ] = None
+    labels: Annotated[
+        Path | None, Help("The checkpoint's labels: text, one a line, or JSON.", metavar="FILE")
+    ] = None
+    preprocessing: Annotated[
+        str | None,
+        Help("imagenet, inception or none.", unset="the weights' own, or imagenet"),
+    ] = None
+    resize: Annotated[
+        Literal["shorter-side", "squash"] | None,
+        Help("How an image comes to its size, if not as the preset has it.", flag=""),
+    ] = None
+    resize_to: Annotated[
+        Positive | None, Help("The side it is resized to before it is cropped.", flag="")
+    ] = None
+    interpolation: Annotated[
+        Literal["bilinear", "bicubic"] | None, Help("How it is resized.", flag="")
+    ] = None
+    mean: Annotated[
+        tuple[float, float, float] | None, Help("Subtracted from each channel, of 0 to 1.", flag="")
+    ] = None
+    std: Annotated[
+        tuple[float, float, float] | None, Help("What each channel is divided by.", flag="")
+    ] = None
+    channels: Annotated[Literal["rgb", "bgr"] | None, Help("The channels' order.", flag="")] = None
+    fold_preprocessing: Annotated[
+        bool,
+        Help(
+            "Normalize in the model, which then takes uint8 NHWC.",
+            flag="--fold-preprocessing/--no-fold-preprocessing",
+        ),
+    ] = False
+    inputs: Annotated[
+        tuple[InputText, ...],
+        Help(
+            "An input of your own model, if it takes no images.",
+            flag="--input",
+            metavar="NAME:SHAPE:DTYPE",
+        ),
+    ] = ()
+    calibration: Annotated[
+        Path | None, Help("Images to calibrate int8 with; or: synthetic.", metavar="DIR")
+    ] = None
+    calibration_images: Annotated[Positive, Help("How many of them.", metavar="N")] = 128
+    skip_unreadable: Annotated[
+        bool, Help("Leave out images that can't be read, and name them.")
+    ] = False
+    variants: Annotated[
+        tuple[str, ...],
+        Help("fp32, int8, int8-avx2, fp16.", flag="--variant", short="-v", metavar="NAME"),
+    ] = ("fp32", "int8", "int8-avx2")
+    simplify: Annotated[
+        bool, Help("Simplify the graph with onnxsim.", flag="--simplify/--no-simplify")
+    ] = True
+    exporter: Annotated[str, Help("What makes the ONNX file.", metavar="NAME")] = "onnx-dynamo"
+    formats: Annotated[
+        tuple[str, ...], Help("onnx, and openvino-ir beside it.", flag="--format", metavar="NAME")
+    ] = (exporters.ONNX,)
+    opset: Annotated[Annotated[int, Field(ge=7, le=30)], Help("ONNX operator set.")] = 20
+    batch: Annotated[
+        Positive | Literal["dynamic"], Help("Images per run.", metavar="N|dynamic")
+    ] = 1
+    input_size: Annotated[
+        Side | None, Help("Side of the input in pixels.", unset="the weights' own")
+    ] = None
+
+
+class ExportRequest(ExportConfig, InWorkspace):
+    """``edgepipe export``: export MODEL to ONNX, simplify it, and quantize it to int8."""
+
+    model: Annotated[
+        str | None,
+        Help(
+            "An architecture, or package.module:attribute for your own.",
+            argument=True,
+            unset=DEFAULT_MODEL,
+        ),
+    ] = Field(default=None, kw_only=False)
+    name: Annotated[str | None, Help("What to call it in the workspace.", unset="MODEL")] = None
+    force: Annotated[bool, Help("Make everything again.")] = False
+
+
+class TrainConfig(Section):
+    """What ``edgepipe train`` learns, and from which weights: ``init`` (a file) or ``weights``."""
+
+    table: ClassVar[str] = "train"
+    data: Annotated[Path | None, Help("Images, in a folder for each class.", metavar="DIR")] = None
+    skip_unreadable: Annotated[
+        bool, Help("Leave out images that can't be read, and name them.")
+    ] = False
+    init: Annotated[
+        Path | None, Help("Start from these weights; classes may be others.", metavar="FILE")
+    ] = None
+    weights: Annotated[Literal["random", "imagenet"], Help("Start from: random or imagenet.")] = (
+        "random"
+    )
+    width: Annotated[
+        Width | None, Help("Width multiplier, of architectures that have one.", unset="1")
+    ] = None
+    input_size: Annotated[
+        Side | None, Help("Side of the input in pixels.", unset="the weights' own")
+    ] = None
+    epochs: Annotated[Annotated[int, Field(ge=1, le=10_000)], Help("At most.")] = 20
+    batch: Annotated[Annotated[int, Field(ge=2, le=4096)], Help("Images per step.")] = 32
+    learning_rate: Annotated[
+        Annotated[float, Field(gt=0, le=1)] | None,
+        Help("Peak of the schedule.", unset="0.003 from random weights, else 0.0005"),
+    ] = None
+    held_out: Annotated[
+        Annotated[float, Field(gt=0, lt=1)], Help("Part of each class to judge by.")
+    ] = 0.2
+    patience: Annotated[Positive, Help("Epochs without a better one before it ends.")] = 5
+    augment: Annotated[
+        Literal["photos", "shapes", "none"], Help("photos, shapes (never mirrored) or none.")
+    ] = "photos"
+    seed: Annotated[
+        Annotated[int, Field(ge=0, lt=1 << 32)], Help("Of split, weights and order.")
+    ] = 0
+    threads: Annotated[Positive | None, Help("Threads.", unset="torch's own")] = None
+
+
+class TrainRequest(TrainConfig, Request):
+    """``edgepipe train``: fine-tune MODEL on class folders, for export --checkpoint."""
+
+    model: Annotated[str | None, Help("", argument=True, unset=DEFAULT_MODEL)] = Field(
+        default=None, kw_only=False
+    )
+    output: Annotated[
+        Path | None, Help("The weights.", metavar="FILE", unset="MODEL-DIR.safetensors")
+    ] = None
+    restart: Annotated[bool, Help("Start over, whatever a killed run has left.")] = False

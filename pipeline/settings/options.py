@@ -1,0 +1,183 @@
+"""What an option is: one field that becomes a flag, a key, a variable and a row of the reference.
+
+A section's field says its name, type and default, and ``Help`` the rest. ``cli`` makes the flag
+of it, ``load`` the key of ``edgepipe.toml`` and the variable, ``reference`` the documentation; a
+command's public function takes it as a keyword.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from functools import wraps
+from inspect import Parameter, signature
+from pathlib import Path
+from typing import Annotated, Any, ClassVar, ParamSpec, TypeVar
+
+from pydantic import AfterValidator, BaseModel, ConfigDict, Field, SkipValidation, ValidationError
+
+from ..errors import UsageError
+from ..progress import SILENT, Progress
+from ..storage.arrays import ArrayInput
+from .placement import required_share
+from .refusal import COMMAND_LINE, explained, kebab
+
+P = ParamSpec("P")
+Asked = TypeVar("Asked", bound="Request")
+R = TypeVar("R")
+
+
+@dataclass(frozen=True)
+class Help:
+    """What is told of an option, and how it is spelled on the command line.
+
+    ``flag`` is the long one, made of the field's name unless said otherwise and "" where there is
+    none: a key only. With ``off`` it puts off what is on. ``short`` is the one letter, ``metavar``
+    what stands for the value. An ``argument`` is told by its place. ``unset`` is what happens
+    without it, where the default doesn't say so.
+    """
+
+    text: str
+    flag: str | None = None
+    short: str = ""
+    metavar: str | None = None
+    argument: bool = False
+    off: bool = False
+    unset: str = ""
+
+
+class Section(BaseModel):
+    """A table of the configuration: only known keys, frozen. ``table`` is its name."""
+
+    table: ClassVar[str] = ""
+
+    model_config = ConfigDict(
+        extra="forbid", frozen=True, alias_generator=kebab, populate_by_name=True
+    )
+
+    @classmethod
+    def helps(cls) -> dict[str, Help]:
+        """The options among the fields, each with what is told of it."""
+        return {
+            name: found
+            for name, field in cls.model_fields.items()
+            for found in field.metadata
+            if isinstance(found, Help)
+        }
+
+
+class Request(Section):
+    """What a command is asked: the keys of its table, and what only a call can say."""
+
+    model_config = ConfigDict(arbitrary_types_allowed=True)
+    progress: Annotated[Progress, SkipValidation] = SILENT
+
+    @classmethod
+    def table_fields(cls) -> Mapping[str, Any]:
+        """The fields that are keys of the command's table, too."""
+        table = next((one for one in cls.__mro__ if vars(one).get("table")), None)
+        return table.model_fields if table and issubclass(table, Section) else {}
+
+    def flags(self, **more: Any) -> dict[str, Any]:
+        """What was said, as ``load`` takes it. ``more`` are further tables and keys."""
+        said = {name: getattr(self, name) for name in self.model_fields_set}
+        top = {name: said[name] for name in ("workspace", "model") if name in said}
+        nested = {name: value for name, value in said.items() if name in self.table_fields()}
+        return {**top, self.table: nested, **more}
+
+
+class InWorkspace(Request):
+    """A request about what is in a workspace."""
+
+    workspace: Annotated[
+        Path | None,
+        Help("Where artifacts live.", short="-w", metavar="DIR", unset="artifacts"),
+    ] = None
+
+
+class OfModel(InWorkspace):
+    """A request about one model of a workspace."""
+
+    model: Annotated[
+        str | None,
+        Help("", short="-m", metavar="NAME", unset="the only one there, or mobilenet_v2"),
+    ] = None
+
+
+def takes(request: Callable[P, Asked]) -> Callable[[Callable[[Asked], R]], Callable[P, R]]:
+    """Make a function of a request one of the request's fields, as keywords.
+
+    So an option is defined once, and an editor completes it and a type checker knows its type in
+    every call. Fields that are no keyword only (``Field(kw_only=False)``) may be told by their
+    place. The function raises ``UsageError`` for what isn't a value of its type.
+    """
+    kind: type[Request] = request  # pyright: ignore[reportAssignmentType]
+
+    def decorate(run: Callable[[Asked], R]) -> Callable[P, R]:
+        @wraps(run)
+        def call(*args: P.args, **given: P.kwargs) -> R:
+            return run(asked(kind, *args, **given))
+
+        vars(call)["__signature__"] = signature(run).replace(parameters=_parameters(kind))
+        vars(call)["request"] = kind
+        return call
+
+    return decorate
+
+
+def asked(kind: type[Request], *args: Any, **given: Any) -> Any:
+    """A request of what was given; ``None`` is what wasn't. Raises ``UsageError``."""
+    by_place = [name for name, field in kind.model_fields.items() if field.kw_only is False]
+    if len(args) > len(by_place):
+        raise TypeError(f"{len(args)} values without a name, at most {len(by_place)} are taken")
+    said: Mapping[str, Any] = {**dict(zip(by_place, args, strict=False)), **given}
+    said = {name: value for name, value in said.items() if value is not None}
+    try:
+        return kind(**said)
+    except ValidationError as error:
+        name = str(error.errors()[0]["loc"][0]).replace("-", "_")
+        a_key = name in kind.table_fields() or (kind.table and name not in kind.model_fields)
+        layer, above = ({kind.table: said}, (kind.table,)) if a_key else (said, ())
+        sections = {"": kind, kind.table: kind}
+        raise UsageError(explained(error, [(COMMAND_LINE, layer)], sections, above)) from error
+
+
+def _parameters(kind: type[Request]) -> list[Parameter]:
+    found = []
+    for name, field in kind.model_fields.items():
+        place = (
+            Parameter.POSITIONAL_OR_KEYWORD if field.kw_only is False else Parameter.KEYWORD_ONLY
+        )
+        default = Parameter.empty if field.is_required() else field.default
+        found.append(Parameter(name, place, default=default, annotation=field.annotation))
+    return sorted(found, key=lambda one: (one.kind, one.default is not Parameter.empty))
+
+
+def fraction(text: str) -> float:
+    """ "5%" as 0.05. Raises ``ValueError`` for anything else."""
+    try:
+        value = float(text.removesuffix("%")) / 100
+    except ValueError:
+        value = -1.0
+    if not text.endswith("%") or not 0 <= value < float("inf"):
+        raise ValueError('not a percentage such as "5%"')
+    return value
+
+
+def _checked(check: Callable[[str], object]) -> AfterValidator:
+    """Text that ``check`` has nothing against."""
+
+    def same(text: str) -> str:
+        check(text)
+        return text
+
+    return AfterValidator(same)
+
+
+Positive = Annotated[int, Field(ge=1)]
+Share = Annotated[str, _checked(required_share)]
+InputText = Annotated[str, _checked(ArrayInput.parse)]
+Percent = Annotated[str, _checked(fraction)]
+Width = Annotated[float, Field(ge=0.1, le=4)]
+Side = Annotated[int, Field(ge=32, le=2048)]
+Seconds = Annotated[float, Field(gt=0, le=3600)]

@@ -1,0 +1,107 @@
+"""The keys of what is about speed: ``[bench]``, ``[tune]`` and ``[compare]``."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Annotated, ClassVar, Literal
+
+from pydantic import Field
+
+from .judging import CellsConfig, PlacedConfig
+from .options import Help, InWorkspace, OfModel, Percent, Positive, Seconds, Side
+
+QUICK = Help("One short round of each cell: a smoke test.")
+
+
+class BenchConfig(PlacedConfig):
+    """What ``edgepipe bench`` measures, and for how long."""
+
+    table: ClassVar[str] = "bench"
+    scenario: Annotated[
+        Literal["single-stream", "offline", "server"],
+        Help(
+            "single-stream (latency), offline (throughput), server (random arrivals).",
+            metavar="NAME",
+        ),
+    ] = "single-stream"
+    batch: Annotated[
+        Positive | Literal["sweep"] | None,
+        Help("Images in a run, for a dynamic batch; or sweep.", metavar="N", unset="the model's"),
+    ] = None
+    concurrency: Annotated[
+        Positive | None,
+        Help("Runs side by side (offline, server).", metavar="N", unset="the runner's"),
+    ] = None
+    rate: Annotated[
+        Annotated[float, Field(gt=0)] | None,
+        Help("Runs that arrive in a second (server).", metavar="N"),
+    ] = None
+    max_slowdown: Annotated[
+        Percent, Help("How much slower than its baseline a cell may be.", metavar="N%")
+    ] = "5%"
+    rounds: Annotated[Positive, Help("Most interleaved rounds; fewer once all is clear.")] = 10
+    seconds: Annotated[Seconds, Help("Least time measured in a round of a cell.")] = 0.5
+
+
+class BenchRequest(BenchConfig, OfModel):
+    """``edgepipe bench``: time every variant on every runner, and check its outputs."""
+
+    baseline: Annotated[
+        Path | None, Help("Compare with an earlier bench.json of this machine.", metavar="FILE")
+    ] = None
+    rerun_baseline: Annotated[
+        Path | None, Help("Compare with another workspace, measured along.", metavar="DIR")
+    ] = None
+    quick: Annotated[bool, QUICK] = False
+
+
+class TuneConfig(CellsConfig):
+    """What ``edgepipe tune`` searches for, and for how long."""
+
+    table: ClassVar[str] = "tune"
+    scenario: Annotated[
+        Literal["single-stream", "offline"],
+        Help("single-stream (latency) or offline (throughput).", metavar="NAME"),
+    ] = "single-stream"
+    budget: Annotated[
+        Annotated[float, Field(gt=0)], Help("Time for all cells.", metavar="SECONDS")
+    ] = 900.0
+    seconds: Annotated[Seconds, Help("Least time measured in a round of a candidate.")] = 0.3
+
+
+class TuneRequest(TuneConfig, OfModel):
+    """``edgepipe tune``: search for settings that are proven faster than the defaults."""
+
+
+class CompareConfig(CellsConfig):
+    """What ``edgepipe compare`` measures, and for how long."""
+
+    table: ClassVar[str] = "compare"
+    rounds: Annotated[Positive, Help("Interleaved rounds.")] = 5
+    seconds: Annotated[Seconds, Help("Least time measured in a round of a cell.")] = 0.3
+    input_size: Annotated[
+        Side | None, Help("Side of the zoo's inputs in pixels.", unset="the published one")
+    ] = None
+    training: Annotated[
+        bool, Help("Time a training step, too.", flag="--training/--no-training")
+    ] = True
+
+
+class CompareRequest(CompareConfig, InWorkspace):
+    """``edgepipe compare``: put models side by side: size, arithmetic, memory, speed, accuracy."""
+
+    workspace: Annotated[
+        Path | None,
+        Help(
+            "The models exported there.",
+            short="-w",
+            metavar="DIR",
+            unset="the zoo, random weights",
+        ),
+    ] = None
+    models: Annotated[
+        tuple[str, ...], Help("", argument=True, metavar="[MODEL]...", unset="all there are")
+    ] = Field(default=(), kw_only=False)
+    static: Annotated[bool, Help("Only what needs no run: a few seconds.")] = False
+    convolutions: Annotated[bool, Help("Also standard against separable convolutions.")] = False
+    quick: Annotated[bool, QUICK] = False
