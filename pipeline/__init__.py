@@ -18,22 +18,74 @@ from ..runners.machine.own_process import refuse_telemetry
 
 if TYPE_CHECKING:
     from ..runners.environments import environments as environments
+    from .judging.accuracies import EvaluationResult
     from .judging.evaluate import evaluate
+    from .judging.judged import ParityResult
     from .judging.parity import parity
-    from .judging.predict import predict
-    from .machine.doctor import doctor
-    from .machine.inventory import runners
+    from .judging.predict import PredictResult, predict
+    from .machine.doctor import Diagnosis, doctor
+    from .machine.inventory import Inventory, runners
     from .report.write import write_junit, write_markdown, write_plot, write_report
-    from .shipping.deploy import deploy
-    from .shipping.package import package
+    from .shipping.deploy import Deployment, deploy
+    from .shipping.package import Packaged, package
+    from .shipping.verification import Verification
     from .shipping.verify import verify
     from .speed.bench import bench
-    from .speed.compare import compare
-    from .speed.tune import tune
+    from .speed.compare import CompareResult, compare
+    from .speed.rows import BenchResult
+    from .speed.tune import TuneResult, tune
     from .stages.chain import export
-    from .training.train import train
+    from .storage.manifest import Manifest
+    from .training.train import TrainResult, train
 
+# Where each is. What is imported is what a call needs.
+ROOMS = {
+    "environments": "..runners.environments",
+    "export": ".stages.chain",
+    "Manifest": ".storage.manifest",
+    "train": ".training.train",
+    "TrainResult": ".training.train",
+    "bench": ".speed.bench",
+    "BenchResult": ".speed.rows",
+    "tune": ".speed.tune",
+    "TuneResult": ".speed.tune",
+    "compare": ".speed.compare",
+    "CompareResult": ".speed.compare",
+    "parity": ".judging.parity",
+    "ParityResult": ".judging.judged",
+    "evaluate": ".judging.evaluate",
+    "EvaluationResult": ".judging.accuracies",
+    "predict": ".judging.predict",
+    "PredictResult": ".judging.predict",
+    "package": ".shipping.package",
+    "Packaged": ".shipping.package",
+    "verify": ".shipping.verify",
+    "Verification": ".shipping.verification",
+    "deploy": ".shipping.deploy",
+    "Deployment": ".shipping.deploy",
+    "runners": ".machine.inventory",
+    "Inventory": ".machine.inventory",
+    "doctor": ".machine.doctor",
+    "Diagnosis": ".machine.doctor",
+    "write_report": ".report.write",
+    "write_junit": ".report.write",
+    "write_markdown": ".report.write",
+    "write_plot": ".report.write",
+}
 __all__ = [
+    "BenchResult",
+    "CompareResult",
+    "Deployment",
+    "Diagnosis",
+    "EvaluationResult",
+    "Inventory",
+    "Manifest",
+    "Packaged",
+    "ParityResult",
+    "PredictResult",
+    "TrainResult",
+    "TuneResult",
+    "Verification",
     "bench",
     "compare",
     "deploy",
@@ -53,34 +105,15 @@ __all__ = [
     "write_plot",
     "write_report",
 ]
-# Where each is, from the top of the house.
-ROOMS = {
-    "bench": "speed.bench",
-    "compare": "speed.compare",
-    "deploy": "shipping.deploy",
-    "doctor": "machine.doctor",
-    "evaluate": "judging.evaluate",
-    "export": "stages.chain",
-    "package": "shipping.package",
-    "parity": "judging.parity",
-    "predict": "judging.predict",
-    "runners": "machine.inventory",
-    "train": "training.train",
-    "tune": "speed.tune",
-    "verify": "shipping.verify",
-    **dict.fromkeys(
-        ("write_junit", "write_markdown", "write_plot", "write_report"), "report.write"
-    ),
-}
 
 
 def __getattr__(name: str) -> Any:
-    """A command's function, from its room."""
+    """A function or the class of its result, from its room."""
+    if name not in ROOMS:
+        raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
     if name == "environments":
-        return import_module("..runners.environments.environments", __name__)
-    if name in ROOMS:
-        return getattr(import_module(f".{ROOMS[name]}", __name__), name)
-    raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+        return import_module(f"{ROOMS[name]}.{name}", __name__)
+    return getattr(import_module(ROOMS[name], __name__), name)
 
 
 refuse_telemetry()

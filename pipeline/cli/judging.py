@@ -18,7 +18,7 @@ def parity(
     quiet: options.Quiet = False,
 ) -> None:
     """Hold every variant on every runner against the model's own answers."""
-    from ..judging.parity import parity as run
+    from .. import parity as run
     from ..report.text import terminal
 
     progress = options.progress(quiet)
@@ -39,7 +39,7 @@ def evaluate(
     quiet: options.Quiet = False,
 ) -> None:
     """Judge every variant's accuracy on labelled images against fp32's."""
-    from ..judging.evaluate import evaluate as run
+    from .. import evaluate as run
     from ..report.text import terminal
 
     result = run(**said, progress=options.progress(quiet))
@@ -53,7 +53,7 @@ def predict(
     said: Mapping[str, Any], as_json: options.Json = False, quiet: options.Quiet = False
 ) -> None:
     """Ask one variant on one runner what is in these images."""
-    from ..judging.predict import predict as run
+    from .. import predict as run
     from ..report.text import predictions
 
     result = run(**said, progress=options.progress(quiet))

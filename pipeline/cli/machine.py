@@ -17,7 +17,7 @@ def runners(
     said: Mapping[str, Any], as_json: options.Json = False, quiet: options.Quiet = False
 ) -> None:
     """List every runner: what it has, or why it is missing."""
-    from ..machine.inventory import runners as run
+    from .. import runners as run
     from ..report.text import terminal
 
     result = run(**said, progress=options.progress(quiet))
@@ -27,7 +27,7 @@ def runners(
 @declared("machine:DoctorRequest")
 def doctor(said: Mapping[str, Any], as_json: options.Json = False) -> None:
     """Look for what would make numbers or installs wrong on this machine."""
-    from ..machine.doctor import doctor as run
+    from .. import doctor as run
     from ..report.text import terminal
 
     result = run(**said)
@@ -53,7 +53,7 @@ def env_create(
     quiet: options.Quiet = False,
 ) -> None:
     """Make RUNNER's environment; bench and parity use it from then on."""
-    from ...runners.environments import environments
+    from .. import environments
 
     print(environments.create(runner, python, options.progress(quiet).say).folder)
 
@@ -61,7 +61,7 @@ def env_create(
 @env.command("list")
 def env_list(as_json: options.Json = False) -> None:
     """List the environments, with the versions that each is locked to."""
-    from ...runners.environments import environments
+    from .. import environments
     from ..report.text import terminal
 
     found = environments.listing()
@@ -74,7 +74,7 @@ def env_list(as_json: options.Json = False) -> None:
 @env.command("remove")
 def env_remove(runner: EnvironmentRunner, quiet: options.Quiet = False) -> None:
     """Delete RUNNER's environment, and what unfinished builds left."""
-    from ...runners.environments import environments
+    from .. import environments
 
     for folder in environments.remove(runner, options.progress(quiet).say):
         print(f"removed {folder}")

@@ -14,8 +14,8 @@ def export(
     said: Mapping[str, Any], as_json: options.Json = False, quiet: options.Quiet = False
 ) -> None:
     """Export MODEL to ONNX, simplify it, and quantize it to int8."""
+    from .. import export as run
     from ..report.text import terminal
-    from ..stages.chain import export as run
 
     manifest = run(**said, progress=options.progress(quiet))
     if as_json:
@@ -29,8 +29,8 @@ def train(
     said: Mapping[str, Any], as_json: options.Json = False, quiet: options.Quiet = False
 ) -> None:
     """Fine-tune MODEL on class folders, for export --checkpoint."""
+    from .. import train as run
     from ..report.text import confusion
-    from ..training.train import train as run
 
     progress = options.progress(quiet)
     result = run(**said, progress=progress)

@@ -11,10 +11,8 @@ import typer
 from ...runners import documents
 
 if TYPE_CHECKING:
-    from ..judging.accuracies import EvaluationResult
-    from ..judging.judged import ParityResult
+    from .. import EvaluationResult, ParityResult, TrainResult
     from ..progress import Progress
-    from ..training.train import TrainResult
 
 Json = Annotated[bool, typer.Option("--json", help="Print one JSON document on stdout.")]
 Quiet = Annotated[bool, typer.Option("--quiet", "-q", help="Nothing on stderr but errors.")]
@@ -36,8 +34,8 @@ def progress(quiet: bool) -> Progress:
 
 def plot(result: ParityResult | TrainResult, progress: Progress) -> None:
     """Draw a result beside its other files, or say what that lacks: the result stands without."""
-    from ...exporters.base import MissingLibrary
-    from ..report.write import write_plot
+    from .. import write_plot
+    from ..errors import MissingLibrary
 
     try:
         write_plot(result)
@@ -49,7 +47,7 @@ def write(
     result: ParityResult | EvaluationResult, junit: Path | None, markdown: Path | None
 ) -> None:
     """Write a result for a CI server, as far as asked for."""
-    from ..report.write import write_junit, write_markdown
+    from .. import write_junit, write_markdown
 
     if junit:
         write_junit(result, junit)

@@ -14,8 +14,8 @@ def package(
     said: Mapping[str, Any], as_json: options.Json = False, quiet: options.Quiet = False
 ) -> None:
     """Put variants, their proof and settings into one file for the box."""
+    from .. import package as run
     from ..report.text import shipping
-    from ..shipping.package import package as run
 
     result = run(**said, progress=options.progress(quiet))
     options.show(result, as_json, shipping.packaged)
@@ -26,8 +26,8 @@ def verify(
     said: Mapping[str, Any], as_json: options.Json = False, quiet: options.Quiet = False
 ) -> None:
     """Judge BUNDLE here: integrity, signature, CPU, answers."""
+    from .. import verify as run
     from ..report.text import shipping
-    from ..shipping.verify import verify as run
 
     result = run(**said, progress=options.progress(quiet))
     options.show(result, as_json, shipping.verification)
@@ -39,8 +39,8 @@ def deploy(
     said: Mapping[str, Any], as_json: options.Json = False, quiet: options.Quiet = False
 ) -> None:
     """Bring BUNDLE onto a box: verified there, served, with a way back."""
+    from .. import deploy as run
     from ..report.text import shipping
-    from ..shipping.deploy import deploy as run
 
     result = run(**said, progress=options.progress(quiet))
     options.show(result, as_json, shipping.deployment)

@@ -12,8 +12,8 @@ from .declared import declared
 @declared("showing:ReportRequest")
 def report(said: Mapping[str, Any], quiet: options.Quiet = False) -> None:
     """Put all that is known of the workspace on one page."""
+    from .. import write_report
     from ..report.choice import choose
-    from ..report.write import write_report
 
     found, path = write_report(**said, progress=options.progress(quiet))
     for choice in choose(found):

@@ -17,8 +17,8 @@ def bench(
     said: Mapping[str, Any], as_json: options.Json = False, quiet: options.Quiet = False
 ) -> None:
     """Time every variant on every runner, and check its outputs."""
+    from .. import bench as run
     from ..report.text.benchmark import bench_table
-    from ..speed.bench import bench as run
 
     result = run(**said, progress=options.progress(quiet))
     options.show(result, as_json, bench_table)
@@ -30,8 +30,8 @@ def tune(
     said: Mapping[str, Any], as_json: options.Json = False, quiet: options.Quiet = False
 ) -> None:
     """Search for settings that are proven faster than the defaults."""
+    from .. import tune as run
     from ..report.text.benchmark import tune_table
-    from ..speed.tune import tune as run
 
     result = run(**said, progress=options.progress(quiet))
     options.show(result, as_json, tune_table)
@@ -48,9 +48,9 @@ def compare(
     quiet: options.Quiet = False,
 ) -> None:
     """Put models side by side: size, arithmetic, memory, speed, accuracy."""
+    from .. import compare as run
+    from .. import write_plot
     from ..report.text import comparison
-    from ..report.write import write_plot
-    from ..speed.compare import compare as run
 
     result = run(**said, progress=options.progress(quiet))
     if plot:

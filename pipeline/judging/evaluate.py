@@ -19,6 +19,7 @@ import numpy as np
 from ...exporters.weights.sources import CALIBRATED_WEIGHTS
 from ...runners import images
 from ...runners.base import RunnerError
+from ...runners.bundles.scores import scores_in
 from ...runners.images import Preprocessing, batches
 from ...runners.targets import LOCAL
 from ..cells import arithmetic
@@ -81,7 +82,7 @@ class _Run:
         feeds = (({name: part}, rows, valid) for part, rows, valid in batches(tensor, self.batch))
         try:
             given = run_batches(self.opened, feeds)
-            scores = paired.scores_in(given, output, len(labels), classes)
+            scores = scores_in(given, output, len(labels), classes)
             self.places.append(paired.places(scores, labels).astype(np.int32))
         except RunnerError as error:
             self.error = error

@@ -17,10 +17,10 @@ from typing import Any
 
 import numpy as np
 
-from ...exporters.base import MissingLibrary
 from ...runners.base import RunnerError
 from ..cells.arithmetic import EXECUTOR, executor
 from ..cells.session import Cell, OpenCell, open_cell
+from ..errors import MissingLibrary
 from ..numerics import metrics
 from ..progress import Progress
 from ..settings.judging import GateConfig

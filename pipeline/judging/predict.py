@@ -13,12 +13,11 @@ import numpy as np
 
 from ...runners import images
 from ...runners.base import RunnerUnavailable, SessionError
-from ...runners.bundles.scores import kind_in, probabilities
+from ...runners.bundles.scores import kind_in, probabilities, scores_in
 from ...runners.images import Preprocessing, normalize
 from ..cells.plan import plan
 from ..cells.session import OpenCell, open_cell
 from ..errors import ExitCode, InputError, UsageError
-from ..numerics import paired
 from ..progress import Progress
 from ..settings.judging import CellsConfig, PredictConfig, PredictRequest
 from ..settings.load import load_exported
@@ -195,7 +194,7 @@ def _classify(
     feeds = {opened.loaded.inputs[0].name: normalize(full, preprocessing)}
     answer = opened.worker.run(feeds)
     output, classes = opened.loaded.outputs[0].name, manifest.model["classes"]
-    scores = paired.scores_in(answer.arrays, output, len(full), classes)[: len(pixels)]
+    scores = scores_in(answer.arrays, output, len(full), classes)[: len(pixels)]
     if not np.all(np.isfinite(scores)):
         raise SessionError(f"output {output} is not finite: no scores")
     kind = kind_in(manifest.model, output)

@@ -9,12 +9,10 @@ counts, and the formulas short.
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping
 from dataclasses import dataclass
 
 import numpy as np
 
-from ...runners.base import SessionError
 from ..verdicts import FAIL, INCONCLUSIVE, PASS
 from .intervals import fewest
 
@@ -35,22 +33,6 @@ class Drop:
     p_value: float
     lost: int
     won: int
-
-
-def scores_in(
-    outputs: Mapping[str, np.ndarray], name: str, images: int, classes: int
-) -> np.ndarray:
-    """The output of that name, if it is float ``[images, classes]``.
-
-    Raises ``SessionError`` for any other, and where there is none.
-    """
-    if name not in outputs:
-        raise SessionError(f"no output {name}: there are {', '.join(outputs) or 'none'}")
-    scores = outputs[name]
-    if scores.shape != (images, classes) or scores.dtype.kind != "f":
-        shape = f"{scores.dtype} {list(scores.shape)}"
-        raise SessionError(f"output {name} is {shape}, no scores of {classes} classes")
-    return scores
 
 
 def places(scores: np.ndarray, labels: np.ndarray) -> np.ndarray:

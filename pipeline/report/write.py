@@ -7,8 +7,7 @@ from __future__ import annotations
 
 from pathlib import Path
 
-from ...exporters.base import MissingLibrary
-from ..errors import UsageError
+from ..errors import MissingLibrary, UsageError
 from ..judging.accuracies import EvaluationResult
 from ..judging.explain import PLOT_FILE
 from ..judging.judged import ParityResult

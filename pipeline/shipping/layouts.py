@@ -19,9 +19,9 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
 
-from ...exporters.registry import ONNX
 from ...runners import documents
 from ...runners.bundles.bundle import Index
+from ...runners.bundles.formats import ONNX
 from ...runners.bundles.selection import recommended
 from ...runners.targets import LOCAL
 from ..errors import UsageError

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from importlib.metadata import PackageNotFoundError, distribution
 
-from ...exporters.base import MissingLibrary
+from ..errors import MissingLibrary
 
 PROJECT = "edgepipe"
 

@@ -7,6 +7,7 @@ from typing import Any
 
 from ...exporters import registry
 from ...exporters.complexity import Complexity
+from ...runners.machine.installed import versions
 from ..errors import UsageError
 from ..progress import Progress, Silent
 from ..settings.load import load
@@ -21,7 +22,7 @@ from .formats import HALF, HALF_FORMATS, ExportFormat
 from .modelspec import name_of, settle, specify
 from .quantize import REDUCED_RANGE, Calibrate, Quantize
 from .simplify import FP32, Simplify
-from .stage import Stage, run_stages, versions
+from .stage import Stage, run_stages
 
 # Images in one calibration run when the model leaves the batch open.
 DYNAMIC_CALIBRATION_BATCH = 16

@@ -14,7 +14,6 @@ from ...exporters.base import (
     Exporter,
     ExportOptionError,
     ExportOptions,
-    MissingLibrary,
     ModelError,
     ProgramExporter,
 )
@@ -24,7 +23,8 @@ from ...exporters.onnx import save_program, trace
 from ...exporters.weights.fitting import Origin
 from ...exporters.weights.sources import OWN, Source, build
 from ...runners.bundles import scores
-from ..errors import StageError
+from ...runners.machine.installed import versions
+from ..errors import MissingLibrary, StageError
 from ..progress import Progress
 from ..settings.making import ExportConfig
 from ..storage import goldens
@@ -34,7 +34,6 @@ from ..storage.workspace import Transaction
 from .modelspec import ModelSpec
 from .reference import Reference, refuse_random
 from .samples import Samples
-from .stage import versions
 
 if TYPE_CHECKING:
     import torch

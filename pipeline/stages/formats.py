@@ -7,10 +7,10 @@ from dataclasses import dataclass, replace
 from typing import Any
 
 from ...exporters.base import Exporter
+from ...runners.machine.installed import versions
 from ..progress import Progress
 from ..storage.workspace import Transaction
 from .export import Export, blaming, plugin, run_exporter
-from .stage import versions
 
 # The variant whose weights are stored as float16, and the formats that have such weights.
 HALF, HALF_FORMATS = "fp16", ("openvino-ir",)

@@ -23,6 +23,7 @@ import numpy as np
 from ...exporters.base import ModelError
 from ...runners import documents, images
 from ...runners.bundles.bundle import EXACT_INT8, Variant
+from ...runners.machine.installed import versions
 from ..cells import arithmetic
 from ..progress import Progress
 from ..storage import goldens
@@ -33,7 +34,6 @@ from ..storage.workspace import Transaction
 from . import graphs
 from .samples import Samples
 from .simplify import FP32
-from .stage import versions
 
 CALIBRATION = "calibration.json"
 REDUCED_RANGE = {"int8": False, "int8-avx2": True}

@@ -20,6 +20,7 @@ import numpy as np
 
 from ...runners.base import RunnerError
 from ...runners.images import Preprocessing
+from ...runners.machine.installed import versions
 from ...runners.targets import LOCAL
 from ...runners.workers.launch import signal_name
 from ..cells.session import Cell, open_cell, run_goldens
@@ -30,7 +31,6 @@ from ..progress import Progress
 from ..storage import goldens
 from ..storage.workspace import Transaction
 from .export import EXPORTED
-from .stage import versions
 
 FP32 = "fp32.onnx"
 TIMEOUT_SECONDS = 600

@@ -3,12 +3,10 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from importlib.metadata import PackageNotFoundError, version
 from time import perf_counter
 from typing import Any, Protocol
 
-from ...exporters.base import MissingLibrary
-from ..errors import StageError
+from ..errors import MissingLibrary, StageError
 from ..progress import Progress
 from ..storage.manifest import Manifest, StageRecord, digest
 from ..storage.workspace import Transaction, Workspace
@@ -80,14 +78,3 @@ def up_to_date(name: str, key: str, workspace: Workspace, before: Manifest) -> S
         return None
     intact = all(workspace.state(before, artifact) == "intact" for artifact in record.artifacts)
     return record if intact else None
-
-
-def versions(*distributions: str) -> dict[str, str | None]:
-    """Installed versions, without importing anything; ``None`` for what is not installed."""
-    found: dict[str, str | None] = {}
-    for name in distributions:
-        try:
-            found[name] = version(name)
-        except PackageNotFoundError:
-            found[name] = None
-    return found

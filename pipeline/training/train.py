@@ -13,15 +13,14 @@ from typing import Any
 
 import numpy as np
 
-from ...exporters.base import MissingLibrary
 from ...exporters.weights import checkpoints, sources
 from ...runners import documents
 from ...runners.images import Preprocessing
-from ..errors import InputError, UsageError
+from ...runners.machine.installed import versions
+from ..errors import InputError, MissingLibrary, UsageError
 from ..settings.load import load
 from ..settings.making import TrainConfig, TrainRequest
 from ..settings.options import takes
-from ..stages.stage import versions
 from ..storage import dataset as datasets
 from ..storage.atomic import write_whole
 from ..storage.dataset import Dataset

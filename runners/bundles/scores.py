@@ -7,6 +7,8 @@ from typing import Any
 
 import numpy as np
 
+from ..base import SessionError
+
 LOGITS, PROBABILITIES = "logits", "probabilities"
 # float32 rounding of a softmax over many classes.
 SUM_TOLERANCE = 1e-3
@@ -39,3 +41,19 @@ def probabilities(scores: np.ndarray, kind: str) -> np.ndarray:
         return exact
     powers = np.exp(exact - exact.max(axis=1, keepdims=True))
     return powers / powers.sum(axis=1, keepdims=True)
+
+
+def scores_in(
+    outputs: Mapping[str, np.ndarray], name: str, images: int, classes: int
+) -> np.ndarray:
+    """The output of that name, if it is float ``[images, classes]``.
+
+    Raises ``SessionError`` for any other, and where there is none.
+    """
+    if name not in outputs:
+        raise SessionError(f"no output {name}: there are {', '.join(outputs) or 'none'}")
+    scores = outputs[name]
+    if scores.shape != (images, classes) or scores.dtype.kind != "f":
+        shape = f"{scores.dtype} {list(scores.shape)}"
+        raise SessionError(f"output {name} is {shape}, no scores of {classes} classes")
+    return scores

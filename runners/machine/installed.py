@@ -10,7 +10,13 @@ import mmap
 import os
 import re
 from collections.abc import Iterator
-from importlib.metadata import Distribution, PackagePath, distributions
+from importlib.metadata import (
+    Distribution,
+    PackageNotFoundError,
+    PackagePath,
+    distributions,
+    version,
+)
 from pathlib import Path
 from typing import Any
 
@@ -97,3 +103,14 @@ def _contains(path: Path, text: bytes) -> bool:
             return data.find(text) >= 0
     except (OSError, ValueError):  # not there, or empty
         return False
+
+
+def versions(*distributions: str) -> dict[str, str | None]:
+    """Installed versions, without importing anything; ``None`` for what is not installed."""
+    found: dict[str, str | None] = {}
+    for name in distributions:
+        try:
+            found[name] = version(name)
+        except PackageNotFoundError:
+            found[name] = None
+    return found

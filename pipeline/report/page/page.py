@@ -7,7 +7,7 @@ from collections.abc import Callable
 from importlib import resources
 from typing import Any
 
-from ....exporters.base import MissingLibrary
+from ...errors import MissingLibrary
 from ..choice import choose, speed
 from ..gather import Report
 from ..plots import pareto, plots

@@ -13,7 +13,7 @@ from contextlib import contextmanager
 from typing import Any
 from xml.etree import ElementTree
 
-from ....exporters.base import MissingLibrary
+from ...errors import MissingLibrary
 
 DOTS_PER_INCH = 72  # matplotlib's SVG has 72 units to the inch
 # What matplotlib draws with, and the CSS variable that takes its place.

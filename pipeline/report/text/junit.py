@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from pathlib import Path
 
-from ....exporters.base import MissingLibrary
+from ...errors import MissingLibrary
 from ...judging.accuracies import CellAccuracy, EvaluationResult
 from ...judging.judged import CellVerdict, ParityResult
 from ...storage.atomic import writing
