@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import asdict, dataclass, field
+from dataclasses import dataclass, field
 from typing import Any
+
+from typing_extensions import TypedDict
 
 from ..errors import ExitCode
 from ..numerics.paired import Drop
-
-SCHEMA_VERSION = 1
+from ..storage.document import UNWRITTEN, Result
 
 
 @dataclass(frozen=True)
@@ -58,22 +59,38 @@ class CellAccuracy:
         }
 
 
+class Data(TypedDict):
+    """What was evaluated on; ``digest`` is that of all its images with their labels."""
+
+    name: str
+    images: int
+    classes: int
+    digest: str
+
+
+class CellName(TypedDict):
+    """A cell of float32."""
+
+    variant: str
+    runner: str
+    target: str
+
+
 @dataclass(frozen=True)
-class EvaluationResult:
-    """What ``evaluation.json`` holds. ``reference`` is the cell that drops are counted from."""
+class EvaluationResult(Result):
+    """What evaluate found. ``reference`` is the cell that drops are counted from.
+
+    ``max_drop`` is what a cell may lose, in percentage points.
+    """
+
+    FILE = "evaluation.json"
+    MADE_BY = "edgepipe evaluate"
 
     model: Mapping[str, Any]
-    artifacts: Mapping[str, str]
     hosts: Mapping[str, Mapping[str, Any]]
-    data: Mapping[str, Any]
+    data: Data
     max_drop: float | None
-    reference: Mapping[str, str] | None
+    reference: CellName | None
     notes: tuple[str, ...]
     cells: tuple[CellAccuracy, ...]
-    exit_code: ExitCode
-
-    def to_json(self) -> dict[str, Any]:
-        """The document: JSON values only."""
-        document = asdict(self)
-        del document["exit_code"]
-        return {"schema_version": SCHEMA_VERSION, **document}
+    exit_code: ExitCode = field(default=ExitCode.OK, metadata=UNWRITTEN)

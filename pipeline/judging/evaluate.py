@@ -43,11 +43,10 @@ from ..storage.goldens import Goldens
 from ..storage.manifest import Manifest
 from ..storage.workspace import Workspace
 from ..verdicts import FAIL, INCONCLUSIVE, exit_code
-from .accuracies import CellAccuracy, EvaluationResult
+from .accuracies import CellAccuracy, CellName, EvaluationResult
 from .gates import gate_of, judge, unreliable
 from .judgement import TWICE, Judgement
 
-RESULT_FILE = "evaluation.json"
 CHUNK = 32
 TOP = 5
 # Images in one run of a model that leaves the batch open.
@@ -148,7 +147,7 @@ def evaluate(request: EvaluateRequest) -> EvaluationResult:
     with place.exported("edgepipe evaluate", request.progress.say) as manifest:
         places, limits = config.places, config.gates
         result = _evaluate(place, manifest, config.evaluate, places, limits, request.progress)
-        place.write_json(RESULT_FILE, result.to_json())
+        place.write(result)
     return result
 
 
@@ -364,5 +363,5 @@ def _notes(
     return notes
 
 
-def _name(cell: Cell) -> dict[str, str]:
+def _name(cell: Cell) -> CellName:
     return {"variant": cell.variant, "runner": cell.runner, "target": cell.target.name}

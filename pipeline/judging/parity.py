@@ -9,7 +9,6 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import replace
 from datetime import UTC, datetime
-from typing import TYPE_CHECKING
 
 from ...runners.base import PlacementError, RunnerError
 from ..cells import arithmetic
@@ -23,15 +22,11 @@ from ..settings.options import takes
 from ..storage import goldens as recorded
 from ..storage.manifest import Manifest
 from ..storage.workspace import Workspace
-from .explain import EXPLANATION_FILE, document, explain
+from .explain import explain
 from .judged import ParityResult, judge_all
 from .recording import CellOutputs, Recording
 
-if TYPE_CHECKING:
-    pass
-
 OUTPUTS_FILE = "parity.npz"
-RESULT_FILE = "parity.json"
 
 
 @takes(ParityRequest)
@@ -57,12 +52,12 @@ def parity(request: ParityRequest) -> ParityResult:
         recorded = record(place, manifest, section.samples, progress, cells, refused)
         result = judge_all(recorded, section, config.gates)
         place.write_result(OUTPUTS_FILE, recorded.to_bytes())
-        place.write_json(RESULT_FILE, result.to_json())
+        place.write(result)
         if request.explain:
             trusted = section.trust_workspace
             found = explain(place, manifest, config.gates, trusted, recorded, result, progress)
-            place.write_json(EXPLANATION_FILE, document(found, recorded))
-            result = replace(result, explanations=found, folder=place.folder)
+            place.write(found)
+            result = replace(result, explanations=found.cells, folder=place.folder)
     return result
 
 

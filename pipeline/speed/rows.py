@@ -5,7 +5,7 @@ from __future__ import annotations
 import io
 import statistics as stats
 from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import asdict, dataclass, field, replace
+from dataclasses import dataclass, field
 from typing import Any
 
 import numpy as np
@@ -17,13 +17,14 @@ from ..cells.session import Cell, status_of
 from ..errors import ExitCode
 from ..numerics import intervals
 from ..settings.judging import CellsConfig
+from ..storage.document import UNWRITTEN, Result
 from ..storage.manifest import CellKey
 from ..verdicts import FAIL, code_of
 from .regression import Comparison
 from .rounds import Entry, Visits
 from .validity import INVALID
 
-SCHEMA_VERSION = 1
+SAMPLES = "bench.npz"
 
 
 @dataclass(frozen=True)
@@ -101,12 +102,15 @@ class CellResult:
 
 
 @dataclass(frozen=True)
-class BenchResult:
-    """What ``bench.json`` holds. ``hosts`` are the machines by target, ``host`` the first one.
+class BenchResult(Result):
+    """What bench measured. ``hosts`` are the machines by target, ``host`` the first one.
 
     ``problems`` are failures that belong to no cell. ``samples`` are each cell's raw samples,
     the rounds one after the other, in ns (see ``samples_file``).
     """
+
+    FILE = "bench.json"
+    MADE_BY = "edgepipe bench"
 
     model: Mapping[str, Any]
     host: Mapping[str, Any]
@@ -115,16 +119,9 @@ class BenchResult:
     quick: bool
     baseline: str | None
     cells: tuple[CellResult, ...]
-    artifacts: Mapping[str, str]
     problems: tuple[str, ...]
-    exit_code: ExitCode
-    samples: tuple[tuple[np.ndarray, ...], ...] = ()
-
-    def to_json(self) -> dict[str, Any]:
-        """The document: JSON values only."""
-        document = asdict(replace(self, samples=()))
-        del document["exit_code"], document["samples"]
-        return {"schema_version": SCHEMA_VERSION, **document}
+    exit_code: ExitCode = field(default=ExitCode.OK, metadata=UNWRITTEN)
+    samples: tuple[tuple[np.ndarray, ...], ...] = field(default=(), metadata=UNWRITTEN)
 
     def samples_file(self) -> bytes:
         """The raw samples as a compressed ``.npz``.

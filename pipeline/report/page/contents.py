@@ -5,12 +5,13 @@ from __future__ import annotations
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
+from ...judging.explanation import Explanation
 from ...numerics.intervals import SAMPLES_NEEDED
+from ...numerics.metrics import MEASURED
 from ...settings.making import SYNTHETIC
 from ...speed.rows import CellResult
 from ..choice import speed
 from ..gather import Report
-from ..results import MEASURED, ExplainedCell
 from ..text.tables import number
 from .elements import MIB, NONE, Column, Table, Verdict
 
@@ -148,7 +149,7 @@ def accuracy(report: Report) -> Table | None:
     return Table(caption, columns, tuple(rows)).dense()
 
 
-def worst_layers(cell: ExplainedCell) -> Table | None:
+def worst_layers(cell: Explanation) -> Table | None:
     """The layers of one cell that add the most error."""
     if not cell.layers:
         return None

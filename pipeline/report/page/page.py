@@ -8,20 +8,17 @@ from importlib import resources
 from typing import Any
 
 from ...errors import MissingLibrary
+from ...judging.accuracies import EvaluationResult
+from ...judging.explanation import ExplainResult
+from ...judging.judged import ParityResult
+from ...numerics.metrics import BROKEN
+from ...speed.compare import CompareResult
+from ...speed.rows import SAMPLES
+from ...speed.tune import TuneResult
 from ..choice import choose, speed
 from ..gather import Report
 from ..plots import pareto, plots
-from ..results import (
-    BROKEN,
-    COMPARISON,
-    EVALUATION,
-    EXPLANATION,
-    MISSING,
-    OUTDATED,
-    PARITY,
-    SAMPLES,
-    TUNING,
-)
+from ..results import MISSING, OUTDATED
 from . import cell_table, contents, models, tuning
 from .again import commands, placeholders
 from .elements import Verdict
@@ -69,11 +66,11 @@ def _contents(report: Report) -> dict[str, Any]:
         "tuned": tuning.section(report),
         "compared": models.section(report),
         "files": {
-            "parity": PARITY,
-            "evaluation": EVALUATION,
-            "explanation": EXPLANATION,
-            "tuning": TUNING,
-            "comparison": COMPARISON,
+            "parity": ParityResult.FILE,
+            "evaluation": EvaluationResult.FILE,
+            "explanation": ExplainResult.FILE,
+            "tuning": TuneResult.FILE,
+            "comparison": CompareResult.FILE,
         },
         "samples_file": SAMPLES,
     }

@@ -70,7 +70,7 @@ def _parity_table(result: ParityResult) -> str:
             parts.append(f"  {row_name(cell, result.cells)}: {note}")
     parts += _reasons(result.cells)
     parts += _problems(result.problems)
-    parts.append(f"  torch's float32 {_reference(result.reference_sqnr_db)} on these goldens")
+    parts.append(f"  torch's float32 {_reference(result.reference)} on these goldens")
     if twice:
         parts.append(f"  {TWICE}")
     return text(*parts)
