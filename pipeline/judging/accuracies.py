@@ -8,13 +8,14 @@ from typing import Any
 
 from typing_extensions import TypedDict
 
+from ..cells.row import CellRow
 from ..errors import ExitCode
 from ..numerics.paired import Drop
 from ..storage.document import UNWRITTEN, Result
 
 
-@dataclass(frozen=True)
-class CellAccuracy:
+@dataclass(frozen=True, kw_only=True)
+class CellAccuracy(CellRow):
     """A cell's row in ``evaluation.json``. Shares are in [0, 1], ``None`` unless it ran.
 
     ``drop`` is ``None`` for the reference itself, ``verdict`` also where no limit was given, and
@@ -22,11 +23,6 @@ class CellAccuracy:
     cell's on the goldens, as in ``CellVerdict``; they are shown here and judged by parity.
     """
 
-    variant: str
-    runner: str
-    target: str
-    status: str
-    reason: str | None = None
     verdict: str | None = None
     images: int = 0
     images_needed: int | None = None
@@ -35,11 +31,7 @@ class CellAccuracy:
     top1_ci95: tuple[float, float] | None = None
     top5: float | None = None
     drop: Drop | None = None
-    placement: Mapping[str, float] = field(default_factory=dict)
-    precision: str | None = None
-    threads: int | None = None
     batch: int | None = None
-    runner_version: str | None = None
     file_sqnr_db: float | None = None
     file_max_abs: float | None = None
     kernels_sqnr_db: float | None = None

@@ -25,7 +25,7 @@ from ...runners.targets import LOCAL
 from ..cells import arithmetic
 from ..cells.arithmetic import Arithmetic
 from ..cells.plan import plan
-from ..cells.session import Cell, OpenCell, Opener, run_batches, run_goldens, status_of
+from ..cells.session import Cell, OpenCell, Opener, run_batches, run_goldens
 from ..errors import UsageError, WorkspaceError
 from ..numerics import paired
 from ..numerics.intervals import wilson
@@ -192,13 +192,7 @@ def _evaluate(
     notes = [*data.notes, *unknown, *_notes(manifest, runs, reference, missing)]
     shown = [one for cell, one in runs.items() if cell in cells or one is reference]
     rows = [_row(one, reference, manifest, section.max_drop) for one in shown]
-    rows += [
-        CellAccuracy(
-            *(one.variant, one.runner, one.target, one.status, one.reason),
-            precision=one.precision,
-        )
-        for one in refused
-    ]
+    rows += [CellAccuracy.refused(one) for one in refused]
     return EvaluationResult(
         model=manifest.model,
         artifacts=manifest.digests,
@@ -303,25 +297,20 @@ def _row(
     run: _Run, reference: _Run | None, manifest: Manifest, limit: float | None
 ) -> CellAccuracy:
     cell = run.cell
-    row = CellAccuracy(cell.variant, cell.runner, cell.target.name, "ok", precision=cell.precision)
     if run.error is not None:
-        return replace(row, status=status_of(run.error), reason=str(run.error))
+        return CellAccuracy.failed(cell, run.error)
     assert run.opened
     found, classes = np.concatenate(run.places), manifest.model["classes"]
     count, correct = len(found), int(np.count_nonzero(found == 0))
-    loaded = run.opened.loaded
-    row = replace(
-        row,
+    row = CellAccuracy.ran(
+        cell,
+        run.opened.loaded,
         images=count,
         correct=correct,
         top1=correct / count,
         top1_ci95=wilson(correct / count, count, paired.Z_95),
         top5=float(np.mean(found < TOP)) if classes > TOP else None,
-        placement=loaded.placement.shares(),
-        precision=loaded.placement.precision,
-        threads=loaded.placement.threads,
         batch=run.batch,
-        runner_version=loaded.runner_version,
     )
     if run.judgement:
         figures = run.judgement.figures()

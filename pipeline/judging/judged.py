@@ -7,6 +7,7 @@ from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any
 
+from ..cells.row import CellRow
 from ..errors import ExitCode
 from ..numerics import metrics
 from ..numerics.limits import kind_of
@@ -22,8 +23,8 @@ from .judgement import KERNELS, SATURATION
 from .recording import CellOutputs, Recording
 
 
-@dataclass(frozen=True)
-class CellVerdict:
+@dataclass(frozen=True, kw_only=True)
+class CellVerdict(CellRow):
     """A cell's row in ``parity.json``. For several outputs the figures are the worst ones.
 
     An int8 cell is judged twice: ``file_sqnr_db`` is what the quantization costs, the file's own
@@ -33,11 +34,6 @@ class CellVerdict:
     ``unreliable`` says why torch's float32 is no reference for it, if it is none.
     """
 
-    variant: str
-    runner: str
-    target: str
-    status: str
-    reason: str | None
     verdict: str | None
     samples: int
     samples_needed: int | None
@@ -51,16 +47,6 @@ class CellVerdict:
     flipped: list[int]
     gate: Mapping[str, float | None]
     outputs: Mapping[str, Mapping[str, Any]]
-    device: str | None
-    device_name: str | None
-    provider: str | None
-    nodes: Mapping[str, int]
-    placement: Mapping[str, float]
-    file: str | None
-    precision: str | None
-    precision_from: str | None
-    threads: int | None
-    runner_version: str | None
     file_sqnr_db: float | None = None
     file_max_abs: float | None = None
     kernels_sqnr_db: float | None = None
@@ -84,7 +70,7 @@ class CellVerdict:
 
 @dataclass(frozen=True)
 class ParityResult(Result):
-    """What parity found, and the explanations if they were asked for.
+    """What parity found. With ``--explain`` ``--json`` also has the ``explanations``.
 
     ``reference_sqnr_db`` is how near torch's float32 is to its float64; where it is null,
     ``reference_state`` says why. ``problems`` are failures that belong to no cell. ``measured``
@@ -193,12 +179,9 @@ def _row(
     gate: Gate | None,
     unreliable: str | None = None,
 ) -> CellVerdict:
+    said = {"reason": "; ".join(judgement.reasons) or None, **judgement.figures()}
     return CellVerdict(
-        variant=cell.variant,
-        runner=cell.runner,
-        target=cell.target,
-        status=cell.status,
-        reason="; ".join(judgement.reasons) or None,
+        **(cell.shared() | said),
         verdict=judgement.verdict or None,
         samples=recording.samples if cell.status == "ok" else 0,
         samples_needed=judgement.samples_needed,
@@ -207,17 +190,6 @@ def _row(
         outputs={name: _detail(judgement, name) for name in judgement.outputs},
         fault=judgement.fault,
         unreliable=unreliable,
-        device=cell.device,
-        device_name=cell.device_name,
-        provider=cell.provider,
-        nodes=cell.nodes,
-        placement=cell.placement,
-        file=cell.file,
-        precision=cell.precision,
-        precision_from=cell.precision_from,
-        threads=cell.threads,
-        runner_version=cell.runner_version,
-        **judgement.figures(),
     )
 
 

@@ -6,6 +6,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
 
+from ..cells.row import Placed
 from ..errors import ExitCode
 from ..storage.document import Document
 from ..verdicts import FAIL, INCONCLUSIVE, PASS
@@ -23,7 +24,7 @@ class Check:
 
 
 @dataclass(frozen=True)
-class Verification(Document):
+class Verification(Placed, Document):
     """What a bundle turned out to be here. Times in ms, sizes in bytes.
 
     ``p50_ms`` is measured here, ``recorded_p50_ms`` on the build machine; neither is judged.
@@ -39,10 +40,6 @@ class Verification(Document):
     host: Mapping[str, Any]
     variant: str
     runner: str
-    runner_version: str
-    file: str
-    precision: str
-    threads: int
     recommended: bool
     samples: int
     sqnr_db: float | None

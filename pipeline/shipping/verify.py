@@ -24,6 +24,7 @@ from ...runners.timing.plan import Plan
 from ...runners.workers.launch import Loaded, Worker
 from ..cells.arithmetic import Arithmetic
 from ..cells.plan import abilities_of, python_of
+from ..cells.row import read_back
 from ..cells.session import OpenCell, audit, run_goldens, timeouts_of
 from ..errors import InputError, UsageError
 from ..judging.gates import Gate, Judgement, judge, unreliable
@@ -83,17 +84,13 @@ def verify(request: VerifyRequest) -> Verification:
             fit(choice, settings.allow_unfit),
             *answers.checks,
         )
-    placed = answers.loaded.placement
     return Verification(
         bundle=_about(bundle),
         target=target.name,
         host=host,
         variant=choice.variant,
         runner=choice.runner,
-        runner_version=answers.loaded.runner_version,
-        file=choice.files[0],
-        precision=placed.precision,
-        threads=placed.threads,
+        **read_back(choice.files[0], answers.loaded),
         recommended=choice.recommended,
         samples=count,
         sqnr_db=answers.sqnr_db,

@@ -28,7 +28,7 @@ from ..verdicts import INCONCLUSIVE
 from .baseline import Baseline
 from .regression import Comparison, compare
 from .rounds import QUICK_SECONDS, Entry, Rounds, Source, Visits, cached_load_ms, hosts, timing
-from .rows import SAMPLES, BenchResult, CellResult, exit_code, failed_row, measured_row, refused_row
+from .rows import SAMPLES, BenchResult, CellResult, exit_code, failed_row, measured_row
 from .validity import INVALID, judge, of_quick_run
 
 # Half of an interval, of its middle: narrower than this, further rounds tell little.
@@ -94,7 +94,7 @@ def measure_cells(
     partners = _partners(cells, old, section, places)
     run = _Run(source, section, quick, progress, baseline, partners)
     results = run.sweep(cells) if section.batch == "sweep" else run.measure(cells)
-    results += [(refused_row(one, section.scenario), ()) for one in refused]
+    results += [(CellResult.refused(one, scenario=section.scenario), ()) for one in refused]
     rows = _with_speedups([row for row, _ in results])
     problems = placement.unmet([row.provider or "" for row in rows], section.require_ep)
     return BenchResult(

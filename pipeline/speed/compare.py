@@ -39,7 +39,7 @@ from . import candidates
 from .candidates import CLASSES, VARIANTS
 from .convolutions import Convolution, by_arithmetic, by_the_clock
 from .rounds import QUICK_SECONDS, Entry, Rounds, Source, Visits, hosts, timing
-from .rows import CellResult, exit_code, failed_row, measured_row, refused_row
+from .rows import CellResult, exit_code, failed_row, measured_row
 from .validity import judge, of_quick_run
 
 # What the published counts and accuracies are for.
@@ -339,7 +339,7 @@ def _entries(
         manifest = replace(manifest, variants=usual)
     cells, refused = plan(source.workspace.folder, manifest, section, places)
     timeable(cells)
-    rows = [refused_row(one, SINGLE_STREAM) for one in refused]
+    rows = [CellResult.refused(one) for one in refused]
     return [Entry(cell, source) for cell in cells], rows
 
 

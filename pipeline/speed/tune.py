@@ -101,7 +101,7 @@ class Tuned:
 
 @dataclass(frozen=True)
 class TuneResult(Result):
-    """What tune found; ``recommended`` are all that the manifest has from now on.
+    """What tune found.
 
     ``budget`` is what the search was allowed for all cells, ``seconds`` what it took.
     """
@@ -114,6 +114,7 @@ class TuneResult(Result):
     budget: float
     seconds: float
     cells: tuple[Tuned, ...]
+    # All that the manifest has from now on.
     recommended: tuple[Recommendation, ...] = field(default=(), metadata=UNWRITTEN)
     exit_code: ExitCode = field(default=ExitCode.OK, metadata=UNWRITTEN)
 

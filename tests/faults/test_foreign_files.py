@@ -218,7 +218,6 @@ def edit_manifest(folder: Path, *keys: Any, value: Any) -> Path:
         (("artifacts", ".."), {"sha256": "ab", "size": 1}),
         (("artifacts", "fp32.onnx", "size"), None),
         (("stages", 0, "artifacts"), ["../nothing"]),
-        (("stages", 0, "depends", "source"), []),
         (("recommended",), [{"variant": "none"}]),
     ],
 )

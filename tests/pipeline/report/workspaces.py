@@ -317,6 +317,7 @@ def judged(variant: str, runner: str, verdict: str = "pass", **changes: Any) -> 
         "nodes": {},
         "gate": asdict(Gate(least, cosine, 0.85)),
         "placement": {},
+        "convolutions": {},
         "precision": "f32",
         "threads": 2,
         "file": f"{variant}.onnx",
