@@ -69,20 +69,20 @@ class CellRow(Placed, _Cell):
     """A cell's row in any result."""
 
     @classmethod
-    def ran(cls, cell: Cell, loaded: Loaded, **more: Any) -> Self:
+    def ran(cls, cell: Cell, loaded: Loaded, /, **more: Any) -> Self:
         """Of a cell whose session was loaded, with what a command has to say besides."""
         name = (cell.variant, cell.runner, cell.target.name)
         return cls(*name, "ok", **read_back(cell.file, loaded), **more)
 
     @classmethod
-    def failed(cls, cell: Cell, error: RunnerError, **more: Any) -> Self:
+    def failed(cls, cell: Cell, error: RunnerError, /, **more: Any) -> Self:
         """Of a cell that gave nothing."""
         name = (cell.variant, cell.runner, cell.target.name)
         asked = {"precision": cell.precision, "device": cell.device}
         return cls(*name, status_of(error), str(error), **asked, **more)
 
     @classmethod
-    def refused(cls, one: Refused, **more: Any) -> Self:
+    def refused(cls, one: Refused, /, **more: Any) -> Self:
         """Of a cell that was asked for and can't be."""
         name = (one.variant, one.runner, one.target)
         return cls(*name, one.status, one.reason, precision=one.precision, **more)
