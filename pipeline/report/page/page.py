@@ -19,9 +19,9 @@ from ..choice import choose, speed
 from ..gather import Report
 from ..plots import pareto, plots
 from ..results import MISSING, OUTDATED
+from ..text.table import Table, Verdict, escaped
 from . import cell_table, contents, models, tuning
 from .again import commands, placeholders
-from .elements import Verdict
 
 
 def html(report: Report) -> str:
@@ -118,13 +118,13 @@ def _environment(**options: Any) -> Any:
 
 
 class _Code(str):
-    """A line of a block of code."""
+    """Markdown that is ready."""
 
 
 def _plain(value: object) -> object:
-    """Text that stays text inside a Markdown table."""
+    """Text that stays text, a table as Markdown."""
+    if isinstance(value, Table):
+        return _Code(f"{escaped(value.caption)}\n\n{value.markdown()}")
     if isinstance(value, _Code) or not isinstance(value, str | Verdict):
         return value
-    text = " ".join(str(value).split())
-    text = text.replace("&", "&amp;").replace("<", "&lt;").replace(">", "&gt;")
-    return re.sub(r"([\\|\[\]*`])", r"\\\1", text)
+    return escaped(str(value))
