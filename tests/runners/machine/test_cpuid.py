@@ -15,7 +15,7 @@ from edgepipe.runners.machine import cpuid, host
 
 ASK = """
 import json
-from edgepipe.runners import cpuid, host, own_process
+from edgepipe.runners.machine import cpuid, host, own_process
 CLAIM
 print(json.dumps([sorted(cpuid.flags()), host.facts()["cpu_flags"], host.saturates(host.facts())]))
 """
