@@ -36,7 +36,7 @@ CURRENT, PREVIOUS, OLDER = "current", "previous", ".older"
 RELEASES, LOCK = "releases", ".lock"
 PART = ".part"
 WATCH_SECONDS = 0.5
-CLI = f"{__package__.rpartition('.')[0]}.cli"
+CLI = f"{(__package__ or '').rpartition('.')[0]}.cli"
 
 
 class Receiver:
