@@ -8,9 +8,8 @@ import re
 import shutil
 import subprocess
 import sys
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 import pytest
@@ -21,6 +20,7 @@ PAGE = (ROOT / "docs" / "extending.md").read_text()
 PATCHES = dict(re.findall(r"^## (.+?)\n.*?^```diff\n(.*?)^```", PAGE, re.M | re.S))
 # The command's own function is public besides.
 MOST_FILES = {"A command": 4}
+Env = Mapping[str, str] | None
 FLOORS = ("pipeline", "exporters", "runners")
 
 pytestmark = pytest.mark.skipif(shutil.which("git") is None, reason="needs git, to apply a patch")
@@ -42,7 +42,7 @@ class Copy:
         )
         assert done.returncode == 0, f"{heading}: {done.stderr}"
 
-    def python(self, *arguments: str | Path, code: int = 0, **env: str) -> str:
+    def python(self, *arguments: str | Path, code: int = 0, env: Env = None) -> str:
         """Run the copy's Python; returns what it printed."""
         path = os.pathsep.join(
             filter(None, [str(self.folder / "copy"), os.environ.get("PYTHONPATH")])
@@ -52,14 +52,14 @@ class Copy:
             cwd=self.folder,
             capture_output=True,
             text=True,
-            env={**os.environ, "PYTHONPATH": path, **env},
+            env={**os.environ, "PYTHONPATH": path, **(env or {})},
         )
         assert done.returncode == code, done.stdout + done.stderr
         return done.stdout
 
-    def edgepipe(self, *arguments: str | Path, **env: str) -> str:
+    def edgepipe(self, *arguments: str | Path, code: int = 0, env: Env = None) -> str:
         """Run its command line."""
-        return self.python("-m", "edgepipe.pipeline.cli", *arguments, **env)
+        return self.python("-m", "edgepipe.pipeline.cli", *arguments, code=code, env=env)
 
 
 @pytest.fixture
@@ -92,16 +92,12 @@ def test_a_runner_is_listed_judged_and_has_its_row(
     listed = json.loads(copy.edgepipe("runners", "--json"))["runners"]
     (row,) = (row for row in listed if row["name"] == "onnx-reference")
     assert (row["status"], row["formats"]) == ("ok", ["onnx"])
-    (cell,) = _parity(copy, workspace)["cells"]
+    # One image: so few can't pass, whatever the answers are.
+    flags = ("--runner", "onnx-reference", "--variant", "fp32", "--samples", "1", "--json")
+    done = copy.edgepipe("parity", *flags, "--workspace", workspace, code=6)
+    (cell,) = json.loads(done)["cells"]
     assert (cell["variant"], cell["runner"], cell["status"]) == ("fp32", "onnx-reference", "ok")
     assert cell["sqnr_db"] > 100
-
-
-def _parity(copy: Copy, workspace: Path) -> Any:
-    """One image: so few can't pass, whatever the answers are."""
-    flags = ("--runner", "onnx-reference", "--variant", "fp32", "--samples", "1", "--json")
-    flags += ("--workspace", workspace)
-    return json.loads(copy.python("-m", "edgepipe.pipeline.cli", "parity", *flags, code=6))
 
 
 def test_a_stage_is_run_by_the_chain_and_only_once(
@@ -132,13 +128,13 @@ def test_an_option_is_a_flag_a_key_a_variable_a_keyword_and_a_row(
     Image.fromarray(pixels).save(tmp_path / "noise.png")
     flags = ("predict", "noise.png", "--workspace", workspace, "--json")
 
-    def classes(*more: str, **env: str) -> int:
-        (found,) = json.loads(copy.edgepipe(*flags, *more, **env))["predictions"]
+    def classes(*more: str, env: Env = None) -> int:
+        (found,) = json.loads(copy.edgepipe(*flags, *more, env=env))["predictions"]
         return len(found["top"])
 
     assert classes() == 5
     assert classes("--min-probability", "0.5") <= 1
-    assert classes(EDGEPIPE_PREDICT_MIN_PROBABILITY="0.5") <= 1
+    assert classes(env={"EDGEPIPE_PREDICT_MIN_PROBABILITY": "0.5"}) <= 1
     (tmp_path / "edgepipe.toml").write_text("[predict]\nmin-probability = 0.5\n")
     assert classes() <= 1
     assert classes("--min-probability", "0") == 5

@@ -7,6 +7,7 @@ from pathlib import Path
 
 import pytest
 import typer
+from typer.core import TyperGroup
 
 from edgepipe.pipeline.cli import app, reference
 from edgepipe.pipeline.settings.load import COMMANDS, load
@@ -33,7 +34,7 @@ def test_every_key_is_there_with_a_flag_that_the_command_has(table: str) -> None
     found = rows(table)
     assert [row[0].replace("-", "_") for row in found] == list(COMMANDS[table].model_fields)
     group = typer.main.get_command(app)
-    assert isinstance(group, typer.core.TyperGroup)
+    assert isinstance(group, TyperGroup)
     command = group.get_command(typer.Context(group), table)
     assert command
     spelled = {name for one in command.params for name in (*one.opts, *one.secondary_opts)}
