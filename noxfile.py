@@ -6,7 +6,7 @@ from pathlib import Path
 import nox
 
 nox.needs_version = ">=2024.10.9"
-nox.options.sessions = ["lint", "types", "bare", "tests", "openvino_ep"]
+nox.options.sessions = ["lint", "types", "bare", "docs", "tests", "openvino_ep"]
 nox.options.reuse_existing_virtualenvs = True
 nox.options.error_on_missing_interpreters = True
 
@@ -39,6 +39,16 @@ def bare(session: nox.Session) -> None:
     session.install("pytest")
     wheel = _install_wheel(session)
     session.run("pytest", "tests/test_imports.py", "tests/test_wheel.py", f"--wheel={wheel}")
+
+
+@nox.session
+def docs(session: nox.Session) -> None:
+    """The documentation as a site, in site/; a warning is an error; under a minute."""
+    wheel = _wheel(session)
+    session.install(RUFF, f"{wheel}[docs]")  # ruff formats the signatures
+    # pip takes a wheel of the same version for the one that is there.
+    session.install("--force-reinstall", "--no-deps", wheel)
+    session.run("mkdocs", "build", "--strict", env={"NO_MKDOCS_2_WARNING": "1"})
 
 
 @nox.session
