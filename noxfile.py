@@ -44,10 +44,8 @@ def bare(session: nox.Session) -> None:
 @nox.session
 def docs(session: nox.Session) -> None:
     """The documentation as a site, in site/; a warning is an error; under a minute."""
-    wheel = _wheel(session)
-    session.install(RUFF, f"{wheel}[docs]")  # ruff formats the signatures
-    # pip takes a wheel of the same version for the one that is there.
-    session.install("--force-reinstall", "--no-deps", wheel)
+    session.install(RUFF)  # formats the signatures
+    _install_wheel(session, "[docs]")
     session.run("mkdocs", "build", "--strict", env={"NO_MKDOCS_2_WARNING": "1"})
 
 
