@@ -3,17 +3,19 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import asdict, dataclass, field
+from dataclasses import dataclass, field
 from typing import Any
 
+from typing_extensions import TypedDict
+
+from ..cells.row import CellRow
 from ..errors import ExitCode
 from ..numerics.paired import Drop
+from ..storage.document import UNWRITTEN, Result
 
-SCHEMA_VERSION = 1
 
-
-@dataclass(frozen=True)
-class CellAccuracy:
+@dataclass(frozen=True, kw_only=True)
+class CellAccuracy(CellRow):
     """A cell's row in ``evaluation.json``. Shares are in [0, 1], ``None`` unless it ran.
 
     ``drop`` is ``None`` for the reference itself, ``verdict`` also where no limit was given, and
@@ -21,11 +23,6 @@ class CellAccuracy:
     cell's on the goldens, as in ``CellVerdict``; they are shown here and judged by parity.
     """
 
-    variant: str
-    runner: str
-    target: str
-    status: str
-    reason: str | None = None
     verdict: str | None = None
     images: int = 0
     images_needed: int | None = None
@@ -34,11 +31,7 @@ class CellAccuracy:
     top1_ci95: tuple[float, float] | None = None
     top5: float | None = None
     drop: Drop | None = None
-    placement: Mapping[str, float] = field(default_factory=dict)
-    precision: str | None = None
-    threads: int | None = None
     batch: int | None = None
-    runner_version: str | None = None
     file_sqnr_db: float | None = None
     file_max_abs: float | None = None
     kernels_sqnr_db: float | None = None
@@ -58,22 +51,38 @@ class CellAccuracy:
         }
 
 
+class Data(TypedDict):
+    """What was evaluated on; ``digest`` is that of all its images with their labels."""
+
+    name: str
+    images: int
+    classes: int
+    digest: str
+
+
+class CellName(TypedDict):
+    """A cell of float32."""
+
+    variant: str
+    runner: str
+    target: str
+
+
 @dataclass(frozen=True)
-class EvaluationResult:
-    """What ``evaluation.json`` holds. ``reference`` is the cell that drops are counted from."""
+class EvaluationResult(Result):
+    """What evaluate found. ``reference`` is the cell that drops are counted from.
+
+    ``max_drop`` is what a cell may lose, in percentage points.
+    """
+
+    FILE = "evaluation.json"
+    MADE_BY = "edgepipe evaluate"
 
     model: Mapping[str, Any]
-    artifacts: Mapping[str, str]
     hosts: Mapping[str, Mapping[str, Any]]
-    data: Mapping[str, Any]
+    data: Data
     max_drop: float | None
-    reference: Mapping[str, str] | None
+    reference: CellName | None
     notes: tuple[str, ...]
     cells: tuple[CellAccuracy, ...]
-    exit_code: ExitCode
-
-    def to_json(self) -> dict[str, Any]:
-        """The document: JSON values only."""
-        document = asdict(self)
-        del document["exit_code"]
-        return {"schema_version": SCHEMA_VERSION, **document}
+    exit_code: ExitCode = field(default=ExitCode.OK, metadata=UNWRITTEN)

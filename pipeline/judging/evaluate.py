@@ -25,7 +25,7 @@ from ...runners.targets import LOCAL
 from ..cells import arithmetic
 from ..cells.arithmetic import Arithmetic
 from ..cells.plan import plan
-from ..cells.session import Cell, OpenCell, Opener, run_batches, run_goldens, status_of
+from ..cells.session import Cell, OpenCell, Opener, run_batches, run_goldens
 from ..errors import UsageError, WorkspaceError
 from ..numerics import paired
 from ..numerics.intervals import wilson
@@ -43,11 +43,10 @@ from ..storage.goldens import Goldens
 from ..storage.manifest import Manifest
 from ..storage.workspace import Workspace
 from ..verdicts import FAIL, INCONCLUSIVE, exit_code
-from .accuracies import CellAccuracy, EvaluationResult
+from .accuracies import CellAccuracy, CellName, EvaluationResult
 from .gates import gate_of, judge, unreliable
 from .judgement import TWICE, Judgement
 
-RESULT_FILE = "evaluation.json"
 CHUNK = 32
 TOP = 5
 # Images in one run of a model that leaves the batch open.
@@ -148,7 +147,7 @@ def evaluate(request: EvaluateRequest) -> EvaluationResult:
     with place.exported("edgepipe evaluate", request.progress.say) as manifest:
         places, limits = config.places, config.gates
         result = _evaluate(place, manifest, config.evaluate, places, limits, request.progress)
-        place.write_json(RESULT_FILE, result.to_json())
+        place.write(result)
     return result
 
 
@@ -193,13 +192,7 @@ def _evaluate(
     notes = [*data.notes, *unknown, *_notes(manifest, runs, reference, missing)]
     shown = [one for cell, one in runs.items() if cell in cells or one is reference]
     rows = [_row(one, reference, manifest, section.max_drop) for one in shown]
-    rows += [
-        CellAccuracy(
-            *(one.variant, one.runner, one.target, one.status, one.reason),
-            precision=one.precision,
-        )
-        for one in refused
-    ]
+    rows += [CellAccuracy.refused(one) for one in refused]
     return EvaluationResult(
         model=manifest.model,
         artifacts=manifest.digests,
@@ -304,25 +297,20 @@ def _row(
     run: _Run, reference: _Run | None, manifest: Manifest, limit: float | None
 ) -> CellAccuracy:
     cell = run.cell
-    row = CellAccuracy(cell.variant, cell.runner, cell.target.name, "ok", precision=cell.precision)
     if run.error is not None:
-        return replace(row, status=status_of(run.error), reason=str(run.error))
+        return CellAccuracy.failed(cell, run.error)
     assert run.opened
     found, classes = np.concatenate(run.places), manifest.model["classes"]
     count, correct = len(found), int(np.count_nonzero(found == 0))
-    loaded = run.opened.loaded
-    row = replace(
-        row,
+    row = CellAccuracy.ran(
+        cell,
+        run.opened.loaded,
         images=count,
         correct=correct,
         top1=correct / count,
         top1_ci95=wilson(correct / count, count, paired.Z_95),
         top5=float(np.mean(found < TOP)) if classes > TOP else None,
-        placement=loaded.placement.shares(),
-        precision=loaded.placement.precision,
-        threads=loaded.placement.threads,
         batch=run.batch,
-        runner_version=loaded.runner_version,
     )
     if run.judgement:
         figures = run.judgement.figures()
@@ -364,5 +352,5 @@ def _notes(
     return notes
 
 
-def _name(cell: Cell) -> dict[str, str]:
+def _name(cell: Cell) -> CellName:
     return {"variant": cell.variant, "runner": cell.runner, "target": cell.target.name}

@@ -13,7 +13,6 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass, field, replace
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 
@@ -32,28 +31,16 @@ from ..storage.manifest import Manifest
 from ..storage.workspace import Workspace
 from ..verdicts import FAIL
 from . import findings
-from .explanation import Explanation, LayerError, Step
+from .explanation import ExplainResult, Explanation, LayerError, Step
 from .findings import Finding
 from .judged import CellVerdict, ParityResult
 from .recording import CellOutputs, Recording
 from .steps import EXPORT, RUN, SIMPLIFY, TORCH, Walk
 
-SCHEMA_VERSION = 1
-EXPLANATION_FILE = "explain.json"
 PLOT_FILE = "explain.svg"
 LAYER_SAMPLES = 8
 
 Arrays = Mapping[str, np.ndarray]
-
-
-def document(explanations: Sequence[Explanation], recording: Recording) -> dict[str, Any]:
-    """What ``explain.json`` holds."""
-    return {
-        "schema_version": SCHEMA_VERSION,
-        "model": dict(recording.model),
-        "artifacts": dict(recording.artifacts),
-        "cells": [explanation.to_json() for explanation in explanations],
-    }
 
 
 def explain(
@@ -64,7 +51,7 @@ def explain(
     recording: Recording,
     result: ParityResult,
     progress: Progress,
-) -> tuple[Explanation, ...]:
+) -> ExplainResult:
     """Explain the cells that failed or, where none did, every cell that runs an ONNX file.
 
     ``limits`` are those of ``[gates]``; the program of a workspace that is not ``trusted`` is read
@@ -92,7 +79,7 @@ def explain(
         if Path(cell.file).suffix == ".onnx":
             found.append(explainer.explain(cell, outputs, row))
     progress.step(1, 1, "")
-    return tuple(found)
+    return ExplainResult(recording.artifacts, tuple(found), recording.model)
 
 
 @dataclass(frozen=True)
@@ -131,7 +118,7 @@ class _Explainer:
         """Walk the steps of a cell, then look into the layers of the one that adds the error."""
         steps = self.walk.steps(cell, outputs, row)
         culprit = next((step for step in steps if step.verdict == FAIL), None)
-        culprit = culprit or min(steps, key=lambda step: step.step_sqnr_db)
+        culprit = culprit or min(steps, key=lambda step: step.step_sqnr_db or 0.0)
         notes: list[str] = []
         layers: list[LayerError] = []
         layer: str | None = None

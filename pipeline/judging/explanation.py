@@ -3,15 +3,35 @@
 from __future__ import annotations
 
 import math
-from dataclasses import asdict, dataclass
+from collections.abc import Mapping
+from dataclasses import dataclass, field
 from typing import Any
 
 from ..numerics import metrics
+from ..storage.document import Result
 from .findings import Finding
 
 
+class _Stated:
+    """Has a ``state``: a distance that isn't finite is null in a file, and this says which way.
+
+    It is "measured", "equal", "broken" or "not measured" (see ``metrics.state``).
+    """
+
+    sqnr_db: float | None
+    state: str
+
+    def __post_init__(self) -> None:
+        # Read from a file it is known already.
+        if not self.state:
+            object.__setattr__(self, "state", metrics.state(self._counts()))
+
+    def _counts(self) -> float | None:
+        return self.sqnr_db
+
+
 @dataclass(frozen=True)
-class Step:
+class Step(_Stated):
     """A station of the way from torch to the runner.
 
     ``sqnr_db`` is the distance of its outputs to torch's, ``step_sqnr_db`` that to the outputs
@@ -20,19 +40,15 @@ class Step:
 
     name: str
     file: str
-    sqnr_db: float
-    step_sqnr_db: float
+    sqnr_db: float | None
+    step_sqnr_db: float | None
     verdict: str
     reason: str | None
-
-    @property
-    def state(self) -> str:
-        """ "measured", "equal" or "broken", as ``LayerError.state``."""
-        return metrics.state(self.sqnr_db)
+    state: str = ""
 
 
 @dataclass(frozen=True)
-class LayerError:
+class LayerError(_Stated):
     """A layer's distance to the same layer of the float model, in dB.
 
     ``sqnr_db`` holds what has piled up so far, ``own_sqnr_db`` what the layer adds by itself when
@@ -46,30 +62,30 @@ class LayerError:
     sqnr_db: float | None
     own_sqnr_db: float | None
     clipped: float | None = None
+    state: str = ""
+
+    def _counts(self) -> float | None:
+        return self.sqnr_db if self.own_sqnr_db is None else self.own_sqnr_db
 
     @property
     def badness(self) -> float:
         """What layers are ordered by, the worst first."""
-        for value in (self.own_sqnr_db, self.sqnr_db):
-            if value is not None:
-                return value
-        return math.inf
+        counts = self._counts()
+        return math.inf if counts is None else counts
 
     @property
     def rank(self) -> tuple[bool, float]:
         """Sorts the worst first, and what was not measured last."""
         return self.state == metrics.UNKNOWN, self.badness
 
-    @property
-    def state(self) -> str:
-        """See ``metrics.state``: of the figure that counts, its own or the one so far."""
-        measured = self.sqnr_db if self.own_sqnr_db is None else self.own_sqnr_db
-        return metrics.state(measured)
-
 
 @dataclass(frozen=True)
-class Blame:
-    """Of one cell: ``step`` adds the error (or the most of it), ``layer`` is where in it."""
+class Explanation:
+    """Of one cell: ``step`` adds the error (or the most of it), ``layer`` is where in it.
+
+    ``steps`` and ``layers`` are what that rests on, the worst layers first; ``order`` has the
+    layers' tensors as the graph has them.
+    """
 
     variant: str
     runner: str
@@ -79,30 +95,19 @@ class Blame:
     samples: int
     step: str
     layer: str | None
-
-
-@dataclass(frozen=True)
-class Explanation(Blame):
-    """The blame, and what it rests on: every step and layer, the worst layers first."""
-
     steps: tuple[Step, ...]
     layers: tuple[LayerError, ...]
     order: tuple[str, ...]
     findings: tuple[Finding, ...]
     notes: tuple[str, ...]
 
-    def to_json(self) -> dict[str, Any]:
-        """JSON values: distances that are not finite are null, and ``state`` says which way."""
-        value = asdict(self)
-        for entries, found in (("steps", self.steps), ("layers", self.layers)):
-            for entry, one in zip(value[entries], found, strict=True):
-                entry["state"] = one.state
-        return _finite(value)
 
+@dataclass(frozen=True)
+class ExplainResult(Result):
+    """What ``parity --explain`` found of the cells that failed, or of all."""
 
-def _finite(value: Any) -> Any:
-    if isinstance(value, dict):
-        return {key: _finite(one) for key, one in value.items()}
-    if isinstance(value, list | tuple):
-        return [_finite(one) for one in value]
-    return metrics.finite(value) if isinstance(value, float) else value
+    FILE = "explain.json"
+    MADE_BY = "edgepipe parity --explain"
+
+    cells: tuple[Explanation, ...]
+    model: Mapping[str, Any] = field(default_factory=dict)

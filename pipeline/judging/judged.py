@@ -3,31 +3,28 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import asdict, dataclass, replace
+from dataclasses import asdict, dataclass, field
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
+from ..cells.row import CellRow
 from ..errors import ExitCode
 from ..numerics import metrics
 from ..numerics.limits import kind_of
 from ..settings import placement
 from ..settings.judging import GateConfig, ParityConfig
 from ..stages.quantize import saturates
+from ..storage.document import UNWRITTEN, Result, plain
 from ..storage.goldens import reference_json
 from ..verdicts import FAIL, exit_code
+from .explanation import Explanation
 from .gates import Gate, Judgement, gate_of, judge, unreliable
 from .judgement import KERNELS, SATURATION
-from .recording import SCHEMA_VERSION, CellOutputs, Recording
-
-if TYPE_CHECKING:
-    pass
-
-if TYPE_CHECKING:
-    from .explanation import Explanation
+from .recording import CellOutputs, Recording
 
 
-@dataclass(frozen=True)
-class CellVerdict:
+@dataclass(frozen=True, kw_only=True)
+class CellVerdict(CellRow):
     """A cell's row in ``parity.json``. For several outputs the figures are the worst ones.
 
     An int8 cell is judged twice: ``file_sqnr_db`` is what the quantization costs, the file's own
@@ -37,11 +34,6 @@ class CellVerdict:
     ``unreliable`` says why torch's float32 is no reference for it, if it is none.
     """
 
-    variant: str
-    runner: str
-    target: str
-    status: str
-    reason: str | None
     verdict: str | None
     samples: int
     samples_needed: int | None
@@ -55,16 +47,6 @@ class CellVerdict:
     flipped: list[int]
     gate: Mapping[str, float | None]
     outputs: Mapping[str, Mapping[str, Any]]
-    device: str | None
-    device_name: str | None
-    provider: str | None
-    nodes: Mapping[str, int]
-    placement: Mapping[str, float]
-    file: str | None
-    precision: str | None
-    precision_from: str | None
-    threads: int | None
-    runner_version: str | None
     file_sqnr_db: float | None = None
     file_max_abs: float | None = None
     kernels_sqnr_db: float | None = None
@@ -87,32 +69,37 @@ class CellVerdict:
 
 
 @dataclass(frozen=True)
-class ParityResult:
-    """What ``parity.json`` holds, and the explanations if they were asked for.
+class ParityResult(Result):
+    """What parity found. With ``--explain`` ``--json`` also has the ``explanations``.
 
-    ``problems`` are failures that belong to no cell.
+    ``reference_sqnr_db`` is how near torch's float32 is to its float64; where it is null,
+    ``reference_state`` says why. ``problems`` are failures that belong to no cell. ``measured``
+    says when it was run (UTC, ISO 8601).
     """
 
+    FILE = "parity.json"
+    MADE_BY = "edgepipe parity"
+
     model: Mapping[str, Any]
-    artifacts: Mapping[str, str]
     hosts: Mapping[str, Mapping[str, Any]]
-    reference_sqnr_db: float
+    reference_sqnr_db: float | None
+    reference_state: str
     cells: tuple[CellVerdict, ...]
     problems: tuple[str, ...]
-    exit_code: ExitCode
     measured: str | None = None
-    explanations: tuple[Explanation, ...] = ()
-    folder: Path | None = None
+    exit_code: ExitCode = field(default=ExitCode.OK, metadata=UNWRITTEN)
+    explanations: tuple[Explanation, ...] = field(default=(), metadata=UNWRITTEN)
+    folder: Path | None = field(default=None, metadata=UNWRITTEN)
+
+    @property
+    def reference(self) -> float:
+        """Torch's float32 against its float64, dB; infinite where they are equal."""
+        return metrics.distance(self.reference_sqnr_db, self.reference_state)
 
     def to_json(self) -> dict[str, Any]:
-        """The document: JSON values only."""
-        document = asdict(replace(self, explanations=(), folder=None)) | reference_json(
-            self.reference_sqnr_db
-        )
-        del document["exit_code"], document["explanations"], document["folder"]
-        if self.explanations:
-            document["explanations"] = [found.to_json() for found in self.explanations]
-        return {"schema_version": SCHEMA_VERSION, **document}
+        """The document, with the explanations that ``parity.json`` leaves to ``explain.json``."""
+        explained = {"explanations": plain(self.explanations)} if self.explanations else {}
+        return super().to_json() | explained
 
 
 def judge_all(
@@ -138,7 +125,7 @@ def judge_all(
         model=recording.model,
         artifacts=recording.artifacts,
         hosts={cell.target: cell.host for cell in recording.cells if cell.host},
-        reference_sqnr_db=recording.reference_sqnr_db,
+        **reference_json(recording.reference_sqnr_db),
         cells=cells,
         problems=problems,
         exit_code=ExitCode.GATE_FAILED if problems else exit_code(cells, section.runners),
@@ -192,12 +179,9 @@ def _row(
     gate: Gate | None,
     unreliable: str | None = None,
 ) -> CellVerdict:
+    said = {"reason": "; ".join(judgement.reasons) or None, **judgement.figures()}
     return CellVerdict(
-        variant=cell.variant,
-        runner=cell.runner,
-        target=cell.target,
-        status=cell.status,
-        reason="; ".join(judgement.reasons) or None,
+        **(cell.shared() | said),
         verdict=judgement.verdict or None,
         samples=recording.samples if cell.status == "ok" else 0,
         samples_needed=judgement.samples_needed,
@@ -206,24 +190,13 @@ def _row(
         outputs={name: _detail(judgement, name) for name in judgement.outputs},
         fault=judgement.fault,
         unreliable=unreliable,
-        device=cell.device,
-        device_name=cell.device_name,
-        provider=cell.provider,
-        nodes=cell.nodes,
-        placement=cell.placement,
-        file=cell.file,
-        precision=cell.precision,
-        precision_from=cell.precision_from,
-        threads=cell.threads,
-        runner_version=cell.runner_version,
-        **judgement.figures(),
     )
 
 
 def _detail(judgement: Judgement, name: str) -> dict[str, Any]:
     """All figures of one output."""
-    detail = judgement.outputs[name].to_json()
+    detail = plain(judgement.outputs[name])
     if parts := judgement.twice.get(name):
-        detail["file"], detail["kernels"] = parts.file.to_json(), parts.kernels.to_json()
+        detail["file"], detail["kernels"] = plain(parts.file), plain(parts.kernels)
         detail["kernels_limit_db"] = metrics.finite(parts.limit)
     return detail

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Mapping, Sequence
-from dataclasses import asdict, dataclass, field, replace
+from dataclasses import dataclass, field, replace
 from typing import Any
 
 from ..numerics import metrics
@@ -34,13 +34,6 @@ class Distance:
     top1_agreement_clear: float | None
     top5_agreement: float | None
     flipped: list[int]
-
-    def to_json(self) -> dict[str, Any]:
-        """JSON values; what is not finite (equal outputs have infinite SQNR) becomes null."""
-        return {
-            key: metrics.finite(value) if isinstance(value, float) else value
-            for key, value in asdict(self).items()
-        }
 
 
 @dataclass(frozen=True)

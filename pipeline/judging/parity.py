@@ -9,12 +9,11 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import replace
 from datetime import UTC, datetime
-from typing import TYPE_CHECKING
 
 from ...runners.base import PlacementError, RunnerError
 from ..cells import arithmetic
 from ..cells.plan import Refused, plan
-from ..cells.session import Cell, Opener, run_goldens, status_of
+from ..cells.session import Cell, Opener, run_goldens
 from ..errors import InputError, UsageError
 from ..progress import Progress
 from ..settings.judging import ParityRequest
@@ -23,15 +22,11 @@ from ..settings.options import takes
 from ..storage import goldens as recorded
 from ..storage.manifest import Manifest
 from ..storage.workspace import Workspace
-from .explain import EXPLANATION_FILE, document, explain
+from .explain import explain
 from .judged import ParityResult, judge_all
 from .recording import CellOutputs, Recording
 
-if TYPE_CHECKING:
-    pass
-
 OUTPUTS_FILE = "parity.npz"
-RESULT_FILE = "parity.json"
 
 
 @takes(ParityRequest)
@@ -57,12 +52,12 @@ def parity(request: ParityRequest) -> ParityResult:
         recorded = record(place, manifest, section.samples, progress, cells, refused)
         result = judge_all(recorded, section, config.gates)
         place.write_result(OUTPUTS_FILE, recorded.to_bytes())
-        place.write_json(RESULT_FILE, result.to_json())
+        place.write(result)
         if request.explain:
             trusted = section.trust_workspace
             found = explain(place, manifest, config.gates, trusted, recorded, result, progress)
-            place.write_json(EXPLANATION_FILE, document(found, recorded))
-            result = replace(result, explanations=found, folder=place.folder)
+            place.write(found)
+            result = replace(result, explanations=found.cells, folder=place.folder)
     return result
 
 
@@ -97,40 +92,14 @@ def record(
                 arrays = run_goldens(opened, goldens, preprocessing, count, step)
                 host = opened.worker.hello["host"]
         except RunnerError as error:
-            found.append(_without_outputs(cell, error))
+            misplaced = isinstance(error, PlacementError)
+            more = {"asked": cell.precision, "cell": cell, "misplaced": misplaced}
+            found.append(CellOutputs.failed(cell, error, **more))
         else:
-            placed = opened.loaded.placement
-            found.append(
-                CellOutputs(
-                    cell.variant,
-                    cell.runner,
-                    cell.target.name,
-                    cell.precision,
-                    status="ok",
-                    file=cell.file,
-                    precision=placed.precision,
-                    threads=placed.threads,
-                    runner_version=opened.loaded.runner_version,
-                    device=placed.device,
-                    device_name=placed.device_name,
-                    provider=placed.provider,
-                    precision_from=placed.precision_from,
-                    nodes=placed.nodes,
-                    placement=placed.shares(),
-                    convolutions=placed.convolutions,
-                    host=host,
-                    arrays=arrays,
-                    cell=cell,
-                )
-            )
+            more = {"asked": cell.precision, "cell": cell, "host": host, "arrays": arrays}
+            found.append(CellOutputs.ran(cell, opened.loaded, **more))
     progress.step(1, 1, "")
-    found += [
-        CellOutputs(
-            *(one.variant, one.runner, one.target, one.precision or "", one.status, one.reason),
-            precision=one.precision,
-        )
-        for one in refused
-    ]
+    found += [CellOutputs.refused(one, asked=one.precision or "") for one in refused]
     return Recording(
         model=manifest.model,
         artifacts=manifest.digests,
@@ -139,19 +108,4 @@ def record(
         cells=tuple(found),
         own={variant: own.first(count) for variant, own in second.items() if own},
         measured=datetime.now(UTC).isoformat(timespec="seconds"),
-    )
-
-
-def _without_outputs(cell: Cell, error: RunnerError) -> CellOutputs:
-    return CellOutputs(
-        cell.variant,
-        cell.runner,
-        cell.target.name,
-        cell.precision,
-        status_of(error),
-        str(error),
-        precision=cell.precision,
-        device=cell.device,
-        misplaced=isinstance(error, PlacementError),
-        cell=cell,
     )

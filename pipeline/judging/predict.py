@@ -5,7 +5,7 @@ from __future__ import annotations
 import glob
 import sys
 from collections.abc import Iterable, Iterator, Mapping, Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
@@ -25,10 +25,10 @@ from ..settings.machine import Places
 from ..settings.options import takes
 from ..storage import dataset
 from ..storage.dataset import Decoded
+from ..storage.document import UNWRITTEN, Document
 from ..storage.manifest import Manifest
 from ..storage.workspace import Workspace
 
-SCHEMA_VERSION = 1
 STDIN = "-"
 
 
@@ -57,8 +57,10 @@ class Prediction:
 
 
 @dataclass(frozen=True)
-class PredictResult:
+class PredictResult(Document):
     """The predictions in the order of the images; ``scores`` is what the model's output was."""
+
+    MADE_BY = "edgepipe predict"
 
     model: Mapping[str, Any]
     variant: str
@@ -68,13 +70,7 @@ class PredictResult:
     threads: int
     scores: str
     predictions: tuple[Prediction, ...]
-    exit_code: ExitCode
-
-    def to_json(self) -> dict[str, Any]:
-        """The document: JSON values only."""
-        document = asdict(self)
-        del document["exit_code"]
-        return {"schema_version": SCHEMA_VERSION, **document}
+    exit_code: ExitCode = field(default=ExitCode.OK, metadata=UNWRITTEN)
 
 
 @takes(PredictRequest)

@@ -11,6 +11,7 @@ from typing import Any
 import numpy as np
 
 from ...runners import documents
+from ..cells.row import CellRow
 from ..cells.session import Cell
 from ..errors import InputError
 from ..numerics import metrics
@@ -23,33 +24,16 @@ SCHEMA_VERSION = 1
 OWN = "own/"
 
 
-@dataclass(frozen=True)
-class CellOutputs:
+@dataclass(frozen=True, kw_only=True)
+class CellOutputs(CellRow):
     """What running a cell gave, before anybody judges it. Goes into ``parity.npz``.
 
-    ``asked`` is the precision that was asked for, ``precision`` the one read back (or known
-    otherwise: ``precision_from``). ``placement`` is the per cent of the nodes on each provider,
-    ``provider`` the one asked for; ``misplaced`` says that it failed for being elsewhere.
+    ``asked`` is the precision that was asked for; ``misplaced`` says that it failed for being
+    placed elsewhere.
     ``cell`` is what was run, ``None`` in a recording that was read back.
     """
 
-    variant: str
-    runner: str
-    target: str
     asked: str
-    status: str
-    reason: str | None = None
-    file: str | None = None
-    precision: str | None = None
-    threads: int | None = None
-    runner_version: str | None = None
-    device: str | None = None
-    device_name: str | None = None
-    provider: str | None = None
-    precision_from: str | None = None
-    nodes: Mapping[str, int] = field(default_factory=dict)
-    placement: Mapping[str, float] = field(default_factory=dict)
-    convolutions: Mapping[str, int] = field(default_factory=dict)
     misplaced: bool = False
     host: Mapping[str, Any] = field(default_factory=dict)
     arrays: Mapping[str, np.ndarray] = field(default_factory=dict)

@@ -10,7 +10,7 @@ import sys
 import tempfile
 import time
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import asdict, dataclass, replace
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -24,8 +24,8 @@ from ..settings.load import load
 from ..settings.machine import DoctorRequest
 from ..settings.options import takes
 from ..settings.speed import BenchConfig
+from ..storage.document import Document
 
-SCHEMA_VERSION = 1
 OK, WARNING, PROBLEM = "ok", "warning", "problem"
 VNNI = {"avx512_vnni", "avx_vnni"}
 BUSY_SHARE = 0.5
@@ -52,8 +52,10 @@ class Finding:
 
 
 @dataclass(frozen=True)
-class Diagnosis:
+class Diagnosis(Document):
     """Every finding of every place that was looked at."""
+
+    MADE_BY = "edgepipe doctor"
 
     findings: tuple[Finding, ...]
 
@@ -62,10 +64,6 @@ class Diagnosis:
         """1 for a problem; a warning is none."""
         sick = any(finding.status == PROBLEM for finding in self.findings)
         return ExitCode.GATE_FAILED if sick else ExitCode.OK
-
-    def to_json(self) -> dict[str, Any]:
-        """The document: JSON values only."""
-        return {"schema_version": SCHEMA_VERSION, **asdict(self)}
 
 
 @takes(DoctorRequest)

@@ -7,8 +7,7 @@ or on another machine, and whatever a broken one does costs its own row only.
 from __future__ import annotations
 
 import sys
-from dataclasses import asdict, dataclass
-from typing import Any
+from dataclasses import dataclass
 
 from ...runners import registry
 from ...runners.base import RunnerError
@@ -19,8 +18,7 @@ from ..cells.session import status_of, timeouts_of
 from ..settings.load import load
 from ..settings.machine import Places, RunnersRequest
 from ..settings.options import takes
-
-SCHEMA_VERSION = 1
+from ..storage.document import Document
 
 
 @dataclass(frozen=True)
@@ -45,14 +43,12 @@ class RunnerFacts:
 
 
 @dataclass(frozen=True)
-class Inventory:
+class Inventory(Document):
     """The runners of one or more targets."""
 
-    runners: tuple[RunnerFacts, ...]
+    MADE_BY = "edgepipe runners"
 
-    def to_json(self) -> dict[str, Any]:
-        """The document: JSON values only."""
-        return {"schema_version": SCHEMA_VERSION, **asdict(self)}
+    runners: tuple[RunnerFacts, ...]
 
 
 @takes(RunnersRequest)

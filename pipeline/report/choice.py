@@ -7,13 +7,16 @@ from dataclasses import asdict, dataclass
 
 from ...runners.timing.plan import OFFLINE, SERVER
 from ..judging.gates import default_gate
+from ..judging.judged import ParityResult
 from ..numerics.limits import kind_of
-from ..speed.rows import CellResult
+from ..speed.rows import BenchResult, CellResult
 from ..speed.validity import VALID
 from ..verdicts import FAIL, INCONCLUSIVE, PASS
 from .gather import Report, Row
-from .results import BENCH, MISSING, PARITY, Source
+from .results import MISSING, Source
 from .text.tables import ms, number
+
+BENCH, PARITY = BenchResult.FILE, ParityResult.FILE
 
 
 @dataclass(frozen=True)

@@ -5,25 +5,19 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import TypeVar
+from typing import Any, TypeVar
 
 import numpy as np
 
-from ..judging.accuracies import CellAccuracy
-from ..judging.judged import CellVerdict
-from ..speed.rows import CellResult
+from ..judging.accuracies import CellAccuracy, EvaluationResult
+from ..judging.explanation import ExplainResult
+from ..judging.judged import CellVerdict, ParityResult
+from ..speed.compare import CompareResult
+from ..speed.rows import BenchResult, CellResult
+from ..speed.tune import TuneResult
 from ..storage.manifest import Manifest
 from . import results
-from .results import (
-    BenchFile,
-    ComparisonFile,
-    EvaluationFile,
-    ExplanationFile,
-    Hosts,
-    ParityFile,
-    Source,
-    TuneFile,
-)
+from .results import Source
 
 AnyCell = CellResult | CellVerdict | CellAccuracy
 Found = TypeVar("Found", CellVerdict, CellAccuracy)
@@ -62,12 +56,12 @@ class Report:
 
     manifest: Manifest
     sources: tuple[Source, ...]
-    bench: BenchFile | None
-    parity: ParityFile | None
-    evaluation: EvaluationFile | None
-    explanation: ExplanationFile | None
-    tuning: TuneFile | None
-    comparison: ComparisonFile | None
+    bench: BenchResult | None
+    parity: ParityResult | None
+    evaluation: EvaluationResult | None
+    explanation: ExplainResult | None
+    tuning: TuneResult | None
+    comparison: CompareResult | None
     rows: tuple[Row, ...]
 
     def source(self, file: str) -> Source:
@@ -75,9 +69,9 @@ class Report:
         return next(source for source in self.sources if source.file == file)
 
     @property
-    def hosts(self) -> Hosts:
+    def hosts(self) -> Mapping[str, Mapping[str, Any]]:
         """The machines by target; bench's word counts first, since its figures depend on them."""
-        merged: Hosts = {}
+        merged: Mapping[str, Mapping[str, Any]] = {}
         for result in (self.tuning, self.evaluation, self.parity, self.bench):
             merged = {**merged, **(result.hosts if result else {})}
         return merged
@@ -104,16 +98,12 @@ def gather(folder: Path, manifest: Manifest) -> Report:
 
     Raises ``InputError`` for a damaged result.
     """
-    bench, bench_source = results.read(folder, results.BENCH, BenchFile, manifest)
+    bench, bench_source = results.read(folder, BenchResult, manifest)
     samples, samples_source = results.read_samples(folder, bench)
-    parity, parity_source = results.read(folder, results.PARITY, ParityFile, manifest)
-    evaluation, evaluation_source = results.read(
-        folder, results.EVALUATION, EvaluationFile, manifest
-    )
-    explanation, explanation_source = results.read(
-        folder, results.EXPLANATION, ExplanationFile, manifest
-    )
-    tuning, tuning_source = results.read(folder, results.TUNING, TuneFile, manifest)
+    parity, parity_source = results.read(folder, ParityResult, manifest)
+    evaluation, evaluation_source = results.read(folder, EvaluationResult, manifest)
+    explanation, explanation_source = results.read(folder, ExplainResult, manifest)
+    tuning, tuning_source = results.read(folder, TuneResult, manifest)
     comparison, comparison_source = results.read_comparison(folder.parent)
     return Report(
         manifest=manifest,
@@ -137,9 +127,9 @@ def gather(folder: Path, manifest: Manifest) -> Report:
 
 
 def _rows(
-    bench: BenchFile | None,
-    parity: ParityFile | None,
-    evaluation: EvaluationFile | None,
+    bench: BenchResult | None,
+    parity: ParityResult | None,
+    evaluation: EvaluationResult | None,
     samples: Mapping[int, tuple[np.ndarray, ...]],
 ) -> list[Row]:
     """Bench's cells in its order, then those that only the others judged."""

@@ -2,10 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
-from typing import Any
-
 from ...runners.bundles.bundle import EXACT_INT8, Index
+from ..judging.judged import ParityResult
+from ..speed.rows import BenchResult
 
 WAIVED = {
     "untrained": "**The weights are untrained**: the answers mean nothing (`--allow-untrained`).",
@@ -14,10 +13,8 @@ WAIVED = {
 }
 
 
-def model_card(
-    index: Index, parity: Mapping[str, Any] | None, bench: Mapping[str, Any] | None
-) -> str:
-    """The card. ``parity`` and ``bench`` are the documents of the build machine, if there are."""
+def model_card(index: Index, parity: ParityResult | None, bench: BenchResult | None) -> str:
+    """The card. ``parity`` and ``bench`` are the results of the build machine, if there are."""
     model = index.model
     parts = [
         f"# {index.name}",
@@ -60,19 +57,19 @@ def _variants(index: Index) -> str:
     return "\n".join(rows)
 
 
-def _parity(index: Index, document: Mapping[str, Any] | None) -> str:
-    if document is None:
+def _parity(index: Index, parity: ParityResult | None) -> str:
+    if parity is None:
         return "Not measured."
     columns = ("variant", "runner", "target", "verdict", "SQNR dB", "file dB", "kernels dB")
     rows = [f"| {' | '.join(columns)} | top-1 | n |", "|---" * 9 + "|"]
-    for cell in document["cells"]:
-        if cell["status"] == "ok" and cell["variant"] in index.variants:
-            distances = (cell["sqnr_db"], cell["file_sqnr_db"], cell["kernels_sqnr_db"])
+    for cell in parity.cells:
+        if cell.status == "ok" and cell.variant in index.variants:
+            distances = (cell.sqnr_db, cell.file_sqnr_db, cell.kernels_sqnr_db)
             figures = [_figure(distance, ".1f") for distance in distances]
-            figures.append(_figure(cell["top1_agreement"], ".1%"))
+            figures.append(_figure(cell.top1_agreement, ".1%"))
             rows.append(
-                f"| {cell['variant']} | {cell['runner']} | {cell['target']} | {cell['verdict']} "
-                f"| {' | '.join(figures)} | {cell['samples']} |"
+                f"| {cell.variant} | {cell.runner} | {cell.target} | {cell.verdict} "
+                f"| {' | '.join(figures)} | {cell.samples} |"
             )
     text = (
         "Answers on the goldens against torch's float32. For int8 the file's own arithmetic "
@@ -81,21 +78,20 @@ def _parity(index: Index, document: Mapping[str, Any] | None) -> str:
     return f"{text}\n\n" + "\n".join(rows)
 
 
-def _bench(index: Index, document: Mapping[str, Any] | None) -> str:
-    if document is None:
+def _bench(index: Index, bench: BenchResult | None) -> str:
+    if bench is None:
         return "Not measured."
-    host = document["host"]
     rows = ["| variant | runner | threads | p50 ms | 95 % interval | verdict |", "|---" * 6 + "|"]
-    for cell in document["cells"]:
-        latency = cell["latency_ms"]
-        if latency and cell["variant"] in index.variants:
-            interval = "{:.2f}–{:.2f}".format(*latency["ci95"]) if cell["rounds"] > 1 else "–"
+    for cell in bench.cells:
+        latency = cell.latency_ms
+        if latency and cell.variant in index.variants:
+            interval = "{:.2f}–{:.2f}".format(*latency.ci95) if cell.rounds > 1 else "–"
             rows.append(
-                f"| {cell['variant']} | {cell['runner']} | {cell['threads']} "
-                f"| {latency['p50']:.2f} | {interval} | {cell['verdict']} |"
+                f"| {cell.variant} | {cell.runner} | {cell.threads} "
+                f"| {latency.p50:.2f} | {interval} | {cell.verdict} |"
             )
-    quick = " One short round only (`--quick`)." if document["quick"] else ""
-    machine = f"{host.get('cpu')}, {host.get('physical_cores')} cores.{quick}"
+    quick = " One short round only (`--quick`)." if bench.quick else ""
+    machine = f"{bench.host.get('cpu')}, {bench.host.get('physical_cores')} cores.{quick}"
     return machine + "\n\n" + "\n".join(rows)
 
 

@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import sys
 from collections.abc import Mapping
-from dataclasses import asdict, dataclass, replace
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
@@ -22,9 +22,9 @@ from ..progress import Progress
 from ..settings.load import load
 from ..settings.options import takes
 from ..settings.shipping import DeployConfig, DeployRequest, VerifyConfig
+from ..storage.document import UNWRITTEN, Document
 from .receiver import CURRENT, PREVIOUS
 
-SCHEMA_VERSION = 1
 MODULE = f"{__package__}.receiver"
 TIMEOUTS = Timeouts(start=60.0, run=600.0)
 # One piece has ``TIMEOUTS.run`` to arrive, which is 28 kB/s at the least.
@@ -36,7 +36,7 @@ WOULD_DEPLOY = "would deploy"
 
 
 @dataclass(frozen=True)
-class Deployment:
+class Deployment(Document):
     """What became of it.
 
     ``outcome``: "deployed", "unchanged" (it was served already, and holds), "refused" (it did not
@@ -44,6 +44,8 @@ class Deployment:
     deploy" (a dry run). ``before`` and ``current`` are the names of what was and is served.
     ``verification`` is the document of `edgepipe verify` on the box.
     """
+
+    MADE_BY = "edgepipe deploy"
 
     target: str
     folder: str
@@ -56,13 +58,7 @@ class Deployment:
     removed: tuple[str, ...]
     reason: str | None
     verification: Mapping[str, Any] | None
-    exit_code: ExitCode = ExitCode.OK
-
-    def to_json(self) -> dict[str, Any]:
-        """The document: JSON values only."""
-        document = asdict(self)
-        del document["exit_code"]
-        return {"schema_version": SCHEMA_VERSION, **document}
+    exit_code: ExitCode = field(default=ExitCode.OK, metadata=UNWRITTEN)
 
 
 @takes(DeployRequest)

@@ -16,51 +16,41 @@ from ...runners.bundles import archive, bundle
 from ...runners.bundles.bundle import BundleGate, Index, Member, Recommended, Variant
 from ...runners.bundles.signature import Signer, sign
 from ..cells import arithmetic
-from ..errors import InputError, Refused, UsageError
+from ..errors import Refused, UsageError
 from ..judging.gates import Gate, gate_of
-from ..judging.recording import SCHEMA_VERSION as PARITY_SCHEMA
+from ..judging.judged import ParityResult
 from ..progress import Progress
 from ..settings.judging import GateConfig
 from ..settings.load import load_exported
 from ..settings.options import takes
 from ..settings.shipping import PackageConfig, PackageRequest
-from ..speed.rows import SCHEMA_VERSION as BENCH_SCHEMA
+from ..speed.rows import BenchResult
 from ..stages.quantize import needs_of
 from ..storage import goldens as recorded
 from ..storage.atomic import whole, writing
+from ..storage.document import Document
 from ..storage.manifest import Manifest, digest
 from ..storage.workspace import Workspace
 from . import bom, card, evidence, requirements
 from .layouts import Tensors, layout
 
-SCHEMA_VERSION = 1
 UNTRAINED, FAILED_PARITY = "untrained", "failed-parity"
 CARD, BOM = "MODEL_CARD.md", "bom.cdx.json"
 RUNTIMES = ("cpu", "openvino")  # the extras of edgepipe that a box may choose between
 
 
 @dataclass(frozen=True)
-class Packaged:
+class Packaged(Document):
     """What was written: the archive, and what it holds. ``digest`` is that of its index."""
+
+    MADE_BY = "edgepipe package"
 
     path: Path
     digest: str
     size: int
     signed: bool
-    index: Index
     notes: tuple[str, ...]
-
-    def to_json(self) -> dict[str, Any]:
-        """The document: JSON values only."""
-        return {
-            "schema_version": SCHEMA_VERSION,
-            "path": str(self.path),
-            "digest": self.digest,
-            "size": self.size,
-            "signed": self.signed,
-            "notes": list(self.notes),
-            "bundle": asdict(self.index),
-        }
+    bundle: Index
 
 
 @takes(PackageRequest)
@@ -100,7 +90,7 @@ def _package(
     with whole(path) as file:
         archive.write(file, contents)
     size = path.stat().st_size
-    return Packaged(path, label, size, bundle.SIGNATURE in contents, index, tuple(notes))
+    return Packaged(path, label, size, bundle.SIGNATURE in contents, tuple(notes), index)
 
 
 def _lay_out(
@@ -129,7 +119,7 @@ def _lay_out(
             made.replace(path)
     listed = replace(index, members={name: _member(data) for name, data in files.items()})
     size = sum(map(len, files.values()))
-    return Packaged(path, label, size, False, listed, tuple(notes))
+    return Packaged(path, label, size, False, tuple(notes), listed)
 
 
 def _tensors(manifest: Manifest) -> Tensors:
@@ -167,30 +157,24 @@ def collect(
     def limits(variant: str, runner: str | None, precision: str) -> Gate:
         return gate_of(variant, runner, precision, goldens.reference_sqnr_db, gates)
 
-    parity = evidence.read(workspace.folder / "parity.json")
-    if parity and parity.get("schema_version") != PARITY_SCHEMA:
-        raise InputError(
-            f"{workspace.folder / 'parity.json'}: schema {parity.get('schema_version')}, this "
-            f"edgepipe reads {PARITY_SCHEMA}; run `edgepipe parity` again"
-        )
-    with evidence.reading(workspace.folder / "parity.json"):
-        problems = evidence.parity_problems(parity, variants, digests, limits)
+    parity = ParityResult.load(workspace.folder / ParityResult.FILE)
+    problems = evidence.parity_problems(parity, variants, digests, limits)
     waived = _waived(workspace.folder.name, manifest, problems, settings)
     notes = [f"{FAILED_PARITY}: {problem}" for problem in problems]
-    if parity and evidence.outdated(parity, digests):
+    if parity and parity.stale(digests, digests):
         parity = None
-    bench = evidence.read(workspace.folder / "bench.json")
+    bench = BenchResult.load(workspace.folder / BenchResult.FILE)
     if bench is None:
         notes.append("no bench.json: the bundle says nothing of latency; run `edgepipe bench`")
-    elif bench.get("schema_version") != BENCH_SCHEMA or evidence.outdated(bench, digests):
+    elif bench.stale(digests, digests):
         notes.append("bench.json is about other files and was left out; run `edgepipe bench`")
         bench = None
     members = {name: (workspace.folder / name).read_bytes() for name in digests}
     proofs = {}
-    for kind, document in (("parity", parity), ("bench", bench)):
-        if document is not None:
-            proofs[kind] = f"evidence/{kind}.json"
-            members[proofs[kind]] = (workspace.folder / f"{kind}.json").read_bytes()
+    for kind, result in (("parity", parity), ("bench", bench)):
+        if result is not None:
+            proofs[kind] = f"evidence/{result.FILE}"
+            members[proofs[kind]] = (workspace.folder / result.FILE).read_bytes()
     recommended = tuple(
         Recommended(**asdict(found)) for found in manifest.recommended if found.variant in variants
     )
@@ -217,7 +201,7 @@ def collect(
     return replace(index, members=listed), dict(sorted(members.items())), notes
 
 
-def created(parity: Mapping[str, Any] | None) -> str | None:
+def created(parity: ParityResult | None) -> str | None:
     """When a bundle's proof was made: what ``SOURCE_DATE_EPOCH`` says, else when parity ran.
 
     Not when it was packaged: equal workspaces are to give equal bytes.
@@ -225,7 +209,7 @@ def created(parity: Mapping[str, Any] | None) -> str | None:
     epoch = os.environ.get("SOURCE_DATE_EPOCH", "")
     if epoch.isdigit():
         return datetime.fromtimestamp(int(epoch), UTC).isoformat(timespec="seconds")
-    return parity.get("measured") if parity else None
+    return parity.measured if parity else None
 
 
 def chosen(folder: Path, manifest: Manifest, settings: PackageConfig) -> dict[str, Variant]:
@@ -310,8 +294,8 @@ def provenance(manifest: Manifest) -> dict[str, Any]:
 def _descriptions(
     index: Index,
     members: Mapping[str, bytes],
-    parity: Mapping[str, Any] | None,
-    bench: Mapping[str, Any] | None,
+    parity: ParityResult | None,
+    bench: BenchResult | None,
     notes: list[str],
 ) -> dict[str, bytes]:
     """Members about the others: pinned requirements, bill of materials, model card."""
@@ -328,8 +312,7 @@ def _descriptions(
         packages |= pins
     identity = digest({name: member.sha256 for name, member in files.items()})
     made[BOM] = bom.cyclonedx(listed, files, dict(sorted(packages.items())), identity)
-    with evidence.reading("parity.json or bench.json"):
-        made[CARD] = card.model_card(listed, parity, bench).encode()
+    made[CARD] = card.model_card(listed, parity, bench).encode()
     return made
 
 

@@ -3,14 +3,13 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import asdict, dataclass
+from dataclasses import dataclass
 from typing import Any
 
+from ..cells.row import Placed
 from ..errors import ExitCode
+from ..storage.document import Document
 from ..verdicts import FAIL, INCONCLUSIVE, PASS
-
-SCHEMA_VERSION = 1
-
 
 WAIVED, NOT_CHECKED = "waived", "not checked"
 
@@ -25,7 +24,7 @@ class Check:
 
 
 @dataclass(frozen=True)
-class Verification:
+class Verification(Placed, Document):
     """What a bundle turned out to be here. Times in ms, sizes in bytes.
 
     ``p50_ms`` is measured here, ``recorded_p50_ms`` on the build machine; neither is judged.
@@ -33,15 +32,14 @@ class Verification:
     ``CellVerdict``: ``file_sqnr_db`` by the file, ``kernels_sqnr_db`` by the runner here.
     """
 
+    MADE_BY = "edgepipe verify"
+    DERIVED = ("verdict",)
+
     bundle: Mapping[str, Any]
     target: str
     host: Mapping[str, Any]
     variant: str
     runner: str
-    runner_version: str
-    file: str
-    precision: str
-    threads: int
     recommended: bool
     samples: int
     sqnr_db: float | None
@@ -70,7 +68,3 @@ class Verification:
         """What a shell sees."""
         codes = {FAIL: ExitCode.GATE_FAILED, INCONCLUSIVE: ExitCode.INCONCLUSIVE}
         return codes.get(self.verdict, ExitCode.OK)
-
-    def to_json(self) -> dict[str, Any]:
-        """The document: JSON values only."""
-        return {"schema_version": SCHEMA_VERSION, "verdict": self.verdict, **asdict(self)}

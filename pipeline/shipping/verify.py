@@ -6,11 +6,10 @@ Runs on the box: it needs the base install and one runtime, nothing of what made
 from __future__ import annotations
 
 import sys
-from collections.abc import Iterator, Mapping
-from contextlib import contextmanager
+from collections.abc import Mapping
 from dataclasses import asdict, dataclass
 from time import perf_counter
-from typing import Any
+from typing import Any, TypeVar
 
 import numpy as np
 
@@ -25,9 +24,11 @@ from ...runners.timing.plan import Plan
 from ...runners.workers.launch import Loaded, Worker
 from ..cells.arithmetic import Arithmetic
 from ..cells.plan import abilities_of, python_of
+from ..cells.row import read_back
 from ..cells.session import OpenCell, audit, run_goldens, timeouts_of
 from ..errors import InputError, UsageError
 from ..judging.gates import Gate, Judgement, judge, unreliable
+from ..judging.judged import ParityResult
 from ..numerics.limits import kind_of
 from ..progress import Progress
 from ..settings.load import load
@@ -35,12 +36,14 @@ from ..settings.machine import Places
 from ..settings.nearest import nearest
 from ..settings.options import takes
 from ..settings.shipping import VerifyRequest
+from ..speed.rows import BenchResult
 from ..speed.validity import MAX_TIMED_DEVIATION
 from ..storage.goldens import Goldens
 from ..verdicts import FAIL, PASS
 from . import evidence
 from .verification import NOT_CHECKED, WAIVED, Check, Verification
 
+Evidence = TypeVar("Evidence", ParityResult, BenchResult)
 TIMING = Plan(
     seconds=0.5, min_samples=16, max_seconds=10.0, window_seconds=0.05, warm_up_seconds=0.5
 )
@@ -70,13 +73,10 @@ def verify(request: VerifyRequest) -> Verification:
         choice = choose(bundle.index, host, formats, variant=settings.variant, target=target.name)
         own = second[choice.variant]
         answers = _run(bundle, choice, places, target, goldens, own, host, count, progress)
-        bench = bundle.evidence("bench")
-        recorded_p50_ms, recorded_on = None, None
-        if bench:
-            cell = (choice.variant, choice.runner, choice.settings.precision)
-            with _evidence_of(bundle, "bench"):
-                recorded_p50_ms = evidence.recorded_p50(bench, *cell)
-                recorded_on = str(bench["host"].get("cpu"))
+        bench = _evidence_of(bundle, "bench", BenchResult)
+        cell = (choice.variant, choice.runner, choice.settings.precision)
+        recorded_p50_ms = evidence.recorded_p50(bench, *cell)
+        recorded_on = str(bench.host.get("cpu")) if bench else None
         checks = (
             Check("integrity", PASS, f"{len(bundle.index.members)} files match {INDEX}"),
             signed,
@@ -84,17 +84,13 @@ def verify(request: VerifyRequest) -> Verification:
             fit(choice, settings.allow_unfit),
             *answers.checks,
         )
-    placed = answers.loaded.placement
     return Verification(
         bundle=_about(bundle),
         target=target.name,
         host=host,
         variant=choice.variant,
         runner=choice.runner,
-        runner_version=answers.loaded.runner_version,
-        file=choice.files[0],
-        precision=placed.precision,
-        threads=placed.threads,
+        **read_back(choice.files[0], answers.loaded),
         recommended=choice.recommended,
         samples=count,
         sqnr_db=answers.sqnr_db,
@@ -146,8 +142,8 @@ def _evidence(bundle: Bundle) -> Check:
     index = bundle.index
     if index.waived:
         return Check("evidence", WAIVED, f"packaged although {' and '.join(index.waived)}")
-    document = bundle.evidence("parity")
-    if document is None:
+    parity = _evidence_of(bundle, "parity", ParityResult)
+    if parity is None:
         return Check("evidence", FAIL, "no parity of the build machine in it")
 
     def limits(variant: str, runner: str, precision: str) -> Gate:
@@ -158,19 +154,17 @@ def _evidence(bundle: Bundle) -> Check:
 
     files = [name for variant in index.variants.values() for name in variant.proofs()]
     digests = {name: index.members[name].sha256 for name in (*files, GOLDENS)}
-    with _evidence_of(bundle, "parity"):
-        problems = evidence.parity_problems(document, index.variants, digests, limits)
-    if problems:
+    if problems := evidence.parity_problems(parity, index.variants, digests, limits):
         return Check("evidence", FAIL, f"on the build machine: {problems[0]}")
     return Check("evidence", PASS, "parity passed on the build machine, with these files")
 
 
-@contextmanager
-def _evidence_of(bundle: Bundle, kind: str) -> Iterator[None]:
+def _evidence_of(bundle: Bundle, name: str, kind: type[Evidence]) -> Evidence | None:
+    """A result of the build machine, if the bundle has it. Raises ``BundleError`` if it is none."""
+    found = bundle.evidence(name)
     try:
-        with evidence.reading(bundle.index.evidence[kind]):
-            yield
-    except evidence.MalformedEvidence as error:
+        return None if found is None else kind.from_json(found, bundle.index.evidence[name])
+    except InputError as error:
         raise BundleError(f"{bundle.path}: {error}") from error
 
 

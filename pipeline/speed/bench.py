@@ -5,7 +5,7 @@ from __future__ import annotations
 import statistics as stats
 from collections.abc import Iterable, Mapping, Sequence
 from contextlib import ExitStack
-from dataclasses import asdict, replace
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -25,12 +25,11 @@ from ..settings.options import fraction, takes
 from ..settings.speed import BenchConfig, BenchRequest
 from ..storage.workspace import Workspace
 from ..verdicts import INCONCLUSIVE
-from .regression import Baseline, Comparison, compare
+from .baseline import Baseline
+from .regression import Comparison, compare
 from .rounds import QUICK_SECONDS, Entry, Rounds, Source, Visits, cached_load_ms, hosts, timing
-from .rows import BenchResult, CellResult, exit_code, failed_row, measured_row, refused_row
+from .rows import SAMPLES, BenchResult, CellResult, exit_code, failed_row, measured_row
 from .validity import INVALID, judge, of_quick_run
-
-RESULT_FILE, SAMPLES_FILE = "bench.json", "bench.npz"
 
 # Half of an interval, of its middle: narrower than this, further rounds tell little.
 TIGHT = 0.02
@@ -68,8 +67,8 @@ def bench(request: BenchRequest) -> BenchResult:
         result = measure_cells(
             new, config.bench, config.places, request.quick, request.progress, earlier, old
         )
-        new.workspace.write_result(SAMPLES_FILE, result.samples_file())
-        new.workspace.write_json(RESULT_FILE, result.to_json())
+        new.workspace.write_result(SAMPLES, result.samples_file())
+        new.workspace.write(result)
     return result
 
 
@@ -95,7 +94,7 @@ def measure_cells(
     partners = _partners(cells, old, section, places)
     run = _Run(source, section, quick, progress, baseline, partners)
     results = run.sweep(cells) if section.batch == "sweep" else run.measure(cells)
-    results += [(refused_row(one, section.scenario), ()) for one in refused]
+    results += [(CellResult.refused(one, scenario=section.scenario), ()) for one in refused]
     rows = _with_speedups([row for row, _ in results])
     problems = placement.unmet([row.provider or "" for row in rows], section.require_ep)
     return BenchResult(
@@ -228,7 +227,7 @@ class _Run:
     def _compared(self, row: CellResult, new: Visits, old: Visits | None) -> CellResult:
         limit = fraction(self._section.max_slowdown)
         if self._baseline:
-            comparison = self._baseline.compare(asdict(row), self.hosts[row.target], limit)
+            comparison = self._baseline.compare(row, self.hosts[row.target], limit)
         elif not self._partners:
             return row
         elif old is None:

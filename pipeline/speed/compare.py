@@ -10,7 +10,7 @@ from __future__ import annotations
 import statistics as stats
 from collections.abc import Mapping, Sequence
 from contextlib import ExitStack
-from dataclasses import asdict, dataclass, field, fields, replace
+from dataclasses import dataclass, field, fields, replace
 from datetime import UTC, datetime
 from time import perf_counter
 from typing import Any
@@ -34,15 +34,14 @@ from ..settings.nearest import nearest
 from ..settings.options import takes
 from ..settings.speed import CompareConfig, CompareRequest
 from ..storage.atomic import writable, write_whole
+from ..storage.document import UNWRITTEN, Document
 from . import candidates
 from .candidates import CLASSES, VARIANTS
 from .convolutions import Convolution, by_arithmetic, by_the_clock
 from .rounds import QUICK_SECONDS, Entry, Rounds, Source, Visits, hosts, timing
-from .rows import CellResult, exit_code, failed_row, measured_row, refused_row
+from .rows import CellResult, exit_code, failed_row, measured_row
 from .validity import judge, of_quick_run
 
-SCHEMA_VERSION = 1
-RESULT_FILE = "compare.json"
 # What the published counts and accuracies are for.
 TRAINING_BATCH, TRAINING_STEPS = 8, 3
 
@@ -100,27 +99,24 @@ class Candidate:
 
 
 @dataclass(frozen=True)
-class CompareResult:
-    """``host`` is the machine that was measured on, empty if none was.
+class CompareResult(Document):
+    """Models side by side. ``host`` is the machine that was measured on, empty if none was.
 
     ``artifacts`` are the SHA-256 of the files of each model of a workspace; models of the zoo
     have random weights and none. ``measured`` says when (UTC, ISO 8601).
     """
 
+    FILE = "compare.json"
+    MADE_BY = "edgepipe compare"
+
+    artifacts: Mapping[str, Mapping[str, str]]
     models: tuple[Candidate, ...]
     convolutions: tuple[Convolution, ...]
     host: Mapping[str, Any]
     static: bool
     quick: bool = False
     measured: str | None = None
-    artifacts: Mapping[str, Mapping[str, str]] = field(default_factory=dict)
-    exit_code: ExitCode = ExitCode.OK
-
-    def to_json(self) -> dict[str, Any]:
-        """The document: JSON values only."""
-        document = asdict(self)
-        del document["exit_code"]
-        return {"schema_version": SCHEMA_VERSION, **document}
+    exit_code: ExitCode = field(default=ExitCode.OK, metadata=UNWRITTEN)
 
 
 def architectures(names: Sequence[str], section: CompareConfig) -> tuple[Candidate, ...]:
@@ -184,7 +180,7 @@ def compare(request: CompareRequest) -> CompareResult:
             found = candidates.open_zoo(names, section, stack, progress)
         if request.static:
             rows = tuple(map(exported, found)) if here else architectures(names, section)
-            result = CompareResult(rows, (), {}, static=True)
+            result = CompareResult({}, rows, (), {}, static=True)
         else:
             result = measure_models(found, section, places, request.quick, progress)
             if here:
@@ -194,7 +190,7 @@ def compare(request: CompareRequest) -> CompareResult:
         result = replace(result, convolutions=shapes)
     if not request.static:
         text = documents.text(result.to_json())
-        write_whole(config.workspace / RESULT_FILE, text.encode())
+        write_whole(config.workspace / CompareResult.FILE, text.encode())
     return result
 
 
@@ -229,6 +225,7 @@ def measure_models(
         rows = [_with_training_step(row, section, progress) for row in rows]
     every = [result for found in results for result in found]
     return CompareResult(
+        artifacts={},
         models=with_fronts(rows),
         convolutions=(),
         host=next(iter(hosts(rounds.visits).values()), {}),
@@ -342,7 +339,7 @@ def _entries(
         manifest = replace(manifest, variants=usual)
     cells, refused = plan(source.workspace.folder, manifest, section, places)
     timeable(cells)
-    rows = [refused_row(one, SINGLE_STREAM) for one in refused]
+    rows = [CellResult.refused(one) for one in refused]
     return [Entry(cell, source) for cell in cells], rows
 
 

@@ -5,25 +5,26 @@ from __future__ import annotations
 import io
 import statistics as stats
 from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import asdict, dataclass, field, replace
+from dataclasses import dataclass, field
 from typing import Any
 
 import numpy as np
 
 from ...runners.base import PlacementError, RunnerError
 from ...runners.timing.plan import OFFLINE, SERVER, SINGLE_STREAM
-from ..cells.plan import Refused
-from ..cells.session import Cell, status_of
+from ..cells.row import CellRow
+from ..cells.session import Cell
 from ..errors import ExitCode
 from ..numerics import intervals
 from ..settings.judging import CellsConfig
+from ..storage.document import UNWRITTEN, Result
 from ..storage.manifest import CellKey
 from ..verdicts import FAIL, code_of
 from .regression import Comparison
 from .rounds import Entry, Visits
 from .validity import INVALID
 
-SCHEMA_VERSION = 1
+SAMPLES = "bench.npz"
 
 
 @dataclass(frozen=True)
@@ -41,41 +42,24 @@ class Latency:
     ci95: tuple[float, float]
 
 
-@dataclass(frozen=True)
-class CellResult:
+@dataclass(frozen=True, kw_only=True)
+class CellResult(CellRow):
     """A cell's row in ``bench.json``. Figures are ``None`` unless ``status`` is "ok".
 
-    ``placement`` is the per cent of the nodes on each provider, ``provider`` the one asked for.
     ``round_ms`` is what each round says (see ``rounds.figure``); throughput is in images per
     second. ``speedup`` is the time of fp32 with the same settings divided by this one's.
     ``energy_mj`` is for one image, and the whole CPU's. Latencies are ``None`` offline, where
     only the throughput counts.
     """
 
-    variant: str
-    runner: str
-    target: str
-    status: str
-    reason: str | None = None
     verdict: str | None = None
     notes: tuple[str, ...] = ()
-    file: str | None = None
-    runner_version: str | None = None
     scenario: str = SINGLE_STREAM
     rate: float | None = None
-    threads: int | None = None
     streams: int | None = None
     batch: int | None = None
     options: Mapping[str, Any] = field(default_factory=dict)
     tuned: bool = False
-    precision: str | None = None
-    precision_from: str | None = None
-    device: str | None = None
-    device_name: str | None = None
-    provider: str | None = None
-    nodes: Mapping[str, int] = field(default_factory=dict)
-    placement: Mapping[str, float] = field(default_factory=dict)
-    convolutions: Mapping[str, int] = field(default_factory=dict)
     latency_ms: Latency | None = None
     samples: int = 0
     rounds: int = 0
@@ -101,12 +85,14 @@ class CellResult:
 
 
 @dataclass(frozen=True)
-class BenchResult:
-    """What ``bench.json`` holds. ``hosts`` are the machines by target, ``host`` the first one.
+class BenchResult(Result):
+    """What bench measured. ``hosts`` are the machines by target, ``host`` the first one.
 
-    ``problems`` are failures that belong to no cell. ``samples`` are each cell's raw samples,
-    the rounds one after the other, in ns (see ``samples_file``).
+    ``problems`` are failures that belong to no cell.
     """
+
+    FILE = "bench.json"
+    MADE_BY = "edgepipe bench"
 
     model: Mapping[str, Any]
     host: Mapping[str, Any]
@@ -115,16 +101,10 @@ class BenchResult:
     quick: bool
     baseline: str | None
     cells: tuple[CellResult, ...]
-    artifacts: Mapping[str, str]
     problems: tuple[str, ...]
-    exit_code: ExitCode
-    samples: tuple[tuple[np.ndarray, ...], ...] = ()
-
-    def to_json(self) -> dict[str, Any]:
-        """The document: JSON values only."""
-        document = asdict(replace(self, samples=()))
-        del document["exit_code"], document["samples"]
-        return {"schema_version": SCHEMA_VERSION, **document}
+    exit_code: ExitCode = field(default=ExitCode.OK, metadata=UNWRITTEN)
+    # Each cell's raw samples, the rounds one after the other, in ns: see ``samples_file``.
+    samples: tuple[tuple[np.ndarray, ...], ...] = field(default=(), metadata=UNWRITTEN)
 
     def samples_file(self) -> bytes:
         """The raw samples as a compressed ``.npz``.
@@ -151,61 +131,25 @@ def exit_code(rows: Sequence[CellResult], section: CellsConfig) -> ExitCode:
 
 def failed_row(cell: Cell, scenario: str, error: RunnerError) -> CellResult:
     """The row of a cell without figures."""
-    return CellResult(
-        cell.variant,
-        cell.runner,
-        cell.target.name,
-        status=status_of(error),
-        reason=str(error),
-        verdict=INVALID if isinstance(error, PlacementError) else None,
-        scenario=scenario,
-        precision=cell.precision,
-        device=cell.device,
-        batch=cell.batch,
-    )
-
-
-def refused_row(refused: Refused, scenario: str) -> CellResult:
-    """The row of a cell that was asked for and can't be."""
-    return CellResult(
-        refused.variant,
-        refused.runner,
-        refused.target,
-        status=refused.status,
-        reason=refused.reason,
-        scenario=scenario,
-        precision=refused.precision,
-    )
+    verdict = INVALID if isinstance(error, PlacementError) else None
+    return CellResult.failed(cell, error, verdict=verdict, scenario=scenario, batch=cell.batch)
 
 
 def measured_row(entry: Entry, visits: Visits, scenario: str, rate: float | None) -> CellResult:
     """The row of a cell that went through its rounds, without a verdict."""
     cell, opened = entry.cell, visits.opened[0]
-    placed, artifacts = opened.loaded.placement, entry.source.manifest.artifacts
+    artifacts = entry.source.manifest.artifacts
     figures = visits.figures(scenario)
     samples = np.concatenate([found.samples for found in visits.measurements]) / 1e6
-    return CellResult(
-        cell.variant,
-        cell.runner,
-        cell.target.name,
-        status="ok",
-        file=cell.file,
-        runner_version=opened.loaded.runner_version,
+    return CellResult.ran(
+        cell,
+        opened.loaded,
         scenario=scenario,
         rate=rate if scenario == SERVER else None,
-        threads=placed.threads,
-        streams=placed.streams,
+        streams=opened.loaded.placement.streams,
         batch=opened.batch,
         options=dict(cell.options),
         tuned=cell.tuned,
-        precision=placed.precision,
-        precision_from=placed.precision_from,
-        device=placed.device,
-        device_name=placed.device_name,
-        provider=placed.provider,
-        nodes=placed.nodes,
-        placement=placed.shares(),
-        convolutions=placed.convolutions,
         latency_ms=None if scenario == OFFLINE else _latency(samples, figures),
         samples=len(samples),
         rounds=len(figures),

@@ -11,7 +11,7 @@ from __future__ import annotations
 import sys
 import time
 from collections.abc import Mapping, Sequence
-from dataclasses import asdict, dataclass, field, replace
+from dataclasses import dataclass, field, replace
 from datetime import UTC, datetime
 from typing import Any
 
@@ -30,14 +30,12 @@ from ..settings.load import load_exported
 from ..settings.machine import Places
 from ..settings.options import takes
 from ..settings.speed import TuneConfig, TuneRequest
+from ..storage.document import UNWRITTEN, Result
 from ..storage.manifest import CellKey, Recommendation
 from ..storage.workspace import Transaction, Workspace
 from ..verdicts import INCONCLUSIVE, PASS, exit_code
 from .rounds import Entry, Rounds, Source, Visits, timing
 from .validity import interference
-
-SCHEMA_VERSION = 1
-RESULT_FILE = "tune.json"
 
 EXPLORING_ROUNDS = 3
 WARM_UP_SECONDS = 0.5  # many short visits
@@ -102,26 +100,23 @@ class Tuned:
 
 
 @dataclass(frozen=True)
-class TuneResult:
-    """What ``tune.json`` holds; ``recommended`` are all that the manifest has from now on.
+class TuneResult(Result):
+    """What tune found.
 
     ``budget`` is what the search was allowed for all cells, ``seconds`` what it took.
     """
 
+    FILE = "tune.json"
+    MADE_BY = "edgepipe tune"
+
     model: Mapping[str, Any]
-    artifacts: Mapping[str, str]
     hosts: Mapping[str, Mapping[str, Any]]
     budget: float
     seconds: float
     cells: tuple[Tuned, ...]
-    recommended: tuple[Recommendation, ...]
-    exit_code: ExitCode
-
-    def to_json(self) -> dict[str, Any]:
-        """The document: JSON values only."""
-        document = asdict(replace(self, recommended=()))
-        del document["exit_code"], document["recommended"]
-        return {"schema_version": SCHEMA_VERSION, **document}
+    # All that the manifest has from now on.
+    recommended: tuple[Recommendation, ...] = field(default=(), metadata=UNWRITTEN)
+    exit_code: ExitCode = field(default=ExitCode.OK, metadata=UNWRITTEN)
 
 
 @takes(TuneRequest)
@@ -139,7 +134,7 @@ def tune(request: TuneRequest) -> TuneResult:
         result = _tune(source, config.tune, config.places, proof, request.progress)
         with Transaction(place, manifest) as transaction:
             transaction.recommend(result.recommended)
-        place.write_json(RESULT_FILE, result.to_json())
+        place.write(result)
     return result
 
 

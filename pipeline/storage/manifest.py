@@ -77,7 +77,8 @@ class Artifact:
 class StageRecord:
     """What the manifest remembers of a stage: what it depended on, and what it made.
 
-    ``key`` is the digest of ``depends``. ``result`` is what the stage has to say about it.
+    ``key`` is the digest of ``depends``, which nothing else reads. ``result`` is what the stage
+    has to say about it.
     """
 
     name: str
@@ -212,8 +213,6 @@ class Manifest:
         for name in files:
             if name not in self.artifacts:
                 raise ValueError(f"{name} is a variant's, and no artifact")
-        if any(not isinstance(one.depends.get("source", {}), dict) for one in self.stages):
-            raise ValueError("a stage's source is no object")
         if self.preprocessing:
             TypeAdapter(Preprocessing).validate_python(self.preprocessing)
 

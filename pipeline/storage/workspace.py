@@ -23,6 +23,7 @@ from ...runners import documents
 from ...runners.machine.files import sha256_file, sync_folder, write_synced
 from ..errors import IntegrityError, WorkspaceError
 from .atomic import writing
+from .document import Document
 from .manifest import RESTORE, Artifact, Manifest, Recommendation, StageRecord, is_file_name
 
 MANIFEST = "manifest.json"
@@ -139,10 +140,9 @@ class Workspace:
             return "edited"
         return "intact"
 
-    def write_json(self, name: str, document: Any) -> Path:
-        """``write_result`` for a JSON document."""
-        text = documents.text(document)
-        return self.write_result(name, text.encode())
+    def write(self, result: Document) -> Path:
+        """``write_result`` for a document, as the file that it says."""
+        return self.write_result(result.FILE, documents.text(result.to_json()).encode())
 
     def write_result(self, name: str, data: bytes) -> Path:
         """Put one of ``RESULTS`` into the folder, whole or not at all."""

@@ -7,9 +7,8 @@ needs is written beside it, so that a killed run goes on where it was and ends i
 
 from __future__ import annotations
 
-from dataclasses import asdict, dataclass, replace
+from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 
@@ -24,15 +23,15 @@ from ..settings.options import takes
 from ..storage import dataset as datasets
 from ..storage.atomic import write_whole
 from ..storage.dataset import Dataset
+from ..storage.document import Document
 from .epochs import Epoch, Start, Training, reproducible, select
 from .resume import TrainingState
 
-SCHEMA_VERSION = 1
 STATE_SUFFIX, RESULT_SUFFIX, PLOT_SUFFIX = ".state", ".json", ".svg"
 
 
 @dataclass(frozen=True)
-class TrainResult:
+class TrainResult(Document):
     """``confusion[i][j]`` counts held-out images of class i that were taken for class j.
 
     ``top1`` (per cent of the ``held_out`` images) and ``confusion`` are the best epoch's,
@@ -40,6 +39,8 @@ class TrainResult:
     may do a little worse: ``edgepipe evaluate --data`` of images set aside tells.
     ``resumed_after`` is the epoch that a killed run had done.
     """
+
+    MADE_BY = "edgepipe train"
 
     output: Path
     data: str
@@ -54,10 +55,6 @@ class TrainResult:
     stopped_early: bool
     resumed_after: int
     notes: tuple[str, ...]
-
-    def to_json(self) -> dict[str, Any]:
-        """The document: JSON values only."""
-        return {"schema_version": SCHEMA_VERSION, **asdict(self), "output": str(self.output)}
 
 
 @takes(TrainRequest)

@@ -18,10 +18,10 @@ from edgepipe.pipeline import package
 from edgepipe.pipeline.cells.arithmetic import Arithmetic
 from edgepipe.pipeline.errors import InputError, IntegrityError, UsageError, WorkspaceError
 from edgepipe.pipeline.judging.recording import Recording
-from edgepipe.pipeline.report.results import BENCH, BenchFile, read, read_samples
+from edgepipe.pipeline.report.results import read, read_samples
 from edgepipe.pipeline.settings.load import _read_toml
-from edgepipe.pipeline.shipping.evidence import read as read_evidence
-from edgepipe.pipeline.speed.regression import Baseline
+from edgepipe.pipeline.speed.baseline import Baseline
+from edgepipe.pipeline.speed.rows import BenchResult
 from edgepipe.pipeline.storage import npz
 from edgepipe.pipeline.storage.goldens import Goldens
 from edgepipe.pipeline.storage.manifest import Manifest, digest
@@ -58,12 +58,12 @@ def test_json_that_no_writer_writes(text: str, why: str) -> None:
 
 @pytest.mark.parametrize("text", ["{", DEEP, '{"cells": NaN}', "5", "[]", "\ud800"])
 def test_every_reader_of_results_refuses(text: str, tmp_path: Path) -> None:
-    path = tmp_path / BENCH
+    path = tmp_path / BenchResult.FILE
     path.write_text(text, errors="surrogatepass")
     for reading in (
-        lambda: read_evidence(path),
+        lambda: BenchResult.load(path),
         lambda: Baseline.load(path),
-        lambda: read(tmp_path, BENCH, BenchFile, Manifest()),
+        lambda: read(tmp_path, BenchResult, Manifest()),
     ):
         with pytest.raises(InputError, match=r"bench\.json"):
             reading()
@@ -148,7 +148,7 @@ def test_older_results_name_the_command_that_renews_them(tmp_path: Path) -> None
     made = Made(tmp_path)
     for name in ("parity.json", "bench.json"):
         (made.folder / name).write_text('{"schema_version": 0, "cells": []}')
-    with pytest.raises(InputError, match="schema 0, this edgepipe reads 1; run `edgepipe parity`"):
+    with pytest.raises(InputError, match="schema 0, this reads 1; run `edgepipe parity`"):
         package(workspace=tmp_path, output=tmp_path / "bundles")
     with pytest.raises(InputError, match="schema 0, this reads 1; measure the baseline"):
         Baseline.load(made.folder / "bench.json")
@@ -218,7 +218,6 @@ def edit_manifest(folder: Path, *keys: Any, value: Any) -> Path:
         (("artifacts", ".."), {"sha256": "ab", "size": 1}),
         (("artifacts", "fp32.onnx", "size"), None),
         (("stages", 0, "artifacts"), ["../nothing"]),
-        (("stages", 0, "depends", "source"), []),
         (("recommended",), [{"variant": "none"}]),
     ],
 )

@@ -15,13 +15,12 @@ from ....runners.timing.plan import SINGLE_STREAM
 from ...judging.accuracies import CellAccuracy
 from ...judging.judged import CellVerdict
 from ...settings.making import SYNTHETIC
-from ...speed.compare import Speed
+from ...speed.compare import CompareResult, Speed
 from ...speed.rows import CellResult
 from ...speed.tune import Tuned
 from ...stages.modelspec import name_of
 from ...storage.manifest import Manifest
 from ..gather import Report
-from ..results import ComparisonFile
 
 # ``Samples.origin`` of inputs of the user's, and how the names of edgepipe's own begin.
 FOLDER, FILE, DIGITS = "folder", "file", "digits"
@@ -148,7 +147,7 @@ def _tune(report: Report) -> list[str]:
     return [_line("edgepipe tune", *flags, "--budget", f"{report.tuning.budget:g}")]
 
 
-def _compare(found: ComparisonFile) -> list[str]:
+def _compare(found: CompareResult) -> list[str]:
     speeds = _ran(speed for row in found.models for speed in row.speeds)
     flags = _repeated("--runner", (speed.runner for speed in speeds))
     flags += _repeated("--variant", (speed.variant for speed in speeds))

@@ -3,16 +3,21 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
+from dataclasses import replace
 from typing import Any
 
+from ...judging.explanation import Explanation
 from ...numerics.intervals import SAMPLES_NEEDED
+from ...numerics.metrics import MEASURED
 from ...settings.making import SYNTHETIC
 from ...speed.rows import CellResult
 from ..choice import speed
-from ..gather import Report
-from ..results import MEASURED, ExplainedCell
-from ..text.tables import number
-from .elements import MIB, NONE, Column, Table, Verdict
+from ..gather import Report, Row
+from ..text import columns
+from ..text.columns import figure
+from ..text.table import NONE, Column, Table
+from ..text.tables import MIB, number
+from .cell_table import CELL
 
 LABELS_SHOWN = 12
 LAYERS_SHOWN = 5
@@ -66,8 +71,8 @@ def artifacts(report: Report) -> Table:
         (name, f"{found.size / MIB:.2f}", found.sha256)
         for name, found in report.manifest.artifacts.items()
     ]
-    columns = (Column("File"), Column("MiB", figure=True), Column("SHA-256"))
-    return Table("Files of the workspace", columns, tuple(rows))
+    heads = (Column("File"), Column("MiB", figure=True), Column("SHA-256"))
+    return Table("Files of the workspace", heads, tuple(rows))
 
 
 def reasons(report: Report) -> list[tuple[str, str]]:
@@ -88,24 +93,21 @@ def reasons(report: Report) -> list[tuple[str, str]]:
 
 def comparisons(report: Report) -> Table | None:
     """New times against the baseline's, if bench was given one."""
-    rows = []
-    for row in report.rows:
-        if row.bench and (found := row.bench.comparison):
-            interval = "{:.3f}–{:.3f}".format(*found.ci95) if found.ci95 else NONE
-            limit = f"{1 + found.max_slowdown:.3g}"
-            why = found.reason or ""
-            ratio = number(found.ratio, ".3f")
-            rows.append((row.name(" · "), ratio, interval, limit, Verdict(found.verdict), why))
-    columns = (
-        Column("cell"),
-        Column("× as slow", figure=True),
-        Column("95 % interval", figure=True),
-        Column("at most", figure=True),
-        Column("verdict"),
-        Column("why"),
-    )
+    rows = [row for row in report.rows if row.bench and row.bench.comparison]
+    limit = figure("at most", lambda cell: f"{1 + cell.comparison.max_slowdown:.3g}")
+    why = Column("why", lambda cell: cell.comparison.reason or "")
+    shown = (columns.RATIO, columns.RATIO_INTERVAL, limit, columns.AGAINST_VERDICT, why)
     baseline = report.bench.baseline if report.bench else None
-    return Table(f"Compared with {baseline}", columns, tuple(rows)).dense() if rows else None
+    return _dense(f"Compared with {baseline}", shown, "bench", rows) if rows else None
+
+
+def _dense(caption: str, shown: Sequence[Column], part: str, rows: Sequence[Row]) -> Table:
+    """A table of what one command says of these rows, without columns that say nothing."""
+
+    def of(column: Column) -> Column:
+        return replace(column, get=lambda row: column.get(getattr(row, part)))
+
+    return Table.of([CELL, *map(of, shown)], rows, caption).without(lambda _: "")
 
 
 def accuracy(report: Report) -> Table | None:
@@ -113,42 +115,16 @@ def accuracy(report: Report) -> Table | None:
     if report.evaluation is None:
         return None
     data, reference = report.evaluation.data, report.evaluation.reference
-    rows = []
-    for row in report.rows:
-        if (found := row.accuracy) is None:
-            continue
-        drop, interval = found.drop, found.top1_ci95
-        word = found.verdict or (found.status if found.status != "ok" else "")
-        rows.append(
-            (
-                row.name(" · "),
-                number(found.top1, ".2%"),
-                f"{interval[0]:.2%}–{interval[1]:.2%}" if interval else NONE,
-                number(found.top5, ".2%"),
-                f"{drop.points:+.2f}" if drop else NONE,
-                f"{drop.ci95[0]:+.2f} to {drop.ci95[1]:+.2f}" if drop else NONE,
-                Verdict(word) if word else ("reference" if not drop else "no gate"),
-                found.reason or "",
-            )
-        )
-    columns = (
-        Column("cell"),
-        Column("top-1", figure=True),
-        Column("95 % interval", figure=True),
-        Column("top-5", figure=True),
-        Column("drop, points", figure=True),
-        Column("95 % interval of the drop", figure=True),
-        Column("verdict"),
-        Column("why"),
-    )
+    shown = (columns.TOP1, columns.TOP1_INTERVAL, columns.TOP5, columns.DROP)
+    shown += (columns.DROP_INTERVAL, columns.ACCURACY_VERDICT, columns.WHY)
     against = (
         f", drops against {reference['variant']} on {reference['runner']}" if reference else ""
     )
     caption = f"{data['images']} images of {data['classes']} classes: {data['name']}{against}"
-    return Table(caption, columns, tuple(rows)).dense()
+    return _dense(caption, shown, "accuracy", [row for row in report.rows if row.accuracy])
 
 
-def worst_layers(cell: ExplainedCell) -> Table | None:
+def worst_layers(cell: Explanation) -> Table | None:
     """The layers of one cell that add the most error."""
     if not cell.layers:
         return None
@@ -162,7 +138,7 @@ def worst_layers(cell: ExplainedCell) -> Table | None:
         )
         for layer in cell.layers[:LAYERS_SHOWN]
     )
-    columns = (
+    heads = (
         Column("layer"),
         Column("operators"),
         Column("SQNR so far, dB", figure=True),
@@ -173,7 +149,7 @@ def worst_layers(cell: ExplainedCell) -> Table | None:
     caption = (
         f"{cell.variant} · {cell.runner}{place}: the {len(rows)} worst of {len(cell.layers)} layers"
     )
-    return Table(caption, columns, rows)
+    return Table(caption, heads, rows)
 
 
 def settings(report: Report) -> Table | None:
@@ -189,14 +165,14 @@ def settings(report: Report) -> Table | None:
         for row in report.rows
         if (cell := row.bench) and cell.status == "ok" and (cell.tuned or cell.options)
     )
-    columns = (
+    heads = (
         Column("cell"),
         Column("threads", figure=True),
         Column("streams", figure=True),
         Column("options"),
         Column("from"),
     )
-    return Table("Settings other than the defaults", columns, rows) if rows else None
+    return Table("Settings other than the defaults", heads, rows) if rows else None
 
 
 def hosts(report: Report) -> Table:

@@ -5,13 +5,12 @@ from __future__ import annotations
 from collections.abc import Callable, Sequence
 from typing import Any
 
-from ...speed.compare import Candidate, Speed
+from ...speed.compare import Candidate, CompareResult, Speed
 from ...speed.convolutions import Convolution, Timed
 from ..gather import Report
-from ..results import ComparisonFile
 from ..text.comparison import doubts, sources
-from ..text.tables import mebibytes, millions, moment, ms, number
-from .elements import MIB, NONE, Column, Table, Value, Verdict
+from ..text.table import NONE, Column, Table, Value, Verdict
+from ..text.tables import MIB, mebibytes, millions, moment, ms, number
 
 Get = Callable[[Candidate], str]
 FRONT = "◆"
@@ -32,7 +31,7 @@ def section(report: Report) -> dict[str, Any] | None:
     }
 
 
-def costs(found: ComparisonFile) -> Table:
+def costs(found: CompareResult) -> Table:
     """What each model costs by arithmetic, on the disk and in training, and how right it is."""
     columns: list[tuple[str, Get]] = [
         ("parameters", lambda row: f"{row.parameters:,}"),
@@ -55,7 +54,7 @@ def costs(found: ComparisonFile) -> Table:
     return Table("; ".join([_origin(found), *common]), shown, rows)
 
 
-def speeds(found: ComparisonFile) -> Table | None:
+def speeds(found: CompareResult) -> Table | None:
     """Latency and peak memory of each variant, the runners side by side."""
     measured = [one for row in found.models for one in row.speeds if one.status == "ok"]
     runners = list(dict.fromkeys(one.runner for one in measured))
@@ -88,7 +87,7 @@ def convolutions(shapes: Sequence[Convolution]) -> Table | None:
     return Table(caption, tuple(columns), tuple(map(_shape, shapes)))
 
 
-def notes(found: ComparisonFile, report: Report) -> list[str]:
+def notes(found: CompareResult, report: Report) -> list[str]:
     """Sources of what was not measured, what stands in the way of a figure, what to doubt."""
     lines = [f"Top-1 of {', '.join(names)}: {source}." for source, names in sources(found.models)]
     bench = report.bench_cpu("local")
@@ -99,7 +98,7 @@ def notes(found: ComparisonFile, report: Report) -> list[str]:
     return [*lines, *dict.fromkeys(reasons)]
 
 
-def undrawn(found: ComparisonFile) -> list[str]:
+def undrawn(found: CompareResult) -> list[str]:
     """The models that have no place in the plot."""
     return [row.model for row in found.models if row.published_top1 is None]
 
@@ -113,7 +112,7 @@ _INPUTS: list[tuple[str, Get]] = [
 ]
 
 
-def _origin(found: ComparisonFile) -> str:
+def _origin(found: CompareResult) -> str:
     return "Models of the workspace" if found.artifacts else "Models of the zoo"
 
 
@@ -155,5 +154,5 @@ def _shape(shape: Convolution) -> tuple[str, ...]:
     return name, *figures
 
 
-def _timed(found: ComparisonFile) -> Sequence[Timed]:
+def _timed(found: CompareResult) -> Sequence[Timed]:
     return [timed for shape in found.convolutions for timed in shape.timed]

@@ -8,23 +8,20 @@ from importlib import resources
 from typing import Any
 
 from ...errors import MissingLibrary
+from ...judging.accuracies import EvaluationResult
+from ...judging.explanation import ExplainResult
+from ...judging.judged import ParityResult
+from ...numerics.metrics import BROKEN
+from ...speed.compare import CompareResult
+from ...speed.rows import SAMPLES
+from ...speed.tune import TuneResult
 from ..choice import choose, speed
 from ..gather import Report
 from ..plots import pareto, plots
-from ..results import (
-    BROKEN,
-    COMPARISON,
-    EVALUATION,
-    EXPLANATION,
-    MISSING,
-    OUTDATED,
-    PARITY,
-    SAMPLES,
-    TUNING,
-)
+from ..results import MISSING, OUTDATED
+from ..text.table import Table, Verdict, escaped
 from . import cell_table, contents, models, tuning
 from .again import commands, placeholders
-from .elements import Verdict
 
 
 def html(report: Report) -> str:
@@ -69,11 +66,11 @@ def _contents(report: Report) -> dict[str, Any]:
         "tuned": tuning.section(report),
         "compared": models.section(report),
         "files": {
-            "parity": PARITY,
-            "evaluation": EVALUATION,
-            "explanation": EXPLANATION,
-            "tuning": TUNING,
-            "comparison": COMPARISON,
+            "parity": ParityResult.FILE,
+            "evaluation": EvaluationResult.FILE,
+            "explanation": ExplainResult.FILE,
+            "tuning": TuneResult.FILE,
+            "comparison": CompareResult.FILE,
         },
         "samples_file": SAMPLES,
     }
@@ -121,13 +118,13 @@ def _environment(**options: Any) -> Any:
 
 
 class _Code(str):
-    """A line of a block of code."""
+    """Markdown that is ready."""
 
 
 def _plain(value: object) -> object:
-    """Text that stays text inside a Markdown table."""
+    """Text that stays text, a table as Markdown."""
+    if isinstance(value, Table):
+        return _Code(f"{escaped(value.caption)}\n\n{value.markdown()}")
     if isinstance(value, _Code) or not isinstance(value, str | Verdict):
         return value
-    text = " ".join(str(value).split())
-    text = text.replace("&", "&amp;").replace("<", "&lt;").replace(">", "&gt;")
-    return re.sub(r"([\\|\[\]*`])", r"\\\1", text)
+    return escaped(str(value))

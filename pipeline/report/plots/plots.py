@@ -8,11 +8,12 @@ from typing import Any
 
 import numpy as np
 
+from ...judging.explanation import Explanation
+from ...numerics.metrics import BROKEN
 from ...speed.validity import MAX_ROUND_SPREAD, VALID
 from ...verdicts import PASS
 from ..choice import Speed, speed
 from ..gather import Row
-from ..results import BROKEN, ExplainedCell
 from ..text.tables import ms
 from .annotations import Point, log_ruler, place_labels
 from .inline_svg import BAD, BAND, INK, QUIET, SERIES, SURFACE, VARIABLES, figure_of
@@ -88,7 +89,7 @@ def distributions(rows: Sequence[Row], width: int) -> str | None:
         return finish("distributions", f"Distribution of latencies by round. {described}")
 
 
-def layers(cells: Sequence[ExplainedCell], width: int) -> str | None:
+def layers(cells: Sequence[Explanation], width: int) -> str | None:
     """Each layer's SQNR in the order of the graph: what has piled up, and its own."""
     shown = [
         cell
@@ -232,7 +233,7 @@ def _spoken(row: Row) -> str:
     return f"{len(row.rounds)} rounds, median {middle:.3g} ms, 95 % below {late:.3g} ms"
 
 
-def _layers(axes: Any, cell: ExplainedCell) -> None:
+def _layers(axes: Any, cell: Explanation) -> None:
     by_tensor = {layer.tensor: layer for layer in cell.layers}
     ordered = [by_tensor[tensor] for tensor in cell.order if tensor in by_tensor]
     places = {layer.tensor: place for place, layer in enumerate(ordered)}

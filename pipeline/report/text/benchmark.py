@@ -2,31 +2,46 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from textwrap import wrap
 
 from rich.console import RenderableType
 
 from ....runners.timing.plan import OFFLINE, SERVER, SINGLE_STREAM
-from ...speed.regression import Comparison
 from ...speed.rows import BenchResult, CellResult
 from ...speed.tune import TuneResult
-from .tables import WIDTH, ms, number, row_name, settings, table, text
+from . import columns
+from .table import Column, Table
+from .tables import WIDTH, number, row_name, settings, table, text
 
-MIB = 1 << 20
-Column = tuple[str, Callable[[CellResult], str]]
+SHOWN = {
+    SINGLE_STREAM: (
+        *(columns.P50, columns.LATENCY_INTERVAL, columns.P90, columns.SPEEDUP),
+        *(columns.LOAD, columns.CACHED, columns.RSS, columns.SIZE),
+    ),
+    OFFLINE: (
+        *(columns.STREAMS, columns.BATCH, columns.THROUGHPUT, columns.THROUGHPUT_INTERVAL),
+        *(columns.SPEEDUP, columns.RSS),
+    ),
+    SERVER: (
+        *(columns.STREAMS, columns.RATE, columns.THROUGHPUT),
+        *(columns.P50, columns.P90, columns.P99, columns.RSS),
+    ),
+}
+COMPARED = (
+    *(columns.VARIANT, columns.RUNNER, columns.TARGET, columns.RATIO, columns.RATIO_INTERVAL),
+    *(columns.AGAINST_VERDICT, columns.AGAINST_WHY),
+)
 
 
 def bench_table(result: BenchResult) -> str:
     """The cells of a bench with what qualifies them below."""
     measured = [cell for cell in result.cells if cell.status == "ok"]
-    columns = _columns(result.scenario, measured)
-    shown = table(*(title for title, _ in columns))
-    for cell in measured:
-        shown.add_row(*(show(cell) for _, show in columns))
-    parts: list[RenderableType] = [shown] if measured else []
+    shown = Table.of(_columns(result.scenario, measured), measured)
+    parts: list[RenderableType] = [shown.text()] if measured else []
     if any(cell.comparison for cell in measured):
-        parts += [f"  compared with {result.baseline}:", _comparisons(measured)]
+        compared = Table.of(COMPARED, [cell for cell in measured if cell.comparison])
+        parts += [f"  compared with {result.baseline}:", compared.text()]
     parts += [*_notes(result.cells), *(f"  {problem}" for problem in result.problems)]
     return text(*parts, _host(result))
 
@@ -57,94 +72,10 @@ def tune_table(result: TuneResult) -> str:
 
 def _columns(scenario: str, cells: Sequence[CellResult]) -> list[Column]:
     """What the scenario has to show, and only columns that tell cells apart or say something."""
-    columns: list[Column] = [("variant", lambda cell: cell.variant)]
-    columns += [("runner", lambda cell: cell.runner)]
-    if any(cell.target != "local" for cell in cells):
-        columns += [("target", lambda cell: cell.target)]
-    columns += [("prec", lambda cell: cell.precision or "")]
-    columns += [(">thr", lambda cell: str(cell.threads))]
-    columns += {
-        SINGLE_STREAM: _SINGLE_STREAM,
-        OFFLINE: _OFFLINE,
-        SERVER: _SERVER,
-    }[scenario]
-    if any(cell.energy_mj is not None for cell in cells):
-        columns += [(">mJ", lambda cell: number(cell.energy_mj, ".1f"))]
-    return [*columns, ("verdict", lambda cell: cell.verdict or "")]
-
-
-def _p50(cell: CellResult) -> str:
-    return ms(cell.latency_ms.p50) if cell.latency_ms else "–"
-
-
-def _interval(cell: CellResult) -> str:
-    if cell.latency_ms is None or cell.rounds < 2:
-        return "–"
-    low, high = cell.latency_ms.ci95
-    return f"{ms(low)}–{ms(high)}"
-
-
-def _percentile(rank: int) -> Callable[[CellResult], str]:
-    def show(cell: CellResult) -> str:
-        return ms(cell.latency_ms and getattr(cell.latency_ms, f"p{rank}"))
-
-    return show
-
-
-def _throughput_interval(cell: CellResult) -> str:
-    if cell.throughput_ci95 is None or cell.rounds < 2:
-        return "–"
-    low, high = cell.throughput_ci95
-    return f"{low:.1f}–{high:.1f}"
-
-
-_SINGLE_STREAM: list[Column] = [
-    (">p50", _p50),
-    (">95 % interval", _interval),
-    (">p90", _percentile(90)),
-    (">x fp32", lambda cell: number(cell.speedup, ".2f")),
-    (">load", lambda cell: number(cell.load_ms, ".0f")),
-    (">cached", lambda cell: number(cell.load_cached_ms, ".0f")),
-    (">RSS", lambda cell: number(cell.peak_rss_mib, ".0f")),
-    (">MiB", lambda cell: f"{(cell.size_bytes or 0) / MIB:.1f}"),
-]
-_OFFLINE: list[Column] = [
-    (">streams", lambda cell: str(cell.streams)),
-    (">batch", lambda cell: str(cell.batch)),
-    (">images/s", lambda cell: number(cell.throughput_per_s, ".1f")),
-    (">95 % interval", _throughput_interval),
-    (">x fp32", lambda cell: number(cell.speedup, ".2f")),
-    (">RSS", lambda cell: number(cell.peak_rss_mib, ".0f")),
-]
-_SERVER: list[Column] = [
-    (">streams", lambda cell: str(cell.streams)),
-    (">rate", lambda cell: number(cell.rate, "g")),
-    (">images/s", lambda cell: number(cell.throughput_per_s, ".1f")),
-    (">p50", _p50),
-    (">p90", _percentile(90)),
-    (">p99", _percentile(99)),
-    (">RSS", lambda cell: number(cell.peak_rss_mib, ".0f")),
-]
-
-
-def _comparisons(cells: Sequence[CellResult]) -> RenderableType:
-    shown = table("variant", "runner", "target", ">x as slow", ">95 % interval", "verdict", "why")
-    for cell in cells:
-        if found := cell.comparison:
-            shown.add_row(
-                cell.variant,
-                cell.runner,
-                cell.target,
-                number(found.ratio, ".3f"),
-                "{:.3f}–{:.3f}".format(*found.ci95) if found.ci95 else "–",
-                found.verdict,
-                found.reason or _limit(found),
-            )
-    return shown
-
-
-def _limit(found: Comparison) -> str:
-    return f"at most {1 + found.max_slowdown:.3g}"
+    target = [columns.TARGET] if any(cell.target != "local" for cell in cells) else []
+    energy = [columns.ENERGY] if any(cell.energy_mj is not None for cell in cells) else []
+    place = [columns.VARIANT, columns.RUNNER, *target, columns.PRECISION, columns.THREADS]
+    return [*place, *SHOWN[scenario], *energy, columns.VERDICT]
 
 
 def _notes(cells: Sequence[CellResult]) -> list[str]:

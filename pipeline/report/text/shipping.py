@@ -13,11 +13,11 @@ MIB = 1 << 20
 def packaged(result: Packaged) -> str:
     """The archive and what it holds."""
     shown = table("file", ">  MiB", "sha256")
-    for name, member in result.index.members.items():
+    for name, member in result.bundle.members.items():
         shown.add_row(name, f"{member.size / MIB:.2f}", member.sha256[:12])
     signed = "signed" if result.signed else "not signed"
     lines = [f"  {note}" for note in result.notes]
-    for name in result.index.waived:
+    for name in result.bundle.waived:
         lines.append(f"  {name}: packaged because it was allowed; the bundle says so")
     size = f"{result.size / MIB:.1f} MiB, {signed}"
     return text(shown, *lines, f"{result.path}  ({size})")

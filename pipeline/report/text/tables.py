@@ -76,13 +76,6 @@ def mebibytes(value: float | None) -> str:
     return number(None if value is None else value / MIB, ".1f")
 
 
-def decibels(value: float | None, max_abs: float | None, absent: str = "–") -> str:
-    """A distance in dB; "equal" where there is no error, a dash where there is no distance."""
-    if value is None and max_abs == 0:
-        return "equal"
-    return absent if value is None else f"{value:.1f}"
-
-
 def settings(found: Mapping[str, Any]) -> str:
     """Settings of a runner as tune tries them: "threads 1, allow_spinning False"."""
     options = found.get("options", {})

@@ -15,10 +15,12 @@ from ...machine.inventory import Inventory
 from ...settings import placement
 from ...settings.making import SYNTHETIC
 from ...storage.manifest import Manifest
-from . import explanation
-from .tables import apart, decibels, number, row_name, table, text
+from . import columns, explanation
+from .table import Table
+from .tables import MIB, apart, row_name, table, text
 
-MIB = 1 << 20
+PLACE = (columns.VARIANT, columns.RUNNER, columns.TARGET, columns.PRECISION)
+TWICE_COLUMNS = (columns.FILE, columns.KERNELS)
 TWICE = "file: the int8 file's own arithmetic against torch; kernels: the runner against that"
 
 
@@ -44,42 +46,20 @@ def parity(result: ParityResult) -> str:
 
 def _parity_table(result: ParityResult) -> str:
     """The cells of a parity run with the reasons below it."""
-    columns = ["variant", "runner", "target", "prec", "verdict", ">SQNR dB", ">limit"]
+    ran = [cell for cell in result.cells if cell.status == "ok"]
     twice = any(cell.file_max_abs is not None or cell.fault for cell in result.cells)
-    columns += [">file", ">kernels"] * twice
-    shown = table(*columns, ">cosine", ">max rel", ">top-1", ">n")
-    for cell in result.cells:
-        if cell.status == "ok":
-            shown.add_row(
-                cell.variant,
-                cell.runner,
-                cell.target,
-                cell.precision or "",
-                cell.verdict or "",
-                decibels(cell.sqnr_db, cell.max_abs),
-                number(cell.gate["min_sqnr_db"], ".1f"),
-                *_twice(cell)[: 2 * twice],
-                number(cell.cosine, ".6f"),
-                number(cell.max_rel, ".1e"),
-                number(cell.top1_agreement, ".1%"),
-                str(cell.samples),
-            )
-    parts: list[RenderableType] = [shown] if shown.row_count else []
+    shown = [*PLACE, columns.VERDICT, columns.SQNR, columns.LIMIT, *TWICE_COLUMNS[: 2 * twice]]
+    shown += [columns.COSINE, columns.MAX_REL, columns.TOP1_AGREEMENT, columns.SAMPLES]
+    parts: list[RenderableType] = [Table.of(shown, ran).text()] if ran else []
     for cell in result.cells:
         if note := placement.spread(cell.placement, cell.provider or ""):
             parts.append(f"  {row_name(cell, result.cells)}: {note}")
     parts += _reasons(result.cells)
     parts += _problems(result.problems)
-    parts.append(f"  torch's float32 {_reference(result.reference_sqnr_db)} on these goldens")
+    parts.append(f"  torch's float32 {_reference(result.reference)} on these goldens")
     if twice:
         parts.append(f"  {TWICE}")
     return text(*parts)
-
-
-def _twice(cell: CellVerdict | CellAccuracy) -> list[str]:
-    """What the file costs and what the kernels cost, dB."""
-    kernels = decibels(cell.kernels_sqnr_db, cell.kernels_max_abs)
-    return [decibels(cell.file_sqnr_db, cell.file_max_abs), kernels]
 
 
 def _reference(sqnr_db: float) -> str:
@@ -90,21 +70,13 @@ def _reference(sqnr_db: float) -> str:
 
 def evaluation_table(result: EvaluationResult) -> str:
     """The cells of an evaluation with the reasons below it."""
-    remote = any(cell.target != "local" for cell in result.cells if cell.status == "ok")
-    columns = ["variant", "runner", "prec", "verdict", ">top-1", ">95 % CI", ">top-5"]
-    columns += [">drop", ">95 % CI", ">p"]
+    ran = [cell for cell in result.cells if cell.status == "ok"]
     twice = any(cell.file_max_abs is not None for cell in result.cells)
-    columns += [">file", ">kernels"] * twice
-    if remote:
-        columns.insert(2, "target")
-    shown = table(*columns)
-    for cell in result.cells:
-        if cell.status == "ok":
-            row = _accuracy_row(cell) + _twice(cell)[: 2 * twice]
-            if remote:
-                row.insert(2, cell.target)
-            shown.add_row(*row)
-    parts: list[RenderableType] = [shown] if shown.row_count else []
+    shown = [*PLACE, columns.ACCURACY_VERDICT, columns.TOP1, columns.TOP1_INTERVAL, columns.TOP5]
+    shown += [columns.DROP, columns.DROP_INTERVAL, columns.P_VALUE, *TWICE_COLUMNS[: 2 * twice]]
+    if all(cell.target == "local" for cell in ran):
+        shown.remove(columns.TARGET)
+    parts: list[RenderableType] = [Table.of(shown, ran).text()] if ran else []
     parts += _reasons(result.cells)
     data, reference = result.data, result.reference
     parts.append(
@@ -121,24 +93,6 @@ def evaluation_table(result: EvaluationResult) -> str:
         parts.append(f"  {TWICE} (SQNR in dB, on the goldens; parity judges it)")
     parts += [f"  {note}" for note in result.notes]
     return text(*parts)
-
-
-def _accuracy_row(cell: CellAccuracy) -> list[str]:
-    low, high = cell.top1_ci95 or (0.0, 0.0)
-    drop = cell.drop
-    row = [
-        cell.variant,
-        cell.runner,
-        cell.precision or "",
-        cell.verdict or ("–" if cell.drop else "reference"),
-        number(cell.top1, ".2%"),
-        f"{100 * low:.1f}–{100 * high:.1f}",
-        number(cell.top5, ".1%"),
-    ]
-    if drop is None:
-        return [*row, "–", "–", "–"]
-    interval = "{:.2f} to {:.2f}".format(*drop.ci95)
-    return [*row, f"{drop.points:.2f}", interval, f"{drop.p_value:.2g}"]
 
 
 def _reasons(cells: Sequence[CellVerdict | CellAccuracy]) -> list[str]:

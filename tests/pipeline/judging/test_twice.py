@@ -351,10 +351,10 @@ def test_kernels_that_fail_where_the_variant_fits_are_refused(
     kernels_db: float, host: dict[str, Any], refused: str | None
 ) -> None:
     outputs, own = cell(31.0, kernels_db)
-    document = judged(ran("int8", outputs, host=host), int8=own).to_json()
+    result = judged(ran("int8", outputs, host=host), int8=own)
     variants = {"int8": Variant({"onnx": ("int8.onnx",)}, "exact-int8")}
     problems = evidence.parity_problems(
-        json.loads(json.dumps(document)),
+        result,
         variants,
         {},
         lambda variant, runner, precision: gate_of(variant, runner, precision, 129.0, {}),
@@ -366,14 +366,14 @@ def test_kernels_that_fail_where_the_variant_fits_are_refused(
 def test_a_failure_on_a_cpu_that_int8_is_not_for_is_none_beside_one_that_passed() -> None:
     (bad, own), (good, _) = cell(31.0, 29.0), cell(31.0, 41.0)
     cells = (ran("int8", good), ran("int8", bad, host=AVX2, target="haswell"))
-    document = judged(*cells, int8=own).to_json()
-    assert [row["verdict"] for row in document["cells"]] == ["pass", "fail"]
+    result = judged(*cells, int8=own)
+    assert [row.verdict for row in result.cells] == ["pass", "fail"]
     variants = {"int8": Variant({"onnx": ("int8.onnx",)}, "exact-int8")}
 
     def limits(variant: str, runner: str, precision: str) -> Gate:
         return gate_of(variant, runner, precision, 129.0, {})
 
-    assert evidence.parity_problems(document, variants, {}, limits) == []
+    assert evidence.parity_problems(result, variants, {}, limits) == []
 
 
 # The file -------------------------------------------------------------------------------------

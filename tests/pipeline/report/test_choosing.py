@@ -113,6 +113,6 @@ def test_hostile_names_do_nothing(made_up: MadeUp) -> None:
 
 
 def test_the_plot_in_a_file_of_its_own_has_the_same_names() -> None:
-    picture = choices.svg(CompareResult(ROWS, (), HOST, static=False))
+    picture = choices.svg(CompareResult({}, ROWS, (), HOST, static=False))
     assert "mobilenet_v2" in picture
     assert "var(" not in picture

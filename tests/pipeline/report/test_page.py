@@ -104,8 +104,8 @@ def test_hostile_strings_are_shown_and_do_nothing(tmp_path: Path) -> None:
 def test_broken_and_equal_layers_are_called_so(made_up: MadeUp) -> None:
     found = explained("int8", "ort-cpu")
     first, second, *rest = found.layers
-    broken = replace(first, sqnr_db=-math.inf, own_sqnr_db=-math.inf)
-    equal = replace(second, own_sqnr_db=math.inf)
+    broken = replace(first, sqnr_db=-math.inf, own_sqnr_db=-math.inf, state="")
+    equal = replace(second, own_sqnr_db=math.inf, state="")
     made_up.explain(replace(found, layers=(broken, equal, *rest)))
     text = plain(made_up.page())
     assert f"{first.layer} Conv broken broken" in text

@@ -11,9 +11,8 @@ from typing import Any
 import numpy as np
 
 from edgepipe.pipeline import write_report
-from edgepipe.pipeline.errors import ExitCode
 from edgepipe.pipeline.judging.accuracies import CellAccuracy, EvaluationResult
-from edgepipe.pipeline.judging.explanation import Explanation, LayerError, Step
+from edgepipe.pipeline.judging.explanation import ExplainResult, Explanation, LayerError, Step
 from edgepipe.pipeline.judging.gates import Gate
 from edgepipe.pipeline.judging.judged import CellVerdict, ParityResult
 from edgepipe.pipeline.numerics.intervals import interval
@@ -23,6 +22,7 @@ from edgepipe.pipeline.speed.compare import Candidate, CompareResult, Speed, wit
 from edgepipe.pipeline.speed.convolutions import Convolution, Timed
 from edgepipe.pipeline.speed.rows import BenchResult, CellResult, Latency
 from edgepipe.pipeline.speed.tune import Trial, Tuned, TuneResult
+from edgepipe.pipeline.storage.goldens import reference_json
 from edgepipe.pipeline.storage.manifest import Artifact, Manifest, Recommendation
 from edgepipe.pipeline.storage.workspace import Workspace
 from edgepipe.runners.machine.files import sha256_file
@@ -156,18 +156,18 @@ class MadeUp:
             cells=tuple(measured),
             artifacts=self.hashes,
             problems=(),
-            exit_code=ExitCode.OK,
             samples=samples,
         )
         result = replace(result, **changes)
         self.place.write_result("bench.npz", result.samples_file())
-        self.place.write_json("bench.json", result.to_json())
+        self.place.write(result)
 
     def parity(self, *cells: CellVerdict, **changes: Any) -> None:
+        reference = reference_json(REFERENCE_DB)
         result = ParityResult(
-            MODEL, self.hashes, {"local": HOST}, REFERENCE_DB, cells, (), ExitCode.OK
+            self.hashes, MODEL, {"local": HOST}, **reference, cells=cells, problems=()
         )
-        self.place.write_json("parity.json", replace(result, **changes).to_json())
+        self.place.write(replace(result, **changes))
 
     def evaluation(self, *cells: CellAccuracy) -> None:
         result = EvaluationResult(
@@ -179,27 +179,25 @@ class MadeUp:
             reference={"variant": "fp32", "runner": "ort-cpu", "target": "local"},
             notes=("one of the notes",),
             cells=cells,
-            exit_code=ExitCode.OK,
         )
-        self.place.write_json("evaluation.json", result.to_json())
+        self.place.write(result)
 
     def explain(self, *cells: Explanation) -> None:
-        document = {"schema_version": 1, "model": MODEL, "artifacts": self.hashes}
-        cells_of = [cell.to_json() for cell in cells]
-        self.place.write_json("explain.json", {**document, "cells": cells_of})
+        self.place.write(ExplainResult(self.hashes, cells, MODEL))
 
     def tune(self, *cells: Tuned, **changes: Any) -> None:
         """Tune's file, and the manifest with what it recommends."""
         self.recommended = tuple(self._recommendation(cell) for cell in cells if cell.settings)
         self.manifest()
         result = TuneResult(
-            MODEL, self.hashes, {"local": HOST}, 60.0, 58.5, cells, self.recommended, ExitCode.OK
+            self.hashes, MODEL, {"local": HOST}, 60.0, 58.5, cells, self.recommended
         )
-        self.place.write_json("tune.json", replace(result, **changes).to_json())
+        self.place.write(replace(result, **changes))
 
     def compare(self, *rows: Candidate, **changes: Any) -> None:
         """Compare's file, beside the models' folders."""
         result = CompareResult(
+            artifacts={},
             models=with_fronts(rows),
             convolutions=(),
             host=HOST,
@@ -319,6 +317,7 @@ def judged(variant: str, runner: str, verdict: str = "pass", **changes: Any) -> 
         "nodes": {},
         "gate": asdict(Gate(least, cosine, 0.85)),
         "placement": {},
+        "convolutions": {},
         "precision": "f32",
         "threads": 2,
         "file": f"{variant}.onnx",

@@ -145,8 +145,8 @@ def test_the_bill_of_materials_is_valid_cyclonedx(bundle: Path) -> None:
 
 def test_only_the_variants_that_were_asked_for_are_in_it(measured: Path, tmp_path: Path) -> None:
     made = package(workspace=measured, output=tmp_path, variants=("int8-avx2",))
-    assert set(made.index.variants) == {"int8-avx2"}
-    assert not {"fp32.onnx", "int8.onnx"} & set(made.index.members)
+    assert set(made.bundle.variants) == {"int8-avx2"}
+    assert not {"fp32.onnx", "int8.onnx"} & set(made.bundle.members)
 
 
 @pytest.mark.parametrize(
@@ -172,7 +172,7 @@ def test_recommended_settings_travel_along(ready: Path, tmp_path: Path) -> None:
     other = Recommendation("fp16", "openvino", "local", "CPU", "f32", {"threads": 1}, {})
     edit_manifest(ready, recommended=(found, other))
     made = package(workspace=ready, output=tmp_path)
-    (one,) = made.index.recommended
+    (one,) = made.bundle.recommended
     assert (one.variant, one.settings) == ("int8", {"threads": 1})
 
 
@@ -243,7 +243,7 @@ def test_a_failure_on_a_cpu_that_int8_is_not_for_is_none(ready: Path, tmp_path: 
         document["hosts"]["haswell"] = {"machine": "x86_64", "cpu_flags": ["avx2"]}
 
     edit(ready / "mobilenet_v2" / "parity.json", change)
-    assert package(workspace=ready, output=tmp_path).index.waived == ()
+    assert package(workspace=ready, output=tmp_path).bundle.waived == ()
 
 
 def test_an_untrained_model_is_refused_unless_allowed_by_name(ready: Path, edgepipe: Run) -> None:
@@ -278,5 +278,5 @@ def test_a_bench_of_other_files_is_left_out_and_that_is_said(ready: Path, tmp_pa
         lambda document: document["artifacts"].update({"int8.onnx": "0" * 64}),
     )
     made = package(workspace=ready, output=tmp_path)
-    assert set(made.index.evidence) == {"parity"}
+    assert set(made.bundle.evidence) == {"parity"}
     assert any("bench.json is about other files" in note for note in made.notes)

@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import shutil
 from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 from subprocess import CompletedProcess
 from typing import Any
@@ -13,7 +14,9 @@ import numpy as np
 import pytest
 
 from edgepipe.pipeline.errors import InputError
-from edgepipe.pipeline.speed.regression import Baseline, compare
+from edgepipe.pipeline.speed.baseline import Baseline
+from edgepipe.pipeline.speed.regression import compare
+from edgepipe.pipeline.speed.rows import CellResult
 
 Run = Callable[..., CompletedProcess[str]]
 LIMIT = 0.05
@@ -55,22 +58,23 @@ def test_few_rounds_prove_nothing() -> None:
     assert "too few rounds" in (found.reason or "")
 
 
-def row(**changes: Any) -> dict[str, Any]:
+def row(**changes: Any) -> CellResult:
     """A row of a ``bench.json``."""
-    facts = {"variant": "int8", "runner": "ort-cpu", "target": "local", "precision": "f32"}
-    settings = {
-        "device": "CPU",
-        "scenario": "single-stream",
-        "batch": 1,
-        "threads": 2,
-        "options": {},
-    }
-    rest = {"streams": 1, "rate": None, "status": "ok", "verdict": "valid"}
-    return {**facts, **settings, **rest, "round_ms": [2.0] * 6, **changes}
+    cell = CellResult(
+        *("int8", "ort-cpu", "local", "ok"),
+        verdict="valid",
+        precision="f32",
+        device="CPU",
+        batch=1,
+        threads=2,
+        streams=1,
+        round_ms=(2.0,) * 6,
+    )
+    return replace(cell, **changes)
 
 
-def baseline(*rows: dict[str, Any]) -> Baseline:
-    return Baseline({"hosts": {"local": HOST}, "cells": list(rows)}, Path("bench.json"))
+def baseline(*rows: CellResult) -> Baseline:
+    return Baseline(rows, {"local": HOST}, Path("bench.json"))
 
 
 @pytest.mark.parametrize(
@@ -85,7 +89,7 @@ def baseline(*rows: dict[str, Any]) -> Baseline:
     ],
 )
 def test_what_cant_be_compared_is_inconclusive(
-    old: dict[str, Any], new: dict[str, Any], host: dict[str, Any], says: str
+    old: CellResult, new: CellResult, host: dict[str, Any], says: str
 ) -> None:
     found = baseline(old).compare(new, host, LIMIT)
     assert found.verdict == "inconclusive"
@@ -93,7 +97,7 @@ def test_what_cant_be_compared_is_inconclusive(
 
 
 def test_the_same_cell_is_found_by_all_that_makes_it_the_same() -> None:
-    slower = row(round_ms=[2.2] * 6)
+    slower = row(round_ms=(2.2,) * 6)
     assert baseline(row(batch=4), row()).compare(slower, HOST, LIMIT).verdict == "fail"
     assert baseline(row(batch=4), row()).compare(slower, HOST, 0.15).verdict == "pass"
 

@@ -1,0 +1,133 @@
+"""A table: built once, then shown in a terminal, as Markdown or on a page."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Callable, Iterable, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+from rich import table as rich
+
+from ...speed.tune import RECOMMENDED
+from ...speed.validity import INVALID, NOISY, VALID
+from ...verdicts import FAIL, INCONCLUSIVE, PASS
+from . import tables
+
+NONE = "–"
+GOOD, WARN, BAD, PLAIN = "good", "warn", "bad", "plain"
+TONES = {
+    PASS: GOOD,
+    VALID: GOOD,
+    RECOMMENDED: GOOD,
+    INCONCLUSIVE: WARN,
+    NOISY: WARN,
+    FAIL: BAD,
+    INVALID: BAD,
+    "failed": BAD,
+    f"parity {FAIL}": BAD,
+    f"parity {INCONCLUSIVE}": WARN,
+}
+SHAPES = {GOOD: "✓", WARN: "◐", BAD: "✕", PLAIN: "○"}
+
+
+@dataclass(frozen=True)
+class Verdict:
+    """A verdict: read by its word, seen by its shape, and only then by its colour."""
+
+    word: str
+
+    @property
+    def tone(self) -> str:
+        """ "good", "warn", "bad" or "plain"."""
+        return TONES.get(self.word, PLAIN)
+
+    def __str__(self) -> str:
+        return f"{SHAPES[self.tone]} {self.word}"
+
+
+Value = str | Verdict
+Get = Callable[[Any], Value | None]
+
+
+@dataclass(frozen=True)
+class Column:
+    """``get`` is its value in a row, ``None`` where there is none. A ``figure`` stands right.
+
+    ``group`` spans the columns of one command, ``brief`` is the heading where room is scarce.
+    """
+
+    title: str
+    get: Get = str
+    figure: bool = False
+    group: str = ""
+    brief: str = ""
+
+
+@dataclass(frozen=True)
+class Table:
+    """``rows`` have a value for each column; the first one names the row."""
+
+    caption: str
+    columns: tuple[Column, ...]
+    rows: tuple[tuple[Value, ...], ...]
+
+    @classmethod
+    def of(
+        cls, columns: Sequence[Column], things: Iterable[Any], caption: str = "", blank: str = NONE
+    ) -> Table:
+        """A row for each of these things; ``blank`` stands where it has no value."""
+
+        def value(column: Column, thing: Any) -> Value:
+            found = column.get(thing)
+            return blank if found is None else found
+
+        rows = tuple(tuple(value(column, thing) for column in columns) for thing in things)
+        return cls(caption, tuple(columns), rows)
+
+    def without(self, empty: Callable[[Column], str | None]) -> Table:
+        """The same without columns that have nothing but what is ``empty`` for them."""
+        kept = [
+            place
+            for place, column in enumerate(self.columns)
+            if any(row[place] != empty(column) for row in self.rows)
+        ]
+        columns = tuple(self.columns[place] for place in kept)
+        rows = tuple(tuple(row[place] for place in kept) for row in self.rows)
+        return Table(self.caption, columns, rows)
+
+    @property
+    def groups(self) -> list[tuple[str, int]]:
+        """The titles above the columns and how many each spans; empty if there are none."""
+        spans: list[tuple[str, int]] = []
+        for column in self.columns:
+            if spans and spans[-1][0] == column.group:
+                spans[-1] = (column.group, spans[-1][1] + 1)
+            else:
+                spans.append((column.group, 1))
+        return spans if any(name for name, _ in spans) else []
+
+    def text(self) -> rich.Table:
+        """For a terminal."""
+        heads = (">" * column.figure + (column.brief or column.title) for column in self.columns)
+        made = tables.table(*heads)
+        for row in self.rows:
+            made.add_row(*(one.word if isinstance(one, Verdict) else one for one in row))
+        return made
+
+    def markdown(self, verdict: Callable[[Verdict], str] = str) -> str:
+        """Without its caption."""
+        heads = (f"{one.group}: {one.title}" if one.group else one.title for one in self.columns)
+        shown = [
+            [verdict(one) if isinstance(one, Verdict) else one for one in r] for r in self.rows
+        ]
+        ruler = "|".join("---:" if column.figure else "---" for column in self.columns)
+        lines = [f"| {' | '.join(map(escaped, row))} |" for row in (heads, *shown)]
+        return "\n".join([lines[0], f"|{ruler}|", *lines[1:]])
+
+
+def escaped(text: str) -> str:
+    """Text that stays text inside a Markdown table."""
+    text = " ".join(text.split())
+    text = text.replace("&", "&amp;").replace("<", "&lt;").replace(">", "&gt;")
+    return re.sub(r"([\\|\[\]*`])", r"\\\1", text)
