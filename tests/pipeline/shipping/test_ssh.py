@@ -401,8 +401,8 @@ from pathlib import Path
 import numpy as np
 from edgepipe.pipeline.config import load
 from edgepipe.runners.base import Settings
-from edgepipe.runners.launch import Worker
-from edgepipe.runners.measure import Plan
+from edgepipe.runners.workers.launch import Worker
+from edgepipe.runners.timing.plan import Plan
 
 with Worker(load().target("box").argv()) as worker:
     worker.load("ort-cpu", {"fp32.onnx": Path(sys.argv[1]).read_bytes()}, Settings(1))
