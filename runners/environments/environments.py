@@ -33,7 +33,7 @@ from ..backends import probe
 from ..base import RunnerError, RunnerOptionError, RunnerUnavailable, Settings
 from ..machine.files import write_synced
 from ..targets import LOCAL
-from ..workers import guard
+from ..workers import command as commands
 from ..workers.launch import Worker
 from . import own_wheel
 
@@ -363,7 +363,7 @@ def _failure(environment: Environment) -> str:
 
 
 def _run(command: list[str], scratch: Path, failure: str) -> None:
-    done = guard.run(command, os.environ | {"TMPDIR": str(scratch)})
+    done = commands.run(command, {"TMPDIR": str(scratch)})
     if done.returncode:
         lines = [line for line in done.stdout.splitlines() if line.strip()]
         errors = [line for line in lines if line.startswith(("ERROR:", "Error:"))]
