@@ -418,6 +418,20 @@ def test_interrupted_export_clears_up(
     assert tidy(small_workspace)
 
 
+def test_killed_export_takes_its_simplifier_along(
+    small: Small, small_workspace: Path, start: Start
+) -> None:
+    (small_workspace / MODEL / "fp32.onnx").unlink()
+    command = start("export", *small.settings, "--workspace", small_workspace)
+    # Stopped, it is as good as hanging in native code; by then it has its watchdog.
+    command.until(lambda: (child := command.child(NATIVE)) and child.children())
+    simplifier = command.child(NATIVE)
+    assert simplifier
+    simplifier.suspend()
+    command.process.kill()
+    assert eventually(lambda: not command.relatives())
+
+
 @both_signals
 @pytest.mark.parametrize("moment", BENCH_MOMENTS)
 def test_interrupted_bench_clears_up(
