@@ -34,6 +34,7 @@ from edgepipe.pipeline.stages.simplify import Simplify
 from edgepipe.pipeline.stages.stage import run_stages
 from edgepipe.pipeline.storage.manifest import Manifest
 from edgepipe.pipeline.storage.workspace import Transaction, Workspace
+from edgepipe.runners.machine.files import cache_folder
 
 from .conftest import Command, Small, eventually, refused, snapshot
 
@@ -163,8 +164,8 @@ def test_imagenet_weights_are_downloaded_once_and_fit(
     with published(answering(content)) as publisher:
         for variable, value in imagenet(publisher.url).items():
             monkeypatch.setenv(variable, value)
-        first = sources.resolve(MODEL, "imagenet")
-        assert first == sources.resolve(MODEL, "imagenet")
+        first = sources.resolve(MODEL, "imagenet", cache=cache_folder())
+        assert first == sources.resolve(MODEL, "imagenet", cache=cache_folder())
         assert publisher.asked == [f"/models/{name}"]
         loaded = sources.build(first).module.state_dict()
         assert all(torch.equal(value, loaded[key]) for key, value in state.items())
@@ -172,7 +173,7 @@ def test_imagenet_weights_are_downloaded_once_and_fit(
         cached = tmp_path / "cache" / "edgepipe" / name
         assert first.path == cached
         cached.write_bytes(content[:1000])
-        assert first == sources.resolve(MODEL, "imagenet")
+        assert first == sources.resolve(MODEL, "imagenet", cache=cache_folder())
         assert len(publisher.asked) == 2
     assert snapshot(tmp_path / "cache") == {f"edgepipe/{name}": content}
     assert (first.classes, first.trained) == (1000, True)
