@@ -78,6 +78,18 @@ def test_int8_saturates_on_x86_without_vnni(
 
 
 @linux
+def test_where_the_kernel_lists_nothing_the_cpu_is_still_known() -> None:
+    assert set(host.cpu_flags([])) == listed()
+
+
+@linux
+def test_an_old_c_library_leaves_it_to_numpy(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(cpuid, "flags", lambda: None)
+    assert set(host.cpu_flags(listed())) == listed()
+    assert host.cpu_flags([]) == []
+
+
+@linux
 def test_numpy_bears_out_the_kernel_on_the_cpu_that_is_there() -> None:
     assert cpuid.by_numpy(listed()) == listed()
 

@@ -81,10 +81,8 @@ def test_every_cpu_of_the_affinity_counts() -> None:
 
 @LINUX
 def test_peak_memory_is_this_process_own_and_not_its_parents() -> None:
-    grandchild = (
-        "[sys.executable, '-c', 'from edgepipe.runners.machine import host; "
-        "print(host.peak_rss_mib())']"
-    )
+    code = "from edgepipe.runners.machine import host; print(host.peak_rss_mib())"
+    grandchild = f"[sys.executable, '-c', {code!r}]"
     parent, own = child(
         "import subprocess, sys",
         f"ballast = b'x' * (400 * {MIB})",
