@@ -6,7 +6,7 @@ from pathlib import Path
 import nox
 
 nox.needs_version = ">=2024.10.9"
-nox.options.sessions = ["lint", "types", "bare", "tests", "openvino_ep"]
+nox.options.sessions = ["lint", "types", "bare", "docs", "tests", "openvino_ep"]
 nox.options.reuse_existing_virtualenvs = True
 nox.options.error_on_missing_interpreters = True
 
@@ -27,7 +27,8 @@ def lint(session: nox.Session) -> None:
 @nox.session
 def types(session: nox.Session) -> None:
     """basedpyright over everything, against the installed wheel, so that tests resolve too."""
-    session.install(BASEDPYRIGHT, f"{_wheel(session)}[all,train,test]", "nox")
+    session.install(BASEDPYRIGHT, "nox")
+    _install_wheel(session, "[all,train,test]")
     session.run("basedpyright", "--pythonpath", f"{session.bin}/python")
     session.run("pytest", "tests/pipeline/test_api.py")  # what the checker says of calls
 
@@ -35,9 +36,17 @@ def types(session: nox.Session) -> None:
 @nox.session
 def bare(session: nox.Session) -> None:
     """The wheel without extras: what is in it, who imports what, and every --help."""
-    wheel = _wheel(session)
-    session.install(wheel, "pytest")
+    session.install("pytest")
+    wheel = _install_wheel(session)
     session.run("pytest", "tests/test_imports.py", "tests/test_wheel.py", f"--wheel={wheel}")
+
+
+@nox.session
+def docs(session: nox.Session) -> None:
+    """The documentation as a site, in site/; a warning is an error; under a minute."""
+    session.install(RUFF)  # formats the signatures
+    _install_wheel(session, "[docs]")
+    session.run("mkdocs", "build", "--strict", env={"NO_MKDOCS_2_WARNING": "1"})
 
 
 @nox.session
@@ -163,6 +172,15 @@ def trust(session: nox.Session) -> None:
     session.install("-e", ".[all]")
     session.run("python", "benchmarks/trust.py", "repeat", "--runs=3")
     session.run("python", "benchmarks/trust.py", "gate")
+
+
+def _install_wheel(session: nox.Session, extras: str = "") -> str:
+    """Install the wheel of the sources as they are now; returns its path."""
+    wheel = _wheel(session)
+    session.install(f"{wheel}{extras}")
+    # An environment that is used again has one of the same version, which pip would leave there.
+    session.install("--force-reinstall", "--no-deps", wheel)
+    return wheel
 
 
 def _wheel(session: nox.Session) -> str:

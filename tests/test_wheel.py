@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import tomllib
 import zipfile
 from pathlib import Path
 
@@ -46,3 +47,15 @@ def test_every_source_file_is_in_it(members: list[str]) -> None:
 
 def test_the_licence_is_in_it(members: list[str]) -> None:
     assert any(name.endswith("/LICENSE") for name in members)
+
+
+def test_every_folder_of_the_packages_is_listed_and_no_other() -> None:
+    """setuptools can't find them by itself: the folders are called other than the packages."""
+    root = Path(__file__).parents[1]
+    listed = tomllib.loads((root / "pyproject.toml").read_text())["tool"]["setuptools"]["packages"]
+    there = {
+        ".".join(("edgepipe", *file.parent.relative_to(root).parts))
+        for package in ("pipeline", "exporters", "runners")
+        for file in (root / package).rglob("__init__.py")
+    }
+    assert set(listed) == there | {"edgepipe.exporters.data"}

@@ -96,9 +96,14 @@ class Built:
 
 
 def resolve(
-    architecture: str, weights: str, width: float | None = None, classes: int | None = None
+    architecture: str,
+    weights: str,
+    width: float | None = None,
+    classes: int | None = None,
+    *,
+    cache: Path,
 ) -> Source:
-    """Find an architecture and its weights, downloading them if they are published ones.
+    """Find an architecture and its weights, downloading published ones into ``cache``.
 
     ``width`` is the width multiplier, 1 by default. ``classes`` is how many random weights tell
     apart, those of the digits by default. Raises ``ModelError`` for an unknown name, a failed
@@ -111,7 +116,7 @@ def resolve(
         raise ModelError(f"{weights} weights are of width 1: use --weights random")
     if weights != "random" and classes is not None:
         raise ModelError(f"{weights} weights have classes of their own: use --weights random")
-    return _in_width(_source(architecture, weights, classes), width)
+    return _in_width(_source(architecture, weights, classes, cache), width)
 
 
 def _check_width(architecture: str, width: float | None) -> None:
@@ -124,7 +129,7 @@ def _in_width(source: Source, width: float | None) -> Source:
     return replace(source, width=width or 1.0) if source.architecture in WITH_WIDTH else source
 
 
-def _source(architecture: str, weights: str, classes: int | None) -> Source:
+def _source(architecture: str, weights: str, classes: int | None, cache: Path) -> Source:
     digits = tuple("0123456789")
     if weights == "digits":
         path = DATA / f"{architecture}-digits.safetensors"
@@ -134,7 +139,7 @@ def _source(architecture: str, weights: str, classes: int | None) -> Source:
             )
         return Source(architecture, weights, path, _sha256(path), True, len(digits), digits, HALVES)
     if weights == "imagenet":
-        path = _published(architecture)
+        path = _published(architecture, cache)
         preprocessing = _imagenet_preprocessing(architecture)
         return Source(architecture, weights, path, _sha256(path), True, 1000, None, preprocessing)
     count, labels = (len(digits), digits) if classes is None else (classes, None)
@@ -256,13 +261,12 @@ def construct(architecture: str, classes: int, width: float | None = None) -> to
     return getattr(import_module(module_name), class_name)(classes=classes, **options)
 
 
-def _published(architecture: str) -> Path:
+def _published(architecture: str, cache: Path) -> Path:
     """The cached file of published weights, downloaded and checked if it is not there yet."""
     name = IMAGENET_FILES.get(architecture)
     if name is None:
         raise ModelError(f"no published ImageNet weights are known for {architecture}")
     prefix = name.rpartition("-")[2].partition(".")[0]
-    cache = Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "edgepipe"
     path = cache / name
     if path.is_file() and _sha256(path).startswith(prefix):
         return path

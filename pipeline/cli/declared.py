@@ -78,7 +78,7 @@ def _options(kind: type[Request]) -> Iterator[Parameter]:
         if taken is bool:
             metavar = None
         if told.argument:
-            metavar = told.metavar or f"[{name.upper()}]"
+            metavar = told.metavar or name.upper()
             settings = typer.Argument(help=text, metavar=metavar, show_default=False)
         else:
             names = [told.flag or "--" + name.replace("_", "-")]

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import fcntl
 import os
 import shutil
 import signal
@@ -11,6 +10,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
+from ...runners.machine.locks import hold
 from ..errors import InputError
 
 PREFIX = "edgepipe-"
@@ -28,8 +28,7 @@ def folder() -> Iterator[None]:
     """
     try:
         made = Path(tempfile.mkdtemp(prefix=PREFIX))
-        owner = os.open(made / COMING, os.O_CREAT | os.O_RDWR, 0o600)
-        fcntl.flock(owner, fcntl.LOCK_EX)
+        hold(made / COMING)  # till the end
         (made / COMING).rename(made / OWNER)
     except OSError as error:
         raise InputError(f"no place for temporary files, set TMPDIR: {error.strerror}") from error
@@ -56,14 +55,10 @@ def _sweep(own: Path) -> None:
 
 
 def _is_ownerless(left: Path) -> bool:
-    try:
-        owner = os.open(left / OWNER, os.O_RDWR | os.O_NOFOLLOW)
-    except FileNotFoundError:  # not made by a command, or by one that is only starting
+    if not (left / OWNER).exists():  # not made by a command, or by one that is only starting
         return False
     try:
-        fcntl.flock(owner, fcntl.LOCK_EX | fcntl.LOCK_NB)
-    except OSError:
+        os.close(hold(left / OWNER))
+    except BlockingIOError:
         return False
-    finally:
-        os.close(owner)
     return True

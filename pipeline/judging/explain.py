@@ -12,6 +12,7 @@ import tempfile
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass, field, replace
+from importlib.util import find_spec
 from pathlib import Path
 
 import numpy as np
@@ -62,7 +63,9 @@ def explain(
     """
     try:
         import onnx  # noqa: F401
-        import onnxruntime  # noqa: F401
+
+        if find_spec("onnxruntime") is None:  # workers import it
+            raise ImportError("No module named 'onnxruntime'")
     except ImportError as error:
         raise MissingLibrary(f'--explain: {error}; pip install "edgepipe[cpu,export]"') from error
     judged = [

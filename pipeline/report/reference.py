@@ -45,10 +45,25 @@ PLAIN = {
 }
 HEAD = """# JSON documents
 
-Every result is one JSON object: `--json` prints it, and where a file is named a command leaves
-it in the workspace. `schema_version` is in each and goes up when a key changes its meaning or is
-gone; new keys may come at any time. Numbers that are not finite are `null`. This page is made from
-the classes that write and read the documents (`python -m edgepipe.pipeline.report.reference`).
+Every result is one JSON object: `--json` prints it and nothing else on stdout, and where a file
+is named a command leaves it in the workspace. `schema_version` is in each and goes up when a key
+changes its meaning or is gone; new keys may come at any time. Of commands about cells, `cells` has
+a row for each variant on a runner on a target, those that could not run as well:
+
+| key | what |
+|---|---|
+| `status` | `ok`, `unavailable` (no such runner there) or `failed` (refused, crashed, timed out) |
+| `reason` | why it isn't `ok`, or why the verdict is what it is, in one line; else `null` |
+| `verdict` | bench: `valid`, `noisy`, `invalid`; parity, evaluate: `pass`, `fail`, `inconclusive` |
+
+A figure that isn't known is `null`, never zero: a percentile that the samples can't carry, energy
+that can't be read. JSON has no infinity and no NaN: a distance that is no number is `null`, and a
+state beside it says which it is. What the figures mean: [bench](../bench.md),
+[parity](../parity.md#metrics), [evaluate](../evaluate.md). What a bundle holds:
+[shipping](../shipping.md#package).
+
+This page is made from the classes that write and read the documents
+(`python -m edgepipe.pipeline.report.reference`).
 """
 
 

@@ -115,7 +115,7 @@ class PredictRequest(PredictConfig, OfModel):
 
     images: Annotated[
         tuple[str | Path, ...],
-        Help("Files, folders, patterns; - for a list on stdin.", argument=True, metavar="IMAGE..."),
+        Help("Files, folders, patterns; - for a list on stdin.", argument=True, metavar="IMAGE"),
     ] = Field(kw_only=False)
 
 

@@ -100,7 +100,7 @@ class CompareRequest(CompareConfig, InWorkspace):
         ),
     ] = None
     models: Annotated[
-        tuple[str, ...], Help("", argument=True, metavar="[MODEL]...", unset="all there are")
+        tuple[str, ...], Help("", argument=True, metavar="MODEL", unset="all there are")
     ] = Field(default=(), kw_only=False)
     static: Annotated[bool, Help("Only what needs no run: a few seconds.")] = False
     convolutions: Annotated[bool, Help("Also standard against separable convolutions.")] = False

@@ -27,7 +27,6 @@ from ...runners.targets import LOCAL
 from ..errors import UsageError
 
 OVMS, TRITON, KSERVE = "ovms", "triton", "kserve"
-LAYOUTS = (OVMS, TRITON, KSERVE)
 VERSION = "1"
 LARGEST_BATCH = 16  # what Triton may put together, where the model leaves the batch open
 OPENVINO_IR = "openvino-ir"

@@ -22,12 +22,11 @@ import time
 from pathlib import Path
 from typing import Any
 
-import filelock
-
 from ...runners import documents
 from ...runners.base import BundleError, SessionError
 from ...runners.bundles.bundle import SUFFIX, older, read_index
 from ...runners.machine.files import sha256_file, sync_folder
+from ...runners.machine.locks import hold
 from ...runners.workers import protocol
 from ...runners.workers.worker import Operation, hello
 from ...runners.workers.worker import main as serve
@@ -36,7 +35,7 @@ CURRENT, PREVIOUS, OLDER = "current", "previous", ".older"
 RELEASES, LOCK = "releases", ".lock"
 PART = ".part"
 WATCH_SECONDS = 0.5
-CLI = f"{__package__}.cli"
+CLI = f"{(__package__ or '').rpartition('.')[0]}.cli"
 
 
 class Receiver:
@@ -45,7 +44,7 @@ class Receiver:
     def __init__(self) -> None:
         self._folder = Path()
         self._verified: set[str] = set()
-        self._lock: filelock.FileLock | None = None
+        self._lock: int | None = None
 
     def operations(self) -> dict[str, Operation]:
         """What it answers, by the name of the request."""
@@ -72,10 +71,9 @@ class Receiver:
         """
         self._folder = Path(message["folder"]).expanduser().absolute()
         self._releases.mkdir(parents=True, exist_ok=True)
-        self._lock = filelock.FileLock(self._folder / LOCK)
         try:
-            self._lock.acquire(timeout=0)
-        except filelock.Timeout as error:
+            self._lock = hold(self._folder / LOCK)
+        except BlockingIOError as error:
             raise SessionError(f"another deployment to {self._folder} is running") from error
         if self._target(CURRENT) == self._target(PREVIOUS):
             self._forget_failed()

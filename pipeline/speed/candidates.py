@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
-import os
 from collections.abc import Sequence
 from contextlib import ExitStack
 from pathlib import Path
 
 from ...exporters.zoo import ARCHITECTURES
 from ...exporters.zoo.published import PUBLISHED
+from ...runners.machine.files import cache_folder
 from ..errors import InputError, UsageError
 from ..progress import Progress
 from ..settings.making import ExportConfig
@@ -57,7 +57,7 @@ def open_zoo(
     roots = {}
     for name in names or tuple(ARCHITECTURES):
         size = section.input_size or PUBLISHED[name].input_size
-        roots[name] = _cache() / str(size)
+        roots[name] = cache_folder() / "compare" / str(size)
         progress.say(f"{name}: random weights, {size} pixels, in {roots[name] / name}")
         # Not the user's own [export]: what is compared is to be the same everywhere.
         export = ExportConfig(
@@ -73,8 +73,3 @@ def open_zoo(
         for name, root in roots.items()
         for source in open_exported(root, (name,), stack, progress)
     ]
-
-
-def _cache() -> Path:
-    base = os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache"
-    return Path(base) / "edgepipe" / "compare"

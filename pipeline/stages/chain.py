@@ -9,7 +9,7 @@ from ...exporters import registry
 from ...exporters.complexity import Complexity
 from ...runners.machine.installed import versions
 from ..errors import UsageError
-from ..progress import Progress, Silent
+from ..progress import SILENT, Progress
 from ..settings.load import load
 from ..settings.making import DEFAULT_MODEL, ExportConfig, ExportRequest
 from ..settings.options import takes
@@ -26,7 +26,6 @@ from .stage import Stage, run_stages
 
 # Images in one calibration run when the model leaves the batch open.
 DYNAMIC_CALIBRATION_BATCH = 16
-SILENT = Silent()
 COSTS = tuple(cost.name for cost in fields(Complexity))
 # What the manifest tells of a model as the export's result has it.
 TOLD = (

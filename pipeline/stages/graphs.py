@@ -7,12 +7,15 @@ name in the float graph and in the graph that ONNX Runtime's quantizer made of i
 
 from __future__ import annotations
 
-import tempfile
 from collections import defaultdict
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
+
+from ...runners.targets import LOCAL
+from ..cells.arithmetic import EXECUTOR
+from ..cells.session import Cell, open_cell
 
 # Elementwise operators that runners fuse into the node before them.
 ACTIVATIONS = frozenset(
@@ -227,16 +230,12 @@ class LayerGraph:
 def optimized(model: Path) -> Any:
     """The graph that ONNX Runtime's CPU provider really executes, as an ONNX ``GraphProto``."""
     import onnx
-    import onnxruntime
 
-    with tempfile.TemporaryDirectory() as folder:
-        options = onnxruntime.SessionOptions()
-        options.log_severity_level = 3
-        options.optimized_model_filepath = str(Path(folder) / "optimized.onnx")
-        onnxruntime.InferenceSession(
-            str(model), options, ["CPUExecutionProvider"], enable_fallback=0
-        )
-        return onnx.load(options.optimized_model_filepath).graph
+    # What a session would make of the model every time is what its cache holds.
+    cell = Cell("", EXECUTOR, LOCAL, "f32", model.name, threads=1)
+    with open_cell(cell, model, cache={}) as opened:
+        (kept,) = opened.worker.cache().values()
+    return onnx.load_from_string(kept).graph
 
 
 def _name(chain: Sequence[Any]) -> str:

@@ -11,6 +11,7 @@ from ...exporters.weights import checkpoints
 from ...exporters.weights.sources import Source, resolve, resolve_checkpoint, resolve_module
 from ...exporters.zoo import ARCHITECTURES
 from ...runners.images import Preprocessing
+from ...runners.machine.files import cache_folder
 from ..errors import InputError, UsageError
 from ..settings.making import DEFAULT_MODEL, ExportConfig
 from ..settings.nearest import nearest
@@ -84,7 +85,9 @@ def specify(export: ExportConfig, say: Callable[[str], None]) -> ModelSpec:
             architecture, export.checkpoint, export.labels, export.width, key
         )
     else:
-        source = resolve(architecture, export.weights, export.width, export.classes)
+        source = resolve(
+            architecture, export.weights, export.width, export.classes, cache=cache_folder()
+        )
     if export.inputs:
         if export.fold_preprocessing or export.labels:
             raise UsageError("inputs: a model that takes no images has no preprocessing, no labels")

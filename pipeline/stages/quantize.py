@@ -9,7 +9,6 @@ pairs of products in 16 bits and saturate.
 from __future__ import annotations
 
 import json
-import logging
 import tempfile
 from collections import Counter
 from collections.abc import Iterator, Mapping
@@ -28,10 +27,10 @@ from ..cells import arithmetic
 from ..progress import Progress
 from ..storage import goldens
 from ..storage.arrays import Arrays
-from ..storage.atomic import writing
 from ..storage.dataset import Dataset
 from ..storage.workspace import Transaction
 from . import graphs
+from .native import Ask, native
 from .samples import Samples
 from .simplify import FP32
 
@@ -40,8 +39,6 @@ REDUCED_RANGE = {"int8": False, "int8-avx2": True}
 # Convolutions that may stay in float: the first one sees 3 channels, which the int8 kernels
 # don't take in fours; in float it is faster and more exact.
 MOST_FLOAT_CONVOLUTIONS = 1
-# What ``--fold-preprocessing`` puts before the first convolution.
-PREPROCESSING_OPERATORS = ("Cast", "Transpose", "Slice", "Mul", "Add")
 
 
 @dataclass(frozen=True)
@@ -68,9 +65,11 @@ class Calibrate:
 
     def run(self, transaction: Transaction, progress: Progress) -> Mapping[str, Any]:
         """See ``Stage.run``."""
-        with _prepared(transaction) as model:
+        with _prepared(transaction) as (ask, model):
             cache = model.with_name(CALIBRATION)
-            self._calibrate(model, cache)
+            for feeds in self._feeds():
+                ask("calibrate", feeds, model=model)
+            ask("ranges", output=cache)
             # The quantizer writes the tensors in the order of a set.
             try:
                 ranges = documents.text(json.loads(cache.read_text()), indent=1, sort_keys=True)
@@ -84,25 +83,6 @@ class Calibrate:
             "images": self.samples.about(self._samples()),
             "summary": f"{len(self._samples())} samples ({self.samples.origin}), MinMax",
         }
-
-    def _calibrate(self, model: Path, cache: Path) -> None:
-        """Fill the cache of ``quantize_static``, which would quantize as well to do it."""
-        import onnxruntime
-        from onnxruntime.quantization import MinMaxCalibrater, calibrate
-        from onnxruntime.quantization.registry import QDQRegistry, QLinearOpsRegistry
-
-        augmented = str(model.with_name("augmented.onnx"))
-        operators = sorted({*QLinearOpsRegistry, *QDQRegistry})
-        calibrator = MinMaxCalibrater(model, operators, augmented)
-        calibrator.augment_graph()
-        # The session that it would make optimizes nothing and spins: twice the CPU time.
-        options = onnxruntime.SessionOptions()
-        options.add_session_config_entry("session.intra_op.allow_spinning", "0")
-        calibrator.infer_session = onnxruntime.InferenceSession(
-            augmented, options, providers=calibrator.execution_providers
-        )
-        calibrator.collect_data(self._reader())
-        calibrate.save_tensors_data(calibrator.compute_data(), cache)
 
     def _samples(self) -> Dataset | Arrays:
         assert self.samples.calibration
@@ -118,19 +98,6 @@ class Calibrate:
         for pixels, _ in some.chunks(preprocessing, self.batch):
             full = np.resize(pixels, (self.batch, *pixels.shape[1:]))
             yield {"input": images.normalize(full, preprocessing)}
-
-    def _reader(self) -> Any:
-        from onnxruntime.quantization import CalibrationDataReader
-
-        feeds = self._feeds()
-
-        class Reader(CalibrationDataReader):
-            """Hands the feeds to ONNX Runtime."""
-
-            def get_next(self) -> Any:
-                return next(feeds, None)
-
-        return Reader()
 
 
 def needs_of(variant: str) -> str | None:
@@ -176,10 +143,15 @@ class Quantize:
 
     def run(self, transaction: Transaction, progress: Progress) -> Mapping[str, Any]:
         """See ``Stage.run``."""
-        with _prepared(transaction) as model:
+        with _prepared(transaction) as (ask, model):
             output = model.with_name(self.ensures[0])
-            reduce_range = REDUCED_RANGE[self.variant]
-            _quantize(model, output, transaction.path(CALIBRATION), reduce_range)
+            ask(
+                "quantize",
+                model=model,
+                output=output,
+                calibration=transaction.path(CALIBRATION),
+                reduce_range=REDUCED_RANGE[self.variant],
+            )
             own = arithmetic.compute(output, transaction.path(goldens.FILE), self.preprocessing)
             for name, data in zip(self.ensures, (output.read_bytes(), own.to_bytes()), strict=True):
                 transaction.write(name, data)
@@ -219,57 +191,9 @@ def kernels(model: Path) -> dict[str, Any]:
 
 
 @contextmanager
-def _prepared(transaction: Transaction) -> Iterator[Path]:
-    """``fp32.onnx`` after ONNX Runtime's own preparation: shapes inferred, BatchNorm folded."""
-    from onnxruntime.quantization.shape_inference import quant_pre_process
-
-    with tempfile.TemporaryDirectory(prefix="edgepipe-") as folder, _quiet():
-        prepared = Path(folder) / "prepared.onnx"
-        with writing(Path(folder)):
-            quant_pre_process(transaction.path(FP32), prepared)
-        yield prepared
-
-
-def _quantize(model: Path, output: Path, calibration: Path, reduce_range: bool) -> None:
-    import onnx
-    from onnxruntime.quantization import QuantFormat, QuantType, quantize_static
-
-    first = _first_nodes(onnx.load(model).graph)
-    quantize_static(
-        model,
-        output,
-        quant_format=QuantFormat.QDQ,
-        per_channel=True,
-        reduce_range=reduce_range,
-        activation_type=QuantType.QUInt8,
-        weight_type=QuantType.QInt8,
-        nodes_to_exclude=first,
-        extra_options={"ActivationSymmetric": False, "WeightSymmetric": True},
-        calibration_cache_path=calibration,
-    )
-
-
-def _first_nodes(graph: Any) -> list[str]:
-    """The convolutions that see the input, with the preprocessing that may stand before them."""
-    raw = {value.name for value in graph.input}
-    found = []
-    for node in graph.node:
-        if raw.isdisjoint(node.input):
-            continue
-        if node.op_type in PREPROCESSING_OPERATORS:
-            raw.update(node.output)
-        if node.op_type in (*PREPROCESSING_OPERATORS, "Conv"):
-            found.append(node.name)
-    return found
-
-
-@contextmanager
-def _quiet() -> Iterator[None]:
-    """Hold back the quantizer's advice to do what was just done."""
-    logger = logging.getLogger()
-    level = logger.level
-    logger.setLevel(logging.ERROR)
-    try:
-        yield
-    finally:
-        logger.setLevel(level)
+def _prepared(transaction: Transaction) -> Iterator[tuple[Ask, Path]]:
+    """A worker for the quantizer, and ``fp32.onnx`` as it prepared it, in a temporary folder."""
+    with tempfile.TemporaryDirectory(prefix="edgepipe-") as name, native() as ask:
+        prepared = Path(name) / "prepared.onnx"
+        ask("prepare", source=transaction.path(FP32), output=prepared)
+        yield ask, prepared

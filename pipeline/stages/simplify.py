@@ -1,15 +1,12 @@
-"""Stage 2: onnxsim, in a child process, and only if the model still gives the same answers.
+"""Stage 2: onnxsim, in a worker, and only if the model still gives the same answers.
 
-onnxsim is native code that is handed arbitrary graphs. A crash, a hang or a changed output
-costs the simplification and not the export: the model as exported goes on, and the manifest
-says ``simplified: false`` and why.
+A crash, a hang or a changed output costs the simplification and not the export: the model as
+exported goes on, and the manifest says ``simplified: false`` and why.
 """
 
 from __future__ import annotations
 
 import math
-import subprocess
-import sys
 import tempfile
 from collections.abc import Mapping
 from dataclasses import dataclass
@@ -22,22 +19,21 @@ from ...runners.base import RunnerError
 from ...runners.images import Preprocessing
 from ...runners.machine.installed import versions
 from ...runners.targets import LOCAL
-from ...runners.workers.launch import signal_name
 from ..cells.session import Cell, open_cell, run_goldens
-from ..errors import InputError, StageError
+from ..errors import InputError, StageError, WorkspaceError
 from ..numerics import metrics
 from ..numerics.limits import float_limit
 from ..progress import Progress
 from ..storage import goldens
 from ..storage.workspace import Transaction
 from .export import EXPORTED
+from .native import COMMAND, native
 
 FP32 = "fp32.onnx"
-TIMEOUT_SECONDS = 600
+PATIENCE_SECONDS = 600.0
 # How much further than torch's own float32 from float64 a rewritten graph may move, in dB:
 # 20 dB is ten times the error, which reordered sums stay under and a changed graph does not.
 MARGIN_DB = 20.0
-SIMPLIFIER = (sys.executable, "-P", "-m", __name__)
 
 
 @dataclass(frozen=True)
@@ -46,7 +42,7 @@ class Simplify:
 
     wanted: bool
     preprocessing: Preprocessing | None
-    simplifier: tuple[str, ...] = SIMPLIFIER
+    simplifier: tuple[str, ...] = COMMAND
 
     name = "simplify"
     requires: tuple[str, ...] = (EXPORTED, goldens.FILE)
@@ -95,21 +91,11 @@ class Simplify:
     def _simplify(self, source: Path, output: Path) -> str:
         """Run the simplifier. Returns why it failed, or an empty string."""
         try:
-            done = subprocess.run(
-                [*self.simplifier, str(source), str(output)],
-                capture_output=True,
-                text=True,
-                errors="replace",
-                timeout=TIMEOUT_SECONDS,
-            )
-        except subprocess.TimeoutExpired:
-            return f"onnxsim did not end within {TIMEOUT_SECONDS} s"
-        if done.returncode < 0:
-            return f"onnxsim crashed with {signal_name(-done.returncode)}"
-        if done.returncode or not output.is_file():
-            lines = done.stderr.strip().splitlines() or ["no message"]
-            return f"onnxsim failed: {lines[-1][:200]}"
-        return ""
+            with native(self.simplifier, PATIENCE_SECONDS) as ask:
+                ask("onnxsim", source=source, output=output)
+        except (StageError, WorkspaceError, RunnerError, ImportError) as error:
+            return str(error)
+        return "" if output.is_file() else "onnxsim failed: it wrote no model"
 
     def _compare(
         self, exported: Path, simplified: Path, recorded: goldens.Goldens
@@ -138,22 +124,3 @@ class Simplify:
         if all(np.array_equal(after[name], before[name], equal_nan=True) for name in before):
             return float("inf"), ""
         return min(metrics.sqnr_db(after[name], before[name]) for name in before), ""
-
-
-def main(source: str, output: str) -> None:
-    """The child: simplify ``source`` into ``output``."""
-    # onnxsim imports torch where there is one, for what isn't used here: longer than it simplifies.
-    sys.modules["torch"] = None  # pyright: ignore[reportArgumentType]
-    import onnx
-    import onnxsim
-
-    simplified, _ = onnxsim.simplify(onnx.load(source))
-    # onnxsim gives value_info back in an order of its own.
-    value_info = sorted(simplified.graph.value_info, key=lambda info: info.name)
-    del simplified.graph.value_info[:]
-    simplified.graph.value_info.extend(value_info)
-    Path(output).write_bytes(simplified.SerializeToString(deterministic=True))
-
-
-if __name__ == "__main__":
-    main(*sys.argv[1:])

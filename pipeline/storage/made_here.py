@@ -7,11 +7,11 @@ user's own state (``$XDG_STATE_HOME``, by default ``~/.local/state``).
 
 from __future__ import annotations
 
-import os
 from collections.abc import Mapping
 from pathlib import Path
 
 from ...runners.bundles.formats import can_run_code, kind_of
+from ...runners.machine.files import state_folder
 from .manifest import Artifact, Manifest
 
 
@@ -44,5 +44,4 @@ def distrusted(manifest: Manifest, name: str) -> str | None:
 
 
 def _folder() -> Path:
-    state = os.environ.get("XDG_STATE_HOME") or Path.home() / ".local" / "state"
-    return Path(state).absolute() / "edgepipe" / "made"
+    return state_folder() / "made"

@@ -17,10 +17,9 @@ from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Any, Self
 
-import filelock
-
 from ...runners import documents
 from ...runners.machine.files import sha256_file, sync_folder, write_synced
+from ...runners.machine.locks import hold
 from ..errors import IntegrityError, WorkspaceError
 from .atomic import writing
 from .document import Document
@@ -59,12 +58,10 @@ class Workspace:
         """
         with writing(self.folder):
             self.folder.mkdir(parents=True, exist_ok=True)
-            lock = filelock.FileLock(self.folder / LOCK)
-            try:
-                lock.acquire(timeout=0)
-            except filelock.Timeout:
-                say(f"waiting for {self.folder}: in use by {self._holder()}")
-                lock.acquire()
+            lock = hold(
+                self.folder / LOCK,
+                waiting=lambda: say(f"waiting for {self.folder}: in use by {self._holder()}"),
+            )
         try:
             with writing(self.folder):
                 self._recover()
@@ -76,7 +73,7 @@ class Workspace:
         finally:
             with suppress(OSError):  # it only says who held the lock
                 (self.folder / HOLDER).unlink()
-            lock.release()
+            os.close(lock)
 
     @contextmanager
     def exported(self, command: str, say: Callable[[str], None]) -> Iterator[Manifest]:

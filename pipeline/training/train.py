@@ -15,6 +15,7 @@ import numpy as np
 from ...exporters.weights import checkpoints, sources
 from ...runners import documents
 from ...runners.images import Preprocessing
+from ...runners.machine.files import cache_folder
 from ...runners.machine.installed import versions
 from ..errors import InputError, MissingLibrary, UsageError
 from ..settings.load import load
@@ -175,7 +176,7 @@ def _start(section: TrainConfig, model: str, named: bool) -> Start:
             architecture = checkpoints.read_metadata(section.init).architecture or architecture
         source = sources.resolve_checkpoint(architecture, section.init, None, section.width)
     else:
-        source = sources.resolve(model, section.weights, section.width)
+        source = sources.resolve(model, section.weights, section.width, cache=cache_folder())
     if source.preprocessing is None:
         raise InputError(
             f"{section.init}: nothing says what preprocessing it was trained with; "

@@ -15,10 +15,11 @@ The formats: IEEE 754-2019 (f32, f16), Intel's BFLOAT16 definition (2018), NVIDI
 
 from __future__ import annotations
 
-import struct
 from collections.abc import Mapping
 
 import numpy as np
+
+from .protobuf import field
 
 CHANNELS = 16
 INPUT, WEIGHTS, OUTPUT = "input", "weights", "output"
@@ -53,41 +54,25 @@ def precision(outputs: Mapping[str, np.ndarray]) -> str:
 def model() -> bytes:
     """The probe as an ONNX file.
 
-    Encoded here, since a worker has no onnx library: the field numbers are those of
+    Encoded by hand, since a worker has no onnx library: the field numbers are those of
     onnx.proto (ModelProto, GraphProto, NodeProto, TensorProto, ValueInfoProto).
     """
-    node = _field(1, INPUT) + _field(1, WEIGHTS) + _field(2, OUTPUT) + _field(4, "Conv")
+    node = field(1, INPUT) + field(1, WEIGHTS) + field(2, OUTPUT) + field(4, "Conv")
     identity = np.eye(CHANNELS, dtype="<f4").tobytes()
-    dimensions = b"".join(_field(1, size) for size in (CHANNELS, CHANNELS, 1, 1))
-    weights = dimensions + _field(2, FLOAT) + _field(8, WEIGHTS) + _field(9, identity)
+    dimensions = b"".join(field(1, size) for size in (CHANNELS, CHANNELS, 1, 1))
+    weights = dimensions + field(2, FLOAT) + field(8, WEIGHTS) + field(9, identity)
     graph = (
-        _field(1, node)
-        + _field(2, "probe")
-        + _field(5, weights)
-        + _field(11, _value(INPUT))
-        + _field(12, _value(OUTPUT))
+        field(1, node)
+        + field(2, "probe")
+        + field(5, weights)
+        + field(11, _value(INPUT))
+        + field(12, _value(OUTPUT))
     )
-    return _field(1, IR_VERSION) + _field(7, graph) + _field(8, _field(2, OPSET))
+    return field(1, IR_VERSION) + field(7, graph) + field(8, field(2, OPSET))
 
 
 def _value(name: str) -> bytes:
     """A ValueInfoProto: a float tensor of ``SHAPE``."""
-    shape = b"".join(_field(1, _field(1, size)) for size in SHAPE)
-    tensor = _field(1, FLOAT) + _field(2, shape)
-    return _field(1, name) + _field(2, _field(1, tensor))
-
-
-def _field(number: int, value: int | str | bytes) -> bytes:
-    """One protobuf field. Numbers here are below 128, so that each is a varint of one byte."""
-    if isinstance(value, int):
-        return struct.pack("BB", number << 3, value)
-    data = value.encode() if isinstance(value, str) else value
-    return struct.pack("B", number << 3 | 2) + _varint(len(data)) + data
-
-
-def _varint(value: int) -> bytes:
-    encoded = bytearray()
-    while value > 127:
-        encoded.append(value & 127 | 128)
-        value >>= 7
-    return bytes([*encoded, value])
+    shape = b"".join(field(1, field(1, size)) for size in SHAPE)
+    tensor = field(1, FLOAT) + field(2, shape)
+    return field(1, name) + field(2, field(1, tensor))

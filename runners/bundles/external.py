@@ -1,4 +1,4 @@
-"""ONNX files that reach for other files: found without the onnx library, and refused.
+"""ONNX files that reach for other files: found with or without the onnx library, and refused.
 
 An artifact is one file with one hash. A tensor that lies elsewhere would come from where nothing
 vouches for it, or from where a path like ``../`` leads; so would a provider's compiled context.
@@ -8,9 +8,8 @@ What follows is as much of ONNX's protobuf as it takes to visit every tensor and
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from ..backends import protobuf
 
-VARINT, FIXED64, BYTES, FIXED32 = 0, 1, 2, 5
 EXTERNAL_DATA, DATA_LOCATION = 13, 14  # of a tensor; the location is 0 for data in the file
 OPERATOR, CONTEXT = 4, b"EPContext"  # of a node; com.microsoft's, which may name a file
 # Message -> its fields that lead to tensors, and which message each one holds.
@@ -26,7 +25,6 @@ SCHEMA: dict[str, dict[int, str]] = {
 GRAPH = 7
 # protobuf's own limit; deeper messages are not read by anybody.
 DEEPEST = 100
-INT32 = (1 << 32) - 1  # readers keep that much of an enum and of a tag
 
 
 def reaches_out(model: memoryview | bytes) -> str | None:
@@ -42,7 +40,7 @@ def reaches_out(model: memoryview | bytes) -> str | None:
             kind, data, depth = waiting.pop()
             if depth > DEEPEST:
                 return f"is nested more than {DEEPEST} deep"
-            for field, value in _fields(data):
+            for field, value in protobuf.fields(data):
                 if kind == "tensor" and (
                     field == EXTERNAL_DATA or (field == DATA_LOCATION and value)
                 ):
@@ -56,44 +54,3 @@ def reaches_out(model: memoryview | bytes) -> str | None:
     except ValueError as error:
         return f"is no ONNX file that can be read ({error})"
     return None if graphs else "is no ONNX file: it has no graph"
-
-
-def _fields(data: memoryview) -> Iterator[tuple[int, int | memoryview]]:
-    """The fields of a protobuf message: number and value. Raises ``ValueError`` for damage.
-
-    Groups (wire types 3 and 4) are damage: ONNX has none, and a reader that skips them may go on
-    in another place than this one.
-    """
-    position = 0
-    while position < len(data):
-        key, position = _varint(data, position)
-        field, kind = key >> 3, key & 7
-        if not field or key > INT32:
-            raise ValueError(f"field {field}")
-        if kind == VARINT:
-            value, position = _varint(data, position)
-            yield field, value & INT32
-            continue
-        if kind == BYTES:
-            size, position = _varint(data, position)
-        elif kind in (FIXED64, FIXED32):
-            size = 8 if kind == FIXED64 else 4
-        else:
-            raise ValueError(f"wire type {kind}")
-        if size > len(data) - position:
-            raise ValueError("cut off")
-        yield field, data[position : position + size]
-        position += size
-
-
-def _varint(data: memoryview, position: int) -> tuple[int, int]:
-    value = 0
-    for shift in range(0, 70, 7):
-        if position >= len(data):
-            break
-        byte = data[position]
-        position += 1
-        value |= (byte & 127) << shift
-        if byte < 128:
-            return value, position
-    raise ValueError("no end of a number")

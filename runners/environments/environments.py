@@ -12,7 +12,6 @@ what a killed build left is a folder that no marker names.
 
 from __future__ import annotations
 
-import fcntl
 import json
 import os
 import shutil
@@ -20,20 +19,19 @@ import subprocess
 import sys
 import tempfile
 from collections.abc import Callable, Iterator, Mapping
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from dataclasses import asdict, dataclass
 from importlib.metadata import distribution, distributions, version
 from pathlib import Path
 from typing import Any
 
-import filelock
-
 from .. import documents, registry
 from ..backends import probe
 from ..base import RunnerError, RunnerOptionError, RunnerUnavailable, Settings
-from ..machine.files import write_synced
+from ..machine.files import cache_folder, write_synced
+from ..machine.locks import hold
 from ..targets import LOCAL
-from ..workers import guard
+from ..workers import command as commands
 from ..workers.launch import Worker
 from . import own_wheel
 
@@ -98,8 +96,7 @@ class Environment:
 
 def root() -> Path:
     """The folder of all environments."""
-    cache = os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache"
-    return Path(cache).absolute() / "edgepipe" / "envs"
+    return cache_folder() / "envs"
 
 
 def marker_of(runner: str) -> Path:
@@ -150,14 +147,10 @@ def python_of(runner: str) -> str | None:
 
 def _hold(folder: Path) -> None:
     """Keep others from deleting it until this process ends."""
-    if folder in _held:
-        return
-    try:
-        file = os.open(folder / IN_USE, os.O_RDONLY | os.O_CREAT, 0o644)
-        fcntl.flock(file, fcntl.LOCK_SH | fcntl.LOCK_NB)
-    except OSError:  # gone or going, which ``problem`` tells; or one that can't be written to
-        return
-    _held[folder] = file
+    if folder not in _held:
+        # It is gone or going, which ``problem`` tells; or it can't be written to.
+        with suppress(OSError):
+            _held[folder] = hold(folder / IN_USE, shared=True)
 
 
 def create(
@@ -241,16 +234,12 @@ def check_known(runner: str) -> None:
 @contextmanager
 def _locked(runner: str, say: Callable[[str], None]) -> Iterator[None]:
     """One maker at a time; a second one waits, and then finds the work done."""
-    lock = filelock.FileLock(root() / f"{runner}.lock")
-    try:
-        lock.acquire(timeout=0)
-    except filelock.Timeout:
-        say(f"{runner}: another process is at work on it; waiting")
-        lock.acquire()
+    waiting = f"{runner}: another process is at work on it; waiting"
+    lock = hold(root() / f"{runner}.lock", waiting=lambda: say(waiting))
     try:
         yield
     finally:
-        lock.release()
+        os.close(lock)
 
 
 def _folders(runner: str) -> list[Path]:
@@ -276,12 +265,12 @@ def _sweep(runner: str, say: Callable[[str], None], kept: Environment | None = N
 
 def _delete(folder: Path) -> bool:
     """Delete an environment, unless a command that is still running works with it."""
-    file = os.open(folder / IN_USE, os.O_RDONLY | os.O_CREAT, 0o644)
     try:
-        fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        shutil.rmtree(folder)
+        file = hold(folder / IN_USE)
     except BlockingIOError:
         return False
+    try:
+        shutil.rmtree(folder)
     finally:
         os.close(file)
     return True
@@ -363,7 +352,7 @@ def _failure(environment: Environment) -> str:
 
 
 def _run(command: list[str], scratch: Path, failure: str) -> None:
-    done = guard.run(command, os.environ | {"TMPDIR": str(scratch)})
+    done = commands.run(command, {"TMPDIR": str(scratch)})
     if done.returncode:
         lines = [line for line in done.stdout.splitlines() if line.strip()]
         errors = [line for line in lines if line.startswith(("ERROR:", "Error:"))]

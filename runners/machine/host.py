@@ -12,22 +12,10 @@ from pathlib import Path
 from typing import Any
 
 from ..timing import conditions
-from . import cpuid, own_process
+from . import cpuid
 
-# What decides how int8 and reduced precision run on x86; names as in /proc/cpuinfo.
-RELEVANT_FLAGS = (
-    "avx2",
-    "fma",
-    "avx512f",
-    "avx512_vnni",
-    "avx_vnni",
-    "avx512_bf16",
-    "amx_tile",
-    "amx_int8",
-    "amx_bf16",
-)
-
-
+# What decides how int8 and reduced precision run on x86.
+RELEVANT_FLAGS = tuple(cpuid.BITS)
 UNLIMITED = 1 << 62
 
 
@@ -56,12 +44,17 @@ def facts() -> dict[str, Any]:
 def cpu_flags(listed: Collection[str]) -> list[str]:
     """Those of ``RELEVANT_FLAGS`` that the kernel lists and the CPU itself confirms.
 
-    The kernel knows what it keeps from programs, the CPU whether it is an emulated one. In
-    somebody's application it is numpy that has asked the CPU.
+    The kernel knows what it keeps from programs, the CPU whether it is an emulated one. What the
+    C library doesn't tell numpy may know; where the kernel lists nothing the CPU's word is all.
     """
-    known = [flag for flag in RELEVANT_FLAGS if flag in listed]
-    confirmed = cpuid.flags() if own_process.claimed() else cpuid.by_numpy(known)
-    return [flag for flag in known if confirmed is None or flag in confirmed]
+    found = cpuid.flags()
+    if found is None:
+        found = cpuid.by_numpy([flag for flag in RELEVANT_FLAGS if flag in listed])
+    return [
+        flag
+        for flag in RELEVANT_FLAGS
+        if (not listed or flag in listed) and (found is None or flag in found)
+    ]
 
 
 def saturates(facts: Mapping[str, Any]) -> bool:

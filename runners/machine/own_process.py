@@ -1,7 +1,7 @@
 """Processes that are edgepipe's own, and what is done in those alone.
 
 ``load_bundle`` works inside somebody's application, which keeps its environment, its modules and
-its stderr, and runs no machine code of edgepipe's. Workers and the command line claim theirs.
+its stderr. Workers and the command line claim theirs.
 """
 
 from __future__ import annotations

@@ -1,7 +1,7 @@
 """Runners out of a script: what edgepipe makes of a runner, tried in milliseconds and no process.
 
     from edgepipe.pipeline import bench
-    from edgepipe.runners.scripted import Script, scripted
+    from edgepipe.runners.workers.scripted import Script, scripted
 
     def test_a_crash_costs_its_own_cell(workspace):
         good = Script(answer, inputs, outputs)

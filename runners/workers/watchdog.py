@@ -1,7 +1,7 @@
-"""Ends a worker whose other side is gone, and clears away its temporary files.
+"""Ends a worker whose other side is gone, with what it started, and clears away temporary files.
 
-A process of its own: a worker that hangs inside a library, or that was stopped, can't end
-itself, and over SSH nobody else is there to do it. It sleeps in the kernel meanwhile.
+A process of its own, and a group: a worker that hangs inside a library, or that was stopped,
+can't end itself, and over SSH nobody else is there to do it. It sleeps in the kernel meanwhile.
 
     python -I -S watchdog.py WORKER DESCRIPTOR FOLDER    (stdin: the worker's)
 """
@@ -28,7 +28,9 @@ def main(worker: int, life: int, folder: str) -> None:
             break
         poller.unregister(0)
         if os.getppid() == worker:  # else it ended a moment ago, and its number may be another's
-            os.kill(worker, signal.SIGKILL)
+            # In a group that another leads (a shell that waits) the worker is all that is ours.
+            leads = os.getpgid(worker) == worker
+            (os.killpg if leads else os.kill)(worker, signal.SIGKILL)
     import shutil
 
     shutil.rmtree(folder, ignore_errors=True)

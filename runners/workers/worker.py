@@ -250,6 +250,7 @@ def _guard() -> subprocess.Popen[bytes]:
             stdout=subprocess.DEVNULL,
             stderr=subprocess.DEVNULL,
             pass_fds=(life,),
+            process_group=0,
         )
     finally:
         os.close(life)

@@ -25,6 +25,7 @@ from edgepipe.runners.machine import host
 
 Run = Callable[..., CompletedProcess[str]]
 Shapes = dict[str, tuple[int, ...]]
+NOWHERE = Path("/nowhere")  # nothing is downloaded here
 
 
 def on_meta(architecture: str, width: float | None = None) -> nn.Module:
@@ -236,7 +237,7 @@ def squeezenet_by_hand(state: dict[str, torch.Tensor], x: torch.Tensor) -> torch
 
 @pytest.mark.parametrize("architecture", [name for name in ARCHITECTURES if name != "vgg16"])
 def test_random_weights_neither_die_nor_explode(architecture: str) -> None:
-    model = sources.build(sources.resolve(architecture, "random")).module
+    model = sources.build(sources.resolve(architecture, "random", cache=NOWHERE)).module
     images = torch.randn(4, 3, 64, 64, generator=torch.Generator().manual_seed(2))
     with torch.inference_mode():
         logits = model(images)
@@ -246,7 +247,7 @@ def test_random_weights_neither_die_nor_explode(architecture: str) -> None:
 
 
 def test_random_weights_are_the_same_every_time() -> None:
-    source = sources.resolve("mobilenet_v1", "random", width=0.25)
+    source = sources.resolve("mobilenet_v1", "random", width=0.25, cache=NOWHERE)
     torch.manual_seed(5)
     first = digest(sources.build(source).module)
     torch.manual_seed(6)
@@ -262,7 +263,7 @@ def digest(module: nn.Module) -> str:
 
 @pytest.mark.parametrize("architecture", sorted(WITH_WIDTH))
 def test_width_reaches_the_module(architecture: str) -> None:
-    source = sources.resolve(architecture, "random", width=0.5)
+    source = sources.resolve(architecture, "random", width=0.5, cache=NOWHERE)
     assert source.classes
     narrow = sources.construct(architecture, source.classes, source.width)
     wide = sources.construct(architecture, source.classes, 1.0)
@@ -285,7 +286,7 @@ def test_what_does_not_exist_is_refused(
     architecture: str, weights: str, options: dict[str, Any], words: str
 ) -> None:
     with pytest.raises(ModelError, match=words):
-        sources.resolve(architecture, weights, **options)
+        sources.resolve(architecture, weights, **options, cache=NOWHERE)
 
 
 @pytest.mark.long

@@ -34,6 +34,7 @@ from edgepipe.pipeline.stages.simplify import Simplify
 from edgepipe.pipeline.stages.stage import run_stages
 from edgepipe.pipeline.storage.manifest import Manifest
 from edgepipe.pipeline.storage.workspace import Transaction, Workspace
+from edgepipe.runners.machine.files import cache_folder
 
 from .conftest import Command, Small, eventually, refused, snapshot
 
@@ -163,8 +164,8 @@ def test_imagenet_weights_are_downloaded_once_and_fit(
     with published(answering(content)) as publisher:
         for variable, value in imagenet(publisher.url).items():
             monkeypatch.setenv(variable, value)
-        first = sources.resolve(MODEL, "imagenet")
-        assert first == sources.resolve(MODEL, "imagenet")
+        first = sources.resolve(MODEL, "imagenet", cache=cache_folder())
+        assert first == sources.resolve(MODEL, "imagenet", cache=cache_folder())
         assert publisher.asked == [f"/models/{name}"]
         loaded = sources.build(first).module.state_dict()
         assert all(torch.equal(value, loaded[key]) for key, value in state.items())
@@ -172,7 +173,7 @@ def test_imagenet_weights_are_downloaded_once_and_fit(
         cached = tmp_path / "cache" / "edgepipe" / name
         assert first.path == cached
         cached.write_bytes(content[:1000])
-        assert first == sources.resolve(MODEL, "imagenet")
+        assert first == sources.resolve(MODEL, "imagenet", cache=cache_folder())
         assert len(publisher.asked) == 2
     assert snapshot(tmp_path / "cache") == {f"edgepipe/{name}": content}
     assert (first.classes, first.trained) == (1000, True)
@@ -212,7 +213,7 @@ def simplify_with(root: Path, small: Small, program: str, progress: Silent) -> M
             before, stages=tuple(stage for stage in before.stages if stage.name != "simplify")
         )
         stages = [
-            replace(stage, simplifier=(sys.executable, "-c", program))
+            replace(stage, simplifier=(sys.executable, "-c", INSTEAD.format(program=program)))
             if isinstance(stage, Simplify)
             else stage
             for stage in stages_for(section)
@@ -222,6 +223,18 @@ def simplify_with(root: Path, small: Small, program: str, progress: Silent) -> M
             return transaction.commit(**told(transaction, model))
 
 
+# Answers as the stage's own worker does.
+INSTEAD = """
+import sys
+from edgepipe.runners.workers import worker
+
+def onnxsim(fields, _feeds):
+    sys.argv[1:] = fields["source"], fields["output"]
+    exec({program!r}, {{}})
+    return {{}}, {{}}
+
+worker.main({{"hello": worker.hello, "onnxsim": onnxsim}})
+"""
 CHANGE = """
 import sys
 import numpy, onnx
@@ -237,7 +250,8 @@ SIMPLIFIERS = {
     "segfault": ("import os, signal; os.kill(os.getpid(), signal.SIGSEGV)", "SIGSEGV"),
     "abort": ("import os; os.abort()", "SIGABRT"),
     "real-time signal": ("import os; os.kill(os.getpid(), 40)", "40"),
-    "error": ("raise SystemExit('unknown operator')", "onnxsim failed: unknown operator"),
+    "exit": ("raise SystemExit('unknown operator')", "(unknown operator)"),
+    "error": ("raise ValueError('unknown operator')", "onnxsim failed: ValueError: unknown"),
     "no output": ("", "onnxsim failed"),
     "no model": ("import sys; open(sys.argv[2], 'w').write('garbage')", "onnxsim"),
     "other weight": (CHANGE.format(value=1e3), "onnxsim changed the outputs"),
@@ -374,15 +388,15 @@ def busy(process: psutil.Process | None, seconds: float) -> bool:
     return process is not None and process.cpu_times().user > seconds
 
 
-SIMPLIFIER, WORKER = "edgepipe.pipeline.stages.simplify", "edgepipe.runners.workers.worker"
+NATIVE, WORKER = "edgepipe.pipeline.stages.native", "edgepipe.runners.workers.worker"
 # A moment of an export: what is missing from the workspace, so that the stage has to run, and
 # how to see that it has come.
 EXPORT_MOMENTS: dict[str, tuple[str, Callable[[Command], object]]] = {
     "loading torch": ("exported.onnx", lambda command: command.maps("libtorch_cpu")),
     "exporting": ("exported.onnx", lambda command: command.cpu_seconds() > 4),
-    "simplifying": ("fp32.onnx", lambda command: command.child(SIMPLIFIER)),
+    "simplifying": ("fp32.onnx", lambda command: command.child(NATIVE)),
     "comparing": ("fp32.onnx", lambda command: busy(command.child(WORKER), 0.1)),
-    "quantizing": ("int8.onnx", lambda command: any(command.temporary.glob("*/edgepipe-*"))),
+    "quantizing": ("int8.onnx", lambda command: command.child(NATIVE)),
 }
 BENCH_MOMENTS: dict[str, Callable[[Command], object]] = {
     "starting a worker": lambda command: command.child(WORKER),
@@ -403,6 +417,20 @@ def test_interrupted_export_clears_up(
     interrupt(command, number)
     assert snapshot(small_workspace / MODEL) == before
     assert tidy(small_workspace)
+
+
+def test_killed_export_takes_its_simplifier_along(
+    small: Small, small_workspace: Path, start: Start
+) -> None:
+    (small_workspace / MODEL / "fp32.onnx").unlink()
+    command = start("export", *small.settings, "--workspace", small_workspace)
+    # Stopped, it is as good as hanging in native code; by then it has its watchdog.
+    command.until(lambda: (child := command.child(NATIVE)) and child.children())
+    simplifier = command.child(NATIVE)
+    assert simplifier
+    simplifier.suspend()
+    command.process.kill()
+    assert eventually(lambda: not command.relatives())
 
 
 @both_signals

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import subprocess
+import sys
 from collections.abc import Callable
 from hashlib import sha256
 from pathlib import Path
@@ -14,6 +15,7 @@ from onnx import ModelProto, TensorProto, helper, numpy_helper
 from PIL import Image
 
 from edgepipe.pipeline.storage.manifest import Artifact, Manifest
+from edgepipe.runners.backends.protobuf import varint
 from edgepipe.runners.bundles.external import reaches_out
 from edgepipe.runners.images import Preprocessing
 
@@ -105,36 +107,47 @@ def test_a_compiled_context_is_refused() -> None:
     assert "compiled context" in (reaches_out(compiled.SerializeToString()) or "")
 
 
-def varint(value: int) -> bytes:
-    out = b""
-    while value > 127:
-        out += bytes([value & 127 | 128])
-        value >>= 7
-    return out + bytes([value])
-
-
 FAR = model(elsewhere(location="x")).SerializeToString()
 FINE = model(WEIGHTS).SerializeToString()
 
 
-@pytest.mark.parametrize(
-    "content",
-    [
-        pytest.param(varint(100 << 3 | 3) + varint(100 << 3 | 4) + FAR, id="a group in front"),
-        pytest.param(FINE + varint(100 << 3 | 3) + varint(100 << 3 | 4), id="a group behind"),
-        pytest.param(varint(7) + FINE, id="field 0"),
-        pytest.param(varint((1 << 35) | 7 << 3 | 2) + FINE, id="a tag of more than 32 bits"),
-        pytest.param(FINE[:-1], id="cut off"),
-        pytest.param(FINE + b"\xff" * 11, id="a number without an end"),
-        pytest.param(b"", id="nothing"),
-        pytest.param(b"PK\x03\x04" + bytes(60), id="a zip archive"),
-        pytest.param(b"\x80\x04\x95" + bytes(60), id="a pickle"),
-        pytest.param(json.dumps({"not": "a model"}).encode(), id="text"),
-        pytest.param(b"\x3a" * 1000 + b"\xff" * 1000, id="noise"),
-    ],
-)
+UNTOLD = [
+    pytest.param(varint(100 << 3 | 3) + varint(100 << 3 | 4) + FAR, id="a group in front"),
+    pytest.param(FINE + varint(100 << 3 | 3) + varint(100 << 3 | 4), id="a group behind"),
+    pytest.param(varint(7) + FINE, id="field 0"),
+    pytest.param(varint((1 << 35) | 7 << 3 | 2) + FINE, id="a tag of more than 32 bits"),
+    pytest.param(FINE[:-1], id="cut off"),
+    pytest.param(FINE + b"\xff" * 11, id="a number without an end"),
+    pytest.param(b"", id="nothing"),
+    pytest.param(b"PK\x03\x04" + bytes(60), id="a zip archive"),
+    pytest.param(b"\x80\x04\x95" + bytes(60), id="a pickle"),
+    pytest.param(json.dumps({"not": "a model"}).encode(), id="text"),
+    pytest.param(b"\x3a" * 1000 + b"\xff" * 1000, id="noise"),
+]
+
+
+@pytest.mark.parametrize("content", UNTOLD)
 def test_what_nobody_can_tell_is_refused(content: bytes) -> None:
     assert reaches_out(content)
+
+
+VERDICTS = """
+import json, sys
+sys.modules["onnx"] = sys.modules["google"] = None
+from edgepipe.runners.bundles.external import reaches_out
+print(json.dumps([reaches_out(bytes.fromhex(content)) for content in json.load(sys.stdin)]))
+"""
+
+
+def test_the_verdict_does_not_depend_on_the_onnx_library() -> None:
+    contents = [FAR, FINE, *(content for case in UNTOLD for content in case.values)]
+    contents += [model(elsewhere(**fields)).SerializeToString() for fields in CASES.values()]
+    text = json.dumps([bytes(content).hex() for content in contents])
+    command = [sys.executable, "-c", VERDICTS]
+    done = subprocess.run(command, input=text, capture_output=True, text=True, check=True)
+    verdicts = json.loads(done.stdout)
+    assert verdicts == [reaches_out(content) for content in contents]
+    assert [not verdict for verdict in verdicts] == [content == FINE for content in contents]
 
 
 def test_a_location_that_wraps_around_is_seen() -> None:

@@ -307,7 +307,7 @@ import tempfile
 from pathlib import Path
 import onnx
 from onnx import numpy_helper
-from edgepipe.runners.onnxruntime import OrtCpu
+from edgepipe.runners.backends.onnxruntime import OrtCpu
 
 class Faulty(OrtCpu):
     name = "faulty"

@@ -399,12 +399,12 @@ PARENT = """
 import sys
 from pathlib import Path
 import numpy as np
-from edgepipe.pipeline.config import load
+from edgepipe.pipeline.settings.load import load
 from edgepipe.runners.base import Settings
-from edgepipe.runners.launch import Worker
-from edgepipe.runners.measure import Plan
+from edgepipe.runners.workers.launch import Worker
+from edgepipe.runners.timing.plan import Plan
 
-with Worker(load().target("box").argv()) as worker:
+with Worker(load().places.target("box").argv()) as worker:
     worker.load("ort-cpu", {"fp32.onnx": Path(sys.argv[1]).read_bytes()}, Settings(1))
     print(worker.hello["pid"], flush=True)
     feeds = {"input": np.zeros((1, 3, 224, 224), np.float32)}

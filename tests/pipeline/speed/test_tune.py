@@ -21,7 +21,7 @@ import time
 from dataclasses import replace
 
 from edgepipe.runners.base import SessionError
-from edgepipe.runners.onnxruntime import OrtCpu
+from edgepipe.runners.backends.onnxruntime import OrtCpu
 
 
 class Session:

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import json
+import subprocess
+import sys
 from collections.abc import Callable
 from pathlib import Path
 from subprocess import CompletedProcess
@@ -177,3 +179,36 @@ def test_an_opset_that_dynamo_can_not_write_is_refused(edgepipe: Run, tmp_path: 
     assert done.returncode == 2
     assert "--exporter onnx-torchscript" in done.stderr
     assert not (tmp_path / "artifacts" / "mobilenet_v2" / "manifest.json").exists()
+
+
+PARENT = """
+import sys
+from edgepipe.pipeline.cli import main
+try:
+    main()
+finally:
+    assert "onnx" in sys.modules, "nothing was done"
+    assert "onnxruntime" not in sys.modules
+"""
+
+
+@pytest.mark.parametrize(
+    "command",
+    [
+        ("export",),
+        ("parity", "--explain", "--runner", "ort-cpu", "--variant", "int8", "--samples", "16"),
+    ],
+    ids=lambda command: command[0],
+)
+def test_native_sessions_are_made_in_workers_only(
+    command: tuple[str, ...], workspace: Path
+) -> None:
+    if command[0] == "export":
+        for file in ("fp32.onnx", "calibration.json", "int8.onnx"):
+            (workspace / "mobilenet_v2" / file).unlink()
+    done = subprocess.run(
+        [sys.executable, "-c", PARENT, *command, "--workspace", str(workspace)],
+        capture_output=True,
+        text=True,
+    )
+    assert done.returncode == 0, done.stderr

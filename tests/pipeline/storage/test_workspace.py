@@ -549,7 +549,7 @@ OPEN = """
 import sys
 from pathlib import Path
 from edgepipe.pipeline.errors import WorkspaceError
-from edgepipe.pipeline.workspace import Workspace
+from edgepipe.pipeline.storage.workspace import Workspace
 
 try:
     with Workspace(Path(sys.argv[1]), "tiny").locked("edgepipe export", print):

@@ -21,7 +21,7 @@ from PIL import Image
 from safetensors import safe_open
 from safetensors.torch import load_file
 
-from edgepipe.pipeline import train
+from edgepipe.pipeline import train, write_plot
 from edgepipe.pipeline.errors import InputError, UsageError
 from edgepipe.pipeline.report.text import confusion
 from edgepipe.pipeline.storage.dataset import Dataset
@@ -53,6 +53,7 @@ def photos(tmp_path_factory: pytest.TempPathFactory) -> Path:
 def trained(photos: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
     output = tmp_path_factory.mktemp("trained") / "colours.safetensors"
     result = train(NAME, data=photos, output=output, epochs=8, **MODEL)
+    assert write_plot(result) == output.with_suffix(".svg")
     assert result.top1 == 100
     return output
 

@@ -134,3 +134,28 @@ print([name for name in ("torch", "onnx", "typer", "edgepipe.pipeline") if name 
     label, imported = done.stdout.splitlines()
     assert label in "0123456789"
     assert imported == "[]"
+
+
+@pytest.mark.parametrize("runner", ["ort-cpu", "openvino"])
+def test_the_applications_process_is_left_as_it_was(bundle: Path, runner: str) -> None:
+    """Also by loading and predicting: environment, modules, streams and handlers are its own."""
+    code = """
+import os, signal, sys
+import numpy as np
+
+def mine():
+    streams = [(os.fstat(number).st_dev, os.fstat(number).st_ino) for number in range(3)]
+    handlers = [signal.getsignal(number) for number in (signal.SIGINT, signal.SIGTERM)]
+    return dict(os.environ), streams, handlers, os.getcwd(), list(sys.path)
+
+before, modules = mine(), dict(sys.modules)
+from edgepipe.runners import load_bundle
+with load_bundle(sys.argv[1], runner=sys.argv[2]) as model:
+    model.predict(np.zeros((224, 224, 3), np.uint8))
+assert mine() == before
+assert {name: sys.modules.get(name) for name in modules} == modules
+assert [name for name, module in sys.modules.items() if module is None] == []
+"""
+    command = [sys.executable, "-c", code, str(bundle), runner]
+    done = subprocess.run(command, capture_output=True, text=True)
+    assert done.returncode == 0, done.stderr

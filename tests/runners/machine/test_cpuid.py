@@ -15,7 +15,7 @@ from edgepipe.runners.machine import cpuid, host
 
 ASK = """
 import json
-from edgepipe.runners import cpuid, host, own_process
+from edgepipe.runners.machine import cpuid, host, own_process
 CLAIM
 print(json.dumps([sorted(cpuid.flags()), host.facts()["cpu_flags"], host.saturates(host.facts())]))
 """
@@ -75,6 +75,18 @@ def test_int8_saturates_on_x86_without_vnni(
     machine: str, flags: list[str], saturates: bool
 ) -> None:
     assert host.saturates({"machine": machine, "cpu_flags": flags}) == saturates
+
+
+@linux
+def test_where_the_kernel_lists_nothing_the_cpu_is_still_known() -> None:
+    assert set(host.cpu_flags([])) == listed()
+
+
+@linux
+def test_an_old_c_library_leaves_it_to_numpy(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(cpuid, "flags", lambda: None)
+    assert set(host.cpu_flags(listed())) == listed()
+    assert host.cpu_flags([]) == []
 
 
 @linux

@@ -21,7 +21,7 @@ LINUX = pytest.mark.skipif(sys.platform != "linux", reason="Linux only")
 def child(*lines: str) -> Any:
     """Run ``lines`` in a new interpreter; the last one is an expression, its value comes back."""
     *statements, result = lines
-    code = ["import json, os, resource", "from edgepipe.runners import host", *statements]
+    code = ["import json, os, resource", "from edgepipe.runners.machine import host", *statements]
     code.append(f"print(json.dumps({result}))")
     command = [sys.executable, "-W", "error", "-c", "\n".join(code)]
     done = subprocess.run(command, capture_output=True, text=True, timeout=60, check=False)
@@ -81,9 +81,8 @@ def test_every_cpu_of_the_affinity_counts() -> None:
 
 @LINUX
 def test_peak_memory_is_this_process_own_and_not_its_parents() -> None:
-    grandchild = (
-        "[sys.executable, '-c', 'from edgepipe.runners import host; print(host.peak_rss_mib())']"
-    )
+    code = "from edgepipe.runners.machine import host; print(host.peak_rss_mib())"
+    grandchild = f"[sys.executable, '-c', {code!r}]"
     parent, own = child(
         "import subprocess, sys",
         f"ballast = b'x' * (400 * {MIB})",

@@ -511,9 +511,9 @@ import sys
 from pathlib import Path
 import numpy as np
 from edgepipe.runners.base import Settings
-from edgepipe.runners.launch import Worker
+from edgepipe.runners.workers.launch import Worker
 from edgepipe.runners.targets import LOCAL
-from edgepipe.runners.measure import Plan
+from edgepipe.runners.timing.plan import Plan
 
 with Worker(LOCAL.argv()) as worker:
     worker.load("ort-cpu", {"relu.onnx": Path(sys.argv[1]).read_bytes()}, Settings(1))
