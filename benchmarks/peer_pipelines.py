@@ -105,8 +105,9 @@ def olive(folder: Path) -> None:
 def torch_module(*_: Any) -> Any:
     """The trained module: Olive's ``model_loader``."""
     from edgepipe.exporters.weights.sources import build, resolve
+    from edgepipe.runners.machine.files import cache_folder
 
-    return build(resolve("mobilenet_v2", "digits")).module
+    return build(resolve("mobilenet_v2", "digits", cache=cache_folder())).module
 
 
 PIPELINES = {

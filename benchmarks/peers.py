@@ -188,7 +188,7 @@ def prepare(folder: Path) -> Source:
 
 def entries(source: Source, runner: str, threads: int) -> dict[str, Entry]:
     """The cells of a runner: edgepipe's variants, and the peers' models that are there."""
-    settings = configuration.load()
+    places = configuration.load().places
     files = [("fp32", "fp32.onnx", ()), *((name, file, ()) for name, file in EDGEPIPE.items())]
     files += [(peer.name, peer.file, peer.beside) for peer in PEERS if runner in peer.runners()]
     return {
@@ -200,7 +200,7 @@ def entries(source: Source, runner: str, threads: int) -> dict[str, Entry]:
                 "f32",
                 file,
                 threads,
-                python_of(runner, settings),
+                python_of(runner, places),
                 beside=beside,
             ),
             source,
@@ -215,7 +215,7 @@ def usable(runners: Iterable[str]) -> list[str]:
     fit = []
     for runner in runners:
         try:
-            python_of(runner, configuration.load())
+            python_of(runner, configuration.load().places)
             fit.append(runner)
         except RunnerError as error:
             print(error)

@@ -147,7 +147,7 @@ def main() -> None:
     parser.add_argument("--tries", type=int, default=20)
     arguments = parser.parse_args()
     with tempfile.TemporaryDirectory() as folder:
-        export(workspace=folder)
+        export(workspace=Path(folder))
         if arguments.what == "repeat":
             repeat(Path(folder), arguments.runs)
         else:

@@ -17,22 +17,22 @@ from typing import TYPE_CHECKING, Any
 from ..runners.machine.own_process import refuse_telemetry
 
 if TYPE_CHECKING:
-    from ..runners.environments import environments as environments
-    from .judging.accuracies import EvaluationResult
+    from ..runners.environments import environments
     from .judging.evaluate import evaluate
-    from .judging.judged import ParityResult
+    from .judging.evaluate_result import EvaluationResult
     from .judging.parity import parity
+    from .judging.parity_result import ParityResult
     from .judging.predict import PredictResult, predict
     from .machine.doctor import Diagnosis, doctor
     from .machine.inventory import Inventory, runners
     from .report.write import write_junit, write_markdown, write_plot, write_report
     from .shipping.deploy import Deployment, deploy
     from .shipping.package import Packaged, package
-    from .shipping.verification import Verification
     from .shipping.verify import verify
+    from .shipping.verify_result import Verification
     from .speed.bench import bench
+    from .speed.bench_result import BenchResult
     from .speed.compare import CompareResult, compare
-    from .speed.rows import BenchResult
     from .speed.tune import TuneResult, tune
     from .stages.chain import export
     from .storage.manifest import Manifest
@@ -46,21 +46,21 @@ ROOMS = {
     "train": ".training.train",
     "TrainResult": ".training.train",
     "bench": ".speed.bench",
-    "BenchResult": ".speed.rows",
+    "BenchResult": ".speed.bench_result",
     "tune": ".speed.tune",
     "TuneResult": ".speed.tune",
     "compare": ".speed.compare",
     "CompareResult": ".speed.compare",
     "parity": ".judging.parity",
-    "ParityResult": ".judging.judged",
+    "ParityResult": ".judging.parity_result",
     "evaluate": ".judging.evaluate",
-    "EvaluationResult": ".judging.accuracies",
+    "EvaluationResult": ".judging.evaluate_result",
     "predict": ".judging.predict",
     "PredictResult": ".judging.predict",
     "package": ".shipping.package",
     "Packaged": ".shipping.package",
     "verify": ".shipping.verify",
-    "Verification": ".shipping.verification",
+    "Verification": ".shipping.verify_result",
     "deploy": ".shipping.deploy",
     "Deployment": ".shipping.deploy",
     "runners": ".machine.inventory",

@@ -119,7 +119,7 @@ def test_an_option_is_a_flag_a_key_a_variable_a_keyword_and_a_row(
 ) -> None:
     copy = patched("An option")
     assert "--min-probability" in copy.edgepipe("predict", "--help")
-    copy.python("-m", "edgepipe.pipeline.cli.reference", tmp_path)
+    copy.python("-m", "edgepipe.pipeline.cli.documentation", tmp_path)
     page = (tmp_path / "configuration.md").read_text()
     (row,) = (line for line in page.splitlines() if "| `min-probability` |" in line)
     assert "`EDGEPIPE_PREDICT_MIN_PROBABILITY` | `--min-probability` |" in row

@@ -9,16 +9,16 @@ import pytest
 import typer
 from typer.core import TyperGroup
 
-from edgepipe.pipeline.cli import app, reference
+from edgepipe.pipeline.cli import app, documentation
 from edgepipe.pipeline.settings.load import COMMANDS, load
 
 FOLDER = Path(__file__).parents[1] / "docs" / "reference"
-PAGES = reference.pages()
+PAGES = documentation.pages()
 
 
 @pytest.mark.parametrize("name", PAGES)
 def test_the_page_in_the_repository_is_the_one_that_is_made(name: str) -> None:
-    again = "python -m edgepipe.pipeline.cli.reference"
+    again = "python -m edgepipe.pipeline.cli.documentation"
     assert (FOLDER / name).read_text() == PAGES[name], f"out of date: run {again}"
 
 

@@ -28,10 +28,10 @@ def test_the_only_top_level_is_edgepipe(members: list[str]) -> None:
         "edgepipe/exporters/data/digits.npz",
         "edgepipe/exporters/data/mobilenet_v2-digits.safetensors",
         "edgepipe/exporters/zoo/mobilenet_v2.py",
-        "edgepipe/pipeline/stages/bench.py",
-        "edgepipe/pipeline/report/terminal.py",
-        "edgepipe/pipeline/report/templates/report.html.j2",
-        "edgepipe/runners/worker.py",
+        "edgepipe/pipeline/speed/bench.py",
+        "edgepipe/pipeline/report/text/terminal.py",
+        "edgepipe/pipeline/report/page/templates/report.html.j2",
+        "edgepipe/runners/workers/worker.py",
     ],
 )
 def test_what_a_run_needs_is_in_it(members: list[str], name: str) -> None:

@@ -17,7 +17,7 @@ from ...runners.images import Preprocessing
 from ...runners.machine.files import sha256_file
 from ...runners.targets import LOCAL
 from ..errors import InputError, WorkspaceError
-from ..numerics.limits import kind_of
+from ..numerics.precision import kind_of
 from ..storage import npz
 from ..storage.goldens import FILE, Goldens, packed
 from ..storage.manifest import Manifest

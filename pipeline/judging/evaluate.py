@@ -29,7 +29,7 @@ from ..cells.session import Cell, OpenCell, Opener, run_batches, run_goldens
 from ..errors import UsageError, WorkspaceError
 from ..numerics import paired
 from ..numerics.intervals import wilson
-from ..numerics.limits import kind_of
+from ..numerics.precision import kind_of
 from ..progress import Progress
 from ..settings.judging import EvaluateConfig, EvaluateRequest, GateConfig
 from ..settings.load import load_exported
@@ -43,7 +43,7 @@ from ..storage.goldens import Goldens
 from ..storage.manifest import Manifest
 from ..storage.workspace import Workspace
 from ..verdicts import FAIL, INCONCLUSIVE, exit_code
-from .accuracies import CellAccuracy, CellName, EvaluationResult
+from .evaluate_result import CellAccuracy, CellName, EvaluationResult
 from .gates import gate_of, judge, unreliable
 from .judgement import TWICE, Judgement
 

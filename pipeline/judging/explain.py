@@ -34,7 +34,7 @@ from ..verdicts import FAIL
 from . import findings
 from .explanation import ExplainResult, Explanation, LayerError, Step
 from .findings import Finding
-from .judged import CellVerdict, ParityResult
+from .parity_result import CellVerdict, ParityResult
 from .recording import CellOutputs, Recording
 from .steps import EXPORT, RUN, SIMPLIFY, TORCH, Walk
 

@@ -13,7 +13,7 @@ import numpy as np
 
 from ..numerics import metrics
 from ..numerics.intervals import samples_needed, wilson
-from ..numerics.limits import FLOAT_FLOOR_DB, float_limit, kind_of
+from ..numerics.precision import FLOAT_FLOOR_DB, float_limit, kind_of
 from ..settings.judging import GateConfig
 from ..verdicts import FAIL, INCONCLUSIVE, PASS
 from .judgement import FILE, KERNELS, SATURATION, Distance, Judgement, Twice

@@ -23,7 +23,7 @@ from ..storage import goldens as recorded
 from ..storage.manifest import Manifest
 from ..storage.workspace import Workspace
 from .explain import explain
-from .judged import ParityResult, judge_all
+from .parity_result import ParityResult, judge_all
 from .recording import CellOutputs, Recording
 
 OUTPUTS_FILE = "parity.npz"

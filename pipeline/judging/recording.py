@@ -15,7 +15,7 @@ from ..cells.row import CellRow
 from ..cells.session import Cell
 from ..errors import InputError
 from ..numerics import metrics
-from ..numerics.limits import kind_of
+from ..numerics.precision import kind_of
 from ..storage import goldens as recorded
 from ..storage import npz
 from ..storage.goldens import reference_json

@@ -21,7 +21,7 @@ from ..storage.goldens import Goldens
 from ..verdicts import FAIL, PASS
 from .explanation import Step
 from .gates import FILE, Gate, default_gate, judge
-from .judged import CellVerdict, gate_for
+from .parity_result import CellVerdict, gate_for
 from .recording import CellOutputs, Recording
 
 TORCH, EXPORT, SIMPLIFY, QUANTIZE, RUN = "torch", "exported", "simplified", "quantized", "runner"

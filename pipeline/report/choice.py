@@ -7,14 +7,14 @@ from dataclasses import asdict, dataclass
 
 from ...runners.timing.plan import OFFLINE, SERVER
 from ..judging.gates import default_gate
-from ..judging.judged import ParityResult
-from ..numerics.limits import kind_of
-from ..speed.rows import BenchResult, CellResult
+from ..judging.parity_result import ParityResult
+from ..numerics.precision import kind_of
+from ..speed.bench_result import BenchResult, CellResult
 from ..speed.validity import VALID
 from ..verdicts import FAIL, INCONCLUSIVE, PASS
 from .gather import Report, Row
 from .results import MISSING, Source
-from .text.tables import ms, number
+from .text.formatting import ms, number
 
 BENCH, PARITY = BenchResult.FILE, ParityResult.FILE
 

@@ -9,11 +9,11 @@ from typing import Any, TypeVar
 
 import numpy as np
 
-from ..judging.accuracies import CellAccuracy, EvaluationResult
+from ..judging.evaluate_result import CellAccuracy, EvaluationResult
 from ..judging.explanation import ExplainResult
-from ..judging.judged import CellVerdict, ParityResult
+from ..judging.parity_result import CellVerdict, ParityResult
+from ..speed.bench_result import BenchResult, CellResult
 from ..speed.compare import CompareResult
-from ..speed.rows import BenchResult, CellResult
 from ..speed.tune import TuneResult
 from ..storage.manifest import Manifest
 from . import results

@@ -9,8 +9,8 @@ from typing import TypeVar
 import numpy as np
 
 from ..errors import InputError, IntegrityError, WorkspaceError
+from ..speed.bench_result import SAMPLES, BenchResult, CellResult
 from ..speed.compare import CompareResult
-from ..speed.rows import SAMPLES, BenchResult, CellResult
 from ..storage import npz
 from ..storage.document import Result, changed
 from ..storage.manifest import Manifest

@@ -8,9 +8,9 @@ from __future__ import annotations
 from pathlib import Path
 
 from ..errors import MissingLibrary, UsageError
-from ..judging.accuracies import EvaluationResult
+from ..judging.evaluate_result import EvaluationResult
 from ..judging.explain import PLOT_FILE
-from ..judging.judged import ParityResult
+from ..judging.parity_result import ParityResult
 from ..settings.load import load_exported
 from ..settings.nearest import nearest
 from ..settings.options import takes
@@ -21,7 +21,7 @@ from ..storage.workspace import Workspace
 from ..training.train import PLOT_SUFFIX, TrainResult
 from .gather import Report, gather
 from .page import page
-from .plots import choices, layers, matrix
+from .plots import comparison, confusion, explanation
 from .text import junit, markdown
 
 
@@ -75,12 +75,12 @@ def write_plot(
     """
     try:
         if isinstance(result, TrainResult):
-            path, drawn = path or result.output.with_suffix(PLOT_SUFFIX), matrix.svg(result)
+            path, drawn = path or result.output.with_suffix(PLOT_SUFFIX), confusion.svg(result)
         elif isinstance(result, ParityResult):
             path = path or (result.folder / PLOT_FILE if result.folder else None)
-            drawn = layers.svg(result.explanations)
+            drawn = explanation.svg(result.explanations)
         else:
-            drawn = choices.svg(result)
+            drawn = comparison.svg(result)
     except ImportError as error:
         raise MissingLibrary(f'no plot: {error}; pip install "edgepipe[report]"') from error
     if path is None:

@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 from ...runners.bundles.bundle import EXACT_INT8, Index
-from ..judging.judged import ParityResult
-from ..speed.rows import BenchResult
+from ..judging.parity_result import ParityResult
+from ..speed.bench_result import BenchResult
 
 WAIVED = {
     "untrained": "**The weights are untrained**: the answers mean nothing (`--allow-untrained`).",

@@ -8,8 +8,8 @@ from dataclasses import asdict
 from ...runners.bundles.bundle import Variant
 from ...runners.timing.plan import SINGLE_STREAM
 from ..judging.gates import Gate
-from ..judging.judged import ParityResult
-from ..speed.rows import BenchResult
+from ..judging.parity_result import ParityResult
+from ..speed.bench_result import BenchResult
 from ..verdicts import FAIL, PASS
 
 # (variant, runner, precision) -> the limits that hold now

@@ -18,13 +18,13 @@ from ...runners.bundles.signature import Signer, sign
 from ..cells import arithmetic
 from ..errors import Refused, UsageError
 from ..judging.gates import Gate, gate_of
-from ..judging.judged import ParityResult
+from ..judging.parity_result import ParityResult
 from ..progress import Progress
 from ..settings.judging import GateConfig
 from ..settings.load import load_exported
 from ..settings.options import takes
 from ..settings.shipping import PackageConfig, PackageRequest
-from ..speed.rows import BenchResult
+from ..speed.bench_result import BenchResult
 from ..stages.quantize import needs_of
 from ..storage import goldens as recorded
 from ..storage.atomic import whole, writing

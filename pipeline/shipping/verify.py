@@ -28,20 +28,20 @@ from ..cells.row import read_back
 from ..cells.session import OpenCell, audit, run_goldens, timeouts_of
 from ..errors import InputError, UsageError
 from ..judging.gates import Gate, Judgement, judge, unreliable
-from ..judging.judged import ParityResult
-from ..numerics.limits import kind_of
+from ..judging.parity_result import ParityResult
+from ..numerics.precision import kind_of
 from ..progress import Progress
 from ..settings.load import load
 from ..settings.machine import Places
 from ..settings.nearest import nearest
 from ..settings.options import takes
 from ..settings.shipping import VerifyRequest
-from ..speed.rows import BenchResult
+from ..speed.bench_result import BenchResult
 from ..speed.validity import MAX_TIMED_DEVIATION
 from ..storage.goldens import Goldens
 from ..verdicts import FAIL, PASS
 from . import evidence
-from .verification import NOT_CHECKED, WAIVED, Check, Verification
+from .verify_result import NOT_CHECKED, WAIVED, Check, Verification
 
 Evidence = TypeVar("Evidence", ParityResult, BenchResult)
 TIMING = Plan(

@@ -9,8 +9,8 @@ from typing import Any, Self
 
 from ..errors import InputError
 from ..verdicts import INCONCLUSIVE
+from .bench_result import BenchResult, CellResult
 from .regression import Comparison, compare
-from .rows import BenchResult, CellResult
 from .validity import VALID
 
 # What makes two rows the same cell.

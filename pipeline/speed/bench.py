@@ -26,9 +26,9 @@ from ..settings.speed import BenchConfig, BenchRequest
 from ..storage.workspace import Workspace
 from ..verdicts import INCONCLUSIVE
 from .baseline import Baseline
+from .bench_result import SAMPLES, BenchResult, CellResult, exit_code, failed_row, measured_row
 from .regression import Comparison, compare
 from .rounds import QUICK_SECONDS, Entry, Rounds, Source, Visits, cached_load_ms, hosts, timing
-from .rows import SAMPLES, BenchResult, CellResult, exit_code, failed_row, measured_row
 from .validity import INVALID, judge, of_quick_run
 
 # Half of an interval, of its middle: narrower than this, further rounds tell little.

@@ -36,10 +36,10 @@ from ..settings.speed import CompareConfig, CompareRequest
 from ..storage.atomic import writable, write_whole
 from ..storage.document import UNWRITTEN, Document
 from . import candidates
+from .bench_result import CellResult, exit_code, failed_row, measured_row
 from .candidates import CLASSES, VARIANTS
 from .convolutions import Convolution, by_arithmetic, by_the_clock
 from .rounds import QUICK_SECONDS, Entry, Rounds, Source, Visits, hosts, timing
-from .rows import CellResult, exit_code, failed_row, measured_row
 from .validity import judge, of_quick_run
 
 # What the published counts and accuracies are for.

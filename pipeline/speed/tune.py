@@ -21,8 +21,8 @@ from ...runners.workers.launch import Worker
 from ..cells.plan import plan
 from ..cells.session import Cell, status_of, timeable, timeouts_of, with_settings
 from ..errors import ExitCode
-from ..judging.judged import CellVerdict, judge_all
 from ..judging.parity import record
+from ..judging.parity_result import CellVerdict, judge_all
 from ..numerics import intervals
 from ..progress import Progress, Silent
 from ..settings.judging import GateConfig, ParityConfig

@@ -10,7 +10,7 @@ from ...runners.timing.measure import Measurement
 from ...runners.timing.plan import OFFLINE, SERVER, SINGLE_STREAM
 from ..cells.session import Cell
 from ..numerics import intervals
-from ..numerics.limits import float_limit, kind_of
+from ..numerics.precision import float_limit, kind_of
 from .rounds import figure
 
 VALID, NOISY, INVALID = "valid", "noisy", "invalid"

@@ -32,8 +32,8 @@ from ..storage.arrays import Arrays
 from ..storage.goldens import reference_json
 from ..storage.workspace import Transaction
 from .modelspec import ModelSpec
-from .reference import Reference, refuse_random
 from .samples import Samples
+from .torch_reference import Reference, refuse_random
 
 if TYPE_CHECKING:
     import torch

@@ -22,7 +22,7 @@ from ...runners.targets import LOCAL
 from ..cells.session import Cell, open_cell, run_goldens
 from ..errors import InputError, StageError, WorkspaceError
 from ..numerics import metrics
-from ..numerics.limits import float_limit
+from ..numerics.precision import float_limit
 from ..progress import Progress
 from ..storage import goldens
 from ..storage.workspace import Transaction

@@ -20,7 +20,7 @@ import pytest
 from edgepipe.pipeline import export, package, parity
 from edgepipe.pipeline.errors import ExitCode
 from edgepipe.pipeline.judging.gates import default_gate, judge
-from edgepipe.pipeline.numerics.limits import kind_of
+from edgepipe.pipeline.numerics.precision import kind_of
 from edgepipe.pipeline.storage.goldens import Goldens
 from edgepipe.pipeline.verdicts import PASS
 

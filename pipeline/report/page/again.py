@@ -12,11 +12,11 @@ from ....exporters.weights.fitting import TOP
 from ....exporters.weights.sources import CHECKPOINT, OWN
 from ....runners.images import PRESETS, Preprocessing
 from ....runners.timing.plan import SINGLE_STREAM
-from ...judging.accuracies import CellAccuracy
-from ...judging.judged import CellVerdict
+from ...judging.evaluate_result import CellAccuracy
+from ...judging.parity_result import CellVerdict
 from ...settings.making import SYNTHETIC
+from ...speed.bench_result import CellResult
 from ...speed.compare import CompareResult, Speed
-from ...speed.rows import CellResult
 from ...speed.tune import Tuned
 from ...stages.modelspec import name_of
 from ...storage.manifest import Manifest

@@ -10,13 +10,13 @@ from ...judging.explanation import Explanation
 from ...numerics.intervals import SAMPLES_NEEDED
 from ...numerics.metrics import MEASURED
 from ...settings.making import SYNTHETIC
-from ...speed.rows import CellResult
+from ...speed.bench_result import CellResult
 from ..choice import speed
 from ..gather import Report, Row
 from ..text import columns
 from ..text.columns import figure
+from ..text.formatting import MIB, number
 from ..text.table import NONE, Column, Table
-from ..text.tables import MIB, number
 from .cell_table import CELL
 
 LABELS_SHOWN = 12

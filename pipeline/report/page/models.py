@@ -9,8 +9,8 @@ from ...speed.compare import Candidate, CompareResult, Speed
 from ...speed.convolutions import Convolution, Timed
 from ..gather import Report
 from ..text.comparison import doubts, sources
+from ..text.formatting import MIB, mebibytes, millions, moment, ms, number
 from ..text.table import NONE, Column, Table, Value, Verdict
-from ..text.tables import MIB, mebibytes, millions, moment, ms, number
 
 Get = Callable[[Candidate], str]
 FRONT = "◆"

@@ -8,12 +8,12 @@ from importlib import resources
 from typing import Any
 
 from ...errors import MissingLibrary
-from ...judging.accuracies import EvaluationResult
+from ...judging.evaluate_result import EvaluationResult
 from ...judging.explanation import ExplainResult
-from ...judging.judged import ParityResult
+from ...judging.parity_result import ParityResult
 from ...numerics.metrics import BROKEN
+from ...speed.bench_result import SAMPLES
 from ...speed.compare import CompareResult
-from ...speed.rows import SAMPLES
 from ...speed.tune import TuneResult
 from ..choice import choose, speed
 from ..gather import Report

@@ -9,8 +9,8 @@ from ....runners.timing.plan import SINGLE_STREAM
 from ...speed.tune import MIN_GAIN, RECOMMENDED, Trial, Tuned
 from ...storage.manifest import Recommendation
 from ..gather import Report
+from ..text.formatting import moment, ms, number, settings
 from ..text.table import NONE, Column, Table, Verdict
-from ..text.tables import moment, ms, number, settings
 
 REFUSED, NOT_FASTER, NO_FINALIST = "refused", "not faster", "not in the final"
 EARLIER = "by an earlier search; what it tried is not kept"

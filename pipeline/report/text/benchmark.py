@@ -8,11 +8,11 @@ from textwrap import wrap
 from rich.console import RenderableType
 
 from ....runners.timing.plan import OFFLINE, SERVER, SINGLE_STREAM
-from ...speed.rows import BenchResult, CellResult
+from ...speed.bench_result import BenchResult, CellResult
 from ...speed.tune import TuneResult
 from . import columns
+from .formatting import WIDTH, number, row_name, settings, table, text
 from .table import Column, Table
-from .tables import WIDTH, number, row_name, settings, table, text
 
 SHOWN = {
     SINGLE_STREAM: (

@@ -5,11 +5,11 @@ from __future__ import annotations
 from collections.abc import Sequence
 from operator import attrgetter
 
-from ...judging.accuracies import CellAccuracy
-from ...judging.judged import CellVerdict
-from ...speed.rows import CellResult
+from ...judging.evaluate_result import CellAccuracy
+from ...judging.parity_result import CellVerdict
+from ...speed.bench_result import CellResult
+from .formatting import MIB, ms
 from .table import Column, Get, Value, Verdict
-from .tables import MIB, ms
 
 
 def figure(title: str, get: Get, brief: str = "") -> Column:

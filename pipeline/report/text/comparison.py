@@ -5,8 +5,8 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import TYPE_CHECKING, Any
 
-from . import tables
-from .tables import mebibytes, millions, ms, number
+from . import formatting
+from .formatting import mebibytes, millions, ms, number
 
 if TYPE_CHECKING:
     from ...speed.compare import Candidate, CompareResult
@@ -20,13 +20,15 @@ def text(result: CompareResult) -> str:
         parts.append(_speeds(result))
     if result.convolutions:
         parts.append(_convolutions(result.convolutions))
-    return tables.text(*parts, *_notes(result))
+    return formatting.text(*parts, *_notes(result))
 
 
-def _costs(result: CompareResult) -> tables.Table:
+def _costs(result: CompareResult) -> formatting.Table:
     measured = not result.static
     columns = ["model", ">px", ">parameters", ">MMACs", ">peak MiB", ">top-1 %"]
-    made = tables.table(*columns, *((">fp32 MiB", ">int8 MiB", ">train ms") if measured else ()))
+    made = formatting.table(
+        *columns, *((">fp32 MiB", ">int8 MiB", ">train ms") if measured else ())
+    )
     for row in result.models:
         width = "" if row.width in (None, 1.0) else f" x{row.width:g}"
         cells = [
@@ -45,8 +47,8 @@ def _costs(result: CompareResult) -> tables.Table:
     return made
 
 
-def _speeds(result: CompareResult) -> tables.Table:
-    made = tables.table(
+def _speeds(result: CompareResult) -> formatting.Table:
+    made = formatting.table(
         *("", "model", "runner", "variant", ">p50 ms", ">95 % interval", ">RSS MiB", "verdict")
     )
     for row in result.models:
@@ -67,10 +69,10 @@ def _speeds(result: CompareResult) -> tables.Table:
     return made
 
 
-def _convolutions(shapes: tuple[Convolution, ...]) -> tables.Table:
+def _convolutions(shapes: tuple[Convolution, ...]) -> formatting.Table:
     runners = [timed.runner for timed in shapes[0].timed]
     clock = [f">{runner} {what}" for runner in runners for what in ("ms", "ratio")]
-    made = tables.table("3x3 convolution", ">MMACs", ">separable", ">ratio", ">MACs/B", *clock)
+    made = formatting.table("3x3 convolution", ">MMACs", ">separable", ">ratio", ">MACs/B", *clock)
     for shape in shapes:
         cells = [
             f"{shape.inputs}→{shape.outputs} {shape.size}px /{shape.stride}",
@@ -131,6 +133,6 @@ def doubts(rows: Sequence[Candidate]) -> list[str]:
             reasons.append(f"{speed.status}: {speed.reason}")
         absent = speed.status == "unavailable"  # whatever the model
         alike = [one for whose, one in cells if whose == model]
-        name = speed.runner if absent else f"{model} {tables.row_name(speed, alike)}"
+        name = speed.runner if absent else f"{model} {formatting.row_name(speed, alike)}"
         lines.setdefault(name, {}).update(dict.fromkeys(reasons))
     return [*common, *(f"{name}: {'; '.join(found)}" for name, found in lines.items() if found)]

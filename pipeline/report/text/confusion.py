@@ -6,7 +6,7 @@ import shlex
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from . import tables
+from . import formatting
 
 if TYPE_CHECKING:
     from ...training.train import TrainResult
@@ -29,7 +29,7 @@ def text(result: TrainResult) -> str:
         f"  {_next_command(result)}",
     ]
     few = len(result.labels) <= MATRIX_CLASSES
-    return tables.text(_matrix(result) if few else _mix_ups(result), *lines)
+    return formatting.text(_matrix(result) if few else _mix_ups(result), *lines)
 
 
 def _next_command(result: TrainResult) -> str:
@@ -39,21 +39,21 @@ def _next_command(result: TrainResult) -> str:
     return shlex.join(("edgepipe", "export", *flags))
 
 
-def _matrix(result: TrainResult) -> tables.Table:
-    made = tables.table("is \\ taken for", *(f">{label[:8]}" for label in result.labels))
+def _matrix(result: TrainResult) -> formatting.Table:
+    made = formatting.table("is \\ taken for", *(f">{label[:8]}" for label in result.labels))
     for label, row in zip(result.labels, result.confusion, strict=True):
         made.add_row(label[:16], *(str(value) if value else "·" for value in row))
     return made
 
 
-def _mix_ups(result: TrainResult) -> tables.Table:
+def _mix_ups(result: TrainResult) -> formatting.Table:
     wrong = [
         (value, result.labels[i], result.labels[j], sum(row))
         for i, row in enumerate(result.confusion)
         for j, value in enumerate(row)
         if i != j and value
     ]
-    made = tables.table("is", "taken for", ">times", ">of")
+    made = formatting.table("is", "taken for", ">times", ">of")
     for value, label, taken, total in sorted(wrong, key=lambda one: -one[0])[:MIX_UPS_SHOWN]:
         made.add_row(label, taken, str(value), str(total))
     return made

@@ -6,19 +6,19 @@ import math
 
 from ...judging.explanation import Explanation
 from ...verdicts import FAIL
-from . import tables
+from . import formatting
 
 LAYERS_SHOWN = 10
 
 
 def text(explanation: Explanation) -> str:
     """The steps, the worst layers and the findings of one cell."""
-    steps = tables.table("", "step", "file", "verdict", ">SQNR dB", ">step adds dB")
+    steps = formatting.table("", "step", "file", "verdict", ">SQNR dB", ">step adds dB")
     for step in explanation.steps:
         mark = "→" if step.name == explanation.step else ""
         figures = (_db(step.sqnr_db), _db(step.step_sqnr_db))
         steps.add_row(mark, step.name, step.file, step.verdict, *figures)
-    layers = tables.table("layer", "operators", ">SQNR dB", ">its own dB", ">clipped")
+    layers = formatting.table("layer", "operators", ">SQNR dB", ">its own dB", ">clipped")
     for layer in explanation.layers[:LAYERS_SHOWN]:
         clipped = "–" if layer.clipped is None else f"{layer.clipped:.2%}"
         figures = (_db(layer.sqnr_db), _db(layer.own_sqnr_db), clipped)
@@ -31,7 +31,7 @@ def text(explanation: Explanation) -> str:
     if more > 0:
         lines.append(f"  and {more} better layers, see explain.json and explain.svg")
     parts = [headline(explanation), steps]
-    return "\n" + tables.text(*parts, *([layers] if explanation.layers else []), *lines)
+    return "\n" + formatting.text(*parts, *([layers] if explanation.layers else []), *lines)
 
 
 def headline(explanation: Explanation) -> str:

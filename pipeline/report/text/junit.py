@@ -5,8 +5,8 @@ from __future__ import annotations
 from pathlib import Path
 
 from ...errors import MissingLibrary
-from ...judging.accuracies import CellAccuracy, EvaluationResult
-from ...judging.judged import CellVerdict, ParityResult
+from ...judging.evaluate_result import CellAccuracy, EvaluationResult
+from ...judging.parity_result import CellVerdict, ParityResult
 from ...storage.atomic import writing
 from ...verdicts import FAIL, INCONCLUSIVE
 

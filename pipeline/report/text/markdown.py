@@ -4,12 +4,12 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
-from ...judging.accuracies import CellAccuracy, EvaluationResult
-from ...judging.judged import CellVerdict, ParityResult
+from ...judging.evaluate_result import CellAccuracy, EvaluationResult
+from ...judging.parity_result import CellVerdict, ParityResult
 from . import columns
 from .columns import FILE, KERNELS, PRECISION, RUNNER, TARGET, VARIANT
+from .formatting import row_name
 from .table import Column, Table, Verdict
-from .tables import row_name
 
 MARKS = {"pass": "✅ pass", "fail": "❌ fail", "inconclusive": "❔ inconclusive"}
 PLACE = (VARIANT, RUNNER, TARGET, PRECISION)

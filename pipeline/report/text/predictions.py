@@ -5,7 +5,7 @@ from __future__ import annotations
 from rich.console import RenderableType
 
 from ...judging.predict import Prediction, PredictResult
-from .tables import ms, table, text
+from .formatting import ms, table, text
 
 IMAGE_WIDTH = 40
 

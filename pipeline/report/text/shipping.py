@@ -4,8 +4,8 @@ from __future__ import annotations
 
 from ...shipping.deploy import WOULD_DEPLOY, Deployment
 from ...shipping.package import Packaged
-from ...shipping.verification import Verification
-from .tables import ms, table, text
+from ...shipping.verify_result import Verification
+from .formatting import ms, table, text
 
 MIB = 1 << 20
 

@@ -12,7 +12,7 @@ from rich import table as rich
 from ...speed.tune import RECOMMENDED
 from ...speed.validity import INVALID, NOISY, VALID
 from ...verdicts import FAIL, INCONCLUSIVE, PASS
-from . import tables
+from . import formatting
 
 NONE = "–"
 GOOD, WARN, BAD, PLAIN = "good", "warn", "bad", "plain"
@@ -110,7 +110,7 @@ class Table:
     def text(self) -> rich.Table:
         """For a terminal."""
         heads = (">" * column.figure + (column.brief or column.title) for column in self.columns)
-        made = tables.table(*heads)
+        made = formatting.table(*heads)
         for row in self.rows:
             made.add_row(*(one.word if isinstance(one, Verdict) else one for one in row))
         return made

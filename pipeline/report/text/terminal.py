@@ -8,16 +8,16 @@ from typing import Any
 
 from rich.console import RenderableType
 
-from ...judging.accuracies import CellAccuracy, EvaluationResult
-from ...judging.judged import CellVerdict, ParityResult
+from ...judging.evaluate_result import CellAccuracy, EvaluationResult
+from ...judging.parity_result import CellVerdict, ParityResult
 from ...machine.doctor import Diagnosis
 from ...machine.inventory import Inventory
 from ...settings import placement
 from ...settings.making import SYNTHETIC
 from ...storage.manifest import Manifest
 from . import columns, explanation
+from .formatting import MIB, apart, row_name, table, text
 from .table import Table
-from .tables import MIB, apart, row_name, table, text
 
 PLACE = (columns.VARIANT, columns.RUNNER, columns.TARGET, columns.PRECISION)
 TWICE_COLUMNS = (columns.FILE, columns.KERNELS)

@@ -15,7 +15,7 @@ from edgepipe.pipeline.cells.arithmetic import Arithmetic
 from edgepipe.pipeline.cells.session import Cell
 from edgepipe.pipeline.errors import InputError, UsageError
 from edgepipe.pipeline.judging.gates import Gate, default_gate, gate_of, judge
-from edgepipe.pipeline.judging.judged import CellVerdict, ParityResult, judge_all
+from edgepipe.pipeline.judging.parity_result import CellVerdict, ParityResult, judge_all
 from edgepipe.pipeline.judging.recording import CellOutputs, Recording
 from edgepipe.pipeline.numerics import metrics
 from edgepipe.pipeline.report.text import markdown, terminal

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import pytest
 
-from edgepipe.pipeline.judging.accuracies import CellAccuracy
+from edgepipe.pipeline.judging.evaluate_result import CellAccuracy
 from edgepipe.pipeline.report.choice import choose
 from edgepipe.pipeline.speed.regression import Comparison
 

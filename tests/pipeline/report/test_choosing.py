@@ -5,7 +5,7 @@ from __future__ import annotations
 import re
 from dataclasses import replace
 
-from edgepipe.pipeline.report.plots import choices
+from edgepipe.pipeline.report.plots import comparison
 from edgepipe.pipeline.speed.compare import CompareResult, Speed
 
 from .reading import HOSTILE, plain
@@ -113,6 +113,6 @@ def test_hostile_names_do_nothing(made_up: MadeUp) -> None:
 
 
 def test_the_plot_in_a_file_of_its_own_has_the_same_names() -> None:
-    picture = choices.svg(CompareResult({}, ROWS, (), HOST, static=False))
+    picture = comparison.svg(CompareResult({}, ROWS, (), HOST, static=False))
     assert "mobilenet_v2" in picture
     assert "var(" not in picture

@@ -11,7 +11,7 @@ from pathlib import Path
 import pytest
 
 from edgepipe.pipeline.report.choice import choose
-from edgepipe.pipeline.speed.rows import CellResult
+from edgepipe.pipeline.speed.bench_result import CellResult
 
 from .reading import HOSTILE, Page, plain
 from .workspaces import HOST, MadeUp, explained, judged, timed

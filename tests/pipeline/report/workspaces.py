@@ -11,16 +11,16 @@ from typing import Any
 import numpy as np
 
 from edgepipe.pipeline import write_report
-from edgepipe.pipeline.judging.accuracies import CellAccuracy, EvaluationResult
+from edgepipe.pipeline.judging.evaluate_result import CellAccuracy, EvaluationResult
 from edgepipe.pipeline.judging.explanation import ExplainResult, Explanation, LayerError, Step
 from edgepipe.pipeline.judging.gates import Gate
-from edgepipe.pipeline.judging.judged import CellVerdict, ParityResult
+from edgepipe.pipeline.judging.parity_result import CellVerdict, ParityResult
 from edgepipe.pipeline.numerics.intervals import interval
 from edgepipe.pipeline.numerics.paired import Drop
 from edgepipe.pipeline.report.gather import Report
+from edgepipe.pipeline.speed.bench_result import BenchResult, CellResult, Latency
 from edgepipe.pipeline.speed.compare import Candidate, CompareResult, Speed, with_fronts
 from edgepipe.pipeline.speed.convolutions import Convolution, Timed
-from edgepipe.pipeline.speed.rows import BenchResult, CellResult, Latency
 from edgepipe.pipeline.speed.tune import Trial, Tuned, TuneResult
 from edgepipe.pipeline.storage.goldens import reference_json
 from edgepipe.pipeline.storage.manifest import Artifact, Manifest, Recommendation

@@ -16,8 +16,8 @@ import pytest
 
 from edgepipe.pipeline import verify
 from edgepipe.pipeline.cells.arithmetic import Arithmetic
-from edgepipe.pipeline.shipping.verification import Check, Verification
 from edgepipe.pipeline.shipping.verify import fit
+from edgepipe.pipeline.shipping.verify_result import Check, Verification
 from edgepipe.pipeline.storage.goldens import Goldens
 from edgepipe.runners.base import BundleError, SessionError, Settings
 from edgepipe.runners.bundles.bundle import INDEX

@@ -15,8 +15,8 @@ import pytest
 
 from edgepipe.pipeline.errors import InputError
 from edgepipe.pipeline.speed.baseline import Baseline
+from edgepipe.pipeline.speed.bench_result import CellResult
 from edgepipe.pipeline.speed.regression import compare
-from edgepipe.pipeline.speed.rows import CellResult
 
 Run = Callable[..., CompletedProcess[str]]
 LIMIT = 0.05

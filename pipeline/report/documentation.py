@@ -1,6 +1,6 @@
 """The reference of every JSON document, from the classes that write and read them.
 
-python -m edgepipe.pipeline.report.reference > docs/reference/json.md
+python -m edgepipe.pipeline.report.documentation > docs/reference/json.md
 """
 
 from __future__ import annotations
@@ -14,17 +14,17 @@ from pathlib import Path
 from typing import Any, Union, get_args, get_origin, get_type_hints
 
 from ...runners.bundles import bundle
-from ..judging.accuracies import EvaluationResult
+from ..judging.evaluate_result import EvaluationResult
 from ..judging.explanation import ExplainResult
-from ..judging.judged import ParityResult
+from ..judging.parity_result import ParityResult
 from ..judging.predict import PredictResult
 from ..machine.doctor import Diagnosis
 from ..machine.inventory import Inventory
 from ..shipping.deploy import Deployment
 from ..shipping.package import Packaged
-from ..shipping.verification import Verification
+from ..shipping.verify_result import Verification
+from ..speed.bench_result import BenchResult
 from ..speed.compare import CompareResult
-from ..speed.rows import BenchResult
 from ..speed.tune import TuneResult
 from ..storage.document import Document, written
 from ..storage.manifest import SCHEMA_VERSION as MANIFEST_SCHEMA
@@ -63,7 +63,7 @@ state beside it says which it is. What the figures mean: [bench](../bench.md),
 [shipping](../shipping.md#package).
 
 This page is made from the classes that write and read the documents
-(`python -m edgepipe.pipeline.report.reference`).
+(`python -m edgepipe.pipeline.report.documentation`).
 """
 
 

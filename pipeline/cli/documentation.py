@@ -1,6 +1,6 @@
 """The reference of the command line, and the command that writes both references.
 
-``python -m edgepipe.pipeline.cli.reference [FOLDER]`` writes ``command-line.md`` and
+``python -m edgepipe.pipeline.cli.documentation [FOLDER]`` writes ``command-line.md`` and
 ``configuration.md``, made of the commands' own parameters and of the configuration's own fields.
 """
 
@@ -14,7 +14,7 @@ from typing import Any
 import typer
 from typer.core import TyperGroup
 
-from ..settings.reference import HEADER, code, configuration, prose, table
+from ..settings.documentation import HEADER, code, configuration, prose, table
 from . import app
 
 FOLDER = Path("docs/reference")

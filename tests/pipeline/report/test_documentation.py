@@ -4,17 +4,17 @@ from __future__ import annotations
 
 from pathlib import Path
 
-from edgepipe.pipeline.report import reference
+from edgepipe.pipeline.report import documentation
 
 PAGE = Path(__file__).parents[3] / "docs" / "reference" / "json.md"
 
 
 def test_the_page_is_what_the_classes_say() -> None:
-    again = "python -m edgepipe.pipeline.report.reference > docs/reference/json.md"
-    assert PAGE.read_text() == reference.markdown(), f"out of date: {again}"
+    again = "python -m edgepipe.pipeline.report.documentation > docs/reference/json.md"
+    assert PAGE.read_text() == documentation.markdown(), f"out of date: {again}"
 
 
 def test_every_class_that_is_referred_to_is_described() -> None:
-    text = reference.markdown()
+    text = documentation.markdown()
     for name in {part.split(")")[0] for part in text.split("](#")[1:]}:
         assert f"### {name}" in text.lower()

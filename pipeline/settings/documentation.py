@@ -1,7 +1,7 @@
 """The reference of the configuration: every key with its type, default, variable and flag.
 
 Made from the fields that the configuration itself is made of, so that it can't say anything else;
-``python -m edgepipe.pipeline.cli.reference`` writes it to ``docs/reference``.
+``python -m edgepipe.pipeline.cli.documentation`` writes it to ``docs/reference``.
 """
 
 from __future__ import annotations
@@ -18,7 +18,9 @@ from .load import COMMANDS, CONFIG_FILE, ENVIRONMENT_PREFIX, NAMED, Config
 from .options import Help, OfModel, Section
 from .refusal import kebab
 
-HEADER = "<!-- Made by `python -m edgepipe.pipeline.cli.reference`: change the source instead. -->"
+HEADER = (
+    "<!-- Made by `python -m edgepipe.pipeline.cli.documentation`: change the source instead. -->"
+)
 INTRODUCTION = f"""# Configuration
 
 {HEADER}

@@ -10,7 +10,7 @@ from typing import Any
 from ..cells.row import CellRow
 from ..errors import ExitCode
 from ..numerics import metrics
-from ..numerics.limits import kind_of
+from ..numerics.precision import kind_of
 from ..settings import placement
 from ..settings.judging import GateConfig, ParityConfig
 from ..stages.quantize import saturates
