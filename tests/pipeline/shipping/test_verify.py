@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import json
 import shutil
 import subprocess
@@ -307,7 +308,7 @@ def test_a_format_that_no_runner_takes_is_named() -> None:
     ],
 )
 def test_one_verdict_of_all_checks(verdicts: tuple[str, ...], verdict: str, code: int) -> None:
-    fields: dict[str, Any] = dict.fromkeys(Verification.__dataclass_fields__)
+    fields: dict[str, Any] = dict.fromkeys(one.name for one in dataclasses.fields(Verification))
     fields["checks"] = tuple(Check("x", found, "") for found in verdicts)
     found = Verification(**fields)
     assert (found.verdict, found.exit_code) == (verdict, code)
