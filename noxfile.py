@@ -16,6 +16,26 @@ BASEDPYRIGHT = "basedpyright==1.40.2"
 APART = ("tests/mutants", "tests/environments", "tests/zoo", "tests/servers", "tests/fuzz")
 
 
+# What `quick` runs: no export, no bench.
+QUICK = (
+    "tests/test_rooms.py",
+    "tests/test_imports.py",
+    "tests/combinations",
+    "tests/exporters/weights",
+    "tests/pipeline/cells/test_plan.py",
+    "tests/pipeline/judging/test_gates.py",
+    "tests/pipeline/judging/test_twice.py",
+    "tests/pipeline/numerics",
+    "tests/pipeline/report",
+    "tests/pipeline/settings/test_load.py",
+    "tests/runners/bundles",
+    "tests/runners/machine",
+    "tests/runners/test_documents.py",
+    "tests/runners/test_images.py",
+    "tests/runners/timing/test_measure.py",
+)
+
+
 @nox.session
 def lint(session: nox.Session) -> None:
     """ruff: rules and format."""
@@ -53,6 +73,16 @@ def docs(session: nox.Session) -> None:
 def tests(session: nox.Session) -> None:
     """The test suite with everything installed, but for what takes long."""
     _suite(session, "not long")
+
+
+@nox.session
+def quick(session: nox.Session) -> None:
+    """What answers within two minutes while one works: rules, rooms, formulas, combinations."""
+    session.install(RUFF, "-e", ".[all,train,test]")
+    session.run("ruff", "check", ".")
+    env = {"OMP_NUM_THREADS": "1"}
+    spread = ("--numprocesses=auto", "--maxprocesses=4", "--dist=loadfile")
+    session.run("pytest", "-m", "not long", *spread, *QUICK, *session.posargs, env=env)
 
 
 @nox.session
