@@ -84,7 +84,6 @@ class Loaded:
     outputs: tuple[TensorSpec, ...]
     placement: Placement
     runner_version: str
-    import_ms: float
     load_ms: float
     from_cache: bool
 
@@ -195,7 +194,6 @@ class Worker:
                 outputs=_specs(reply["outputs"]),
                 placement=Placement(**reply["placement"]),
                 runner_version=reply["runner_version"],
-                import_ms=reply["import_ms"],
                 load_ms=reply["load_ms"],
                 from_cache=reply["from_cache"],
             )

@@ -199,7 +199,6 @@ class _Session:
             "outputs": [asdict(spec) for spec in self._fixed(script.outputs)],
             "placement": asdict(Placement(**{**placed, **script.placement})),
             "runner_version": "1.0",
-            "import_ms": 1.0,
             "load_ms": 5.0,
             "from_cache": bool(fields["cache"]),
         }, {}

@@ -84,12 +84,10 @@ class Worker:
 
         ``cache`` names those that an earlier load left in its cache, ``None`` for no cache.
         """
-        started = perf_counter_ns()
         runner = registry.get(message["runner"])
         reason = runner.unavailable()
         if reason:
             raise RunnerUnavailable(reason)
-        imported = perf_counter_ns()
         host.limit_memory()
         settings = Settings(**message["settings"])
         cached = message.get("cache")
@@ -111,7 +109,6 @@ class Worker:
             "outputs": [asdict(spec) for spec in session.outputs],
             "placement": asdict(session.placement),  # only now: see Session.placement
             "runner_version": runner.version(),
-            "import_ms": (imported - started) / 1e6,
             "load_ms": (loaded - loading) / 1e6,
             "from_cache": getattr(session, "from_cache", False),
         }, {}

@@ -324,7 +324,6 @@ LOADED: dict[str, Any] = {
     "outputs": [],
     "placement": {"device": "CPU", "precision": "f32", "threads": 1, "nodes": {}},
     "runner_version": "1",
-    "import_ms": 1.0,
     "load_ms": 1.0,
     "from_cache": False,
 }
