@@ -6,7 +6,7 @@ import json
 import shutil
 import subprocess
 from collections.abc import Callable, Mapping
-from dataclasses import replace
+from dataclasses import fields, replace
 from pathlib import Path
 from subprocess import CompletedProcess
 from typing import Any
@@ -307,7 +307,7 @@ def test_a_format_that_no_runner_takes_is_named() -> None:
     ],
 )
 def test_one_verdict_of_all_checks(verdicts: tuple[str, ...], verdict: str, code: int) -> None:
-    fields: dict[str, Any] = dict.fromkeys(Verification.__dataclass_fields__)
-    fields["checks"] = tuple(Check("x", found, "") for found in verdicts)
-    found = Verification(**fields)
+    known: dict[str, Any] = dict.fromkeys(one.name for one in fields(Verification))
+    known["checks"] = tuple(Check("x", found, "") for found in verdicts)
+    found = Verification(**known)
     assert (found.verdict, found.exit_code) == (verdict, code)
