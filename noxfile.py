@@ -1,5 +1,6 @@
 """Everything that is checked, one session each. `nox` runs the default ones, `nox -l` lists all."""
 
+import re
 import shutil
 from pathlib import Path
 
@@ -67,6 +68,11 @@ def docs(session: nox.Session) -> None:
     session.install(RUFF)  # formats the signatures
     _install_wheel(session, "[docs]")
     session.run("mkdocs", "build", "--strict", env={"NO_MKDOCS_2_WARNING": "1"})
+    # What a page loads, it has to bring along: no script, style or font from the network.
+    loads = re.compile(r"""(<script[^>]* src|<link[^>]* href|<img[^>]* src)="?(https?:)?//""")
+    for page in Path("site").rglob("*.html"):
+        if loads.search(page.read_text()):
+            session.error(f"{page} loads something from the network")
 
 
 @nox.session
