@@ -57,7 +57,7 @@ def types(session: nox.Session) -> None:
 @nox.session
 def bare(session: nox.Session) -> None:
     """The wheel without extras: what is in it, who imports what, and every --help."""
-    session.install("pytest")
+    session.install("pytest", "filelock")
     wheel = _install_wheel(session)
     session.run("pytest", "tests/test_imports.py", "tests/test_wheel.py", f"--wheel={wheel}")
 
