@@ -11,6 +11,7 @@ from dataclasses import asdict, dataclass, field, replace
 
 import numpy as np
 
+from ..errors import InputError
 from ..numerics import metrics
 from ..numerics.intervals import samples_needed, wilson
 from ..numerics.precision import FLOAT_FLOOR_DB, float_limit, kind_of
@@ -52,15 +53,19 @@ def default_gate(kind: str, reference_sqnr_db: float) -> Gate:
     """The gate for a kind of arithmetic: "f32", "tf32", "f16", "bf16" or "int8".
 
     ``reference_sqnr_db`` is torch's float32 against its own float64 on the goldens, which is
-    what calibrates f32: everything else about it would be a guess.
+    what calibrates f32: everything else about it would be a guess. Raises ``InputError`` for
+    another kind, which no edgepipe of this version has recorded.
     """
-    return {
+    gates = {
         "f32": Gate(float_limit(reference_sqnr_db, F32_MARGIN_DB), 0.999999, 0.85),
         "tf32": Gate(45.0, 0.9999, 0.85),
         "f16": Gate(45.0, 0.9999, 0.85),
         "bf16": Gate(15.0, 0.98, 0.85),
         "int8": Gate(15.0, 0.98, 0.85),
-    }[kind]
+    }
+    if kind not in gates:
+        raise InputError(f"a precision of {kind!r}: no limits for it; run `edgepipe parity` again")
+    return gates[kind]
 
 
 def gate_of(

@@ -7,6 +7,7 @@ from dataclasses import replace
 import numpy as np
 import pytest
 
+from edgepipe.pipeline.errors import InputError
 from edgepipe.pipeline.judging.gates import Gate, default_gate, judge, unreliable
 from edgepipe.pipeline.numerics.intervals import Z, samples_needed, wilson
 from edgepipe.pipeline.numerics.paired import Z_95
@@ -178,3 +179,8 @@ def test_outputs_that_are_no_classes_have_no_top1() -> None:
     judgement = judge(reference, reference, GATE)
     assert judgement.verdict == PASS
     assert judgement.outputs["features"].top1_agreement is None
+
+
+def test_a_precision_that_nobody_records_is_bad_input() -> None:
+    with pytest.raises(InputError, match=r"'fp8': no limits for it; run `edgepipe parity` again"):
+        default_gate("fp8", 120.0)
