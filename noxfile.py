@@ -2,6 +2,7 @@
 
 import re
 import shutil
+from collections.abc import Sequence
 from pathlib import Path
 
 import nox
@@ -84,11 +85,9 @@ def tests(session: nox.Session) -> None:
 @nox.session
 def quick(session: nox.Session) -> None:
     """What answers within two minutes while one works: rules, rooms, formulas, combinations."""
-    session.install(RUFF, "-e", ".[all,train,test]")
+    session.install(RUFF)
     session.run("ruff", "check", ".")
-    env = {"OMP_NUM_THREADS": "1"}
-    spread = ("--numprocesses=auto", "--maxprocesses=4", "--dist=loadfile")
-    session.run("pytest", "-m", "not long", *spread, *QUICK, *session.posargs, env=env)
+    _suite(session, "not long", QUICK)
 
 
 @nox.session
@@ -97,13 +96,13 @@ def long(session: nox.Session) -> None:
     _suite(session, "long")
 
 
-def _suite(session: nox.Session, marked: str) -> None:
+def _suite(session: nox.Session, marked: str, places: Sequence[str] = ()) -> None:
     session.install("-e", ".[all,train,test]")
-    apart = (f"--ignore={folder}" for folder in APART)
+    chosen = places or [f"--ignore={folder}" for folder in APART]
     # A file at a time on each core, so that what a file sets up is set up once.
     spread = ("--numprocesses=auto", "--maxprocesses=4", "--dist=loadfile")
     env = {"OMP_NUM_THREADS": "1"}
-    session.run("pytest", "-m", marked, *spread, *apart, *session.posargs, env=env)
+    session.run("pytest", "-m", marked, *spread, *chosen, *session.posargs, env=env)
 
 
 @nox.session
@@ -213,9 +212,9 @@ def trust(session: nox.Session) -> None:
 def _install_wheel(session: nox.Session, extras: str = "") -> str:
     """Install the wheel of the sources as they are now; returns its path."""
     wheel = _wheel(session)
-    session.install(f"{wheel}{extras}")
     # An environment that is used again has one of the same version, which pip would leave there.
-    session.install("--force-reinstall", "--no-deps", wheel)
+    session.run("pip", "uninstall", "--quiet", "--yes", "edgepipe")
+    session.install(f"{wheel}{extras}")
     return wheel
 
 

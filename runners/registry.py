@@ -7,6 +7,7 @@ with an entry point in the group ``edgepipe.runners``.
 from __future__ import annotations
 
 import difflib
+from collections.abc import Callable
 from dataclasses import dataclass
 from importlib import import_module
 from importlib.metadata import EntryPoint, entry_points
@@ -152,6 +153,15 @@ def breach(runner: object, name: str) -> str | None:
             return f"its {field} are {value!r}, not a tuple of names"
     unusable = [method for method in METHODS if not callable(getattr(runner, method))]
     return f"its {', '.join(unusable)} can't be called" if unusable else None
+
+
+def why_missing(library: Callable[[], object]) -> str | None:
+    """What keeps a runner's ``library`` from being imported, ``None`` if it can be."""
+    try:
+        library()
+    except RunnerUnavailable as error:
+        return str(error)
+    return None
 
 
 def missing(name: str, error: ImportError) -> RunnerUnavailable:

@@ -12,7 +12,7 @@ from typing import Annotated, Any
 import typer
 
 from . import judging, machine, making, scratch, shipping, showing, speed
-from .groups import Grouped
+from .groups import LOOKS, Grouped
 
 DEBUG = "EDGEPIPE_DEBUG"
 START = """To start with:
@@ -24,9 +24,7 @@ START = """To start with:
 
 app = typer.Typer(
     cls=Grouped,
-    pretty_exceptions_enable=False,
-    rich_markup_mode=None,
-    context_settings={"help_option_names": ["-h", "--help"]},
+    **LOOKS,
     help="From a trained PyTorch image classifier to verified models on the edge.",
 )
 

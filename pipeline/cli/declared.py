@@ -74,15 +74,13 @@ def _options(kind: type[Request]) -> Iterator[Parameter]:
         taken, repeated = _taken(field.annotation)
         text = _text(told, field, repeated)
         required = field.is_required()
-        metavar = told.metavar or METAVARS.get(taken, "TEXT")
-        if taken is bool:
-            metavar = None
         if told.argument:
             metavar = told.metavar or name.upper()
             settings = typer.Argument(help=text, metavar=metavar, show_default=False)
         else:
             names = [told.flag or "--" + name.replace("_", "-")]
             names += [told.short] if told.short else []
+            metavar = None if taken is bool else told.metavar or METAVARS.get(taken, "TEXT")
             settings = typer.Option(*names, help=text, metavar=metavar, show_default=False)
         annotation = Annotated[taken if required else taken | None, settings]
         default = Parameter.empty if required else None

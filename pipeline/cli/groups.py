@@ -9,6 +9,11 @@ from typer.core import TyperGroup
 
 from .declared import command_of
 
+LOOKS: dict[str, Any] = {
+    "pretty_exceptions_enable": False,
+    "rich_markup_mode": None,
+    "context_settings": {"help_option_names": ["-h", "--help"]},
+}
 # Longer than the first sentence of any command's help, so that none is cut off.
 WHOLE = 200
 
@@ -25,12 +30,7 @@ class Grouped(TyperGroup):
         whole = command_of(listed.callback) if listed else None
         if whole is None:
             return listed
-        alone = typer.Typer(
-            pretty_exceptions_enable=False,
-            rich_markup_mode=None,
-            add_completion=False,
-            context_settings={"help_option_names": ["-h", "--help"]},
-        )
+        alone = typer.Typer(add_completion=False, **LOOKS)
         alone.command(cmd_name)(whole)
         return typer.main.get_command(alone)
 

@@ -84,6 +84,7 @@ def verify(request: VerifyRequest) -> Verification:
             fit(choice, settings.allow_unfit),
             *answers.checks,
         )
+    figures = answers.judgement.figures()
     return Verification(
         bundle=_about(bundle),
         target=target.name,
@@ -93,12 +94,12 @@ def verify(request: VerifyRequest) -> Verification:
         **read_back(choice.files[0], answers.loaded),
         recommended=choice.recommended,
         samples=count,
-        sqnr_db=answers.sqnr_db,
-        file_sqnr_db=answers.file_sqnr_db,
-        kernels_sqnr_db=answers.kernels_sqnr_db,
-        kernels_limit_db=answers.kernels_limit_db,
-        fault=answers.fault,
-        top1_agreement=answers.top1_agreement,
+        sqnr_db=figures["sqnr_db"],
+        file_sqnr_db=figures["file_sqnr_db"],
+        kernels_sqnr_db=figures["kernels_sqnr_db"],
+        kernels_limit_db=figures["kernels_limit_db"],
+        fault=answers.judgement.fault,
+        top1_agreement=figures["top1_agreement"],
         gate=asdict(answers.gate),
         p50_ms=answers.p50_ms,
         recorded_p50_ms=recorded_p50_ms,
@@ -271,12 +272,7 @@ class _Answers:
     loaded: Loaded
     checks: tuple[Check, ...]
     gate: Gate
-    sqnr_db: float | None
-    file_sqnr_db: float | None
-    kernels_sqnr_db: float | None
-    kernels_limit_db: float | None
-    fault: str | None
-    top1_agreement: float | None
+    judgement: Judgement
     p50_ms: float | None
 
 
@@ -327,19 +323,7 @@ def _run(
         if not target.emulated:
             p50_ms, timed = _time(opened, bundle, goldens)
             checks += timed
-    figures = judgement.figures()
-    return _Answers(
-        loaded,
-        tuple(checks),
-        gate,
-        figures["sqnr_db"],
-        figures["file_sqnr_db"],
-        figures["kernels_sqnr_db"],
-        figures["kernels_limit_db"],
-        judgement.fault,
-        figures["top1_agreement"],
-        p50_ms,
-    )
+    return _Answers(loaded, tuple(checks), gate, judgement, p50_ms)
 
 
 def _answers_check(judgement: Judgement, choice: Choice, loaded: Loaded, count: int) -> Check:

@@ -173,11 +173,7 @@ class OrtCpu:
 
     def unavailable(self) -> str | None:
         """See ``Runner.unavailable``."""
-        try:
-            library(self.name)
-        except RunnerUnavailable as error:
-            return str(error)
-        return None
+        return registry.why_missing(lambda: library(self.name))
 
     def devices(self) -> tuple[str, ...]:
         """See ``Runner.devices``."""

@@ -123,11 +123,7 @@ class OpenVino:
 
     def unavailable(self) -> str | None:
         """See ``Runner.unavailable``."""
-        try:
-            _library()
-        except RunnerUnavailable as error:
-            return str(error)
-        return None
+        return registry.why_missing(_library)
 
     def devices(self) -> tuple[str, ...]:
         """See ``Runner.devices``."""

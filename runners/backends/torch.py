@@ -10,7 +10,7 @@ from typing import Any
 import numpy as np
 
 from .. import registry
-from ..base import Placement, RunnerUnavailable, SessionError, Settings, TensorSpec
+from ..base import Placement, SessionError, Settings, TensorSpec
 from ..machine import host
 
 
@@ -62,11 +62,7 @@ class Torch:
 
     def unavailable(self) -> str | None:
         """See ``Runner.unavailable``."""
-        try:
-            _library()
-        except RunnerUnavailable as error:
-            return str(error)
-        return None
+        return registry.why_missing(_library)
 
     def devices(self) -> tuple[str, ...]:
         """See ``Runner.devices``."""
