@@ -142,13 +142,28 @@ def open_cell(
     Raises ``RunnerError``: unavailable, refused the model, placed elsewhere than asked, or the
     worker died; ``InputError`` for a model that keeps tensors in files of its own choice.
     """
-    files = _files(cell, model)
+    worker = start_worker(cell)
+    try:
+        yield load_cell(worker, cell, model, cache)
+    finally:
+        worker.close()
+
+
+def start_worker(cell: Cell) -> Worker:
+    """A worker on the cell's target, to be closed. Raises ``RunnerError`` if none starts."""
     argv = cell.target.argv(cell.python or sys.executable)
-    with Worker(argv, timeouts_of(cell.target)) as worker:
-        settings = cell.settings(int(worker.hello["host"]["physical_cores"]))
-        loaded = worker.load(cell.runner, files, settings, cache)
-        audit(loaded, cell.allow_fallback)
-        yield OpenCell(worker, loaded, cell.batch)
+    return Worker(argv, timeouts_of(cell.target)).__enter__()
+
+
+def load_cell(
+    worker: Worker, cell: Cell, model: Path, cache: Mapping[str, bytes] | None = None
+) -> OpenCell:
+    """Load the cell's file in a worker. Raises as ``open_cell``."""
+    files = _files(cell, model)
+    settings = cell.settings(int(worker.hello["host"]["physical_cores"]))
+    loaded = worker.load(cell.runner, files, settings, cache)
+    audit(loaded, cell.allow_fallback)
+    return OpenCell(worker, loaded, cell.batch)
 
 
 def _files(cell: Cell, model: Path) -> dict[str, Path]:

@@ -66,7 +66,7 @@ def speed(cell: CellResult | None) -> Speed | None:
     """The speed of a cell that was measured."""
     if cell is None or cell.status != "ok":
         return None
-    known = cell.rounds >= 2
+    known = cell.generations >= 2
     if cell.scenario == OFFLINE:
         if cell.throughput_per_s is None:
             return None

@@ -27,7 +27,7 @@ Found = TypeVar("Found", CellVerdict, CellAccuracy)
 class Row:
     """A cell as each command knows it, ``None`` where one doesn't.
 
-    ``rounds`` are its raw samples in ms, an array for each round.
+    ``generations`` are its raw samples in ms, an array for each.
     """
 
     variant: str
@@ -37,7 +37,7 @@ class Row:
     bench: CellResult | None = None
     parity: CellVerdict | None = None
     accuracy: CellAccuracy | None = None
-    rounds: tuple[np.ndarray, ...] = field(default=(), repr=False)
+    generations: tuple[np.ndarray, ...] = field(default=(), repr=False)
     batch: int | None = None
 
     def name(self, join: str = " on ") -> str:
@@ -143,7 +143,7 @@ def _rows(
             bench=cell,
             parity=_twin(cell, verdicts),
             accuracy=_twin(cell, accuracies),
-            rounds=samples.get(number, ()),
+            generations=samples.get(number, ()),
             batch=cell.batch if len(batches) > 1 else None,
         )
         for number, cell in timed

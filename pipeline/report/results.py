@@ -70,7 +70,7 @@ def read_comparison(root: Path) -> tuple[CompareResult | None, Source]:
 def read_samples(
     folder: Path, bench: BenchResult | None
 ) -> tuple[dict[int, tuple[np.ndarray, ...]], Source]:
-    """The samples of each row of ``bench.json``, in ms, an array for each round.
+    """The samples of each row of ``bench.json``, in ms, an array for each generation.
 
     None where the file is missing or is another bench's. Raises ``InputError`` if damaged.
     """
@@ -84,10 +84,11 @@ def read_samples(
         npz.outputs({name: array[:1] for name, array in arrays.items()}, 1)
         found = {
             int(name): tuple(
-                part / 1e6 for part in np.split(array, np.cumsum(arrays[f"{name}.rounds"])[:-1])
+                part / 1e6
+                for part in np.split(array, np.cumsum(arrays[f"{name}.generations"])[:-1])
             )
             for name, array in arrays.items()
-            if not name.endswith(".rounds")
+            if not name.endswith(".generations")
         }
     except FileNotFoundError:
         return {}, source(MISSING)
@@ -106,11 +107,11 @@ def read_samples(
     return found, source(CURRENT)
 
 
-def _belongs(rounds: tuple[np.ndarray, ...], cell: CellResult) -> bool:
+def _belongs(generations: tuple[np.ndarray, ...], cell: CellResult) -> bool:
     """Whether these are the samples that the row's figures come from."""
-    everything = np.concatenate(rounds)
-    if (len(rounds), len(everything)) != (cell.rounds, cell.samples):
+    everything = np.concatenate(generations)
+    if (len(generations), len(everything)) != (cell.generations, cell.samples):
         return False
     return cell.latency_ms is None or bool(
-        np.isclose(np.median(everything), cell.latency_ms.p50, rtol=1e-6)
+        np.isclose(everything.mean(), cell.latency_ms.mean, rtol=1e-6)
     )

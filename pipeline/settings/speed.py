@@ -10,7 +10,9 @@ from pydantic import Field
 from .judging import CellsConfig, PlacedConfig
 from .options import Help, InWorkspace, OfModel, Percent, Positive, Seconds, Side
 
-QUICK = Help("One short round of each cell: a smoke test.")
+QUICK = Help("A few short slices of each cell: a smoke test.")
+GENERATIONS = "Times that every cell is started anew: more make intervals narrower."
+SECONDS = Help("Time measured of each cell in a generation.")
 
 
 class BenchConfig(PlacedConfig):
@@ -39,8 +41,20 @@ class BenchConfig(PlacedConfig):
     max_slowdown: Annotated[
         Percent, Help("How much slower than its baseline a cell may be.", metavar="N%")
     ] = "5%"
-    rounds: Annotated[Positive, Help("Most interleaved rounds; fewer once all is clear.")] = 10
-    seconds: Annotated[Seconds, Help("Least time measured in a round of a cell.")] = 0.5
+    reference: Annotated[
+        str, Help("The variant that every row is held against.", metavar="NAME")
+    ] = "fp32"
+    require: Annotated[
+        tuple[Literal["valid", "decided", "faster"], ...],
+        Help(
+            "Fail unless every row is valid (its times), decided, or faster than the reference.",
+            metavar="WHAT",
+        ),
+    ] = ()
+    generations: Annotated[
+        Positive | None, Help(GENERATIONS, metavar="N", unset="8, or 16 to rerun a baseline")
+    ] = None
+    seconds: Annotated[Seconds, SECONDS] = 0.5
 
 
 class BenchRequest(BenchConfig, OfModel):
@@ -50,7 +64,7 @@ class BenchRequest(BenchConfig, OfModel):
         Path | None, Help("Compare with an earlier bench.json of this machine.", metavar="FILE")
     ] = None
     rerun_baseline: Annotated[
-        Path | None, Help("Compare with another workspace, measured along.", metavar="DIR")
+        Path | None, Help("Compare with another workspace, in turns.", metavar="DIR")
     ] = None
     quick: Annotated[bool, QUICK] = False
 
@@ -66,7 +80,7 @@ class TuneConfig(CellsConfig):
     budget: Annotated[
         Annotated[float, Field(gt=0)], Help("Time for all cells.", metavar="SECONDS")
     ] = 900.0
-    seconds: Annotated[Seconds, Help("Least time measured in a round of a candidate.")] = 0.3
+    seconds: Annotated[Seconds, SECONDS] = 0.3
 
 
 class TuneRequest(TuneConfig, OfModel):
@@ -77,8 +91,8 @@ class CompareConfig(CellsConfig):
     """What ``edgepipe compare`` measures, and for how long."""
 
     table: ClassVar[str] = "compare"
-    rounds: Annotated[Positive, Help("Interleaved rounds.")] = 5
-    seconds: Annotated[Seconds, Help("Least time measured in a round of a cell.")] = 0.3
+    generations: Annotated[Positive, Help(GENERATIONS)] = 5
+    seconds: Annotated[Seconds, SECONDS] = 0.3
     input_size: Annotated[
         Side | None, Help("Side of the zoo's inputs in pixels.", unset="the published one")
     ] = None

@@ -85,7 +85,7 @@ def _bench(index: Index, bench: BenchResult | None) -> str:
     for cell in bench.cells:
         latency = cell.latency_ms
         if latency and cell.variant in index.variants:
-            interval = "{:.2f}–{:.2f}".format(*latency.ci95) if cell.rounds > 1 else "–"
+            interval = "{:.2f}–{:.2f}".format(*latency.ci95) if latency.ci95 else "–"
             rows.append(
                 f"| {cell.variant} | {cell.runner} | {cell.threads} "
                 f"| {latency.p50:.2f} | {interval} | {cell.verdict} |"

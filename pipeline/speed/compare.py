@@ -1,7 +1,6 @@
 """compare: which model to take. What each one costs, by arithmetic and by the clock.
 
-Models are measured like the cells of one: in the same interleaved rounds, in fresh workers,
-outputs checked (see ``rounds``). Accuracy is the published one, since a choice is made before
+Models are measured like the cells of one: by turns, outputs checked (see ``turns``). Accuracy is the published one, since a choice is made before
 anything is trained.
 """
 
@@ -24,9 +23,9 @@ from ...exporters.zoo.published import PUBLISHED
 from ...runners import documents
 from ...runners.timing.plan import SINGLE_STREAM
 from ..cells.plan import plan
-from ..cells.session import timeable
+from ..cells.session import Cell, timeable
 from ..errors import ExitCode, UsageError
-from ..numerics import intervals
+from ..numerics import ratios
 from ..progress import Progress
 from ..settings.load import load
 from ..settings.machine import Places
@@ -39,7 +38,16 @@ from . import candidates
 from .bench_result import CellResult, exit_code, failed_row, measured_row
 from .candidates import CLASSES, VARIANTS
 from .convolutions import Convolution, by_arithmetic, by_the_clock
-from .rounds import QUICK_SECONDS, Entry, Rounds, Source, Visits, hosts, timing
+from .turns import (
+    QUICK_GENERATIONS,
+    QUICK_SECONDS,
+    Entry,
+    Schedule,
+    Source,
+    Turns,
+    Visits,
+    hosts,
+)
 from .validity import judge, of_quick_run
 
 # What the published counts and accuracies are for.
@@ -50,7 +58,8 @@ TRAINING_BATCH, TRAINING_STEPS = 8, 3
 class Speed:
     """A variant of a model on a runner. Times in ms for one run; ``None`` unless status is ok.
 
-    ``ci95_ms`` takes two rounds or more.
+    ``ratio`` is that time divided by the one of the first model on the same runner, and of its
+    first variant.
 
     ``pareto``: no other of the models measured on this runner is published as more accurate and
     was faster.
@@ -69,6 +78,9 @@ class Speed:
     peak_rss_mib: float | None
     runner_version: str | None = None
     pareto: bool = False
+    target: str = "local"
+    ratio: float | None = None
+    ratio_ci95: tuple[float, float] | None = None
 
 
 @dataclass(frozen=True)
@@ -201,25 +213,35 @@ def measure_models(
     quick: bool,
     progress: Progress,
 ) -> CompareResult:
-    """Measure these models' cells, all in the same rounds; then a training step of each.
+    """Measure these models' cells, all by turns; then a training step of each.
 
     Raises ``UsageError`` for an emulated target, whose timings would mean nothing.
     """
-    intervals.require()
+    ratios.require()
     planned = [_entries(source, section, places) for source in models]
-    rounds = Rounds(
-        [[entry] for entries, _ in planned for entry in entries],
-        timing(QUICK_SECONDS if quick else section.seconds),
+    turns = Turns(
+        [entry for entries, _ in planned for entry in entries],
+        Schedule(
+            QUICK_GENERATIONS if quick else section.generations,
+            QUICK_SECONDS if quick else section.seconds,
+        ),
         progress,
     )
-    rounds.run(1 if quick else section.rounds, lambda: False)
+    turns.run()
     results = [
-        [*(_row(entry, rounds.visits[entry], quick) for entry in entries), *refused]
+        [*(_row(entry, turns.visits[entry], quick) for entry in entries), *refused]
         for entries, refused in planned
     ]
+    speeds = [
+        [
+            *(_with_ratio(_speed(row), entry, turns) for row, entry in zip(found, entries)),
+            *map(_speed, found[len(entries) :]),
+        ]
+        for found, (entries, _) in zip(results, planned, strict=True)
+    ]
     rows = [
-        replace(exported(source), speeds=tuple(map(_speed, found)))
-        for source, found in zip(models, results, strict=True)
+        replace(exported(source), speeds=tuple(found))
+        for source, found in zip(models, speeds, strict=True)
     ]
     if section.training:
         rows = [_with_training_step(row, section, progress) for row in rows]
@@ -228,7 +250,7 @@ def measure_models(
         artifacts={},
         models=with_fronts(rows),
         convolutions=(),
-        host=next(iter(hosts(rounds.visits).values()), {}),
+        host=next(iter(hosts(turns.visits).values()), {}),
         static=False,
         quick=quick,
         measured=datetime.now(UTC).isoformat(timespec="seconds"),
@@ -365,10 +387,24 @@ def _speed(row: CellResult) -> Speed:
         row.precision,
         row.threads,
         latency.p50 if latency else None,
-        latency.ci95 if latency and row.rounds > 1 else None,
+        latency.ci95 if latency else None,
         row.peak_rss_mib,
         row.runner_version,
+        target=row.target,
     )
+
+
+def _with_ratio(speed: Speed, entry: Entry, turns: Turns) -> Speed:
+    """Against the first cell that ran there on the same runner and in the same precision."""
+
+    def place(cell: Cell) -> tuple[Any, ...]:
+        return (cell.runner, cell.target, cell.precision)
+
+    for first, visits in turns.visits.items():
+        if visits.error is None and place(first.cell) == place(entry.cell):
+            found = turns.ratio(entry, first) if speed.status == "ok" else None
+            return replace(speed, ratio=found.value, ratio_ci95=found.ci95) if found else speed
+    return speed
 
 
 def _with_training_step(row: Candidate, section: CompareConfig, progress: Progress) -> Candidate:

@@ -209,14 +209,45 @@ class Worker:
         with self._expecting("run"):
             return Outputs(arrays, reply["elapsed_ms"], reply["peak_rss_mib"])
 
+    def meter(self, threads: int) -> Mapping[str, Any]:
+        """Have the meter in place of a model: see ``timing.meter``; returns what it does."""
+        reply, _ = self.request("meter", {"threads": threads}, {}, self.timeouts.load)
+        return reply
+
+    def warm_up(self, feeds: Mapping[str, np.ndarray], plan: Plan) -> float:
+        """Get the loaded session ready for slices; returns the MiB that are free there then."""
+        patience = plan.warm_up_seconds + self.timeouts.run
+        self._plan = plan
+        reply, _ = self.request("warm_up", {"plan": asdict(plan)}, feeds, patience)
+        with self._expecting("warm_up"):
+            return float(reply["free_mib"])
+
+    def slice(self) -> None:
+        """Time the session for a slice; this side sleeps meanwhile."""
+        self.request("slice", {}, {}, 2 * self._plan.max_seconds + self.timeouts.run)
+
+    def finish(self) -> tuple[Measurement, float]:
+        """What the slices gave: the measurement and the peak memory in MiB."""
+        return self._measured("finish", *self.request("finish", {}, {}, self.timeouts.run))
+
     def measure(self, feeds: Mapping[str, np.ndarray], plan: Plan) -> tuple[Measurement, float]:
-        """Time the loaded session; returns the measurement and the peak memory in MiB."""
+        """``warm_up``, one slice and ``finish``, at a stretch."""
         patience = plan.warm_up_seconds + plan.max_seconds + self.timeouts.run
-        reply, arrays = self.request("measure", {"plan": asdict(plan)}, feeds, patience)
-        with self._expecting("measure"):
+        reply = self.request("measure", {"plan": asdict(plan)}, feeds, patience)
+        return self._measured("measure", *reply)
+
+    def _measured(
+        self, operation: str, reply: protocol.Message, arrays: Mapping[str, Any]
+    ) -> tuple[Measurement, float]:
+        with self._expecting(operation):
             peak_rss_mib = reply.pop("peak_rss_mib")
             conditions = Conditions(**reply.pop("conditions"))
-            return Measurement(arrays["samples"], conditions=conditions, **reply), peak_rss_mib
+            slices = tuple(reply.pop("slices"))
+            samples = arrays["samples"]
+            if not slices or sum(slices) != len(samples):
+                raise ValueError(f"slices of {sum(slices)} samples, {len(samples)} came")
+            measured = Measurement(samples, conditions=conditions, slices=slices, **reply)
+            return measured, peak_rss_mib
 
     def request(
         self,

@@ -10,7 +10,11 @@ with its parent: see ``watchdog``. Requests (see ``protocol`` for the wire forma
     load {runner, settings, file, cache} + files -> {inputs, outputs, placement, load_ms, …}
     cache                      -> {} + files
     run + feeds                -> {elapsed_ms} + outputs
-    measure {plan} + feeds     -> {warm_up_runs, settled, …} + samples
+    meter {threads}            -> {work, threads, numpy}
+    warm_up {plan} + feeds     -> {free_mib}
+    slice                      -> {}
+    finish                     -> {warm_up_runs, settled, …} + samples
+    measure {plan} + feeds     -> the three in one
 """
 
 from __future__ import annotations
@@ -33,7 +37,8 @@ import numpy as np
 from .. import registry
 from ..base import PlacementError, RunnerUnavailable, Session, SessionError, Settings
 from ..machine import host, installed, own_process
-from ..timing.measure import measure
+from ..timing.measure import Timer
+from ..timing import meter
 from ..timing.plan import Plan
 from . import protocol, watchdog
 
@@ -56,6 +61,7 @@ class Worker:
 
     def __init__(self) -> None:
         self._session: Session | None = None
+        self._timer: Timer | None = None
         self._cache = Path(os.devnull)
 
     def inspect(self, _message: protocol.Message, _blobs: protocol.Blobs) -> Any:
@@ -126,18 +132,51 @@ class Worker:
         elapsed = perf_counter_ns() - started
         return {"elapsed_ms": elapsed / 1e6, "peak_rss_mib": host.peak_rss_mib()}, outputs
 
-    def measure(self, message: protocol.Message, blobs: protocol.Blobs) -> Any:
-        """Time the session on one set of feeds."""
+    def meter(self, message: protocol.Message, _blobs: protocol.Blobs) -> Any:
+        """Get the meter ready in place of a model."""
+        self._session = meter.Meter(message["threads"])
+        return meter.description(message["threads"]), {}
+
+    def warm_up(self, message: protocol.Message, blobs: protocol.Blobs) -> Any:
+        """Get the session ready to be timed on one set of feeds."""
         session = self._loaded()
-        result = measure(session, _feeds(session, blobs), Plan(**message["plan"]))
+        self._timer = Timer(session, _feeds(session, blobs), Plan(**message["plan"]))
+        self._timer.warm_up()
+        return {"free_mib": host.free_memory() / 2**20}, {}
+
+    def slice(self, _message: protocol.Message, _blobs: protocol.Blobs) -> Any:
+        """Time the session for a slice, after one run that doesn't count."""
+        timer = self._timing()
+        timer.wake()
+        timer.slice()
+        return {}, {}
+
+    def finish(self, _message: protocol.Message, _blobs: protocol.Blobs) -> Any:
+        """What the slices gave."""
+        result = self._timing().finish()
+        self._timing().close()
+        self._timer = None
         return {
             "warm_up_runs": result.warm_up_runs,
             "settled": result.settled,
             "deviation": result.deviation,
+            "slices": result.slices,
+            "rests": result.rests,
             "conditions": asdict(result.conditions),
             "device_memory_mib": host.device_memory_mib(),
             "peak_rss_mib": host.peak_rss_mib(),
         }, {"samples": result.samples}
+
+    def measure(self, message: protocol.Message, blobs: protocol.Blobs) -> Any:
+        """Warm up, time one slice, and say what it gave."""
+        self.warm_up(message, blobs)
+        self._timing().slice()
+        return self.finish(message, blobs)
+
+    def _timing(self) -> Timer:
+        if self._timer is None:
+            raise SessionError("nothing was warmed up")
+        return self._timer
 
     def _loaded(self) -> Session:
         if self._session is None:
@@ -155,6 +194,10 @@ def operations() -> dict[str, Operation]:
         "load": worker.load,
         "cache": worker.cache,
         "run": worker.run,
+        "meter": worker.meter,
+        "warm_up": worker.warm_up,
+        "slice": worker.slice,
+        "finish": worker.finish,
         "measure": worker.measure,
     }
 

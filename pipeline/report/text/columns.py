@@ -91,13 +91,13 @@ def _percentile(rank: int) -> Column:
 
 
 def _latency_interval(cell: CellResult) -> str | None:
-    if cell.latency_ms is None or cell.rounds < 2:
+    if cell.latency_ms is None or cell.latency_ms.ci95 is None:
         return None
     return "–".join(map(ms, cell.latency_ms.ci95))
 
 
 def _throughput_interval(cell: CellResult) -> str | None:
-    return None if cell.rounds < 2 else _interval(cell.throughput_ci95, ".1f")
+    return _interval(cell.throughput_ci95, ".1f")
 
 
 P50, P90, P99 = map(_percentile, (50, 90, 99))
@@ -112,7 +112,7 @@ ENERGY = figure("mJ/image", lambda cell: shown(cell.energy_mj, ".1f"), "mJ")
 SIZE = figure(
     "file MiB", lambda cell: f"{cell.size_bytes / MIB:.1f}" if cell.size_bytes else None, "MiB"
 )
-ROUNDS = figure("rounds", lambda cell: str(cell.rounds))
+GENERATIONS = figure("generations", lambda cell: str(cell.generations), "gen")
 STREAMS = figure("streams", lambda cell: shown(cell.streams, "d"))
 BATCH = figure("batch", lambda cell: shown(cell.batch, "d"))
 RATE = figure("rate", lambda cell: shown(cell.rate, "g"))
