@@ -23,7 +23,7 @@ from ..errors import ExitCode, UsageError
 from ..settings.load import load
 from ..settings.machine import DoctorRequest
 from ..settings.options import takes
-from ..settings.speed import BenchConfig
+from ..settings.speed import GENERATIONS
 from ..storage.document import Document
 
 OK, WARNING, PROBLEM = "ok", "warning", "problem"
@@ -31,8 +31,8 @@ VNNI = {"avx512_vnni", "avx_vnni"}
 BUSY_SHARE = 0.5
 STALE_SECONDS = 24 * 3600
 
-# More than bench makes by itself.
-MANY_ROUNDS = 2 * BenchConfig().rounds
+# More than bench has by itself.
+MANY_GENERATIONS = 2 * GENERATIONS
 
 Facts = Mapping[str, Any]
 
@@ -159,7 +159,7 @@ def virtual_machine(facts: Facts) -> Finding:
         "machine",
         WARNING,
         f"{facts['host']['cpu']} in a virtual machine: neighbours share its cores",
-        f"trust ratios over times, and more rounds over fewer (bench --rounds {MANY_ROUNDS})",
+        f"trust ratios over times; bench --generations {MANY_GENERATIONS} narrows their intervals",
     )
 
 

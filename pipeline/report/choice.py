@@ -33,7 +33,7 @@ class Choice:
 class Speed:
     """What cells of a scenario are ranked by: ms per run, or images per second offline.
 
-    ``low`` and ``high`` are the 95 % interval, ``None`` where a single round gives none.
+    ``low`` and ``high`` are the 95 % interval, ``None`` where a single generation gives none.
     """
 
     value: float
@@ -58,7 +58,7 @@ class Speed:
         show = _rate if self.offline else ms
         text = f"{'' if self.offline else 'p50 '}{show(self.value)} {unit}"
         if self.low is None or self.high is None:
-            return f"{text} (one round, no interval)"
+            return f"{text} (one generation, no interval)"
         return f"{text} (95 % interval {show(self.low)}–{show(self.high)} {unit})"
 
 

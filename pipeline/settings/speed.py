@@ -11,7 +11,9 @@ from .judging import CellsConfig, PlacedConfig
 from .options import Help, InWorkspace, OfModel, Percent, Positive, Seconds, Side
 
 QUICK = Help("A few short slices of each cell: a smoke test.")
-GENERATIONS = "Times that every cell is started anew: more make intervals narrower."
+# Of comparing with another workspace there are more: few cells take turns.
+GENERATIONS, GATE_GENERATIONS = 8, 16
+ANEW = "Times that every cell is started anew: more make intervals narrower."
 SECONDS = Help("Time measured of each cell in a generation.")
 
 
@@ -52,7 +54,7 @@ class BenchConfig(PlacedConfig):
         ),
     ] = ()
     generations: Annotated[
-        Positive | None, Help(GENERATIONS, metavar="N", unset="8, or 16 to rerun a baseline")
+        Positive | None, Help(ANEW, metavar="N", unset=f"{GENERATIONS}, or {GATE_GENERATIONS} to rerun a baseline")
     ] = None
     seconds: Annotated[Seconds, SECONDS] = 0.5
 
@@ -91,7 +93,7 @@ class CompareConfig(CellsConfig):
     """What ``edgepipe compare`` measures, and for how long."""
 
     table: ClassVar[str] = "compare"
-    generations: Annotated[Positive, Help(GENERATIONS)] = 5
+    generations: Annotated[Positive, Help(ANEW)] = 5
     seconds: Annotated[Seconds, SECONDS] = 0.3
     input_size: Annotated[
         Side | None, Help("Side of the zoo's inputs in pixels.", unset="the published one")

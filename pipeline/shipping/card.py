@@ -90,7 +90,7 @@ def _bench(index: Index, bench: BenchResult | None) -> str:
                 f"| {cell.variant} | {cell.runner} | {cell.threads} "
                 f"| {latency.p50:.2f} | {interval} | {cell.verdict} |"
             )
-    quick = " One short round only (`--quick`)." if bench.quick else ""
+    quick = " A few short slices only (`--quick`)." if bench.quick else ""
     machine = f"{bench.host.get('cpu')}, {bench.host.get('physical_cores')} cores.{quick}"
     return machine + "\n\n" + "\n".join(rows)
 

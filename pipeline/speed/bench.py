@@ -13,7 +13,7 @@ from typing import Any
 import numpy as np
 
 from ...runners.base import RunnerError
-from ...runners.timing.plan import SERVER, SINGLE_STREAM, Plan
+from ...runners.timing.plan import SERVER, SINGLE_STREAM
 from ..cells.plan import Refused, key_of, plan
 from ..cells.session import Cell, timeable
 from ..errors import ExitCode, UsageError
@@ -23,7 +23,7 @@ from ..settings import placement
 from ..settings.load import load_exported
 from ..settings.machine import Places
 from ..settings.options import fraction, takes
-from ..settings.speed import BenchConfig, BenchRequest
+from ..settings.speed import GATE_GENERATIONS, GENERATIONS, BenchConfig, BenchRequest
 from ..storage.workspace import Workspace
 from ..verdicts import INCONCLUSIVE
 from .baseline import Baseline
@@ -40,7 +40,6 @@ from .bench_result import (
 )
 from .regression import Comparison, compare
 from .turns import (
-    GENERATIONS,
     METER,
     QUICK_GENERATIONS,
     QUICK_SECONDS,
@@ -54,8 +53,6 @@ from .turns import (
 )
 from .validity import INVALID, judge, of_quick_run
 
-# Of a comparison with another workspace, unless another number is asked for: few cells take turns.
-GATE_GENERATIONS = 16
 # A sweep goes on while a larger batch computes this much more in a second.
 MIN_GAIN = 0.05
 BATCHES = (1, 2, 4, 8, 16, 32, 64, 128)
@@ -275,7 +272,7 @@ class _Run:
             found = turns.ratio(entries[second], entries[first])
             if found and self._section.scenario != SERVER:
                 logs = turns.logs(entries[second], entries[first])
-                verdict = ratios.verdict(found, len(logs))
+                verdict = ratios.verdict(found.inverse, len(logs))
                 places = (self._rows + first, self._rows + second)
                 self.pairs.append(Pair(*places, found.value, found.ci95, verdict))
         self._rows += len(rows)

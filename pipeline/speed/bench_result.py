@@ -52,8 +52,8 @@ class CellResult(CellRow):
     in runs of the meter; throughput is in images per second. ``speedup`` is the time of the
     reference variant with the same settings divided by this one's, ``against_reference`` says
     whether that is "faster", "slower", the "same" or "undecided" (see ``ratios.verdict``).
-    ``verdict`` is about the absolute figures: "valid", "noisy" or "invalid". ``energy_mj`` is for one image, and the whole CPU's. Latencies are ``None`` offline, where
-    only the throughput counts.
+    ``verdict`` is about the absolute figures: "valid", "noisy" or "invalid". ``energy_mj`` is for
+    one image, and the whole CPU's. Latencies are ``None`` offline, where only throughput counts.
     """
 
     verdict: str | None = None
@@ -274,7 +274,7 @@ def _throughput_interval(typical: Ratio, batch: int, scenario: str) -> tuple[flo
 
 
 def _energy_mj(visits: Visits, batch: int) -> float | None:
-    """Millijoules of the whole CPU for one image, ``None`` unless every generation measured them."""
+    """Millijoules of the whole CPU for one image, ``None`` unless all generations have them."""
     joules = [found.conditions.energy_j for found in visits.measurements]
     images = batch * sum(len(found.samples) for found in visits.measurements)
     known = [value for value in joules if value is not None]

@@ -1,7 +1,7 @@
 """compare: which model to take. What each one costs, by arithmetic and by the clock.
 
-Models are measured like the cells of one: by turns, outputs checked (see ``turns``). Accuracy is the published one, since a choice is made before
-anything is trained.
+Models are measured like the cells of one: by turns, outputs checked (see ``turns``). Accuracy is
+the published one, since a choice is made before anything is trained.
 """
 
 from __future__ import annotations
@@ -232,13 +232,12 @@ def measure_models(
         [*(_row(entry, turns.visits[entry], quick) for entry in entries), *refused]
         for entries, refused in planned
     ]
-    speeds = [
-        [
-            *(_with_ratio(_speed(row), entry, turns) for row, entry in zip(found, entries)),
-            *map(_speed, found[len(entries) :]),
-        ]
-        for found, (entries, _) in zip(results, planned, strict=True)
-    ]
+    speeds = []
+    for found, (entries, _) in zip(results, planned, strict=True):
+        timed = list(map(_speed, found))
+        for place, entry in enumerate(entries):
+            timed[place] = _with_ratio(timed[place], entry, turns)
+        speeds.append(timed)
     rows = [
         replace(exported(source), speeds=tuple(found))
         for source, found in zip(models, speeds, strict=True)

@@ -13,7 +13,7 @@ from __future__ import annotations
 import random
 from collections.abc import Callable, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
-from contextlib import ExitStack
+from contextlib import ExitStack, suppress
 from dataclasses import dataclass, field, replace
 from time import monotonic
 from typing import Any, Self
@@ -40,6 +40,7 @@ from ..judging.gates import mismatch
 from ..numerics import metrics, ratios
 from ..numerics.ratios import Ratio
 from ..progress import Progress
+from ..settings.speed import GENERATIONS
 from ..storage.goldens import FILE, Goldens, preprocessing_of
 from ..storage.manifest import Manifest
 from ..storage.workspace import Workspace
@@ -50,7 +51,7 @@ CHECKED_GOLDENS = 16
 # Of every generation after the first: whether it is the same model still.
 CHECKED_AGAIN = 2
 
-GENERATIONS, QUICK_GENERATIONS, FEWEST_CYCLES = 8, 3, 3
+QUICK_GENERATIONS, FEWEST_CYCLES = 3, 3
 SLICE_SECONDS = {SINGLE_STREAM: 0.05, OFFLINE: 0.2}
 SLICE_RUNS = 5
 # Random arrivals make a queue, and a queue needs time: the server has one long turn.
@@ -338,10 +339,11 @@ class Turns:
         def start(entry: Entry) -> Worker | RunnerError:
             try:
                 worker = start_worker(entry.cell)
-                if not entry.role == METER:
-                    worker.describe(entry.cell.runner)
             except RunnerError as error:
                 return error
+            if entry.role != METER:
+                with suppress(RunnerError):  # which loading will meet as well
+                    worker.describe(entry.cell.runner)
             return worker
 
         known = [one.opened[0] for one in self.visits.values() if one.opened]

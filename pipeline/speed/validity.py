@@ -10,8 +10,8 @@ from ...runners.timing.measure import Measurement
 from ...runners.timing.plan import OFFLINE, SERVER, SINGLE_STREAM
 from ..cells.session import Cell
 from ..numerics import intervals
-from ..numerics.ratios import FEWEST
 from ..numerics.precision import float_limit, kind_of
+from ..numerics.ratios import FEWEST
 from .turns import figure
 
 VALID, NOISY, INVALID = "valid", "noisy", "invalid"

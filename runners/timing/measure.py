@@ -22,11 +22,11 @@ from .scenarios import Offline, Server
 
 WARM_UP_WINDOW_RUNS = 8
 WARM_UP_AGREEMENT = 0.02
-# Idle threads that wait in a loop take a neighbour's time: a slice is over once they have stopped,
-# which is when the process uses less than a fifth of a core for a millisecond.
+# Idle threads that wait in a loop take a neighbour's time; they have stopped when the process uses
+# less than a fifth of a core for a millisecond.
 REST_SECONDS = 0.001
 RESTING = 0.2
-MOST_REST_SECONDS = 0.05
+MOST_REST_SECONDS = 0.1
 
 
 @dataclass(frozen=True)
@@ -84,19 +84,27 @@ class Timer:
     def warm_up(self) -> None:
         """Run until the times agree, or the plan's patience ends."""
         self._warm_up_runs, self._settled = _warm_up(self._load, self._plan)
-        self._rest()
 
     def wake(self) -> None:
         """One run that doesn't count: what others did since the last slice is in the caches."""
         self._load.warm_up(0.0, 1, perf_counter_ns() + int(self._plan.max_seconds * 1e9))
 
     def slice(self) -> None:
-        """Time runs; ends when the session's threads are at rest."""
+        """Time runs."""
         self._watch.resume()
         samples = self._load.timed(self._plan, self._kept)
         self._watch.pause()
         self._slices.append(np.frombuffer(samples, np.int64))
-        self._rest()
+
+    def rest(self) -> None:
+        """Wait until the session's idle threads use the CPU no more, or patience ends."""
+        limit = perf_counter_ns() + int(MOST_REST_SECONDS * 1e9)
+        while perf_counter_ns() < limit:
+            wall, own = perf_counter_ns(), process_time_ns()
+            sleep(REST_SECONDS)
+            if process_time_ns() - own < RESTING * (perf_counter_ns() - wall):
+                return
+        self._rests = False
 
     def finish(self) -> Measurement:
         """What all slices gave."""
@@ -116,15 +124,6 @@ class Timer:
         if self._collecting:
             gc.enable()
         self._load.close()
-
-    def _rest(self) -> None:
-        limit = perf_counter_ns() + int(MOST_REST_SECONDS * 1e9)
-        while perf_counter_ns() < limit:
-            wall, own = perf_counter_ns(), process_time_ns()
-            sleep(REST_SECONDS)
-            if process_time_ns() - own < RESTING * (perf_counter_ns() - wall):
-                return
-        self._rests = False
 
 
 def measure(session: Session, feeds: Mapping[str, np.ndarray], plan: Plan) -> Measurement:

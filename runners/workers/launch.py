@@ -107,6 +107,7 @@ class Worker:
 
     argv: Sequence[str]
     timeouts: Timeouts = field(default_factory=Timeouts)
+    _pid: int | None = field(default=None, init=False)
 
     def __enter__(self) -> Self:
         self.start()
@@ -145,6 +146,7 @@ class Worker:
             raise unavailable from error
         assert self._process.stdin
         assert self._process.stdout
+        self._pid = self._process.pid
         self._stdin, self._stdout = self._process.stdin.fileno(), self._process.stdout.fileno()
         os.set_blocking(self._stdin, False)
         os.set_blocking(self._stdout, False)
@@ -215,20 +217,39 @@ class Worker:
         return reply
 
     def warm_up(self, feeds: Mapping[str, np.ndarray], plan: Plan) -> float:
-        """Get the loaded session ready for slices; returns the MiB that are free there then."""
+        """Get the loaded session ready for slices; returns the MiB that are free there then.
+
+        From now on the worker's process is stopped whenever it has no turn, if it is on this
+        machine: idle threads of a pool may wait in a loop, in another one's slice.
+        """
         patience = plan.warm_up_seconds + self.timeouts.run
         self._plan = plan
         reply, _ = self.request("warm_up", {"plan": asdict(plan)}, feeds, patience)
+        self._signal(signal.SIGSTOP)
         with self._expecting("warm_up"):
             return float(reply["free_mib"])
 
     def slice(self) -> None:
         """Time the session for a slice; this side sleeps meanwhile."""
-        self.request("slice", {}, {}, 2 * self._plan.max_seconds + self.timeouts.run)
+        self._signal(signal.SIGCONT)
+        patience = 2 * self._plan.max_seconds + self.timeouts.run
+        self.request("slice", {"rest": not self._is_here}, {}, patience)
+        self._signal(signal.SIGSTOP)
 
     def finish(self) -> tuple[Measurement, float]:
         """What the slices gave: the measurement and the peak memory in MiB."""
+        self._signal(signal.SIGCONT)
         return self._measured("finish", *self.request("finish", {}, {}, self.timeouts.run))
+
+    @property
+    def _is_here(self) -> bool:
+        """Whether the process that was started is the worker, and not one that leads to it."""
+        return self.hello.get("pid") == self._pid
+
+    def _signal(self, number: int) -> None:
+        if self._is_here and self._pid is not None:
+            with suppress(ProcessLookupError):
+                os.kill(self._pid, number)
 
     def measure(self, feeds: Mapping[str, np.ndarray], plan: Plan) -> tuple[Measurement, float]:
         """``warm_up``, one slice and ``finish``, at a stretch."""

@@ -61,10 +61,11 @@ class Script:
     ``inputs`` and ``outputs`` are the model's, ``reason`` is why the runner is unavailable.
     ``ms`` is what a run takes, ``samples`` how many are taken in a generation, ``deviation`` and
     ``conditions`` are fields of the ``Measurement``; those of ``placement`` are what is read back
-    other than asked for. ``free_mib`` is left of the memory once it has warmed up. A runner that is not ``concurrent`` has one run at a time, ``cache`` is
-    what its loading leaves for the next one. ``fails`` has the error that each operation ends in:
-    "describe", "load", "cache", "run", "warm_up", "slice", "finish" or "measure". ``varies`` says which of all these are
-    otherwise with some settings: ``lambda settings: {"ms": 4.0 / settings.threads}``.
+    other than asked for. ``free_mib`` is left of the memory once it has warmed up. A runner that is
+    not ``concurrent`` has one run at a time, ``cache`` is what its loading leaves for the next one.
+    ``fails`` has the error that each operation ends in: "describe", "load", "cache", "run",
+    "warm_up", "slice", "finish" or "measure". ``varies`` says which of all these are otherwise with
+    some settings: ``lambda settings: {"ms": 4.0 / settings.threads}``.
     """
 
     answer: Callable[[Arrays], Arrays]

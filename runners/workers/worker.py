@@ -12,7 +12,7 @@ with its parent: see ``watchdog``. Requests (see ``protocol`` for the wire forma
     run + feeds                -> {elapsed_ms} + outputs
     meter {threads}            -> {work, threads, numpy}
     warm_up {plan} + feeds     -> {free_mib}
-    slice                      -> {}
+    slice {rest}               -> {}
     finish                     -> {warm_up_runs, settled, …} + samples
     measure {plan} + feeds     -> the three in one
 """
@@ -37,8 +37,8 @@ import numpy as np
 from .. import registry
 from ..base import PlacementError, RunnerUnavailable, Session, SessionError, Settings
 from ..machine import host, installed, own_process
-from ..timing.measure import Timer
 from ..timing import meter
+from ..timing.measure import Timer
 from ..timing.plan import Plan
 from . import protocol, watchdog
 
@@ -144,11 +144,16 @@ class Worker:
         self._timer.warm_up()
         return {"free_mib": host.free_memory() / 2**20}, {}
 
-    def slice(self, _message: protocol.Message, _blobs: protocol.Blobs) -> Any:
-        """Time the session for a slice, after one run that doesn't count."""
+    def slice(self, message: protocol.Message, _blobs: protocol.Blobs) -> Any:
+        """Time the session for a slice, after one run that doesn't count.
+
+        With ``rest`` the answer comes when its idle threads have stopped using the CPU.
+        """
         timer = self._timing()
         timer.wake()
         timer.slice()
+        if message["rest"]:
+            timer.rest()
         return {}, {}
 
     def finish(self, _message: protocol.Message, _blobs: protocol.Blobs) -> Any:

@@ -649,7 +649,8 @@ WRONG = {
     "no tool table": Wrong(("pyproject.toml",), "tool = 3", file="pyproject.toml"),
     "no TOML": Wrong(("edgepipe.toml", "not valid TOML"), "[bench"),
     "wrong variable": Wrong(
-        ("bench.rounds", "environment", "lots"), environment={"EDGEPIPE_BENCH_ROUNDS": "lots"}
+        ("bench.generations", "environment", "lots"),
+        environment={"EDGEPIPE_BENCH_GENERATIONS": "lots"},
     ),
     "section as a variable": Wrong(
         ("bench", "environment"),

@@ -11,8 +11,8 @@ from ..text.table import NONE, Column, Table, Value
 
 CELL = Column("cell", lambda row: row.name(" · "))
 BENCH = (
-    *(columns.P90, columns.P99, columns.SPEEDUP, columns.LOAD, columns.CACHED, columns.RSS),
-    *(columns.ENERGY, columns.SIZE, columns.ROUNDS),
+    *(columns.P90, columns.P99, columns.LOAD, columns.CACHED, columns.RSS),
+    *(columns.ENERGY, columns.SIZE, columns.GENERATIONS),
 )
 PARITY = (
     *(columns.SQNR, replace(columns.LIMIT, title="at least"), columns.FILE, columns.KERNELS),
@@ -36,8 +36,12 @@ def cells(report: Report) -> Table:
     speed = (columns.P50, columns.LATENCY_INTERVAL)
     if offline:
         speed = (columns.THROUGHPUT, columns.THROUGHPUT_INTERVAL)
-    shown += [_of("bench", columns.VERDICT, "not timed")]
-    shown += [_of("bench", column) for column in (*speed, *BENCH)]
+    reference = report.bench.reference if report.bench else ""
+    relative = (columns.speedup(reference), columns.SPEEDUP_INTERVAL)
+    shown += [_of("bench", columns.RELATIVE, "not timed")]
+    shown += [_of("bench", column) for column in (*relative, *speed)]
+    shown += [_of("bench", columns.TIMES, "not timed")]
+    shown += [_of("bench", column) for column in BENCH]
     shown += [_of("parity", columns.VERDICT, "not judged")]
     shown += [_of("parity", column) for column in PARITY]
     table = Table.of(shown, report.rows, "; ".join(["Every cell", *common]))

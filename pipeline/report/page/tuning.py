@@ -50,7 +50,7 @@ def outcomes(report: Report) -> Table | None:
 
 def trials(report: Report) -> list[Table]:
     """Everything that was tried, a table for each cell: who was in the final, then the fastest."""
-    columns = (Column("settings"), Column("verdict"), *_RATIOS, Column("rounds", figure=True))
+    columns = (Column("settings"), Column("verdict"), *_RATIOS, Column("generations", figure=True))
     return [
         Table(
             f"{_name(cell)}: {len(cell.trials)} tried in {number(cell.seconds, '.0f')} s",
@@ -136,7 +136,7 @@ def _figures(word: str, known: Mapping[str, Any]) -> tuple[str | Verdict, ...]:
 
 def _trial(cell: Tuned, trial: Trial) -> tuple[str | Verdict, ...]:
     ratios = _faster(trial.ratio, trial.ci95)
-    return (settings(trial.settings), Verdict(_word(cell, trial)), *ratios, str(trial.rounds))
+    return (settings(trial.settings), Verdict(_word(cell, trial)), *ratios, str(trial.generations))
 
 
 def _word(cell: Tuned, trial: Trial) -> str:

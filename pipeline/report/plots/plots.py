@@ -10,7 +10,7 @@ import numpy as np
 
 from ...judging.explanation import Explanation
 from ...numerics.metrics import BROKEN
-from ...speed.validity import MAX_ROUND_SPREAD, VALID
+from ...speed.validity import MAX_SPREAD, VALID
 from ...verdicts import PASS
 from ..choice import Speed, speed
 from ..gather import Row
@@ -67,7 +67,7 @@ def distributions(rows: Sequence[Row], width: int) -> str | None:
         sum(len(row.generations) for row in shown[:place]) + 3.2 * place
         for place in range(len(shown))
     ]
-    total = heads[-1] + len(shown[-1].rounds) + 3
+    total = heads[-1] + len(shown[-1].generations) + 3
     colors = _colors(rows)
     with figure_of(width, int(total * step) + 56) as (figure, finish):
         axes = figure.add_subplot()
@@ -75,7 +75,7 @@ def distributions(rows: Sequence[Row], width: int) -> str | None:
         axes.set_xscale("log")
         axes.set_xlim(lowest, highest)
         axes.set_ylim(total - 0.5, -1)
-        axes.axvspan(1 - MAX_ROUND_SPREAD, 1 + MAX_ROUND_SPREAD, color=BAND, linewidth=0)
+        axes.axvspan(1 - MAX_SPREAD, 1 + MAX_SPREAD, color=BAND, linewidth=0)
         axes.axvline(1, color=QUIET, linewidth=1)
         ticks = _ticks(lowest, highest, width)
         axes.set_xticks(ticks, [f"{tick:g}×" for tick in ticks])

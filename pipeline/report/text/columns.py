@@ -41,6 +41,7 @@ TARGET = Column("target", attrgetter("target"))
 PRECISION = Column("precision", lambda cell: cell.precision or "", brief="prec")
 THREADS = figure("threads", lambda cell: shown(cell.threads, "d"), "thr")
 VERDICT = Column("verdict", _verdict)
+TIMES = Column("times", _verdict)
 WHY = Column("why", lambda cell: cell.reason or "")
 
 # Parity, and of accuracy what an int8 cell lost by its file and by the runner's kernels.
@@ -104,7 +105,9 @@ P50, P90, P99 = map(_percentile, (50, 90, 99))
 LATENCY_INTERVAL = figure("95 % interval", _latency_interval)
 THROUGHPUT = figure("images/s", lambda cell: shown(cell.throughput_per_s, ".1f"))
 THROUGHPUT_INTERVAL = figure("95 % interval", _throughput_interval)
-SPEEDUP = figure("× fp32", lambda cell: shown(cell.speedup, ".2f"), "x fp32")
+# Against the reference variant, whose name the heading has: see ``against``.
+SPEEDUP_INTERVAL = figure("95 % interval", lambda cell: _interval(cell.speedup_ci95, ".2f"))
+RELATIVE = Column("speed", lambda cell: Verdict(cell.against_reference or cell.status), brief="is")
 LOAD = figure("load ms", lambda cell: shown(cell.load_ms, ".0f"), "load")
 CACHED = figure("cached", lambda cell: shown(cell.load_cached_ms, ".0f"))
 RSS = figure("RSS MiB", lambda cell: shown(cell.peak_rss_mib, ".0f"), "RSS")
@@ -116,6 +119,11 @@ GENERATIONS = figure("generations", lambda cell: str(cell.generations), "gen")
 STREAMS = figure("streams", lambda cell: shown(cell.streams, "d"))
 BATCH = figure("batch", lambda cell: shown(cell.batch, "d"))
 RATE = figure("rate", lambda cell: shown(cell.rate, "g"))
+
+
+def speedup(reference: str) -> Column:
+    """How many times as fast as the reference variant."""
+    return figure(f"× {reference}", lambda cell: shown(cell.speedup, ".2f"), f"x {reference}")
 
 
 def _against(cell: CellResult) -> str | None:

@@ -9,6 +9,7 @@ from typing import Any
 
 from rich import table as rich
 
+from ...numerics.ratios import FASTER, SLOWER, UNDECIDED
 from ...speed.tune import RECOMMENDED
 from ...speed.validity import INVALID, NOISY, VALID
 from ...verdicts import FAIL, INCONCLUSIVE, PASS
@@ -20,6 +21,9 @@ TONES = {
     PASS: GOOD,
     VALID: GOOD,
     RECOMMENDED: GOOD,
+    FASTER: GOOD,
+    SLOWER: BAD,
+    UNDECIDED: WARN,
     INCONCLUSIVE: WARN,
     NOISY: WARN,
     FAIL: BAD,
