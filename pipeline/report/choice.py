@@ -14,7 +14,7 @@ from ..speed.validity import VALID
 from ..verdicts import FAIL, INCONCLUSIVE, PASS
 from .gather import Report, Row
 from .results import MISSING, Source
-from .text.formatting import ms, number
+from .tables.formatting import ms, number
 
 BENCH, PARITY = BenchResult.FILE, ParityResult.FILE
 

@@ -8,7 +8,7 @@ from itertools import pairwise
 from typing import TYPE_CHECKING, Any
 
 from ...speed.validity import VALID
-from ..text.formatting import ms
+from ..tables.formatting import ms
 from .annotations import Point, log_ruler, place_labels
 from .inline_svg import QUIET, SERIES, SURFACE, VARIABLES, figure_of
 

@@ -1,4 +1,4 @@
-"""What bench and tune found, as tables for a terminal of 100 columns."""
+"""What bench found, as tables for a terminal of 100 columns."""
 
 from __future__ import annotations
 
@@ -9,10 +9,10 @@ from rich.console import RenderableType
 
 from ....runners.timing.plan import OFFLINE, SERVER, SINGLE_STREAM
 from ...speed.bench_result import BenchResult, CellResult
-from ...speed.tune import TuneResult
-from . import columns
-from .formatting import WIDTH, number, row_name, settings, table, text
-from .table import Column, Table
+from ..tables import columns
+from ..tables.columns import AGAINST, RUNNER, TARGET, VARIANT
+from ..tables.formatting import WIDTH, row_name, text
+from ..tables.table import Column, Table
 
 SHOWN = {
     SINGLE_STREAM: (
@@ -28,10 +28,6 @@ SHOWN = {
         *(columns.P50, columns.P90, columns.P99, columns.RSS),
     ),
 }
-COMPARED = (
-    *(columns.VARIANT, columns.RUNNER, columns.TARGET, columns.RATIO, columns.RATIO_INTERVAL),
-    *(columns.AGAINST_VERDICT, columns.AGAINST_WHY),
-)
 
 
 def bench_table(result: BenchResult) -> str:
@@ -40,41 +36,18 @@ def bench_table(result: BenchResult) -> str:
     shown = Table.of(_columns(result.scenario, measured), measured)
     parts: list[RenderableType] = [shown.text()] if measured else []
     if any(cell.comparison for cell in measured):
-        compared = Table.of(COMPARED, [cell for cell in measured if cell.comparison])
+        rows = [cell for cell in measured if cell.comparison]
+        compared = Table.of((VARIANT, RUNNER, TARGET, *AGAINST), rows).without(lambda _: "")
         parts += [f"  compared with {result.baseline}:", compared.text()]
     parts += [*_notes(result.cells), *(f"  {problem}" for problem in result.problems)]
     return text(*parts, _host(result))
 
 
-def tune_table(result: TuneResult) -> str:
-    """What tune recommends for each cell, and why it doesn't for the others."""
-    shown = table("variant", "runner", "target", "settings", ">default", ">tuned", "verdict")
-    lines = []
-    for cell in result.cells:
-        name = "/".join(part for part in (cell.variant, cell.runner, cell.target) if part)
-        if cell.status == "ok":
-            shown.add_row(
-                cell.variant,
-                cell.runner,
-                cell.target,
-                settings(cell.settings) or "–",
-                number(cell.default_ms, ".2f"),
-                number(cell.tuned_ms, ".2f"),
-                cell.verdict or "",
-            )
-        line = f"{name}: {cell.reason}" if cell.status == "ok" else f"{name}: {cell.status}: "
-        line += "" if cell.status == "ok" else str(cell.reason)
-        lines += wrap(line, WIDTH, initial_indent="  ", subsequent_indent="    ")
-    parts: list[RenderableType] = [shown] if shown.row_count else []
-    about = f"  ms an image, {result.cells[0].scenario}; {result.seconds:.0f} s"
-    return text(*parts, *lines, about)
-
-
 def _columns(scenario: str, cells: Sequence[CellResult]) -> list[Column]:
     """What the scenario has to show, and only columns that tell cells apart or say something."""
-    target = [columns.TARGET] if any(cell.target != "local" for cell in cells) else []
+    target = [TARGET] if any(cell.target != "local" for cell in cells) else []
     energy = [columns.ENERGY] if any(cell.energy_mj is not None for cell in cells) else []
-    place = [columns.VARIANT, columns.RUNNER, *target, columns.PRECISION, columns.THREADS]
+    place = [VARIANT, RUNNER, *target, columns.PRECISION, columns.THREADS]
     return [*place, *SHOWN[scenario], *energy, columns.VERDICT]
 
 

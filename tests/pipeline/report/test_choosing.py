@@ -19,8 +19,8 @@ def test_models_stand_side_by_side_with_their_sources(made_up: MadeUp) -> None:
     text = plain(made_up.page())
     assert "Models of the zoo; random weights; 224 pixels; 1000 classes" in text
     assert "mobilenet_v2 3,504,872 301 6.0 14.0 4.0 91.0 72.2" in text
-    assert "mobilenet_v2 · int8 ◆ 2.00 1.80–2.20 100 ✓ valid" in text
-    assert "squeezenet1_1 · fp32 5.00 4.50–5.50 100 ✓ valid" in text
+    assert "mobilenet_v2 · int8 ort-cpu ◆ 2.00 1.80–2.20 100 ✓ valid" in text
+    assert "squeezenet1_1 · fp32 ort-cpu 5.00 4.50–5.50 100 ✓ valid" in text
     assert "on A CPU & more, 2026-01-02 03:04 UTC" in text
     assert "Top-1 of mobilenet_v2, squeezenet1_1: a paper." in text
     assert "Not measured: edgepipe compare --convolutions does" in text
@@ -70,7 +70,7 @@ def test_one_round_gives_no_interval_and_a_missing_runner_its_reason(made_up: Ma
     )
     made_up.compare(replace(ROWS[0], speeds=(speed, absent)), quick=True)
     text = plain(made_up.page())
-    assert "mobilenet_v2 · fp32 ◆ 3.00 – 100 ◐ noisy" in text
+    assert "mobilenet_v2 · fp32 ort-cpu ◆ 3.00 – 100 ◐ noisy" in text
     assert "mobilenet_v2 fp32/ort-cpu: one short round" in text
     assert "ort-cuda: unavailable: no GPU" in text
     assert "○ unavailable" not in text  # no columns for what gave nothing
