@@ -151,6 +151,7 @@ def _compare(found: CompareResult) -> list[str]:
     speeds = _ran(speed for row in found.models for speed in row.speeds)
     flags = _repeated("--runner", (speed.runner for speed in speeds))
     flags += _repeated("--variant", (speed.variant for speed in speeds))
+    flags += _repeated("--precision", (speed.precision for speed in speeds if speed.precision))
     threads = {speed.threads for speed in speeds if speed.threads}
     flags += ["--threads", *threads] if len(threads) == 1 else []
     sizes = {row.input_size for row in found.models}

@@ -48,6 +48,23 @@ def test_the_plot_names_every_model_at_both_widths(made_up: MadeUp) -> None:
     assert "Not drawn, for want of a published accuracy: my_own." in plain(text)
 
 
+def test_precisions_have_rows_and_panels_of_their_own(made_up: MadeUp) -> None:
+    both = tuple(
+        replace(speed, precision=precision, p50_ms=(speed.p50_ms or 0) * share)
+        for precision, share in (("f32", 1.0), ("bf16", 0.5))
+        for speed in ROWS[0].speeds
+    )
+    made_up.compare(replace(ROWS[0], speeds=both), ROWS[1])
+    page = made_up.page()
+    text = plain(page)
+    assert "mobilenet_v2 · fp32 ort-cpu f32 3.00" in text
+    assert "mobilenet_v2 · fp32 ort-cpu bf16 1.50" in text
+    assert "mobilenet_v2 int8 on ort-cpu in bf16: p50 1.00 ms" in page
+    assert "squeezenet1_1 int8 on ort-cpu in f32: p50 3.33 ms" in page
+    assert ">ort-cpu in bf16<" in page
+    assert "--precision f32 --precision bf16" in text
+
+
 def test_convolutions_are_compared_by_arithmetic_and_by_the_clock(made_up: MadeUp) -> None:
     made_up.compare(*ROWS, convolutions=(convolution(),))
     for form in ("html", "markdown"):
