@@ -9,24 +9,20 @@ from ...numerics.intervals import SAMPLES_NEEDED
 from ...settings.making import SYNTHETIC
 from ...speed.bench_result import CellResult
 from ..choice import speed
-from ..gather import Report, Row
+from ..gather import Report
 from ..tables import columns
 from ..tables.formatting import NONE, mebibytes
+from ..tables.formatting import settings as options
 from ..tables.table import Column, Table, figure
 from .cell_table import CELL, timed
 
 LABELS_SHOWN = 12
 
 
-def _options(row: Row) -> str | None:
-    options = row.bench.options if row.bench else {}
-    return ", ".join(f"{name} {value}" for name, value in options.items()) or None
-
-
 SETTINGS = (
     CELL,
     *(timed(one) for one in (columns.THREADS, columns.STREAMS)),
-    Column("options", _options),
+    Column("options", lambda row: options({"options": row.bench.options}) or NONE),
     Column("from", lambda row: "tune" if row.bench.tuned else "asked for"),
 )
 
@@ -85,17 +81,15 @@ def artifacts(report: Report) -> Table:
 
 def reasons(report: Report) -> list[tuple[str, str]]:
     """What is to be said of a cell, by its name."""
-    found = []
+    found: list[tuple[str, str]] = []
     for row in report.rows:
-        lines = []
-        if row.bench:
-            lines += [f"timing {row.bench.status}: {row.bench.reason}"] if row.bench.reason else []
-            lines += [f"timing {row.bench.verdict}: {'; '.join(row.bench.notes)}"] * bool(
-                row.bench.notes
-            )
-        if row.parity and row.parity.reason:
-            lines.append(f"parity {row.parity.verdict or row.parity.status}: {row.parity.reason}")
-        found += [(row.name(" · "), line) for line in lines]
+        name, timing, parity = row.name(" · "), row.bench, row.parity
+        if timing and timing.reason:
+            found.append((name, f"timing {timing.status}: {timing.reason}"))
+        if timing and timing.notes:
+            found.append((name, f"timing {timing.verdict}: {'; '.join(timing.notes)}"))
+        if parity and parity.reason:
+            found.append((name, f"parity {parity.verdict or parity.status}: {parity.reason}"))
     return found
 
 
@@ -189,19 +183,12 @@ def _percentiles(timed: Sequence[CellResult]) -> list[str]:
     """Which percentiles the samples don't carry."""
     lines = []
     for rank in (90, 99):
-        poor = [
-            cell
-            for cell in timed
-            if cell.latency_ms and getattr(cell.latency_ms, f"p{rank}") is None
-        ]
-        if poor:
-            some = (
-                "No cell"
-                if len(poor) == len(timed)
-                else f"{len(timed) - len(poor)} of {len(timed)} cells"
-            )
-            have = "has" if len(poor) >= len(timed) - 1 else "have"
-            lines.append(f"{some} {have} a p{rank}: that takes {SAMPLES_NEEDED[rank]} samples.")
+        known = [cell.latency_ms for cell in timed if cell.latency_ms]
+        have = len(timed) - sum(getattr(one, f"p{rank}") is None for one in known)
+        if have < len(timed):
+            some = f"{have} of {len(timed)} cells" if have else "No cell"
+            verb = "have" if have > 1 else "has"
+            lines.append(f"{some} {verb} a p{rank}: that takes {SAMPLES_NEEDED[rank]} samples.")
     return lines
 
 

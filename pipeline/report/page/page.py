@@ -18,7 +18,7 @@ from ...speed.tune import TuneResult
 from ..choice import choose, speed
 from ..gather import Report
 from ..plots import pareto, plots
-from ..results import MISSING, OUTDATED
+from ..results import CURRENT, OUTDATED
 from ..tables.table import Table, Verdict, escaped
 from ..text import explanation, judged
 from . import cell_table, contents, models, tuning
@@ -49,8 +49,7 @@ def _contents(report: Report) -> dict[str, Any]:
         "model": report.manifest.model,
         "version": report.manifest.tools.get("edgepipe"),
         "outdated": [source for source in report.sources if source.state == OUTDATED],
-        "missing": {source.file: source for source in report.sources if source.state == MISSING},
-        "lacking": {source.file: source for source in report.sources if source.state != "current"},
+        "lacking": {source.file: source for source in report.sources if source.state != CURRENT},
         "choices": choose(report),
         "identity": contents.identity(report),
         "artifacts": contents.artifacts(report),
