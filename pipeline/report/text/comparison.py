@@ -30,8 +30,11 @@ COSTS = (
     figure("training step ms", lambda row: ms(row.training_step_ms), "train ms"),
     figure("top-1 %", lambda row: number(row.published_top1, ".1f")),
 )
-
-
+SPEEDS = (
+    figure("p50 ms", lambda one: f"{FRONT} {ms(one.p50_ms)}" if one.pareto else ms(one.p50_ms)),
+    figure("95 % interval", lambda one: interval(one.ci95_ms, ms)),
+    *(RSS, VERDICT),
+)
 CONVOLUTIONS = (
     figure("standard", lambda shape: f"{shape.standard_macs / 1e6:.0f}", "MMACs", "MMACs"),
     figure("separable", lambda shape: f"{shape.separable_macs / 1e6:.1f}", "sep.", "MMACs"),
@@ -139,9 +142,9 @@ def _speed_columns(timings: Sequence[Timing]) -> list[Column]:
     def of(column: Column) -> Column:
         return replace(column, get=lambda timing: column.get(timing[1]))
 
-    apart = [PRECISION] if len({speed.precision for _, speed in timings}) > 1 else []
-    shown = (RUNNER, *apart, P50, INTERVAL, RSS, VERDICT)
-    return [Column("model · variant", _variant), *map(of, shown)]
+    precisions = {speed.precision for _, speed in timings} - {None}
+    apart = [PRECISION] if len(precisions) > 1 else []
+    return [Column("model · variant", _variant), *map(of, (RUNNER, *apart, *SPEEDS))]
 
 
 def _clock(place: int, runner: str) -> tuple[Column, ...]:
@@ -163,14 +166,6 @@ def _variant(timing: Timing) -> str:
     return f"{_model(row)} · {speed.variant}"
 
 
-def _p50(speed: Speed) -> str:
-    return f"{FRONT} {ms(speed.p50_ms)}" if speed.pareto else ms(speed.p50_ms)
-
-
 def _shape(shape: Convolution) -> str:
     stride = "" if shape.stride == 1 else f", /{shape.stride}"
     return f"{shape.inputs} → {shape.outputs}, {shape.size} × {shape.size}{stride}"
-
-
-P50 = figure("p50 ms", _p50)
-INTERVAL = figure("95 % interval", lambda speed: interval(speed.ci95_ms, ms))
