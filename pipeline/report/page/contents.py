@@ -17,8 +17,6 @@ from ..tables.table import Column, Table, figure
 from .cell_table import CELL, timed
 
 LABELS_SHOWN = 12
-
-
 SETTINGS = (
     CELL,
     *(timed(one) for one in (columns.THREADS, columns.STREAMS)),

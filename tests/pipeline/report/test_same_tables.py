@@ -15,8 +15,10 @@ from .workspaces import HOST, MadeUp, candidate, convolution
 
 def cells(text: str, *, of: str) -> list[str]:
     """The words of the table row that begins with these, without marks and separators."""
-    words = " ".join(re.findall(r"[^\s|✓✅○]+", text))
-    return words[words.index(of) :].split()
+    words: list[str] = re.findall(r"[^\s|✓✅○]+", text)
+    names = of.split()
+    place = next(i for i in range(len(words)) if words[i : i + len(names)] == names)
+    return words[place:]
 
 
 @pytest.mark.parametrize(("limit", "verdict"), [(1.5, "pass"), (None, "no gate")])
