@@ -20,6 +20,7 @@ ORDER = (
     "pipeline/report",
     "pipeline/report/text",
     "pipeline/shipping",
+    "pipeline/report/tables",
     "pipeline/speed",
     "pipeline/judging",
     "pipeline/training",

@@ -31,10 +31,10 @@ def tune(
 ) -> None:
     """Search for settings that are proven faster than the defaults."""
     from .. import tune as run
-    from ..report.text.benchmark import tune_table
+    from ..report.text import tuning
 
     result = run(**said, progress=options.progress(quiet))
-    options.show(result, as_json, tune_table)
+    options.show(result, as_json, tuning.text)
     options.leave(result.exit_code)
 
 

@@ -13,8 +13,8 @@ from ..speed.bench_result import BenchResult, CellResult
 from ..speed.validity import VALID
 from ..verdicts import FAIL, INCONCLUSIVE, PASS
 from .gather import Report, Row
-from .results import MISSING, Source
-from .text.formatting import ms, number
+from .results import MISSING
+from .tables.formatting import ms, number
 
 BENCH, PARITY = BenchResult.FILE, ParityResult.FILE
 
@@ -81,8 +81,7 @@ def speed(cell: CellResult | None) -> Speed | None:
 def choose(report: Report) -> tuple[Choice, ...]:
     """A choice for every target that bench measured on; one that says why where it did not."""
     if report.bench is None:
-        source = report.source(BENCH)
-        return (Choice("", None, f"No recommendation: {_lacking(report, BENCH)}; {_run(source)}."),)
+        return (Choice("", None, _lacking(report, BENCH)),)
     measured = [row for row in report.rows if speed(row.bench)]
     targets = list(dict.fromkeys(row.target for row in measured))
     if not targets:
@@ -105,8 +104,8 @@ def objections(row: Row, report: Report) -> list[tuple[str, str]]:
     elif row.parity.verdict != PASS:
         verdict = row.parity.verdict or row.parity.status
         found.append((f"parity {verdict}", row.parity.reason or ""))
-    elif _cpu(report, PARITY, row.target) != _cpu(report, BENCH, row.target):
-        found.append(("parity judged on another CPU", _cpu(report, PARITY, row.target)))
+    elif (judge := _cpu(report.parity, row.target)) != _cpu(report.bench, row.target):
+        found.append(("parity judged on another CPU", judge))
     if row.accuracy and row.accuracy.verdict == FAIL:
         found.append(("accuracy fail", row.accuracy.reason or ""))
     return found
@@ -130,7 +129,7 @@ def _choose(report: Report, target: str, rows: list[Row]) -> Choice:
 def _none(report: Report, ranked: list[Row]) -> str:
     """Why no row qualifies, and how near the nearest one came."""
     if report.parity is None:
-        text = f"No recommendation: {_lacking(report, PARITY)}; {_run(report.source(PARITY))}."
+        text = _lacking(report, PARITY)
     else:
         counts = Counter(word for row in ranked for word, _ in objections(row, report)[:1])
         reasons = ", ".join(f"{count} × {word}" for word, count in counts.items())
@@ -205,8 +204,7 @@ def _cost(row: Row) -> float:
     return found.cost if found else float("inf")
 
 
-def _cpu(report: Report, file: str, target: str) -> str:
-    result = report.bench if file == BENCH else report.parity
+def _cpu(result: BenchResult | ParityResult | None, target: str) -> str:
     return str(result.hosts.get(target, {}).get("cpu", "unknown")) if result else "unknown"
 
 
@@ -215,18 +213,16 @@ def _tuned_on(report: Report, row: Row) -> str:
     assert row.bench
     found = report.manifest.recommendation(row.bench.key)
     cpu = found.evidence.get("cpu") if found else None
-    same = cpu in (None, _cpu(report, BENCH, row.target))
+    same = cpu in (None, _cpu(report.bench, row.target))
     return "" if same else f", found on another CPU ({cpu})"
 
 
 def _lacking(report: Report, file: str) -> str:
     source = report.source(file)
-    what = {BENCH: "nothing was timed yet", PARITY: "the outputs were not judged yet"}[file]
-    return what if source.state == MISSING else f"{file} is out of date ({source.reason})"
-
-
-def _run(source: Source) -> str:
-    return f"run {source.command}"
+    why = {BENCH: "nothing was timed yet", PARITY: "the outputs were not judged yet"}[file]
+    if source.state != MISSING:
+        why = f"{file} is out of date ({source.reason})"
+    return f"No recommendation: {why}; run {source.command}."
 
 
 def _rate(value: float) -> str:

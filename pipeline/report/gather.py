@@ -21,6 +21,7 @@ from .results import Source
 
 AnyCell = CellResult | CellVerdict | CellAccuracy
 Found = TypeVar("Found", CellVerdict, CellAccuracy)
+Anything = TypeVar("Anything")
 
 
 @dataclass(frozen=True)
@@ -98,31 +99,26 @@ def gather(folder: Path, manifest: Manifest) -> Report:
 
     Raises ``InputError`` for a damaged result.
     """
-    bench, bench_source = results.read(folder, BenchResult, manifest)
-    samples, samples_source = results.read_samples(folder, bench)
-    parity, parity_source = results.read(folder, ParityResult, manifest)
-    evaluation, evaluation_source = results.read(folder, EvaluationResult, manifest)
-    explanation, explanation_source = results.read(folder, ExplainResult, manifest)
-    tuning, tuning_source = results.read(folder, TuneResult, manifest)
-    comparison, comparison_source = results.read_comparison(folder.parent)
+    sources: list[Source] = []
+
+    def noted(found: tuple[Anything, Source]) -> Anything:
+        sources.append(found[1])
+        return found[0]
+
+    bench = noted(results.read(folder, BenchResult, manifest))
+    samples = noted(results.read_samples(folder, bench))
+    parity = noted(results.read(folder, ParityResult, manifest))
+    evaluation = noted(results.read(folder, EvaluationResult, manifest))
     return Report(
         manifest=manifest,
-        sources=(
-            bench_source,
-            samples_source,
-            parity_source,
-            evaluation_source,
-            explanation_source,
-            tuning_source,
-            comparison_source,
-        ),
         bench=bench,
         parity=parity,
         evaluation=evaluation,
-        explanation=explanation,
-        tuning=tuning,
-        comparison=comparison,
+        explanation=noted(results.read(folder, ExplainResult, manifest)),
+        tuning=noted(results.read(folder, TuneResult, manifest)),
+        comparison=noted(results.read_comparison(folder.parent)),
         rows=tuple(_rows(bench, parity, evaluation, samples)),
+        sources=tuple(sources),
     )
 
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from typing import TypeVar
 
@@ -39,21 +40,18 @@ def read(folder: Path, kind: type[Found], manifest: Manifest) -> tuple[Found | N
 
     Raises ``InputError`` for a file that no command here has written.
     """
+    source = partial(Source, kind.FILE, kind.MADE_BY)
     result = kind.load(folder / kind.FILE)
     if result is None:
-        return None, Source(kind.FILE, kind.MADE_BY, MISSING)
+        return None, source(MISSING)
     if stale := result.stale(manifest.digests):
-        why = f"made from another {', '.join(stale)}"
-        return None, Source(kind.FILE, kind.MADE_BY, OUTDATED, why)
-    return result, Source(kind.FILE, kind.MADE_BY, CURRENT)
+        return None, source(OUTDATED, f"made from another {', '.join(stale)}")
+    return result, source(CURRENT)
 
 
 def read_comparison(root: Path) -> tuple[CompareResult | None, Source]:
     """``read`` for the models of a workspace, each held against its own manifest."""
-
-    def source(state: str, why: str = "") -> Source:
-        return Source(CompareResult.FILE, CompareResult.MADE_BY, state, why)
-
+    source = partial(Source, CompareResult.FILE, CompareResult.MADE_BY)
     result = CompareResult.load(root / CompareResult.FILE)
     if result is None:
         return None, source(MISSING)
@@ -74,10 +72,7 @@ def read_samples(
 
     None where the file is missing or is another bench's. Raises ``InputError`` if damaged.
     """
-
-    def source(state: str, why: str = "") -> Source:
-        return Source(SAMPLES, BenchResult.MADE_BY, state, why)
-
+    source = partial(Source, SAMPLES, BenchResult.MADE_BY)
     path = folder / SAMPLES
     try:
         arrays = npz.read(path)

@@ -24,8 +24,8 @@ from ..gather import Report
 
 # ``Samples.origin`` of inputs of the user's, and how the names of edgepipe's own begin.
 FOLDER, FILE, DIGITS = "folder", "file", "digits"
-Judged = CellResult | CellVerdict | CellAccuracy
-Asked = TypeVar("Asked", CellResult, CellVerdict, CellAccuracy, Judged, Tuned, Speed)
+Judged = CellResult | CellVerdict | CellAccuracy | Speed
+Asked = TypeVar("Asked", Judged, Tuned)
 
 
 def commands(report: Report) -> list[str]:
@@ -148,11 +148,7 @@ def _tune(report: Report) -> list[str]:
 
 
 def _compare(found: CompareResult) -> list[str]:
-    speeds = _ran(speed for row in found.models for speed in row.speeds)
-    flags = _repeated("--runner", (speed.runner for speed in speeds))
-    flags += _repeated("--variant", (speed.variant for speed in speeds))
-    threads = {speed.threads for speed in speeds if speed.threads}
-    flags += ["--threads", *threads] if len(threads) == 1 else []
+    flags = _cells(speed for row in found.models for speed in row.speeds)
     sizes = {row.input_size for row in found.models}
     if not found.artifacts and len(sizes) == 1:
         flags += ["--input-size", *sizes]
@@ -181,7 +177,8 @@ def _ran(cells: Iterable[Asked]) -> list[Asked]:
 def _places(cells: Sequence[Judged | Tuned]) -> list[object]:
     flags = _repeated("--runner", (cell.runner for cell in cells))
     flags += _repeated("--variant", (cell.variant for cell in cells))
-    return [*flags, *_repeated("--target", (cell.target for cell in cells))]
+    targets = (cell.target for cell in cells if not isinstance(cell, Speed))
+    return [*flags, *_repeated("--target", targets)]
 
 
 def _scenario(cells: Iterable[CellResult]) -> list[object]:

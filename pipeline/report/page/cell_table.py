@@ -6,8 +6,9 @@ from collections.abc import Callable
 from dataclasses import replace
 
 from ..gather import Report, Row
-from ..text import columns
-from ..text.table import NONE, Column, Table, Value
+from ..tables import columns
+from ..tables.formatting import NONE
+from ..tables.table import Column, Table, Value
 
 CELL = Column("cell", lambda row: row.name(" · "))
 BENCH = (
@@ -46,6 +47,11 @@ def cells(report: Report) -> Table:
     shown += [_of("parity", column) for column in PARITY]
     table = Table.of(shown, report.rows, "; ".join(["Every cell", *common]))
     return table.without(lambda column: NONE if column.figure else None)
+
+
+def timed(column: Column) -> Column:
+    """A column of bench's, for the rows of a report."""
+    return replace(column, get=lambda row: column.get(row.bench))
 
 
 def _of(command: str, column: Column, absent: str | None = None) -> Column:

@@ -14,7 +14,7 @@ from ...speed.validity import MAX_SPREAD, VALID
 from ...verdicts import PASS
 from ..choice import Speed, speed
 from ..gather import Row
-from ..text.formatting import ms
+from ..tables.formatting import ms
 from .annotations import Point, log_ruler, place_labels
 from .inline_svg import BAD, BAND, INK, QUIET, SERIES, SURFACE, VARIABLES, figure_of
 

@@ -1,4 +1,4 @@
-"""What bench and tune found, as tables for a terminal of 100 columns."""
+"""What bench found, as tables for a terminal of 100 columns."""
 
 from __future__ import annotations
 
@@ -12,11 +12,11 @@ from ....runners.timing.plan import OFFLINE, SERVER, SINGLE_STREAM
 from ...numerics.ratios import MARGIN, SAME, UNDECIDED
 from ...speed.bench_result import BenchResult, CellResult
 from ...speed.ranking import Pick, cost, pick
-from ...speed.tune import TuneResult
 from ...speed.validity import INVALID
-from . import columns
-from .formatting import WIDTH, number, row_name, settings, table, text
-from .table import Column, Table
+from ..tables import columns
+from ..tables.columns import AGAINST, RUNNER, TARGET, VARIANT
+from ..tables.formatting import WIDTH, number, row_name, text
+from ..tables.table import Column, Table
 
 SHOWN = {
     SINGLE_STREAM: (
@@ -36,10 +36,6 @@ SHOWN = {
 FEW = 3
 FIGURE = re.compile(r"[-+]?\d+(?:\.\d+)?")
 MORE = "more --generations, or --threads 1, which is several times steadier,"
-COMPARED = (
-    *(columns.VARIANT, columns.RUNNER, columns.TARGET, columns.RATIO, columns.RATIO_INTERVAL),
-    *(columns.AGAINST_VERDICT, columns.AGAINST_WHY),
-)
 
 
 def bench_table(result: BenchResult) -> str:
@@ -48,7 +44,8 @@ def bench_table(result: BenchResult) -> str:
     shown = Table.of(_columns(result, measured), measured)
     parts: list[RenderableType] = [shown.text()] if measured else []
     if any(cell.comparison for cell in measured):
-        compared = Table.of(COMPARED, [cell for cell in measured if cell.comparison])
+        rows = [cell for cell in measured if cell.comparison]
+        compared = Table.of((*_place(rows), *AGAINST), rows).without(lambda _: "")
         parts += [f"  compared with {result.baseline}:", compared.text()]
     parts += [*_notes(result.cells), *(f"  {problem}" for problem in result.problems)]
     return text(*parts, _host(result), *_advice(result))
@@ -99,40 +96,19 @@ def _advice(result: BenchResult) -> list[str]:
     return ["", *lines] if lines else []
 
 
-def tune_table(result: TuneResult) -> str:
-    """What tune recommends for each cell, and why it doesn't for the others."""
-    shown = table("variant", "runner", "target", "settings", ">default", ">tuned", "verdict")
-    lines = []
-    for cell in result.cells:
-        name = "/".join(part for part in (cell.variant, cell.runner, cell.target) if part)
-        if cell.status == "ok":
-            shown.add_row(
-                cell.variant,
-                cell.runner,
-                cell.target,
-                settings(cell.settings) or "–",
-                number(cell.default_ms, ".2f"),
-                number(cell.tuned_ms, ".2f"),
-                cell.verdict or "",
-            )
-        line = f"{name}: {cell.reason}" if cell.status == "ok" else f"{name}: {cell.status}: "
-        line += "" if cell.status == "ok" else str(cell.reason)
-        lines += wrap(line, WIDTH, initial_indent="  ", subsequent_indent="    ")
-    parts: list[RenderableType] = [shown] if shown.row_count else []
-    about = f"  ms an image, {result.cells[0].scenario}; {result.seconds:.0f} s"
-    return text(*parts, *lines, about)
-
-
 def _columns(result: BenchResult, cells: Sequence[CellResult]) -> list[Column]:
     """What the scenario has to show, and only columns that tell cells apart or say something."""
-    telling = {"target": columns.TARGET, "precision": columns.PRECISION, "threads": columns.THREADS}
-    place = [columns.VARIANT, columns.RUNNER]
-    place += [column for name, column in telling.items() if _varies(name, cells)]
     relative = [columns.speedup(result.reference), columns.SPEEDUP_INTERVAL, columns.RELATIVE]
     if not any(cell.speedup for cell in cells):
         relative = []
     energy = [columns.ENERGY] if any(cell.energy_mj is not None for cell in cells) else []
-    return [*place, *relative, *SHOWN[result.scenario], *energy, columns.TIMES]
+    return [*_place(cells), *relative, *SHOWN[result.scenario], *energy, columns.TIMES]
+
+
+def _place(cells: Sequence[CellResult]) -> list[Column]:
+    telling = {"target": TARGET, "precision": columns.PRECISION, "threads": columns.THREADS}
+    found = [column for name, column in telling.items() if _varies(name, cells)]
+    return [VARIANT, RUNNER, *found]
 
 
 def _varies(name: str, cells: Sequence[CellResult]) -> bool:

@@ -5,18 +5,17 @@ from __future__ import annotations
 from rich.console import RenderableType
 
 from ...judging.predict import Prediction, PredictResult
-from .formatting import ms, table, text
+from ..tables.formatting import ms, text
+from ..tables.table import Column, Table, figure
 
 IMAGE_WIDTH = 40
+HEADS = (*map(Column, ("image", "label")), *map(figure, ("probability", "decode", "run")))
 
 
 def predictions(result: PredictResult) -> str:
     """A line for each guess of the images that were read, and one for each that wasn't."""
-    shown = table("image", "label", ">probability", ">decode", ">run")
-    for prediction in result.predictions:
-        for row in _rows(prediction):
-            shown.add_row(*row)
-    parts: list[RenderableType] = [shown] if shown.row_count else []
+    rows = tuple(row for prediction in result.predictions for row in _rows(prediction))
+    parts: list[RenderableType] = [Table("", HEADS, rows).text()] if rows else []
     parts += [
         f"  {prediction.error}" for prediction in result.predictions if prediction.error is not None
     ]
@@ -30,7 +29,7 @@ def predictions(result: PredictResult) -> str:
     return text(*parts)
 
 
-def _rows(prediction: Prediction) -> list[list[str]]:
+def _rows(prediction: Prediction) -> list[tuple[str, ...]]:
     rows = []
     for place, guess in enumerate(prediction.top):
         times = ["", ""]
@@ -39,5 +38,5 @@ def _rows(prediction: Prediction) -> list[list[str]]:
         name = prediction.image if place == 0 else ""
         if len(name) > IMAGE_WIDTH:
             name = "…" + name[1 - IMAGE_WIDTH :]
-        rows.append([name, guess.label, f"{guess.probability:.1%}", *times])
+        rows.append((name, guess.label, f"{guess.probability:.1%}", *times))
     return rows

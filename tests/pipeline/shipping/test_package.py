@@ -14,6 +14,7 @@ from typing import Any
 import pytest
 
 from edgepipe.pipeline import package
+from edgepipe.pipeline.report.tables.formatting import ms
 from edgepipe.pipeline.storage.manifest import Manifest, Recommendation
 from edgepipe.runners.bundles.bundle import unpacked
 
@@ -110,7 +111,7 @@ def test_the_card_the_bill_and_the_requirements_say_what_was_measured(bundle: Pa
         assert bench
         for cell in bench["cells"]:
             if cell["latency_ms"]:
-                assert f"| {cell['latency_ms']['p50']:.2f} | – | {cell['verdict']} |" in card
+                assert f"| {ms(cell['latency_ms']['p50'])} | – | {cell['verdict']} |" in card
         pins = dict(
             line.split("==")
             for line in (found.folder / "requirements/cpu.txt").read_text().splitlines()
