@@ -50,9 +50,9 @@ def require() -> None:
     _scipy_stats()
 
 
-def of_cycles(new: Sequence[float], old: Sequence[float]) -> float:
+def of_cycles(new: np.ndarray, old: np.ndarray) -> float:
     """A generation's log ratio: the median over its cycles, in each of which both had a turn."""
-    return float(np.median(np.log(np.asarray(new) / np.asarray(old))))
+    return float(np.median(np.log(new / old)))
 
 
 def over_generations(logs: Sequence[float], least: float = 0.0) -> Ratio:

@@ -1,16 +1,19 @@
-"""Which cell to ship: the fastest of those whose timing and outputs both hold, or why none."""
+"""Which cell to ship: the fastest of those whose answers hold, or why none."""
 
 from __future__ import annotations
 
 from collections import Counter
+from collections.abc import Callable, Sequence
 from dataclasses import asdict, dataclass
 
 from ...runners.timing.plan import OFFLINE, SERVER
 from ..judging.gates import default_gate
 from ..judging.parity_result import ParityResult
 from ..numerics.precision import kind_of
+from ..numerics.ratios import MARGIN, UNDECIDED
 from ..speed.bench_result import BenchResult, CellResult
-from ..speed.validity import VALID
+from ..speed.ranking import Pick, pick
+from ..speed.validity import INVALID, NOISY, QUICK
 from ..verdicts import FAIL, INCONCLUSIVE, PASS
 from .gather import Report, Row
 from .results import MISSING
@@ -46,12 +49,6 @@ class Speed:
         """Sorts the fastest first."""
         return -self.value if self.offline else self.value
 
-    def overlaps(self, other: Speed) -> bool:
-        """Whether the intervals can't tell the two apart."""
-        if self.low is None or self.high is None or other.low is None or other.high is None:
-            return True
-        return self.low <= other.high and other.low <= self.high
-
     def __str__(self) -> str:
         """ "p50 2.11 ms (95 % interval 1.99–2.24 ms)"."""
         unit = "images/s" if self.offline else "ms"
@@ -66,15 +63,14 @@ def speed(cell: CellResult | None) -> Speed | None:
     """The speed of a cell that was measured."""
     if cell is None or cell.status != "ok":
         return None
-    known = cell.generations >= 2
     if cell.scenario == OFFLINE:
         if cell.throughput_per_s is None:
             return None
-        low, high = cell.throughput_ci95 if known and cell.throughput_ci95 else (None, None)
+        low, high = cell.throughput_ci95 or (None, None)
         return Speed(cell.throughput_per_s, low, high, offline=True)
     if cell.latency_ms is None:
         return None
-    low, high = cell.latency_ms.ci95 if known else (None, None)
+    low, high = cell.latency_ms.ci95 or (None, None)
     return Speed(cell.latency_ms.p50, low, high)
 
 
@@ -93,12 +89,18 @@ def choose(report: Report) -> tuple[Choice, ...]:
 
 
 def objections(row: Row, report: Report) -> list[tuple[str, str]]:
-    """What keeps a row from being recommended: what is wrong in a word, and the reasons."""
+    """What keeps a row from being recommended: what is wrong in a word, and the reasons.
+
+    A noisy time does not, but where arrivals are random: ratios hold in spite of it.
+    """
     found = []
+    noisy = bool(row.bench) and row.bench.verdict == NOISY
     if row.bench is None or row.bench.status != "ok":
         found.append(("not timed", row.bench.reason or "" if row.bench else ""))
-    elif row.bench.verdict != VALID:
+    elif row.bench.verdict == INVALID or (row.bench.scenario == SERVER and noisy):
         found.append((f"{row.bench.verdict} timing", "; ".join(row.bench.notes)))
+    elif report.bench and report.bench.quick:
+        found.append(("quick timing", QUICK))
     if row.parity is None:
         found.append(("parity not judged", ""))
     elif row.parity.verdict != PASS:
@@ -117,13 +119,36 @@ def _choose(report: Report, target: str, rows: list[Row]) -> Choice:
     place = "" if target == "local" else f"On {target}: "
     if not good:
         return Choice(target, None, place + _none(report, ranked))
-    best, others = good[0], good[1:]
+    assert report.bench
+    timed = {id(row.bench): row for row in good}
+    found = pick(report.bench, [row.bench for row in good if row.bench], _faithful_db(good))
+    best = timed[id(found.row)]
+    others = [row for row in good if row is not best]
+    if found.pair and best.bench and best.bench.against_reference == UNDECIDED:
+        text = f"No recommendation: {best.name()} is the fastest that passes, {advantage(found)}"
+        return Choice(target, None, f"{place}{text}; {MORE} would decide it.")
     rank = (
         f"the fastest of the {len(good)} cells that pass" if others else "the only cell that passes"
     )
-    found, sqnr = speed(best.bench), _sqnr(best)
-    sentence = f"{best.name()} is {rank}: {found}, {sqnr}."
-    return Choice(target, best, sentence, tuple(_caveats(report, best, others)))
+    if best.bench is not found.fastest:
+        fastest = timed[id(found.fastest)].name()
+        rank = f"as fast as {fastest}, the fastest of the {len(good)} cells that pass, and "
+        rank += "nearer to the original" if _nearer(best, found.fastest, good) else "not larger"
+    figures = [advantage(found), str(speed(best.bench)), _sqnr(best)]
+    sentence = f"{best.name()} is {rank}: {', '.join(one for one in figures if one)}."
+    return Choice(target, best, sentence, tuple(_caveats(report, found, best, others)))
+
+
+def _faithful_db(rows: Sequence[Row]) -> Callable[[CellResult], float | None]:
+    """By parity, which has more samples than bench checks."""
+    known = {id(row.bench): row.parity.sqnr_db for row in rows if row.parity}
+    return lambda cell: known[id(cell)]
+
+
+def _nearer(best: Row, fastest: CellResult, rows: Sequence[Row]) -> bool:
+    near = _faithful_db(rows)
+    mine, other = (near(cell) for cell in (best.bench, fastest) if cell)
+    return mine is None or (other is not None and mine - other >= 0.5)
 
 
 def _none(report: Report, ranked: list[Row]) -> str:
@@ -149,7 +174,7 @@ def _none(report: Report, ranked: list[Row]) -> str:
     )
 
 
-def _caveats(report: Report, best: Row, others: list[Row]) -> list[str]:
+def _caveats(report: Report, found: Pick, best: Row, others: list[Row]) -> list[str]:
     assert best.bench
     assert best.parity
     assert report.parity
@@ -160,12 +185,13 @@ def _caveats(report: Report, best: Row, others: list[Row]) -> list[str]:
         caveats.append(f"Under random arrivals, {best.bench.rate:g} runs a second.")
     if best.bench.tuned:
         caveats.append(f"It runs with the settings that tune recommends{_tuned_on(report, best)}.")
-    mine = speed(best.bench)
-    equals = [
-        row.name() for row in others if mine and (it := speed(row.bench)) and mine.overlaps(it)
-    ]
+    names = {id(row.bench): row.name() for row in others}
+    equals = [names[id(row)] for row in (found.fastest, *found.same) if id(row) in names]
     if equals:
-        caveats.append(f"The intervals do not tell it from {_listed(equals)}.")
+        caveats.append(f"As fast, within {MARGIN:.0%}: {_listed(equals)}.")
+    if found.undecided:
+        listed = _listed([names[id(row)] for row in found.undecided])
+        caveats.append(f"The ratios do not tell the fastest from {listed}: {MORE} would.")
     default = default_gate(kind_of(best.variant, best.precision or ""), report.parity.reference)
     if best.parity.gate != asdict(default):
         caveats.append("Its parity gate is not the default one.")

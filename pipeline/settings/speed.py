@@ -54,7 +54,8 @@ class BenchConfig(PlacedConfig):
         ),
     ] = ()
     generations: Annotated[
-        Positive | None, Help(ANEW, metavar="N", unset=f"{GENERATIONS}, or {GATE_GENERATIONS} to rerun a baseline")
+        Positive | None,
+        Help(ANEW, metavar="N", unset=f"{GENERATIONS}, or {GATE_GENERATIONS} to rerun a baseline"),
     ] = None
     seconds: Annotated[Seconds, SECONDS] = 0.5
 

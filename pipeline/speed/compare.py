@@ -61,8 +61,8 @@ class Speed:
     ``ratio`` is that time divided by the one of the first model on the same runner, and of its
     first variant.
 
-    ``pareto``: no other of the models measured on this runner is published as more accurate and
-    was faster.
+    ``pareto``: no other of the models measured on this runner and target in this precision is
+    published as more accurate and was faster.
     """
 
     variant: str
@@ -81,6 +81,11 @@ class Speed:
     target: str = "local"
     ratio: float | None = None
     ratio_ci95: tuple[float, float] | None = None
+
+    @property
+    def condition(self) -> tuple[str, str, str | None]:
+        """What models have to share to be compared."""
+        return self.runner, self.target, self.precision
 
 
 @dataclass(frozen=True)
@@ -112,7 +117,7 @@ class Candidate:
 
 @dataclass(frozen=True)
 class CompareResult(Document):
-    """Models side by side. ``host`` is the machine that was measured on, empty if none was.
+    """Models side by side. ``hosts`` are the machines by target, ``host`` is the first one.
 
     ``artifacts`` are the SHA-256 of the files of each model of a workspace; models of the zoo
     have random weights and none. ``measured`` says when (UTC, ISO 8601).
@@ -128,6 +133,7 @@ class CompareResult(Document):
     static: bool
     quick: bool = False
     measured: str | None = None
+    hosts: Mapping[str, Mapping[str, Any]] = field(default_factory=dict)
     exit_code: ExitCode = field(default=ExitCode.OK, metadata=UNWRITTEN)
 
 
@@ -245,11 +251,13 @@ def measure_models(
     if section.training:
         rows = [_with_training_step(row, section, progress) for row in rows]
     every = [result for found in results for result in found]
+    machines = hosts(turns.visits)
     return CompareResult(
         artifacts={},
         models=with_fronts(rows),
         convolutions=(),
-        host=next(iter(hosts(turns.visits).values()), {}),
+        host=next(iter(machines.values()), {}),
+        hosts=machines,
         static=False,
         quick=quick,
         measured=datetime.now(UTC).isoformat(timespec="seconds"),
@@ -263,7 +271,7 @@ def digests(models: Sequence[Source]) -> dict[str, dict[str, str]]:
 
 
 def with_fronts(rows: Sequence[Candidate]) -> tuple[Candidate, ...]:
-    """The rows with ``pareto`` set: on each runner, what nothing else beats in both respects.
+    """The rows with ``pareto`` set: what nothing else beats in both respects, conditions equal.
 
     A variant counts with its architecture's published accuracy, which is that of float32.
     """
@@ -273,7 +281,7 @@ def with_fronts(rows: Sequence[Candidate]) -> tuple[Candidate, ...]:
         assert speed.p50_ms is not None
         for other in rows:
             for rival in other.speeds:
-                if rival.runner != speed.runner or rival.p50_ms is None:
+                if rival.condition != speed.condition or rival.p50_ms is None:
                     continue
                 better = (other.published_top1 or 0.0) - row.published_top1
                 faster = speed.p50_ms - rival.p50_ms

@@ -206,7 +206,7 @@ class Turns:
             both = [turn for turn in of_new if turn[0] == number and turn in of_old]
             if both:
                 cycles = [np.concatenate([of[turn] for turn in both]) for of in (of_new, of_old)]
-                found.append(ratios.of_cycles(*cycles))
+                found.append(ratios.of_cycles(cycles[0], cycles[1]))
             elif (by_reference := self._by_reference(number, new, old)) is not None:
                 found.append(by_reference)
         return found

@@ -177,8 +177,7 @@ def _ran(cells: Iterable[Asked]) -> list[Asked]:
 def _places(cells: Sequence[Judged | Tuned]) -> list[object]:
     flags = _repeated("--runner", (cell.runner for cell in cells))
     flags += _repeated("--variant", (cell.variant for cell in cells))
-    targets = (cell.target for cell in cells if not isinstance(cell, Speed))
-    return [*flags, *_repeated("--target", targets)]
+    return [*flags, *_repeated("--target", (cell.target for cell in cells))]
 
 
 def _scenario(cells: Iterable[CellResult]) -> list[object]:

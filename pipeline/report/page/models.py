@@ -14,7 +14,8 @@ def section(report: Report) -> dict[str, Any] | None:
     if found is None:
         return None
     bench, lines = report.bench_cpu("local"), notes(found)
-    if bench and found.host.get("cpu") != bench:
+    local = found.hosts.get("local", found.host if not found.hosts else {})
+    if bench and local and local.get("cpu") != bench:
         lines.insert(0, f"The models were compared on another CPU than bench’s ({bench}).")
     return {
         "costs": costs(found),

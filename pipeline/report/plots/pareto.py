@@ -1,6 +1,6 @@
 """Published accuracy against measured time: which model to take.
 
-A panel holds what may be compared: one runner, in one precision.
+A panel holds what may be compared: one runner on one target, in one precision.
 """
 
 from __future__ import annotations
@@ -78,7 +78,7 @@ def draw(figure: Any, models: Sequence[Candidate], palette: Palette) -> None:
 def panels_of(models: Sequence[Candidate]) -> dict[str, list[Drawn]]:
     """What has a time and a published accuracy (ms and per cent), by the titles of the panels.
 
-    The precision is told where a runner was measured in several.
+    The precision is told where a runner was measured in several, a target that isn't this machine.
     """
     drawn = [
         (row, speed, (speed.p50_ms, row.published_top1))
@@ -93,6 +93,8 @@ def panels_of(models: Sequence[Candidate]) -> dict[str, list[Drawn]]:
         title = speed.runner
         if several[speed.runner] > 1:
             title += f" in {speed.precision}"
+        if speed.target != "local":
+            title += f" at {speed.target}"
         panels.setdefault(title, []).append((row, speed, point))
     return panels
 

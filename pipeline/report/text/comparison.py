@@ -8,7 +8,7 @@ from dataclasses import replace
 from ...speed.compare import Candidate, CompareResult, Speed
 from ...speed.convolutions import Convolution
 from ..tables import formatting
-from ..tables.columns import PRECISION, RSS, RUNNER, VERDICT
+from ..tables.columns import PRECISION, RSS, RUNNER, TARGET, VERDICT
 from ..tables.formatting import NONE, interval, mebibytes, millions, moment, ms, number
 from ..tables.table import Column, Table, figure
 
@@ -53,7 +53,9 @@ def text(result: CompareResult) -> str:
         "top-1: ImageNet, published, of float32 weights, not measured here",
     ]
     if any(speed.pareto for row in result.models for speed in row.speeds):
-        lines.append(f"{FRONT} nothing else here is both faster on that runner and more accurate")
+        lines.append(
+            f"{FRONT} nothing else here is both faster under the same conditions and more accurate"
+        )
     if any(row.training_step_ms for row in result.models):
         lines.append("train: torch, one image of a step with a batch of 8")
     if result.convolutions:
@@ -83,8 +85,13 @@ def speeds(result: CompareResult) -> Table | None:
         for speed in row.speeds
         if speed.status != "unavailable"
     ]
-    cpu = result.host.get("cpu", "an unknown CPU")
-    caption = f"Measured by turns on {cpu}, {moment(result.measured)}"
+    hosts = result.hosts or {"local": result.host}
+    cpus = [
+        f"{host.get('cpu', 'an unknown CPU')}{f' ({target})' if len(hosts) > 1 else ''}"
+        for target, host in hosts.items()
+    ]
+    machines = " and ".join(cpus)
+    caption = f"Measured by turns on {machines}, {moment(result.measured)}"
     return Table.of(_speed_columns(timings), timings, caption) if timings else None
 
 
@@ -142,8 +149,12 @@ def _speed_columns(timings: Sequence[Timing]) -> list[Column]:
     def of(column: Column) -> Column:
         return replace(column, get=lambda timing: column.get(timing[1]))
 
-    precisions = {speed.precision for _, speed in timings} - {None}
-    apart = [PRECISION] if len(precisions) > 1 else []
+    found = [speed for _, speed in timings]
+    apart = [
+        column
+        for column, attribute in ((TARGET, "target"), (PRECISION, "precision"))
+        if len({getattr(speed, attribute) for speed in found} - {None}) > 1
+    ]
     return [Column("model · variant", _variant), *map(of, (RUNNER, *apart, *SPEEDS))]
 
 

@@ -41,7 +41,13 @@ OUTCOMES = (
     Column("seconds", lambda known: number(known.get("seconds"), ".0f"), figure=True, wide=True),
     Column("when", lambda known: moment(known.get("measured")), wide=True),
 )
-TRIALS = (SETTINGS, VERDICT, FASTER, INTERVAL, figure("generations", lambda known: str(known["generations"])))
+TRIALS = (
+    SETTINGS,
+    VERDICT,
+    FASTER,
+    INTERVAL,
+    figure("generations", lambda known: str(known["generations"])),
+)
 
 
 def text(result: TuneResult) -> str:

@@ -65,6 +65,21 @@ def test_precisions_have_rows_and_panels_of_their_own(made_up: MadeUp) -> None:
     assert "--precision f32 --precision bf16" in text
 
 
+def test_targets_have_rows_and_panels_of_their_own_and_their_machines_names(
+    made_up: MadeUp,
+) -> None:
+    both = tuple(
+        replace(speed, target=target) for target in ("local", "atom-01") for speed in ROWS[0].speeds
+    )
+    hosts = {"local": HOST, "atom-01": {**HOST, "cpu": "A small one"}}
+    made_up.compare(replace(ROWS[0], speeds=both), hosts=hosts)
+    page = made_up.page()
+    text = plain(page)
+    assert "mobilenet_v2 · int8 ort-cpu atom-01 ◆ 2.00" in text
+    assert "on A CPU & more (local) and A small one (atom-01), 2026" in text
+    assert ">ort-cpu at atom-01<" in page
+
+
 def test_convolutions_are_compared_by_arithmetic_and_by_the_clock(made_up: MadeUp) -> None:
     made_up.compare(*ROWS, convolutions=(convolution(),))
     for form in ("html", "markdown"):
