@@ -27,7 +27,7 @@ from ..progress import Progress
 from ..storage import goldens
 from ..storage.workspace import Transaction
 from .export import EXPORTED
-from .native import COMMAND, native
+from .native import Native
 
 FP32 = "fp32.onnx"
 PATIENCE_SECONDS = 600.0
@@ -42,7 +42,7 @@ class Simplify:
 
     wanted: bool
     preprocessing: Preprocessing | None
-    simplifier: tuple[str, ...] = COMMAND
+    native: Native
 
     name = "simplify"
     requires: tuple[str, ...] = (EXPORTED, goldens.FILE)
@@ -91,8 +91,7 @@ class Simplify:
     def _simplify(self, source: Path, output: Path) -> str:
         """Run the simplifier. Returns why it failed, or an empty string."""
         try:
-            with native(self.simplifier, PATIENCE_SECONDS) as ask:
-                ask("onnxsim", source=source, output=output)
+            self.native.ask("onnxsim", patience=PATIENCE_SECONDS, source=source, output=output)
         except (StageError, WorkspaceError, RunnerError, ImportError) as error:
             return str(error)
         return "" if output.is_file() else "onnxsim failed: it wrote no model"

@@ -30,7 +30,7 @@ from edgepipe.pipeline.progress import Silent
 from edgepipe.pipeline.settings import load as configuration
 from edgepipe.pipeline.stages.chain import stages_for, told
 from edgepipe.pipeline.stages.modelspec import settle
-from edgepipe.pipeline.stages.simplify import Simplify
+from edgepipe.pipeline.stages.native import Native
 from edgepipe.pipeline.stages.stage import run_stages
 from edgepipe.pipeline.storage.manifest import Manifest
 from edgepipe.pipeline.storage.workspace import Transaction, Workspace
@@ -205,6 +205,7 @@ class Listener(Silent):
 def simplify_with(root: Path, small: Small, program: str, progress: Silent) -> Manifest:
     """Export again with a Python program in the place of onnxsim."""
     given = configuration.load({"export": {**small.options, "variants": ("fp32",)}})
+    instead = Native((sys.executable, "-c", INSTEAD.format(program=program)))
     section, model = settle(given.export, given.model, named=False)
     place = Workspace(root, MODEL)
     with place.locked("edgepipe export", pytest.fail):
@@ -212,13 +213,8 @@ def simplify_with(root: Path, small: Small, program: str, progress: Silent) -> M
         before = replace(
             before, stages=tuple(stage for stage in before.stages if stage.name != "simplify")
         )
-        stages = [
-            replace(stage, simplifier=(sys.executable, "-c", INSTEAD.format(program=program)))
-            if isinstance(stage, Simplify)
-            else stage
-            for stage in stages_for(section)
-        ]
-        with Transaction(place, before) as transaction:
+        stages = stages_for(section, instead)
+        with Transaction(place, before) as transaction, instead:
             run_stages(stages, place, before, transaction, progress)
             return transaction.commit(**told(transaction, model))
 
