@@ -19,14 +19,16 @@ from typing import Any, Self
 import numpy as np
 
 from ...runners.base import RunnerError, RunnerUnavailable, SessionError
+from ...runners.machine.files import temporary_files
 from ...runners.targets import LOCAL
 from ...runners.workers import protocol, worker
 from ...runners.workers.launch import Worker
 from ..errors import StageError
-from ..storage.atomic import writing
 
 COMMAND = tuple(LOCAL.argv(module=__spec__.name))
 PATIENCE_SECONDS = 3600.0
+# Temporary files that the libraries may write at a time, of the size of those they are given.
+SPACE = 4
 # What ``--fold-preprocessing`` puts before the first convolution.
 PREPROCESSING_OPERATORS = ("Cast", "Transpose", "Slice", "Mul", "Add")
 
@@ -61,26 +63,23 @@ class Native:
     ) -> None:
         """Return when it is done; the fields are the operation's.
 
-        Raises ``ImportError`` for a library that isn't there, ``WorkspaceError`` for a file that
-        can't be written, and ``StageError`` if it fails otherwise, crashes or takes more than
-        ``patience`` seconds.
+        Raises ``ImportError`` for a library that isn't there, ``StorageFull`` for a file that
+        can't be written, ``StageError`` if it fails otherwise, and ``WorkerError`` if the worker
+        crashes or takes more than ``patience`` seconds.
         """
         told = {
             name: str(value) if isinstance(value, Path) else value for name, value in fields.items()
         }
         try:
             self._worker = self._worker or Worker(self._command).__enter__()
-            reply, _ = self._worker.request(operation, told, feeds or {}, patience)
+            self._worker.request(operation, told, feeds or {}, patience)
         except RunnerUnavailable as error:
             raise ImportError(str(error)) from error
-        except RunnerError as error:
-            if not isinstance(error, SessionError):
-                self.__exit__()
+        except SessionError as error:
             raise StageError(f"{operation} failed: {error}") from error
-        if "unwritten" in reply:
-            number, reason, path = reply["unwritten"]
-            with writing(Path(path or "temporary files")):
-                raise OSError(number, reason)
+        except RunnerError:
+            self.__exit__()
+            raise
 
 
 def onnxsim(fields: Fields, _feeds: protocol.Blobs) -> None:
@@ -182,12 +181,13 @@ def _answering(operation: Callable[[Fields, protocol.Blobs], None]) -> worker.Op
     """An operation as workers have them, with what the parent tells apart from other failures."""
 
     def answer(fields: Fields, feeds: protocol.Blobs) -> Any:
+        files = [Path(text) for text in fields.values() if isinstance(text, str)]
+        size = sum(file.stat().st_size for file in files if file.is_file())
         try:
-            operation(fields, feeds)
+            with temporary_files(SPACE * size):
+                operation(fields, feeds)
         except ImportError as error:
             raise RunnerUnavailable(str(error)) from error
-        except OSError as error:
-            return {"unwritten": (error.errno, error.strerror, error.filename)}, {}
         return {}, {}
 
     return answer

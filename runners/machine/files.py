@@ -2,10 +2,19 @@
 
 from __future__ import annotations
 
+import errno
 import hashlib
 import os
+import shutil
 import sys
+import tempfile
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
+
+from ..base import StorageFull
+
+FULL = frozenset({errno.ENOSPC, errno.EDQUOT, errno.EFBIG})
 
 
 def write_synced(path: Path, data: bytes) -> None:
@@ -14,6 +23,30 @@ def write_synced(path: Path, data: bytes) -> None:
         file.write(data)
         file.flush()
         os.fsync(file.fileno())
+
+
+@contextmanager
+def temporary_files(needed: int = 0) -> Iterator[None]:
+    """Raise ``StorageFull`` for what fails because temporary files have no room.
+
+    Native code may not tell: whatever fails while fewer than ``needed`` bytes are free counts.
+    """
+    try:
+        yield
+    except Exception as error:
+        number = error.errno if isinstance(error, OSError) else None
+        folder = tempfile.gettempdir()
+        if number not in FULL:
+            if not needed or shutil.disk_usage(folder).free >= needed:
+                raise
+            number = errno.ENOSPC
+        # Those of a command lie in folders of its own, which are gone when this is read.
+        whole = Path(folder)
+        named = next(one for one in (whole, *whole.parents) if not one.name.startswith("edgepipe-"))
+        raise StorageFull(
+            f"can't write temporary files in {named}: {os.strerror(number)}; free some space "
+            "there, or set TMPDIR to a folder that has more"
+        ) from error
 
 
 def sha256_file(path: Path) -> str:

@@ -10,6 +10,7 @@ import pytest
 
 from edgepipe.pipeline.errors import StageError
 from edgepipe.pipeline.stages.native import Native
+from edgepipe.runners.base import WorkerCrashed
 
 WORKER = """
 import os, signal
@@ -51,6 +52,6 @@ def test_one_worker_serves_one_stage_after_the_other(native: Native, tmp_path: P
 
 def test_after_a_crash_a_fresh_worker_serves_the_next_stage(native: Native, tmp_path: Path) -> None:
     first = who(native, tmp_path)
-    with pytest.raises(StageError, match="SIGSEGV"):
+    with pytest.raises(WorkerCrashed, match="SIGSEGV"):
         native.ask("crash")
     assert who(native, tmp_path) != first
