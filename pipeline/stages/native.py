@@ -27,8 +27,6 @@ from ..errors import StageError
 
 COMMAND = tuple(LOCAL.argv(module=__spec__.name))
 PATIENCE_SECONDS = 3600.0
-# Temporary files that the libraries may write at a time, of the size of those they are given.
-SPACE = 4
 # What ``--fold-preprocessing`` puts before the first convolution.
 PREPROCESSING_OPERATORS = ("Cast", "Transpose", "Slice", "Mul", "Add")
 
@@ -184,7 +182,7 @@ def _answering(operation: Callable[[Fields, protocol.Blobs], None]) -> worker.Op
         files = [Path(text) for text in fields.values() if isinstance(text, str)]
         size = sum(file.stat().st_size for file in files if file.is_file())
         try:
-            with temporary_files(SPACE * size):
+            with temporary_files(size):
                 operation(fields, feeds)
         except ImportError as error:
             raise RunnerUnavailable(str(error)) from error

@@ -15,6 +15,8 @@ from pathlib import Path
 from ..base import StorageFull
 
 FULL = frozenset({errno.ENOSPC, errno.EDQUOT, errno.EFBIG})
+# What libraries write into temporary files at a time, in sizes of the model they are given.
+COPIES = 4
 
 
 def write_synced(path: Path, data: bytes) -> None:
@@ -26,10 +28,11 @@ def write_synced(path: Path, data: bytes) -> None:
 
 
 @contextmanager
-def temporary_files(needed: int = 0) -> Iterator[None]:
+def temporary_files(model_bytes: int = 0) -> Iterator[None]:
     """Raise ``StorageFull`` for what fails because temporary files have no room.
 
-    Native code may not tell: whatever fails while fewer than ``needed`` bytes are free counts.
+    Native code may not tell: whatever fails counts that is about a model of ``model_bytes`` while
+    there is no room for a few copies of it.
     """
     try:
         yield
@@ -37,7 +40,7 @@ def temporary_files(needed: int = 0) -> Iterator[None]:
         number = error.errno if isinstance(error, OSError) else None
         folder = tempfile.gettempdir()
         if number not in FULL:
-            if not needed or shutil.disk_usage(folder).free >= needed:
+            if not model_bytes or shutil.disk_usage(folder).free >= COPIES * model_bytes:
                 raise
             number = errno.ENOSPC
         # Those of a command lie in folders of its own, which are gone when this is read.
