@@ -19,12 +19,12 @@ from pathlib import Path
 from typing import Any, Self
 
 from ...runners import documents
-from ...runners.machine.files import sha256_file, sync_folder, write_synced
+from ...runners.machine.files import is_file_name, sha256_file, sync_folder, write_synced
 from ...runners.machine.locks import hold
 from ..errors import IntegrityError, WorkspaceError
 from .atomic import writing
 from .document import Document
-from .manifest import RESTORE, Artifact, Manifest, Recommendation, StageRecord, is_file_name
+from .manifest import RESTORE, Artifact, Manifest, Recommendation, StageRecord
 
 MANIFEST = "manifest.json"
 STAGING, COMMIT = ".staging", ".commit"

@@ -38,18 +38,26 @@ def temporary_files(model_bytes: int = 0) -> Iterator[None]:
         yield
     except Exception as error:
         number = error.errno if isinstance(error, OSError) else None
-        folder = tempfile.gettempdir()
+        folder = temporary_folder()
         if number not in FULL:
             if not model_bytes or shutil.disk_usage(folder).free >= COPIES * model_bytes:
                 raise
             number = errno.ENOSPC
-        # Those of a command lie in folders of its own, which are gone when this is read.
-        whole = Path(folder)
-        named = next(one for one in (whole, *whole.parents) if not one.name.startswith("edgepipe-"))
         raise StorageFull(
-            f"can't write temporary files in {named}: {os.strerror(number)}; free some space "
+            f"can't write temporary files in {folder}: {os.strerror(number)}; free some space "
             "there, or set TMPDIR to a folder that has more"
         ) from error
+
+
+def temporary_folder() -> Path:
+    """Where a user's temporary files lie; those of a command have folders of their own in it."""
+    folder = Path(tempfile.gettempdir())
+    return next(one for one in (folder, *folder.parents) if not one.name.startswith("edgepipe-"))
+
+
+def is_file_name(name: str) -> bool:
+    """Whether it names a file of a folder, and nothing elsewhere."""
+    return Path(name).name == name and name not in ("", "..") and "\0" not in name
 
 
 def sha256_file(path: Path) -> str:
