@@ -200,6 +200,16 @@ Positive = Annotated[int, Field(ge=1)]
 Share = Annotated[str, _checked(required_share)]
 InputText = Annotated[str, _checked(ArrayInput.parse)]
 Percent = Annotated[str, _checked(fraction)]
-Width = Annotated[float, Field(ge=0.1, le=4)]
 Side = Annotated[int, Field(ge=32, le=2048)]
 Seconds = Annotated[float, Field(gt=0, le=3600)]
+# Options of several commands.
+Variants = Annotated[
+    tuple[str, ...],
+    Help("fp32, int8, int8-avx2, fp16.", flag="--variant", short="-v", metavar="NAME"),
+]
+Width = Annotated[
+    Annotated[float, Field(ge=0.1, le=4)] | None,
+    Help("Width multiplier, of architectures that have one.", unset="1"),
+]
+InputSize = Annotated[Side | None, Help("Side of the input in pixels.", unset="the weights' own")]
+SkipUnreadable = Annotated[bool, Help("Leave out images that can't be read, and name them.")]
