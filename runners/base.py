@@ -4,6 +4,7 @@ RunnerError                 the cell has no result
 +-- RunnerUnavailable       this environment or machine can't run the runner at all
 +-- SessionError            the runner works, but not with this model or these inputs
 |   +-- PlacementError      part of the model would run elsewhere than asked
++-- StorageFull             there is no room for temporary files
 +-- WorkerError             the worker process itself failed
     +-- WorkerCrashed       it ended: exit status or signal
     +-- WorkerTimeout       it did not answer in time and was killed
@@ -44,6 +45,10 @@ class SessionError(RunnerError):
 
 class PlacementError(SessionError):
     """Nodes are, or would be, on another provider or device than the runner's own."""
+
+
+class StorageFull(RunnerError):
+    """Temporary files can't be written for want of space. Says where, and what to do."""
 
 
 class WorkerError(RunnerError):

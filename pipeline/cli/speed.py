@@ -22,7 +22,6 @@ def bench(
 
     result = run(**said, progress=options.progress(quiet))
     options.show(result, as_json, bench_table)
-    options.leave(result.exit_code)
 
 
 @declared("speed:TuneRequest")
@@ -35,7 +34,6 @@ def tune(
 
     result = run(**said, progress=options.progress(quiet))
     options.show(result, as_json, tuning.text)
-    options.leave(result.exit_code)
 
 
 @declared("speed:CompareRequest")
@@ -56,4 +54,3 @@ def compare(
     if plot:
         write_plot(result, plot)
     options.show(result, as_json, comparison.text)
-    options.leave(result.exit_code)

@@ -7,7 +7,6 @@ nothing and imports no runtime, so that it also works where a runtime no longer 
 from __future__ import annotations
 
 import sys
-import tempfile
 import time
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
@@ -16,6 +15,7 @@ from typing import Any
 
 from ...runners import registry
 from ...runners.base import RunnerError
+from ...runners.machine.files import temporary_folder
 from ...runners.machine.installed import TELEMETRY_SWITCH
 from ...runners.targets import LOCAL, Target
 from ...runners.workers.launch import Worker
@@ -80,7 +80,7 @@ def doctor(request: DoctorRequest) -> Diagnosis:
             raise UsageError(f"target {target.name} is emulated: doctor looks at real machines")
         findings += _examine(target, sys.executable, target.name, MACHINE_CHECKS + PACKAGE_CHECKS)
     if LOCAL.name in targets:
-        findings.append(leftovers(_temporary_folder()))
+        findings.append(leftovers(temporary_folder()))
         for runner in registry.names():
             if python := places.python_of(runner):
                 findings += _examine(LOCAL, python, f"{runner} ({python})", PACKAGE_CHECKS)
@@ -260,12 +260,6 @@ def leftovers(folder: Path) -> Finding:
         f"{len(stale)} temporary folders of killed runs in {folder}, such as {stale[0].name}",
         f"find {folder} -maxdepth 1 -name 'edgepipe-*' -mtime +0 -exec rm -r {{}} +",
     )
-
-
-def _temporary_folder() -> Path:
-    """Where killed runs leave theirs: a command has all its temporary files in one of these."""
-    folder = Path(tempfile.gettempdir())
-    return folder.parent if folder.name.startswith("edgepipe-") else folder
 
 
 def _is_stale(path: Path) -> bool:

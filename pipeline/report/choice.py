@@ -18,6 +18,7 @@ from ..verdicts import FAIL, INCONCLUSIVE, PASS
 from .gather import Report, Row
 from .results import MISSING
 from .tables.formatting import ms, number
+from .text.benchmark import MORE, advantage
 
 BENCH, PARITY = BenchResult.FILE, ParityResult.FILE
 

@@ -9,12 +9,11 @@ from pydantic import Field, FiniteFloat
 
 from ...runners.images import DECODERS
 from ...runners.targets import LOCAL
-from .options import Help, OfModel, Positive, Section, Share
+from .options import Help, OfModel, Positive, Section, Share, SkipUnreadable, Variants
 
 PRECISIONS = ("f32", "tf32", "bf16", "f16")
 THREADS = Help("Threads of every runner.", unset="physical cores")
 TRUST = Help("Read fp32.pt2 though it was not made here: it can run code.")
-SKIP = Help("Leave out images that can't be read, and name them.")
 
 
 class CellsConfig(Section):
@@ -28,10 +27,7 @@ class CellsConfig(Section):
         tuple[str, ...],
         Help("ort-cpu, ort-openvino, …", flag="--runner", short="-r", metavar="NAME"),
     ] = ()
-    variants: Annotated[
-        tuple[str, ...],
-        Help("fp32, int8, int8-avx2, fp16.", flag="--variant", short="-v", metavar="NAME"),
-    ] = ()
+    variants: Variants = ()
     targets: Annotated[
         tuple[str, ...], Help("Where to run.", flag="--target", short="-t", metavar="NAME")
     ] = (LOCAL.name,)
@@ -89,7 +85,7 @@ class EvaluateConfig(CellsConfig):
         Help("Loss of top-1 that is allowed, in points.", metavar="POINTS", unset="no gate"),
     ] = None
     decoders: Annotated[Positive, Help("Images decoded at the same time.")] = DECODERS
-    skip_unreadable: Annotated[bool, SKIP] = False
+    skip_unreadable: SkipUnreadable = False
 
 
 class EvaluateRequest(EvaluateConfig, OfModel):

@@ -61,8 +61,7 @@ class Document:
                 raise InputError(f"{where}: schema {schema}, this reads {cls.SCHEMA}; {again}")
             known = {name: found[name] for name in written(cls) if name in found}
             made = _adapter(cls).validate_python(known)
-            for host in (known.get("host", {}), *known.get("hosts", {}).values()):
-                _adapter(_Host).validate_python(host)
+            check_hosts(known.get("host", {}), *known.get("hosts", {}).values())
             return made
         except (ValueError, KeyError, TypeError) as error:
             why = documents.reason(error)
@@ -118,6 +117,12 @@ def plain(value: Any) -> Any:
     if isinstance(value, Path):
         return str(value)
     return None if isinstance(value, float) and not math.isfinite(value) else value
+
+
+def check_hosts(*hosts: Any) -> None:
+    """Raise ``ValueError`` for what can't be a machine's facts."""
+    for host in hosts:
+        _adapter(_Host).validate_python(host)
 
 
 @cache

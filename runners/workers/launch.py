@@ -30,17 +30,18 @@ import numpy as np
 
 from ..base import (
     Placement,
-    PlacementError,
     RunnerError,
     RunnerUnavailable,
     SessionError,
     Settings,
+    StorageFull,
     TensorSpec,
     WorkerCrashed,
     WorkerError,
     WorkerGarbage,
     WorkerTimeout,
 )
+from ..machine.files import temporary_files
 from ..targets import INSTALL, SSH_REMEDIES
 from ..timing.conditions import Conditions
 from ..timing.measure import Measurement
@@ -126,7 +127,10 @@ class Worker:
     def start(self) -> None:
         """Start the process. Raises ``RunnerUnavailable`` where there is no such command."""
         # Whatever the worker puts into temporary files goes when this side closes it.
-        self._folder = tempfile.TemporaryDirectory(prefix="edgepipe-", ignore_cleanup_errors=True)
+        with temporary_files():
+            self._folder = tempfile.TemporaryDirectory(
+                prefix="edgepipe-", ignore_cleanup_errors=True
+            )
         try:
             self._process = subprocess.Popen(
                 self.argv,
@@ -279,7 +283,7 @@ class Worker:
     ) -> tuple[protocol.Message, dict[str, Any]]:
         """Send one request and wait for its reply.
 
-        Raises ``RunnerUnavailable`` or ``SessionError`` if that is the reply, and a
+        Raises one of ``protocol.REFUSALS`` if that is the reply, and a
         ``WorkerError`` (after killing the process group) if there is none.
         """
         # Outside the try: what can't be encoded is the caller's mistake, not the worker's.
@@ -305,12 +309,9 @@ class Worker:
         except OSError as error:  # a file that was to be sent; half of it may be on its way
             self._kill()
             raise SessionError(f"{error.filename}: {error.strerror}") from error
-        if "unavailable" in message:
-            raise RunnerUnavailable(message["unavailable"])
-        if "misplaced" in message:
-            raise PlacementError(message["misplaced"])
-        if "failed" in message:
-            raise SessionError(message["failed"])
+        for name, kind in protocol.REFUSALS.items():
+            if name in message:
+                raise kind(message[name])
         return message, arrays
 
     def close(self) -> None:
@@ -333,7 +334,7 @@ class Worker:
             int(hello["host"]["physical_cores"])
         return hello
 
-    def _crash(self, operation: str) -> WorkerCrashed:
+    def _crash(self, operation: str) -> RunnerError:
         # The pipe broke, so the process has ended or is about to.
         try:
             status = self._process.wait(KILL_GRACE_SECONDS)
@@ -343,6 +344,8 @@ class Worker:
         self._kill()
         words = self._last_words()
         last = words.splitlines()[-1].strip() if words else ""
+        if self._process.returncode == protocol.FULL_STATUS:
+            return StorageFull(last)
         text = f"the worker ended during {operation!r}: {how}" + (f" ({last})" if last else "")
         remedy = next((SSH_REMEDIES[sign] for sign in SSH_REMEDIES if sign in last), None)
         return WorkerCrashed(f"{text}; {remedy}" if remedy else text, words)

@@ -35,8 +35,15 @@ from typing import Any, BinaryIO
 import numpy as np
 
 from .. import registry
-from ..base import PlacementError, RunnerUnavailable, Session, SessionError, Settings
+from ..base import (
+    RunnerUnavailable,
+    Session,
+    SessionError,
+    Settings,
+    StorageFull,
+)
 from ..machine import host, installed, own_process
+from ..machine.files import temporary_files
 from ..timing import meter
 from ..timing.measure import Timer
 from ..timing.plan import Plan
@@ -254,16 +261,15 @@ def _reply(
     """The buffers of an operation's answer, or of why there is none."""
     try:
         # Encoded here: outputs that can't travel (text) are the session's failure too.
-        reply = protocol.encode(*answers[message["op"]](message, blobs))
-        header = next(reply)
-    except RunnerUnavailable as error:
-        yield from protocol.encode({"unavailable": _one_line(str(error))})
-    except PlacementError as error:
-        yield from protocol.encode({"misplaced": _one_line(str(error))})
-    except SessionError as error:
-        yield from protocol.encode({"failed": _one_line(str(error))})
+        with temporary_files():
+            reply = protocol.encode(*answers[message["op"]](message, blobs))
+            header = next(reply)
     except Exception as error:  # a runner may raise anything; the parent decides what it means
-        yield from protocol.encode({"failed": _one_line(f"{type(error).__name__}: {error}")})
+        found = (name for name, kind in protocol.REFUSALS.items() if isinstance(error, kind))
+        if name := next(found, ""):
+            yield from protocol.encode({name: _one_line(str(error))})
+        else:
+            yield from protocol.encode({"failed": _one_line(f"{type(error).__name__}: {error}")})
     else:
         yield header
         yield from reply
@@ -309,11 +315,15 @@ def main(answers: Mapping[str, Operation] | None = None) -> None:
     writer = os.fdopen(os.dup(1), "wb")
     os.dup2(2, 1)
     sys.stdout = sys.stderr
-    _watchdog = _guard()  # kept: there is no waiting for it
     try:
-        serve(reader, writer, answers or operations())
+        with temporary_files():
+            _watchdog = _guard()  # kept: there is no waiting for it
+            serve(reader, writer, answers or operations())
     except BrokenPipeError:
         os._exit(1)
+    except StorageFull as error:  # half a request is still in the pipe: this can't be answered
+        print(error, file=sys.stderr, flush=True)
+        os._exit(protocol.FULL_STATUS)
 
 
 if __name__ == "__main__":

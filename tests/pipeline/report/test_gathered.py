@@ -126,7 +126,7 @@ def test_the_command_on_a_real_workspace(workspace: Path, edgepipe: Run, tmp_pat
     assert "int8 on ort-cpu" in said or "is not both valid and faithful" in said
     assert Path(path) == workspace / "mobilenet_v2" / "report.html"
     text = plain(Path(path).read_text())
-    for part in ("quick: one short round", "features.", "SQNR dB", "--samples 16"):
+    for part in ("quick: a few short slices", "features.", "SQNR dB", "--samples 16"):
         assert part in text
     target = tmp_path / "summary.md"
     done = edgepipe("report", "--format", "markdown", "--output", target, *here)

@@ -123,7 +123,7 @@ def test_tuned_settings_are_listed(made_up: MadeUp) -> None:
 
 
 def test_a_quick_bench_is_called_one(made_up: MadeUp) -> None:
-    made_up.bench(timed("int8", "ort-cpu", "noisy"), rounds=1, quick=True)
+    made_up.bench(timed("int8", "ort-cpu", "noisy"), generations=1, quick=True)
     text = plain(made_up.page())
     assert "quick one: a single round, which carries no interval" in text
     assert "95 % interval" not in text.split("Cells")[1].split("Accuracy")[0]

@@ -155,7 +155,9 @@ def test_only_the_variants_that_were_asked_for_are_in_it(measured: Path, tmp_pat
     [
         (("--format", "openvino-ir"), "run `edgepipe export --format openvino-ir`"),
         (("--variant", "fp16"), "run `edgepipe export --variant fp16`"),
-        (("--sign-certificate", "c.pem"), "a certificate signs nothing without its key"),
+        (("--sign-certificate", "c"), "sign-certificate: signs nothing without package.sign-key"),
+        (("--sign-chain", "c"), "package.sign-chain: signs nothing without package.sign-key"),
+        (("--sign-chain", "c", "--sign-key", "k"), "without package.sign-certificate"),
     ],
 )
 def test_what_is_not_there_is_a_usage_error(
