@@ -13,7 +13,7 @@ from ..errors import InputError, IntegrityError, WorkspaceError
 from ..speed.bench_result import SAMPLES, BenchResult, CellResult
 from ..speed.compare import CompareResult
 from ..storage import npz
-from ..storage.document import Result, changed
+from ..storage.document import OtherSchema, Result, changed
 from ..storage.manifest import Manifest
 from ..storage.workspace import Workspace
 
@@ -38,10 +38,13 @@ class Source:
 def read(folder: Path, kind: type[Found], manifest: Manifest) -> tuple[Found | None, Source]:
     """A result that is about the manifest's artifacts, or ``None``; and what became of its file.
 
-    Raises ``InputError`` for a file that no command here has written.
+    Raises ``InputError`` for a file that no command has written.
     """
     source = partial(Source, kind.FILE, kind.MADE_BY)
-    result = kind.load(folder / kind.FILE)
+    try:
+        result = kind.load(folder / kind.FILE)
+    except OtherSchema:
+        return None, source(OUTDATED, "made by another edgepipe")
     if result is None:
         return None, source(MISSING)
     if stale := result.stale(manifest.digests):
@@ -74,6 +77,8 @@ def read_samples(
     """
     source = partial(Source, SAMPLES, BenchResult.MADE_BY)
     path = folder / SAMPLES
+    if bench is None and path.exists():
+        return {}, source(OUTDATED, f"there is no {BenchResult.FILE} that it belongs to")
     try:
         arrays = npz.read(path)
         npz.outputs({name: array[:1] for name, array in arrays.items()}, 1)
@@ -92,9 +97,8 @@ def read_samples(
     except (ValueError, KeyError, TypeError, IndexError) as error:
         again = f"run `{BenchResult.MADE_BY}` again"
         raise InputError(f"{path}: can't be read ({error}); {again}") from error
-    if bench is None:
-        return {}, source(OUTDATED, f"there is no {BenchResult.FILE} that it belongs to")
-    measured = {number: cell for number, cell in enumerate(bench.cells) if cell.samples}
+    cells = bench.cells if bench else ()
+    measured = {number: cell for number, cell in enumerate(cells) if cell.samples}
     if found.keys() != measured.keys() or not all(
         _belongs(found[number], cell) for number, cell in measured.items()
     ):

@@ -106,6 +106,7 @@ class TuneResult(Result):
     ``budget`` is what the search was allowed for all cells, ``seconds`` what it took.
     """
 
+    SCHEMA = 2
     FILE = "tune.json"
     MADE_BY = "edgepipe tune"
 

@@ -30,6 +30,10 @@ class _Host(TypedDict, total=False):
     no_energy: str | None
 
 
+class OtherSchema(InputError):
+    """A document of an older or a newer edgepipe."""
+
+
 @dataclass(frozen=True)
 class Document:
     """What a command found: its fields are the document's, in their order.
@@ -53,12 +57,12 @@ class Document:
     def from_json(cls, found: Mapping[str, Any], where: object, again: str = "") -> Self:
         """Read what ``to_json`` wrote; ``where`` it stood is for messages, ``again`` the remedy.
 
-        Raises ``InputError`` for anything else, and for what an edgepipe of another schema wrote.
+        Raises ``InputError`` for anything else, ``OtherSchema`` for what another edgepipe wrote.
         """
         again = again or f"run `{cls.MADE_BY}` again"
         try:
             if (schema := found["schema_version"]) != cls.SCHEMA:
-                raise InputError(f"{where}: schema {schema}, this reads {cls.SCHEMA}; {again}")
+                raise OtherSchema(f"{where}: schema {schema}, this reads {cls.SCHEMA}; {again}")
             known = {name: found[name] for name in written(cls) if name in found}
             made = _adapter(cls).validate_python(known)
             check_hosts(known.get("host", {}), *known.get("hosts", {}).values())

@@ -8,12 +8,14 @@ from typing import Any
 from ...numerics.intervals import SAMPLES_NEEDED
 from ...settings.making import SYNTHETIC
 from ...speed.bench_result import CellResult
+from ...speed.validity import INVALID
 from ..choice import speed
 from ..gather import Report
 from ..tables import columns
 from ..tables.formatting import NONE, mebibytes
 from ..tables.formatting import settings as options
 from ..tables.table import Column, Table, figure
+from ..text.benchmark import noise
 from .cell_table import CELL, timed
 
 LABELS_SHOWN = 12
@@ -79,12 +81,12 @@ def artifacts(report: Report) -> Table:
 
 def reasons(report: Report) -> list[tuple[str, str]]:
     """What is to be said of a cell, by its name."""
-    found: list[tuple[str, str]] = []
+    found = [("Times", note) for note in noise(report.bench.cells)] if report.bench else []
     for row in report.rows:
         name, timing, parity = row.name(" · "), row.bench, row.parity
         if timing and timing.reason:
             found.append((name, f"timing {timing.status}: {timing.reason}"))
-        if timing and timing.notes:
+        if timing and timing.verdict == INVALID:
             found.append((name, f"timing {timing.verdict}: {'; '.join(timing.notes)}"))
         if parity and parity.reason:
             found.append((name, f"parity {parity.verdict or parity.status}: {parity.reason}"))
@@ -159,7 +161,7 @@ def limits(report: Report) -> list[str]:
         lines.append("The goldens are noise: fidelity on photographs was not measured.")
     timed = [row.bench for row in report.rows if row.bench and speed(row.bench)]
     if report.bench and report.bench.quick:
-        lines.append("The bench was a quick one: a single round, which carries no interval.")
+        lines.append("The bench was a quick one: a few short slices, which prove little.")
     if timed and all(cell.energy_mj is None for cell in timed):
         why = next(
             (host["no_energy"] for host in report.hosts.values() if host.get("no_energy")), ""

@@ -12,6 +12,7 @@ from ...judging.evaluate_result import EvaluationResult
 from ...judging.explanation import ExplainResult
 from ...judging.parity_result import ParityResult
 from ...numerics.metrics import BROKEN
+from ...numerics.ratios import MARGIN
 from ...speed.bench_result import SAMPLES
 from ...speed.compare import CompareResult
 from ...speed.tune import TuneResult
@@ -53,6 +54,7 @@ def _contents(report: Report) -> dict[str, Any]:
         "choices": choose(report),
         "identity": contents.identity(report),
         "artifacts": contents.artifacts(report),
+        "margin": f"{MARGIN:.0%}",
         "cells": cell_table.cells(report) if report.rows else None,
         "reasons": contents.reasons(report),
         "absent": report.absent,

@@ -10,7 +10,7 @@ import numpy as np
 
 from ...judging.explanation import Explanation
 from ...numerics.metrics import BROKEN
-from ...speed.validity import MAX_SPREAD, VALID
+from ...speed.validity import INVALID, MAX_SPREAD
 from ...verdicts import PASS
 from ..choice import Speed, speed
 from ..gather import Row
@@ -118,7 +118,7 @@ def _point(axes: Any, row: Row, found: Speed, color: str, area: float) -> Point:
     assert row.bench
     height = _height(row)
     assert height is not None
-    holds = row.bench.verdict == VALID and row.parity is not None and row.parity.verdict == PASS
+    holds = row.bench.verdict != INVALID and row.parity is not None and row.parity.verdict == PASS
     if found.low is not None and found.high is not None:
         axes.plot([found.low, found.high], [height] * 2, color=color, linewidth=2, alpha=0.8)
     axes.scatter(

@@ -116,8 +116,8 @@ def _varies(name: str, cells: Sequence[CellResult]) -> bool:
     return len({getattr(cell, name) for cell in cells} | ({usual} if usual else set())) > 1
 
 
-def _notes(cells: Sequence[CellResult]) -> list[str]:
-    """What a reader must know: once what is said of several cells, whatever its figures are."""
+def noise(cells: Sequence[CellResult]) -> list[str]:
+    """What is to be said of the times: once, whatever its figures are in each row."""
     measured = [cell for cell in cells if cell.status == "ok"]
     said: dict[str, list[tuple[CellResult, str]]] = {}
     for cell in measured:
@@ -125,12 +125,18 @@ def _notes(cells: Sequence[CellResult]) -> list[str]:
             said.setdefault(FIGURE.sub("#", note), []).append((cell, note))
     lines = []
     for found in said.values():
-        names = [row_name(cell, measured) for cell, _ in found]
-        some = len(found) < len(measured)
-        who = f" ({', '.join(names)})" if some and len(found) <= FEW else ""
-        who = f" ({len(found)} of {len(measured)} rows)" if some and len(found) > FEW else who
-        line = f"{merged([note for _, note in found])}{who}"
-        lines += wrap(line, WIDTH, initial_indent="  ", subsequent_indent="    ")
+        names = ", ".join(row_name(cell, measured) for cell, _ in found)
+        who = f"{len(found)} of {len(measured)} rows" if len(found) > FEW else names
+        some = f" ({who})" if len(found) < len(measured) else ""
+        lines.append(f"{_merged([note for _, note in found])}{some}")
+    return lines
+
+
+def _notes(cells: Sequence[CellResult]) -> list[str]:
+    """What a reader must know of the times, and why cells have none."""
+    lines = []
+    for note in noise(cells):
+        lines += wrap(note, WIDTH, initial_indent="  ", subsequent_indent="    ")
     absent: dict[str, list[str]] = {}
     for cell in cells:
         if cell.status != "ok":
@@ -144,7 +150,7 @@ def _notes(cells: Sequence[CellResult]) -> list[str]:
     return lines
 
 
-def merged(notes: Sequence[str]) -> str:
+def _merged(notes: Sequence[str]) -> str:
     """Notes that differ in their figures only, as one: "generations differ by 12 to 93%"."""
     figures = [FIGURE.findall(note) for note in notes]
     ranges = []
