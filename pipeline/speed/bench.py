@@ -290,7 +290,7 @@ class _Run:
         elif (error := turns.visits[partner].error) is not None:
             comparison = Comparison(INCONCLUSIVE, limit, reason=f"the old one: {error}")
         else:
-            old_ms = over_generations_ms(turns.visits[partner].figures(row.scenario)).value
+            old_ms = over_generations_ms(turns.visits[partner].figures()).value
             comparison = compare(
                 turns.ratio(entry, partner), len(turns.logs(entry, partner)), limit, old_ms
             )

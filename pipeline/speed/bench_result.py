@@ -211,7 +211,7 @@ def measured_row(entry: Entry, visits: Visits, scenario: str, rate: float | None
     """The row of a cell that had its turns, without a verdict."""
     cell, opened = entry.cell, visits.opened[0]
     artifacts = entry.source.manifest.artifacts
-    figures = visits.figures(scenario)
+    figures = visits.figures()
     typical, load, first = map(over_generations_ms, (figures, visits.load_ms, visits.first_ms))
     samples = np.concatenate([found.samples for found in visits.measurements]) / 1e6
     return CellResult.ran(

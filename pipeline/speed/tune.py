@@ -375,7 +375,7 @@ class _Search:
         else:
             row = self._row(INCONCLUSIVE, f"{shown}: a longer --budget may tell")
         default_ms, tuned_ms = (
-            over_generations_ms(one.figures(self._scenario)).value / self._batch(one)
+            over_generations_ms(one.figures()).value / self._batch(one)
             for one in (old, new)
         )
         return replace(row, ratio=found.value, ci95=ci95, default_ms=default_ms, tuned_ms=tuned_ms)

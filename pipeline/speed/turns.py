@@ -130,11 +130,11 @@ class Schedule:
 class Visits:
     """What came back from a cell's generations so far; ``error`` ends them.
 
-    ``turns`` has its place in every list: the generation, and which of the groups that could be
-    alive together it was in. The reference is in all of them.
+    ``cycles`` are the ms for a run in each slice, by turn: the generation, and which of the groups
+    that could be alive together it was in. The reference is in all of them.
     """
 
-    turns: list[tuple[int, int]] = field(default_factory=list)
+    cycles: dict[tuple[int, int], np.ndarray] = field(default_factory=dict)
     measurements: list[Measurement] = field(default_factory=list)
     opened: list[OpenCell] = field(default_factory=list)
     load_ms: list[float] = field(default_factory=list)
@@ -145,16 +145,9 @@ class Visits:
     about: Mapping[str, Any] = field(default_factory=dict)
     error: RunnerError | None = None
 
-    def cycles(self, scenario: str) -> dict[tuple[int, int], np.ndarray]:
-        """Ms for a run in each slice, by turn."""
-        return {
-            turn: np.array([figure(part, scenario) for part in found.by_slice()])
-            for turn, found in zip(self.turns, self.measurements, strict=True)
-        }
-
-    def figures(self, scenario: str) -> list[float]:
+    def figures(self) -> list[float]:
         """What each generation says: the median of its slices, in ms for a run."""
-        return [float(np.median(slices)) for slices in self.cycles(scenario).values()]
+        return [float(np.median(slices)) for slices in self.cycles.values()]
 
 
 def figure(samples: np.ndarray, scenario: str) -> float:
@@ -186,12 +179,14 @@ class Turns:
         self.visits = {entry: Visits() for groups in self._groups.values() for entry in groups[0]}
         self._references: dict[Target, Entry] = {}
         self._started = monotonic()
+        self._state = ""
 
     def run(self, enough: Callable[[], bool] = lambda: False, at_least: int = 1) -> None:
         """All generations, or fewer once ``enough``, which must not look at what was measured."""
         total = self._schedule.generations
         for number in range(total):
-            self._progress.step(number, total, self._state(number))
+            self._state = self._so_far(number)
+            self._progress.step(number, total, self._state)
             for target in self._groups:
                 self._target(number, target)
             if number + 1 >= at_least and enough():
@@ -200,7 +195,7 @@ class Turns:
 
     def logs(self, new: Entry, old: Entry) -> list[float]:
         """The log ratios of new/old of the generations that both were in; see ``ratios``."""
-        of_new, of_old = (self.visits[one].cycles(self._schedule.scenario) for one in (new, old))
+        of_new, of_old = (self.visits[one].cycles for one in (new, old))
         found = []
         for number in range(self._schedule.generations):
             both = [turn for turn in of_new if turn[0] == number and turn in of_old]
@@ -242,16 +237,14 @@ class Turns:
         reference = self._references[new.cell.target]
         parts = []
         for one in (new, old):
-            of_one, of_it = (
-                self.visits[entry].cycles(self._schedule.scenario) for entry in (one, reference)
-            )
+            of_one, of_it = (self.visits[entry].cycles for entry in (one, reference))
             turns = [turn for turn in of_one if turn[0] == number and turn in of_it]
             if not turns:
                 return None
             parts.append(ratios.of_cycles(of_one[turns[0]], of_it[turns[0]]))
         return parts[0] - parts[1]
 
-    def _state(self, number: int) -> str:
+    def _so_far(self, number: int) -> str:
         """How wide the widest interval is so far, and what is left."""
         total = self._schedule.generations
         text = f"generation {number + 1}/{total}"
@@ -294,7 +287,7 @@ class Turns:
             workers = self._start_all(order, stack) if number else {}
             while waiting:
                 entry = waiting.pop(0)
-                self._progress.step(number, self._schedule.generations, self._shown(turn, entry))
+                self._progress.step(number, self._schedule.generations, self._shown(entry))
                 free_mib = self._set_up(entry, turn, workers.get(entry), stack, alive)
                 if number:
                     continue
@@ -416,7 +409,8 @@ class Turns:
         visits = self.visits[entry]
         measurement, peak_rss_mib = alive[entry].finish()
         visits.measurements.append(measurement)
-        visits.turns.append(turn)
+        parts = measurement.by_slice()
+        visits.cycles[turn] = np.array([figure(part, self._schedule.scenario) for part in parts])
         if visits.peak_rss_mib:
             visits.peak_rss_mib[-1] = peak_rss_mib
 
@@ -442,8 +436,8 @@ class Turns:
         if status_of(error) == "failed":
             self._progress.say(f"{entry.cell}: failed: {error}")
 
-    def _shown(self, turn: tuple[int, int], entry: Entry) -> str:
-        return f"{self._state(turn[0])}: {entry.role or entry.cell}"
+    def _shown(self, entry: Entry) -> str:
+        return f"{self._state}: {entry.role or entry.cell}"
 
 
 def hosts(visits: Mapping[Entry, Visits]) -> dict[str, Mapping[str, object]]:
