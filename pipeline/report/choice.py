@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections import Counter
 from dataclasses import asdict, dataclass
 
+from ...runners.targets import estimate
 from ...runners.timing.plan import OFFLINE, SERVER
 from ..judging.gates import default_gate
 from ..judging.parity_result import ParityResult
@@ -119,6 +120,13 @@ def _choose(report: Report, target: str, rows: list[Row]) -> Choice:
     if not good:
         return Choice(target, None, place + _none(report, ranked))
     best, others = good[0], good[1:]
+    if isa := report.hosts.get(target, {}).get("isa"):
+        return Choice(
+            target,
+            None,
+            f"{place}no recommendation, an {estimate(isa)}. The fastest that passes there is "
+            f"{best.variant} on {best.runner}, {speed(best.bench)}, {_sqnr(best)}.",
+        )
     rank = (
         f"the fastest of the {len(good)} cells that pass" if others else "the only cell that passes"
     )

@@ -24,7 +24,7 @@ from ...exporters.zoo.published import PUBLISHED
 from ...runners import documents
 from ...runners.timing.plan import SINGLE_STREAM
 from ..cells.plan import plan
-from ..cells.session import timeable
+from ..cells.session import real, timeable
 from ..errors import ExitCode, UsageError
 from ..numerics import intervals
 from ..progress import Progress
@@ -203,7 +203,8 @@ def measure_models(
 ) -> CompareResult:
     """Measure these models' cells, all in the same rounds; then a training step of each.
 
-    Raises ``UsageError`` for an emulated target, whose timings would mean nothing.
+    Raises ``UsageError`` for an emulated target, whose timings would mean nothing, and for one that
+    computes as another CPU.
     """
     intervals.require()
     planned = [_entries(source, section, places) for source in models]
@@ -339,6 +340,7 @@ def _entries(
         manifest = replace(manifest, variants=usual)
     cells, refused = plan(source.workspace.folder, manifest, section, places)
     timeable(cells)
+    real(cells)
     rows = [CellResult.refused(one) for one in refused]
     return [Entry(cell, source) for cell in cells], rows
 

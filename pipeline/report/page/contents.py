@@ -6,6 +6,7 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import replace
 from typing import Any
 
+from ....runners.targets import estimate
 from ...judging.explanation import Explanation
 from ...numerics.intervals import SAMPLES_NEEDED
 from ...numerics.metrics import MEASURED
@@ -15,7 +16,7 @@ from ..choice import speed
 from ..gather import Report, Row
 from ..text import columns
 from ..text.columns import figure
-from ..text.formatting import MIB, number
+from ..text.formatting import MIB, cpu_of, number
 from ..text.table import NONE, Column, Table
 from .cell_table import CELL
 
@@ -179,7 +180,7 @@ def hosts(report: Report) -> Table:
     """The machines that the figures come from, a column for each."""
     found = report.hosts
     facts: list[tuple[str, Callable[[Mapping[str, Any]], str]]] = [
-        ("CPU", lambda host: str(host.get("cpu", NONE))),
+        ("CPU", cpu_of),
         ("Flags", lambda host: _listing(host.get("cpu_flags", ())) or "none of note"),
         ("Cores", _cores),
         ("Virtual machine", lambda host: "yes" if host.get("virtual_machine") else "no"),
@@ -233,7 +234,12 @@ def limits(report: Report) -> list[str]:
     if timed and all(cell.load_cached_ms is None for cell in timed):
         lines.append("Loading from a runner's cache was not measured.")
     lines += _percentiles(timed)
-    if report.bench and len(report.bench.hosts) == 1:
+    lines += [
+        f"{target}: an {estimate(host['isa'])}; no evidence of such a machine."
+        for target, host in report.hosts.items()
+        if host.get("isa")
+    ]
+    if report.bench and sum(not host.get("isa") for host in report.bench.hosts.values()) == 1:
         lines.append("One machine was measured; another CPU may rank the cells differently.")
     if report.rows:
         lines.append(

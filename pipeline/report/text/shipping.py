@@ -5,7 +5,7 @@ from __future__ import annotations
 from ...shipping.deploy import WOULD_DEPLOY, Deployment
 from ...shipping.package import Packaged
 from ...shipping.verify_result import Verification
-from .formatting import ms, table, text
+from .formatting import cpu_of, ms, table, text
 
 MIB = 1 << 20
 
@@ -35,7 +35,7 @@ def verification(result: Verification) -> str:
         f"  {result.bundle['name']} {result.bundle['digest'][:16]}, "
         f"release {result.bundle['release']}, proven at {result.bundle['created'] or 'no time'}, "
         f"packaged by edgepipe {result.bundle['edgepipe']}",
-        f"  {host['cpu']}: {flags}",
+        f"  {cpu_of(host)}: {flags}",
         f"  {result.variant} ({result.file}) on {result.runner} {result.runner_version}, "
         f"{result.precision}, {result.threads} threads; {settings}",
     ]

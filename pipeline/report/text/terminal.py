@@ -16,7 +16,7 @@ from ...settings import placement
 from ...settings.making import SYNTHETIC
 from ...storage.manifest import Manifest
 from . import columns, explanation
-from .formatting import MIB, apart, row_name, table, text
+from .formatting import MIB, apart, estimates, row_name, table, text
 from .table import Table
 
 PLACE = (columns.VARIANT, columns.RUNNER, columns.TARGET, columns.PRECISION)
@@ -56,6 +56,7 @@ def _parity_table(result: ParityResult) -> str:
             parts.append(f"  {row_name(cell, result.cells)}: {note}")
     parts += _reasons(result.cells)
     parts += _problems(result.problems)
+    parts += estimates(result.hosts, result.cells)
     parts.append(f"  torch's float32 {_reference(result.reference)} on these goldens")
     if twice:
         parts.append(f"  {TWICE}")
@@ -78,6 +79,7 @@ def evaluation_table(result: EvaluationResult) -> str:
         shown.remove(columns.TARGET)
     parts: list[RenderableType] = [Table.of(shown, ran).text()] if ran else []
     parts += _reasons(result.cells)
+    parts += estimates(result.hosts, result.cells)
     data, reference = result.data, result.reference
     parts.append(
         f"  {data['images']} images of {data['classes']} classes: {data['name']}; "
