@@ -175,6 +175,32 @@ def test_int8_saturates_on_an_emulated_haswell_and_int8_avx2_holds(
         assert not fails or "int8-avx2 is the variant for it" in cell["reason"]
 
 
+@pytest.mark.skipif("avx2" not in host.facts()["cpu_flags"], reason="needs AVX2")
+def test_int8_saturates_on_a_cpu_that_computes_as_avx2_and_int8_avx2_holds(
+    workspace: Path, edgepipe: Run
+) -> None:
+    flags = ("--target", "isa-avx2", "--workspace", workspace)
+    done = edgepipe("parity", *flags, "--json")
+    assert done.returncode == 1, done.stdout
+    document = json.loads(done.stdout)
+    assert document["hosts"]["isa-avx2"]["isa"] == "AVX2"
+    cells = {cell["variant"]: cell for cell in document["cells"] if cell["runner"] == "openvino"}
+    assert list(cells) == ["fp32", "int8", "int8-avx2"]
+    for variant, cell in cells.items():
+        fails = variant == "int8"
+        assert cell["isa"] == "Intel AVX2"
+        assert (cell["verdict"], cell["fault"]) == (
+            ("fail", "saturation") if fails else ("pass", None)
+        )
+        assert not fails or "int8-avx2 is the variant for it" in cell["reason"]
+    assert "ort-cpu" not in {cell["runner"] for cell in document["cells"]}
+    again = edgepipe("parity", "--from", workspace / "mobilenet_v2" / "parity.npz")
+    assert "isa-avx2: estimate: this CPU computing as AVX2" in again.stdout
+    done = edgepipe("parity", *flags, "--runner", "ort-cpu")
+    assert done.returncode == 5
+    assert "--target haswell emulates such a CPU" in done.stdout
+
+
 @haswell
 def test_the_emulated_cpu_saturates_where_the_first_convolution_is_quantized(
     exported: Path, tmp_path: Path

@@ -246,6 +246,15 @@ def test_a_failure_on_a_cpu_that_int8_is_not_for_is_none(ready: Path, tmp_path: 
     assert package(workspace=ready, output=tmp_path).bundle.waived == ()
 
 
+def test_what_passed_on_a_cpu_that_computes_as_another_one_is_no_proof(
+    ready: Path, edgepipe: Run
+) -> None:
+    edit(ready / "mobilenet_v2" / "parity.json", lambda it: it["hosts"]["local"].update(isa="AVX2"))
+    done = edgepipe("package", "--workspace", ready)
+    assert done.returncode == 1
+    assert "no cell passed with fp32.onnx" in done.stderr
+
+
 def test_an_untrained_model_is_refused_unless_allowed_by_name(ready: Path, edgepipe: Run) -> None:
     path = ready / "mobilenet_v2" / "manifest.json"
     model = Manifest.from_json(path.read_text(), path).model
