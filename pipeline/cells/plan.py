@@ -82,7 +82,7 @@ def plan(
             continue
         targets: list[Target] = []
         for target in map(places.target, section.targets):
-            if reason := _not_there(runner, target, places):
+            if reason := not_there(runner, target, places):
                 if runner in section.runners:
                     row = Refused("", runner, target.name, None, "unavailable", reason)
                     refused.append(row)
@@ -150,7 +150,7 @@ def python_of(runner: str, places: Places) -> str | None:
     return places.python_of(runner) or environments.python_of(runner)
 
 
-def _not_there(runner: str, target: Target, places: Places) -> str | None:
+def not_there(runner: str, target: Target, places: Places) -> str | None:
     """Why a runner has no cells at all on a target that computes as an older CPU."""
     if target.isa is None:
         return None

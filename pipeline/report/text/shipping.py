@@ -60,7 +60,8 @@ def _latency(result: Verification) -> list[str]:
     there = ""
     if result.recorded_p50_ms is not None:
         there = f"; {ms(result.recorded_p50_ms)} ms on the build machine ({result.recorded_on})"
-    return [f"  p50 {ms(result.p50_ms)} ms in half a second{there}; not judged"]
+    judged = "an estimate, not judged" if result.host.get("isa") else "not judged"
+    return [f"  p50 {ms(result.p50_ms)} ms in half a second{there}; {judged}"]
 
 
 def deployment(result: Deployment) -> str:
