@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from ...runners.bundles.bundle import EXACT_INT8, Index
+from ...runners.targets import estimate
 from ..judging.parity_result import ParityResult
 from ..speed.bench_result import BenchResult
 
@@ -75,6 +76,9 @@ def _parity(index: Index, parity: ParityResult | None) -> str:
         "Answers on the goldens against torch's float32. For int8 the file's own arithmetic "
         "against torch, and the runner's kernels against that."
     )
+    for target, host in parity.hosts.items():
+        if host.get("isa"):
+            text += f" On {target}, an {estimate(host['isa'])}."
     return f"{text}\n\n" + "\n".join(rows)
 
 
@@ -84,7 +88,8 @@ def _bench(index: Index, bench: BenchResult | None) -> str:
     rows = ["| variant | runner | threads | p50 ms | 95 % interval | verdict |", "|---" * 6 + "|"]
     for cell in bench.cells:
         latency = cell.latency_ms
-        if latency and cell.variant in index.variants:
+        estimated = cell.isa is not None  # of another CPU than the one that the table names
+        if latency and not estimated and cell.variant in index.variants:
             interval = "{:.2f}–{:.2f}".format(*latency.ci95) if cell.rounds > 1 else "–"
             rows.append(
                 f"| {cell.variant} | {cell.runner} | {cell.threads} "
