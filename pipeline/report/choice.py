@@ -117,16 +117,15 @@ def _choose(report: Report, target: str, rows: list[Row]) -> Choice:
     ranked = sorted(rows, key=_cost)
     good = [row for row in ranked if not objections(row, report)]
     place = "" if target == "local" else f"On {target}: "
+    isa = report.hosts.get(target, {}).get("isa")
+    if isa:
+        place = f"On {target}, an {estimate(isa)}. "
     if not good:
         return Choice(target, None, place + _none(report, ranked))
     best, others = good[0], good[1:]
-    if isa := report.hosts.get(target, {}).get("isa"):
-        return Choice(
-            target,
-            None,
-            f"{place}no recommendation, an {estimate(isa)}. The fastest that passes there is "
-            f"{best.variant} on {best.runner}, {speed(best.bench)}, {_sqnr(best)}.",
-        )
+    if isa:
+        found = f"{best.variant} on {best.runner}, {speed(best.bench)}, {_sqnr(best)}"
+        return Choice(target, None, f"{place}No recommendation; the fastest that passes: {found}.")
     rank = (
         f"the fastest of the {len(good)} cells that pass" if others else "the only cell that passes"
     )

@@ -62,8 +62,8 @@ def test_an_estimate_of_another_cpu_is_told_and_not_recommended(made_up: MadeUp)
     assert "int8 fails parity on openvino at isa-avx2." in here.caveats
     assert there.row is None
     assert there.sentence.startswith(
-        "On isa-avx2: no recommendation, an estimate: this CPU computing as AVX2. "
-        "The fastest that passes there is int8-avx2 on openvino, p50 "
+        "On isa-avx2, an estimate: this CPU computing as AVX2. "
+        "No recommendation; the fastest that passes: int8-avx2 on openvino, p50 "
     )
     page = plain(made_up.page())
     assert "computing as AVX2" in page
