@@ -147,7 +147,8 @@ class Placement:
     with a model that tells precisions apart (see ``probe``), or the "only one" there is.
     ``convolutions`` counts convolutions by the kernel that executes them ("int8", "f32",
     "bf16") where the runner can tell, and is empty where it can't. ``streams`` is how many runs
-    are computed side by side.
+    are computed side by side. ``isa`` is the instruction set that oneDNN says it uses, in its own
+    words; it is asked, by the worker, where it is to compute as an older CPU.
     """
 
     device: str
@@ -159,6 +160,7 @@ class Placement:
     device_name: str = ""
     precision_from: str = ""
     streams: int = 1
+    isa: str | None = None
 
     def shares(self) -> dict[str, float]:
         """Per cent of the nodes on each provider; adds up to 100."""

@@ -100,6 +100,19 @@ def timeable(cells: Sequence[Cell]) -> None:
             raise UsageError(f"target {cell.target.name} is emulated: timings there mean nothing")
 
 
+def real(cells: Sequence[Cell]) -> None:
+    """Raise ``UsageError`` for a target that computes as another CPU than the one it has.
+
+    What is found there by measuring is about no machine that anybody has.
+    """
+    for cell in cells:
+        if cell.target.isa is not None:
+            raise UsageError(
+                f"target {cell.target.name} is this CPU computing as another one: "
+                "bench gives an estimate of that"
+            )
+
+
 def with_settings(cell: Cell, settings: Mapping[str, Any], *, tuned: bool = False) -> Cell:
     """A cell with some other ``Settings``, by their names."""
     settings = dict(settings)

@@ -6,6 +6,7 @@ nothing and imports no runtime, so that it also works where a runtime no longer 
 
 from __future__ import annotations
 
+import os
 import sys
 import time
 from collections.abc import Callable, Mapping, Sequence
@@ -15,9 +16,10 @@ from typing import Any
 
 from ...runners import registry
 from ...runners.base import RunnerError
+from ...runners.machine import isa
 from ...runners.machine.files import temporary_folder
 from ...runners.machine.installed import TELEMETRY_SWITCH
-from ...runners.targets import LOCAL, Target
+from ...runners.targets import CAPPED, ISAS, LOCAL, Target
 from ...runners.workers.launch import Worker
 from ..errors import ExitCode, UsageError
 from ..settings.load import load
@@ -71,16 +73,21 @@ def doctor(request: DoctorRequest) -> Diagnosis:
     """Look for what would make numbers or installs wrong: the machine and its packages.
 
     The checks are run on every target, and on the environments that runners have of their own.
-    Raises ``UsageError`` for an unknown or emulated target; everything else is a finding.
+    Raises ``UsageError`` for a target that is unknown, emulated, or computes as another CPU;
+    everything else is a finding.
     """
     places, targets = load(request.flags()).places, request.targets
     findings: list[Finding] = []
     for target in map(places.target, targets):
         if target.emulated:
             raise UsageError(f"target {target.name} is emulated: doctor looks at real machines")
+        if target.isa is not None:
+            raise UsageError(
+                f"target {target.name} computes as another CPU: doctor looks at real machines"
+            )
         findings += _examine(target, sys.executable, target.name, MACHINE_CHECKS + PACKAGE_CHECKS)
     if LOCAL.name in targets:
-        findings.append(leftovers(temporary_folder()))
+        findings += [leftovers(temporary_folder()), cap(os.environ)]
         for runner in registry.names():
             if python := places.python_of(runner):
                 findings += _examine(LOCAL, python, f"{runner} ({python})", PACKAGE_CHECKS)
@@ -133,6 +140,31 @@ def int8_kernels(facts: Facts) -> Finding:
         WARNING,
         f"{missing}: int8 kernels add in 16 bits and may saturate",
         "ship int8-avx2, and judge what you ship with `edgepipe parity` on this machine",
+    )
+
+
+def older_cpus(facts: Facts) -> Finding:
+    """Which older CPUs the one at hand can stand for."""
+    able = [
+        target.name
+        for target in CAPPED
+        if target.isa and not isa.lacking(ISAS[target.isa], facts["host"])
+    ]
+    if not able:
+        return Finding("older CPUs", OK, "it can compute as none of those that OpenVINO knows")
+    return Finding("older CPUs", OK, f"openvino can compute as one: --target {', '.join(able)}")
+
+
+def cap(environment: Mapping[str, str]) -> Finding:
+    """Whether this shell tells oneDNN to compute as an older CPU, which workers don't hear."""
+    found = [f"{name}={environment[name]}" for name in isa.VARIABLES if environment.get(name)]
+    if not found:
+        return Finding("oneDNN", OK, "nothing keeps it from the CPU's newest instructions")
+    return Finding(
+        "oneDNN",
+        WARNING,
+        f"{', '.join(found)} is set: edgepipe's workers drop it, your own programs obey it",
+        f"unset it; to compute as an older CPU, --target {CAPPED[0].name} and the like",
     )
 
 
@@ -269,5 +301,5 @@ def _is_stale(path: Path) -> bool:
         return False
 
 
-MACHINE_CHECKS = (cores, int8_kernels, governor, virtual_machine, busy)
+MACHINE_CHECKS = (cores, int8_kernels, older_cpus, governor, virtual_machine, busy)
 PACKAGE_CHECKS = (colliding_wheels, damaged_wheels, openvino_releases, telemetry)

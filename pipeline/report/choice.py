@@ -6,6 +6,7 @@ from collections import Counter
 from collections.abc import Callable, Sequence
 from dataclasses import asdict, dataclass
 
+from ...runners.targets import estimate
 from ...runners.timing.plan import OFFLINE, SERVER
 from ..judging.gates import default_gate
 from ..judging.parity_result import ParityResult
@@ -118,6 +119,9 @@ def _choose(report: Report, target: str, rows: list[Row]) -> Choice:
     ranked = sorted(rows, key=_cost)
     good = [row for row in ranked if not objections(row, report)]
     place = "" if target == "local" else f"On {target}: "
+    isa = report.hosts.get(target, {}).get("isa")
+    if isa:
+        place = f"On {target}, an {estimate(isa)}. "
     if not good:
         return Choice(target, None, place + _none(report, ranked))
     assert report.bench
@@ -125,6 +129,10 @@ def _choose(report: Report, target: str, rows: list[Row]) -> Choice:
     found = pick(report.bench, [row.bench for row in good if row.bench], _faithful_db(good))
     best = timed[id(found.row)]
     others = [row for row in good if row is not best]
+    if isa:
+        figures = [best.name(), advantage(found), str(speed(best.bench)), _sqnr(best)]
+        shown = ", ".join(one for one in figures if one)
+        return Choice(target, None, f"{place}No recommendation; the fastest that passes: {shown}.")
     if found.pair and best.bench and best.bench.against_reference == UNDECIDED:
         text = f"No recommendation: {best.name()} is the fastest that passes, {advantage(found)}"
         return Choice(target, None, f"{place}{text}; {MORE} would decide it.")

@@ -29,7 +29,13 @@ class CellsConfig(Section):
     ] = ()
     variants: Variants = ()
     targets: Annotated[
-        tuple[str, ...], Help("Where to run.", flag="--target", short="-t", metavar="NAME")
+        tuple[str, ...],
+        Help(
+            "Where to run: local, haswell, isa-avx2, ….",
+            flag="--target",
+            short="-t",
+            metavar="NAME",
+        ),
     ] = (LOCAL.name,)
     precisions: Annotated[
         tuple[str, ...], Help("f32, tf32, bf16, f16.", flag="--precision", metavar="NAME")
@@ -98,7 +104,9 @@ class PredictConfig(Section):
     table: ClassVar[str] = "predict"
     variant: Annotated[str, Help("fp32, int8, …", short="-v", metavar="NAME")] = "fp32"
     runner: Annotated[str, Help("ort-cpu, openvino, …", short="-r", metavar="NAME")] = "ort-cpu"
-    target: Annotated[str, Help("Where to run.", short="-t", metavar="NAME")] = LOCAL.name
+    target: Annotated[
+        str, Help("Where to run: local, haswell, isa-avx2, ….", short="-t", metavar="NAME")
+    ] = LOCAL.name
     precision: Annotated[str, Help("f32, tf32, bf16, f16.", metavar="NAME")] = "f32"
     threads: Annotated[Positive | None, THREADS] = None
     top: Annotated[Positive, Help("Classes to show an image.")] = 5

@@ -82,7 +82,9 @@ class VerifyRequest(VerifyConfig, Request):
     bundle: Annotated[Path, Help("What `package` wrote.", argument=True, metavar="BUNDLE")] = Field(
         kw_only=False
     )
-    target: Annotated[str, Help("Where to run it.", short="-t", metavar="NAME")] = LOCAL.name
+    target: Annotated[
+        str, Help("Where to run it: local, haswell, isa-avx2, ….", short="-t", metavar="NAME")
+    ] = LOCAL.name
 
 
 class DeployConfig(Section):

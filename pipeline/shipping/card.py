@@ -6,6 +6,7 @@ from collections.abc import Sequence
 from operator import attrgetter
 
 from ...runners.bundles.bundle import EXACT_INT8, Index
+from ...runners.targets import estimate
 from ..judging.parity_result import CellVerdict, ParityResult
 from ..report.tables import columns
 from ..report.tables.columns import RUNNER, TARGET, VARIANT, VERDICT
@@ -78,6 +79,9 @@ def _parity(index: Index, parity: ParityResult | None) -> str:
         "Answers on the goldens against torch's float32. For int8 the file's own arithmetic "
         "against torch, and the runner's kernels against that."
     )
+    for target, host in parity.hosts.items():
+        if host.get("isa"):
+            text += f" On {target}, an {estimate(host['isa'])}."
     return f"{text}\n\n{_measured(PARITY, index, parity.cells)}"
 
 
@@ -86,7 +90,8 @@ def _bench(index: Index, bench: BenchResult | None) -> str:
         return "Not measured."
     quick = " A few short slices only (`--quick`)." if bench.quick else ""
     machine = f"{bench.host.get('cpu')}, {bench.host.get('physical_cores')} cores.{quick}"
-    timed = [cell for cell in bench.cells if cell.latency_ms]
+    # Not of another CPU than the one that the table names.
+    timed = [cell for cell in bench.cells if cell.latency_ms and cell.isa is None]
     return f"{machine}\n\n{_measured(BENCH, index, timed)}"
 
 

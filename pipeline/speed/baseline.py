@@ -64,7 +64,7 @@ class Baseline:
         if (old := next(same, None)) is None:
             return unknown(f"not in {self.path}")
         there = self.hosts.get(row.target, {})
-        for fact in ("cpu", "physical_cores"):
+        for fact in ("cpu", "physical_cores", "isa"):
             if there.get(fact) != host.get(fact):
                 return unknown(f"another machine: {fact} was {there.get(fact)}")
         for setting in SAME:

@@ -329,6 +329,8 @@ class _Run:
             notes = (spread, *notes)
         if elsewhere := self._tuned_elsewhere(entry.cell):
             notes = (elsewhere, *notes)
+        if estimate := entry.cell.target.estimate:
+            notes = (f"{estimate} (oneDNN: {placed.isa})", *notes)
         return of_quick_run(verdict, notes) if self._quick else (verdict, notes)
 
     def _tuned_elsewhere(self, cell: Cell) -> str:

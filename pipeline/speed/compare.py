@@ -23,7 +23,7 @@ from ...exporters.zoo.published import PUBLISHED
 from ...runners import documents
 from ...runners.timing.plan import SINGLE_STREAM
 from ..cells.plan import plan
-from ..cells.session import Cell, timeable
+from ..cells.session import Cell, real, timeable
 from ..errors import ExitCode, UsageError
 from ..numerics import ratios
 from ..progress import Progress
@@ -221,7 +221,8 @@ def measure_models(
 ) -> CompareResult:
     """Measure these models' cells, all by turns; then a training step of each.
 
-    Raises ``UsageError`` for an emulated target, whose timings would mean nothing.
+    Raises ``UsageError`` for an emulated target, whose timings would mean nothing, and for one that
+    computes as another CPU.
     """
     ratios.require()
     planned = [_entries(source, section, places) for source in models]
@@ -368,6 +369,7 @@ def _entries(
         manifest = replace(manifest, variants=usual)
     cells, refused = plan(source.workspace.folder, manifest, section, places)
     timeable(cells)
+    real(cells)
     rows = [CellResult.refused(one) for one in refused]
     return [Entry(cell, source) for cell in cells], rows
 

@@ -19,7 +19,7 @@ from ...runners.base import RunnerError
 from ...runners.timing.plan import OFFLINE
 from ...runners.workers.launch import Worker
 from ..cells.plan import plan
-from ..cells.session import Cell, status_of, timeable, timeouts_of, with_settings
+from ..cells.session import Cell, real, status_of, timeable, timeouts_of, with_settings
 from ..errors import ExitCode
 from ..judging.parity import record
 from ..judging.parity_result import CellVerdict, judge_all
@@ -158,12 +158,13 @@ def _tune(
     """Search the settings of every cell that the section asks for, within its budget.
 
     A cell that fails keeps its reason and the others go on. Raises ``UsageError`` for an
-    emulated target.
+    emulated target, and for one that computes as another CPU: settings are for a machine.
     """
     ratios.require()
     section = section.model_copy(update={"tuned": False})
     cells, refused = plan(source.workspace.folder, source.manifest, section, places)
     timeable(cells)
+    real(cells)
     started = time.monotonic()
     rows: list[Tuned] = []
     recommended = {found.key: found for found in source.manifest.recommended}
@@ -375,8 +376,7 @@ class _Search:
         else:
             row = self._row(INCONCLUSIVE, f"{shown}: a longer --budget may tell")
         default_ms, tuned_ms = (
-            over_generations_ms(one.figures()).value / self._batch(one)
-            for one in (old, new)
+            over_generations_ms(one.figures()).value / self._batch(one) for one in (old, new)
         )
         return replace(row, ratio=found.value, ci95=ci95, default_ms=default_ms, tuned_ms=tuned_ms)
 

@@ -28,6 +28,8 @@ import numpy as np
 
 from .. import registry
 from ..base import Placement, RunnerError, RunnerUnavailable, SessionError, Settings, TensorSpec
+from ..machine import isa
+from ..targets import Isa
 from ..timing.conditions import Conditions
 from ..timing.plan import SERVER, SINGLE_STREAM
 from . import protocol
@@ -129,14 +131,15 @@ def scripted(
     def request(
         worker: Worker, operation: str, fields: Mapping[str, Any], blobs: Any, _timeout: float
     ) -> Reply:
+        cap = isa.cap_of(worker.argv)
         if operation == "hello":
-            return {**about, "host": host}, {}
+            return {**about, "host": host if cap is None else isa.capped(cap, host)}, {}
         if operation == "meter":
             sessions[id(worker)] = _Session(METER, fields)
             return {"work": "none", "threads": fields["threads"]}, {}
         if operation in ("describe", "load"):
             script = _find(scripts, fields["runner"], fields.get("file", ""), blobs)
-            sessions[id(worker)] = _Session(script, fields)
+            sessions[id(worker)] = _Session(script, fields, cap)
         session = sessions[id(worker)]
         if operation in session.script.fails:
             raise copy.copy(session.script.fails[operation])
@@ -167,7 +170,8 @@ def _find(
 class _Session:
     """Answers requests by their names, as ``worker.operations`` do in a process."""
 
-    def __init__(self, script: Script, fields: Mapping[str, Any]) -> None:
+    def __init__(self, script: Script, fields: Mapping[str, Any], cap: Isa | None) -> None:
+        self._cap = cap
         self._settings = Settings(**fields.get("settings", {"threads": 1}))
         self.script = replace(script, **script.varies(self._settings))
 
@@ -201,6 +205,7 @@ class _Session:
             "streams": asked.streams or 2,
             "provider": provider,
             "nodes": {provider: 10},
+            "isa": None if self._cap is None else self._cap.logged[0],
         }
         return {
             "inputs": [asdict(spec) for spec in self._fixed(script.inputs)],

@@ -2,7 +2,8 @@
 
 It reads requests from stdin and answers on what was its stdout; whatever a library prints to
 stdout goes to stderr instead. It ends with its input, so that a worker on any machine ends
-with its parent: see ``watchdog``. Requests (see ``protocol`` for the wire format):
+with its parent: see ``watchdog``. With ``--isa NAME`` it computes as an older CPU, proves it, and
+has only those runners that can: see ``isa``. Requests (see ``protocol`` for the wire format):
 
     hello                      -> {version, edgepipe, pid, host}
     inspect                    -> {host, load, installed}
@@ -25,6 +26,7 @@ import subprocess
 import sys
 import tempfile
 from collections.abc import Callable, Iterator, Mapping
+from contextlib import AbstractContextManager, nullcontext
 from dataclasses import asdict, replace
 from importlib.metadata import version
 from io import BufferedReader
@@ -36,14 +38,16 @@ import numpy as np
 
 from .. import registry
 from ..base import (
+    Runner,
     RunnerUnavailable,
     Session,
     SessionError,
     Settings,
     StorageFull,
 )
-from ..machine import host, installed, own_process
+from ..machine import host, installed, isa, own_process
 from ..machine.files import temporary_files
+from ..targets import Isa
 from ..timing import meter
 from ..timing.measure import Timer
 from ..timing.plan import Plan
@@ -64,12 +68,26 @@ def hello(_message: protocol.Message, _blobs: protocol.Blobs) -> Any:
 
 
 class Worker:
-    """Answers requests; holds at most one session."""
+    """Answers requests; holds at most one session. ``cap``: the older CPU that it computes as."""
 
-    def __init__(self) -> None:
+    def __init__(self, cap: Isa | None = None) -> None:
         self._session: Session | None = None
         self._timer: Timer | None = None
         self._cache = Path(os.devnull)
+        self._cap = cap
+        self._heard: list[str] = []
+
+    def hello(self, message: protocol.Message, blobs: protocol.Blobs) -> Any:
+        """As ``hello``; the machine is what it computes as.
+
+        Raises ``RunnerUnavailable`` where the CPU has not all of it: oneDNN would use less.
+        """
+        reply, files = hello(message, blobs)
+        if self._cap is not None:
+            if reason := isa.lacking(self._cap, reply["host"]):
+                raise RunnerUnavailable(reason)
+            reply["host"] = isa.capped(self._cap, reply["host"])
+        return reply, files
 
     def inspect(self, _message: protocol.Message, _blobs: protocol.Blobs) -> Any:
         """The machine and what is installed on it, for ``edgepipe doctor``."""
@@ -82,7 +100,7 @@ class Worker:
     def describe(self, message: protocol.Message, _blobs: protocol.Blobs) -> Any:
         """What a runner takes and has here, or the reason why it can't run here."""
         runner = registry.get(message["runner"])
-        reason = runner.unavailable()
+        reason = self._why_not(runner)
         return {
             "formats": runner.formats,
             "precisions": runner.precisions,
@@ -98,8 +116,7 @@ class Worker:
         ``cache`` names those that an earlier load left in its cache, ``None`` for no cache.
         """
         runner = registry.get(message["runner"])
-        reason = runner.unavailable()
-        if reason:
+        if reason := self._why_not(runner):
             raise RunnerUnavailable(reason)
         host.limit_memory()
         settings = Settings(**message["settings"])
@@ -113,14 +130,18 @@ class Worker:
                     raise protocol.ProtocolError(f"model file name {name!r}")
                 place = self._cache if cached and name in cached else Path(folder)
                 data.rename(place / name)
-            loading = perf_counter_ns()
-            session = runner.load(Path(folder) / message["file"], settings)
-            loaded = perf_counter_ns()
+            with self._listening():
+                loading = perf_counter_ns()
+                session = runner.load(Path(folder) / message["file"], settings)
+                loaded = perf_counter_ns()
+                placement = session.placement  # only now: see Session.placement
+        if self._cap is not None:
+            placement = replace(placement, isa=self._proven(self._cap, runner.name))
         self._session = session
         return {
             "inputs": [asdict(spec) for spec in session.inputs],
             "outputs": [asdict(spec) for spec in session.outputs],
-            "placement": asdict(session.placement),  # only now: see Session.placement
+            "placement": asdict(placement),
             "runner_version": runner.version(),
             "load_ms": (loaded - loading) / 1e6,
             "from_cache": getattr(session, "from_cache", False),
@@ -190,17 +211,35 @@ class Worker:
             raise SessionError("nothing was warmed up")
         return self._timer
 
+    def _why_not(self, runner: Runner) -> str | None:
+        if self._cap is not None and (reason := registry.why_not_capped(runner.name, self._cap)):
+            return reason
+        with self._listening():  # it may run a probe, and oneDNN names itself once
+            return runner.unavailable()
+
+    def _listening(self) -> AbstractContextManager[None]:
+        return nullcontext() if self._cap is None else isa.listening(self._heard)
+
+    def _proven(self, cap: Isa, runner: str) -> str:
+        """What oneDNN says it uses. Raises ``SessionError`` if that isn't the cap."""
+        said = self._heard[0] if self._heard else "nothing"
+        if said not in cap.logged:
+            raise SessionError(
+                f"{runner} was to compute as {cap.value}, and says of what it uses: {said}"
+            )
+        return said
+
     def _loaded(self) -> Session:
         if self._session is None:
             raise SessionError("no model is loaded")
         return self._session
 
 
-def operations() -> dict[str, Operation]:
+def operations(cap: Isa | None = None) -> dict[str, Operation]:
     """What a new worker answers, by the name of the request."""
-    worker = Worker()
+    worker = Worker(cap)
     return {
-        "hello": hello,
+        "hello": worker.hello,
         "inspect": worker.inspect,
         "describe": worker.describe,
         "load": worker.load,
@@ -310,6 +349,8 @@ def _guard() -> subprocess.Popen[bytes]:
 def main(answers: Mapping[str, Operation] | None = None) -> None:
     """Serve on stdin and the original stdout: a worker's answers, unless others are given."""
     own_process.claim()
+    cap = isa.cap_of(sys.argv)
+    isa.compute_as(cap)
     signal.signal(signal.SIGINT, signal.SIG_IGN)  # the parent decides when a worker ends
     reader = os.fdopen(os.dup(0), "rb")
     writer = os.fdopen(os.dup(1), "wb")
@@ -318,7 +359,7 @@ def main(answers: Mapping[str, Operation] | None = None) -> None:
     try:
         with temporary_files():
             _watchdog = _guard()  # kept: there is no waiting for it
-            serve(reader, writer, answers or operations())
+            serve(reader, writer, answers or operations(cap))
     except BrokenPipeError:
         os._exit(1)
     except StorageFull as error:  # half a request is still in the pipe: this can't be answered

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
+from ....runners.targets import estimate
 from ...numerics.intervals import SAMPLES_NEEDED
 from ...settings.making import SYNTHETIC
 from ...speed.bench_result import CellResult
@@ -12,7 +13,7 @@ from ...speed.validity import INVALID
 from ..choice import speed
 from ..gather import Report
 from ..tables import columns
-from ..tables.formatting import NONE, mebibytes
+from ..tables.formatting import NONE, cpu_of, mebibytes
 from ..tables.formatting import settings as options
 from ..tables.table import Column, Table, figure
 from ..text.benchmark import noise
@@ -116,7 +117,7 @@ def hosts(report: Report) -> Table:
     """The machines that the figures come from, a column for each."""
     found = report.hosts
     facts: list[tuple[str, Callable[[Mapping[str, Any]], str]]] = [
-        ("CPU", lambda host: str(host.get("cpu", NONE))),
+        ("CPU", cpu_of),
         ("Flags", lambda host: _listing(host.get("cpu_flags", ())) or "none of note"),
         ("Cores", _cores),
         ("Virtual machine", lambda host: "yes" if host.get("virtual_machine") else "no"),
@@ -170,7 +171,12 @@ def limits(report: Report) -> list[str]:
     if timed and all(cell.load_cached_ms is None for cell in timed):
         lines.append("Loading from a runner's cache was not measured.")
     lines += _percentiles(timed)
-    if report.bench and len(report.bench.hosts) == 1:
+    lines += [
+        f"{target}: an {estimate(host['isa'])}; no evidence of such a machine."
+        for target, host in report.hosts.items()
+        if host.get("isa")
+    ]
+    if report.bench and sum(not host.get("isa") for host in report.bench.hosts.values()) == 1:
         lines.append("One machine was measured; another CPU may rank the cells differently.")
     if report.rows:
         lines.append(

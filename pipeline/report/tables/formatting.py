@@ -9,6 +9,8 @@ from typing import Any
 
 from rich.console import Console
 
+from ....runners.targets import estimate
+
 WIDTH = 100
 MIB = 1 << 20
 NONE = "–"
@@ -32,6 +34,38 @@ def text(*parts: Any) -> str:
     output = console.file
     assert isinstance(output, io.StringIO)
     return output.getvalue().rstrip()
+
+
+def cpu_of(host: Mapping[str, Any]) -> str:
+    """What a machine's CPU is called, and what it computes as where that is another one."""
+    name = str(host.get("cpu", "an unknown CPU"))
+    return f"{name} computing as {host['isa']}" if host.get("isa") else name
+
+
+def estimates(hosts: Mapping[str, Mapping[str, Any]], rows: Sequence[Any]) -> list[str]:
+    """A line for each target that computes as an older CPU, with oneDNN's word for it."""
+    lines = []
+    for target, host in hosts.items():
+        if host.get("isa"):
+            said = next((row.isa for row in rows if row.target == target and row.isa), "nothing")
+            lines.append(f"  {target}: {estimate(host['isa'])} (oneDNN: {said})")
+    return lines
+
+
+def cpu_of(host: Mapping[str, Any]) -> str:
+    """What a machine's CPU is called, and what it computes as where that is another one."""
+    name = str(host.get("cpu", "an unknown CPU"))
+    return f"{name} computing as {host['isa']}" if host.get("isa") else name
+
+
+def estimates(hosts: Mapping[str, Mapping[str, Any]], rows: Sequence[Any]) -> list[str]:
+    """A line for each target that computes as an older CPU, with oneDNN's word for it."""
+    lines = []
+    for target, host in hosts.items():
+        if host.get("isa"):
+            said = next((row.isa for row in rows if row.target == target and row.isa), "nothing")
+            lines.append(f"{target}: {estimate(host['isa'])} (oneDNN: {said})")
+    return lines
 
 
 def row_name(row: Any, rows: Sequence[Any]) -> str:

@@ -24,6 +24,10 @@ def predictions(result: PredictResult) -> str:
         f"  {result.model['name']} {result.variant} / {result.runner}{place}, {result.precision}, "
         f"{result.threads} threads; times in ms, the first run's with what starts only then"
     )
+    if result.isa:
+        parts.append(
+            f"  {result.target}: this CPU computing as an older one (oneDNN: {result.isa})"
+        )
     if result.scores == "probabilities":
         parts.append("  the model gives probabilities itself: shown as they are")
     return text(*parts)

@@ -5,7 +5,7 @@ from __future__ import annotations
 from ...shipping.deploy import WOULD_DEPLOY, Deployment
 from ...shipping.package import Packaged
 from ...shipping.verify_result import Verification
-from ..tables.formatting import mebibytes, ms, text
+from ..tables.formatting import cpu_of, mebibytes, ms, text
 from ..tables.table import Column, Table, figure
 
 HEADS = (Column("file"), figure("MiB"), Column("sha256"))
@@ -37,7 +37,7 @@ def verification(result: Verification) -> str:
         f"  {result.bundle['name']} {result.bundle['digest'][:16]}, "
         f"release {result.bundle['release']}, proven at {result.bundle['created'] or 'no time'}, "
         f"packaged by edgepipe {result.bundle['edgepipe']}",
-        f"  {host['cpu']}: {flags}",
+        f"  {cpu_of(host)}: {flags}",
         f"  {result.variant} ({result.file}) on {result.runner} {result.runner_version}, "
         f"{result.precision}, {result.threads} threads; {settings}",
     ]
@@ -62,7 +62,8 @@ def _latency(result: Verification) -> list[str]:
     there = ""
     if result.recorded_p50_ms is not None:
         there = f"; {ms(result.recorded_p50_ms)} ms on the build machine ({result.recorded_on})"
-    return [f"  p50 {ms(result.p50_ms)} ms in half a second{there}; not judged"]
+    judged = "an estimate, not judged" if result.host.get("isa") else "not judged"
+    return [f"  p50 {ms(result.p50_ms)} ms in half a second{there}; {judged}"]
 
 
 def deployment(result: Deployment) -> str:

@@ -16,7 +16,7 @@ from ...settings import placement
 from ...settings.making import SYNTHETIC
 from ...storage.manifest import Manifest
 from ..tables import columns
-from ..tables.formatting import NONE, mebibytes, row_name, text
+from ..tables.formatting import NONE, estimates, mebibytes, row_name, text
 from ..tables.table import Column, Table, figure
 from . import explanation, judged
 
@@ -56,6 +56,7 @@ def _parity_table(result: ParityResult) -> str:
         if note := placement.spread(cell.placement, cell.provider or ""):
             parts.append(f"  {row_name(cell, result.cells)}: {note}")
     parts += [f"  {line}" for line in (*judged.reasons(result.cells), *result.problems)]
+    parts += [f"  {line}" for line in estimates(result.hosts, result.cells)]
     parts.append(f"  torch's float32 {_reference(result.reference)} on these goldens")
     if columns.FILE in shown.columns:
         parts.append(f"  {TWICE}")
@@ -72,7 +73,7 @@ def evaluation_table(result: EvaluationResult) -> str:
     """The cells of an evaluation with the reasons below it."""
     shown = judged.accuracies(result)
     parts: list[RenderableType] = [shown.text()] if shown.rows else []
-    lines = [shown.caption, *judged.notes(result)]
+    lines = [shown.caption, *judged.notes(result), *estimates(result.hosts, result.cells)]
     if columns.FILE in shown.columns:
         lines.append(f"{TWICE} (SQNR in dB, on the goldens; parity judges it)")
     return text(*parts, *(f"  {line}" for line in lines))

@@ -46,6 +46,33 @@ def test_the_recommendation_is_the_fastest_of_those_that_pass(made_up: MadeUp) -
     assert choice.caveats == ("int8 fails parity on ort-cpu.",)
 
 
+def test_an_estimate_of_another_cpu_is_told_and_not_recommended(made_up: MadeUp) -> None:
+    hosts = {"local": HOST, "isa-avx2": {**HOST, "cpu_flags": ["avx2", "fma"], "isa": "AVX2"}}
+    rows = [("int8", "fail"), ("int8-avx2", "pass")]
+    made_up.bench(
+        timed("int8", "openvino"),
+        *(timed(variant, "openvino", target="isa-avx2") for variant, _ in rows),
+        hosts=hosts,
+    )
+    made_up.parity(
+        judged("int8", "openvino"),
+        *(judged(variant, "openvino", verdict, target="isa-avx2") for variant, verdict in rows),
+        hosts=hosts,
+    )
+    here, there = choose(made_up.report())
+    assert here.row
+    assert "int8 fails parity on openvino at isa-avx2." in here.caveats
+    assert there.row is None
+    assert there.sentence.startswith(
+        "On isa-avx2, an estimate: this CPU computing as AVX2. "
+        "No recommendation; the fastest that passes: int8-avx2 on openvino, p50 "
+    )
+    page = plain(made_up.page())
+    assert "computing as AVX2" in page
+    assert "isa-avx2: an estimate: this CPU computing as AVX2; no evidence" in page
+    assert "parity judged on another CPU" not in page
+
+
 def test_without_a_cell_that_qualifies_the_reasons_are_counted(made_up: MadeUp) -> None:
     made_up.bench(
         timed("fp32", "ort-cpu", "invalid", notes=("wrong outputs: some are NaN",)),

@@ -59,9 +59,21 @@ def test_targets_and_interpreters(tmp_path: Path) -> None:
     assert config.target("local").name == "local"
 
 
+def test_a_target_of_ones_own_can_compute_as_an_older_cpu(tmp_path: Path) -> None:
+    (tmp_path / "edgepipe.toml").write_text(
+        '[targets.box]\nssh = "box"\npython = "/opt/python"\nisa = "avx2-vnni"\n'
+        '[targets.isa-avx2]\ncommand = ["nice", "{python}"]\n'
+    )
+    places = load({}, tmp_path).places
+    assert places.target("box").isa == "avx2-vnni"
+    assert places.target("isa-avx512-core").isa == "avx512-core"
+    assert places.target("isa-avx2").isa is None, "one's own comes before a built-in one"
+
+
 @pytest.mark.parametrize(
     ("text", "says"),
     [
+        ("[targets.a]\ncommand = ['c']\nisa = 'avx3'", r"targets\.a\.isa .*avx2"),
         ("[bench]\nthread = 2", r"unknown key bench\.thread \(edgepipe\.toml\); .*threads\?"),
         ("workspaces = 'x'", r"unknown key workspaces .*workspace\?"),
         ("[export]\ninput-sice = 2", r"unknown key export\.input-sice .*input-size\?"),
