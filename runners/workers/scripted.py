@@ -135,7 +135,7 @@ def scripted(
         if operation == "hello":
             return {**about, "host": host if cap is None else isa.capped(cap, host)}, {}
         if operation == "meter":
-            sessions[id(worker)] = _Session(METER, fields)
+            sessions[id(worker)] = _Session(METER, fields, None)
             return {"work": "none", "threads": fields["threads"]}, {}
         if operation in ("describe", "load"):
             script = _find(scripts, fields["runner"], fields.get("file", ""), blobs)

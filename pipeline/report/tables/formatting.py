@@ -48,22 +48,6 @@ def estimates(hosts: Mapping[str, Mapping[str, Any]], rows: Sequence[Any]) -> li
     for target, host in hosts.items():
         if host.get("isa"):
             said = next((row.isa for row in rows if row.target == target and row.isa), "nothing")
-            lines.append(f"  {target}: {estimate(host['isa'])} (oneDNN: {said})")
-    return lines
-
-
-def cpu_of(host: Mapping[str, Any]) -> str:
-    """What a machine's CPU is called, and what it computes as where that is another one."""
-    name = str(host.get("cpu", "an unknown CPU"))
-    return f"{name} computing as {host['isa']}" if host.get("isa") else name
-
-
-def estimates(hosts: Mapping[str, Mapping[str, Any]], rows: Sequence[Any]) -> list[str]:
-    """A line for each target that computes as an older CPU, with oneDNN's word for it."""
-    lines = []
-    for target, host in hosts.items():
-        if host.get("isa"):
-            said = next((row.isa for row in rows if row.target == target and row.isa), "nothing")
             lines.append(f"{target}: {estimate(host['isa'])} (oneDNN: {said})")
     return lines
 
