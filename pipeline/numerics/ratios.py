@@ -51,8 +51,8 @@ def require() -> None:
 
 
 def of_cycles(new: np.ndarray, old: np.ndarray) -> float:
-    """A generation's log ratio: the median over its cycles, in each of which both had a turn."""
-    return float(np.median(np.log(new / old)))
+    """A generation's log ratio: the median over the cycles in which both had a turn (else NaN)."""
+    return float(np.nanmedian(np.log(new / old)))
 
 
 def over_generations(logs: Sequence[float], least: float = 0.0) -> Ratio:

@@ -13,8 +13,7 @@ from ..errors import InputError
 from ..numerics import ratios
 from ..numerics.ratios import FEWEST
 from ..verdicts import INCONCLUSIVE
-from .bench_result import BenchResult, CellResult, over_generations_ms
-from .regression import Comparison, compare
+from .bench_result import BenchResult, CellResult, Comparison, compare, over_generations_ms
 from .validity import INVALID
 
 # What makes two rows the same cell.
@@ -33,6 +32,7 @@ class Baseline:
     hosts: Mapping[str, Mapping[str, Any]]
     path: Path
     meters: Mapping[str, Mapping[str, Any]] = field(default_factory=dict)
+    quick: bool = False
 
     @classmethod
     def load(cls, path: Path) -> Self:
@@ -40,7 +40,7 @@ class Baseline:
         found = BenchResult.load(path, "measure the baseline with this `edgepipe bench`")
         if found is None:
             raise InputError(f"{path}: No such file or directory")
-        return cls(found.cells, found.hosts, path, found.meters)
+        return cls(found.cells, found.hosts, path, found.meters, found.quick)
 
     def compare(
         self,
@@ -56,6 +56,9 @@ class Baseline:
 
         def unknown(reason: str) -> Comparison:
             return Comparison(INCONCLUSIVE, max_slowdown, reason=reason)
+
+        if self.quick:
+            return unknown("the baseline is a quick bench")
 
         def key(cell: CellResult) -> list[Any]:
             return [getattr(cell, name) for name in KEY]

@@ -23,7 +23,14 @@ from ..settings import placement
 from ..settings.load import load_exported
 from ..settings.machine import Places
 from ..settings.options import fraction, takes
-from ..settings.speed import GATE_GENERATIONS, GENERATIONS, BenchConfig, BenchRequest
+from ..settings.speed import (
+    GATE_GENERATIONS,
+    GENERATIONS,
+    MAX_SLOWDOWN,
+    MAX_SLOWDOWN_OF_FILE,
+    BenchConfig,
+    BenchRequest,
+)
 from ..storage.workspace import Workspace
 from ..verdicts import INCONCLUSIVE
 from .baseline import Baseline
@@ -31,27 +38,18 @@ from .bench_result import (
     SAMPLES,
     BenchResult,
     CellResult,
+    Comparison,
     Pair,
+    compare,
     exit_code,
     failed_row,
     measured_row,
     over_generations_ms,
     unmet,
 )
-from .regression import Comparison, compare
-from .turns import (
-    METER,
-    QUICK_GENERATIONS,
-    QUICK_SECONDS,
-    Entry,
-    Schedule,
-    Source,
-    Turns,
-    Visits,
-    cached_load_ms,
-    hosts,
-)
+from .turns import QUICK_GENERATIONS, QUICK_SECONDS, Schedule, Turns
 from .validity import INVALID, judge, of_quick_run
+from .visits import METER, Entry, Source, Visits, cached_load_ms, hosts
 
 # A sweep goes on while a larger batch computes this much more in a second.
 MIN_GAIN = 0.05
@@ -278,9 +276,12 @@ class _Run:
         self._rows += len(rows)
 
     def _compared(self, row: CellResult, entry: Entry, turns: Turns) -> CellResult:
-        limit = fraction(self._section.max_slowdown)
+        usual = MAX_SLOWDOWN_OF_FILE if self._baseline else MAX_SLOWDOWN
+        limit = fraction(self._section.max_slowdown or usual)
         partner = self._partners.get(entry.cell)
-        if self._baseline:
+        if self._quick and (self._baseline or self._partners):
+            comparison = Comparison(INCONCLUSIVE, limit, reason="this bench is a quick one")
+        elif self._baseline:
             host = self.hosts[row.target]
             comparison = self._baseline.compare(row, host, self.meters.get(row.target), limit)
         elif not self._partners:

@@ -15,14 +15,13 @@ from ..cells.row import CellRow
 from ..cells.session import Cell
 from ..errors import ExitCode
 from ..numerics import intervals
-from ..numerics.ratios import FASTER, SAME, SLOWER, UNDECIDED, Ratio, over_generations
+from ..numerics.ratios import FASTER, FEWEST, SAME, SLOWER, UNDECIDED, Ratio, over_generations
 from ..settings.judging import CellsConfig
 from ..storage.document import UNWRITTEN, Result
 from ..storage.manifest import CellKey
-from ..verdicts import FAIL, INCONCLUSIVE, code_of
-from .regression import Comparison
-from .turns import Entry, Visits
+from ..verdicts import FAIL, INCONCLUSIVE, PASS, code_of
 from .validity import INVALID, NOISY
+from .visits import Entry, Visits
 
 SAMPLES = "bench.npz"
 
@@ -42,6 +41,22 @@ class Latency:
     mean: float
     stdev: float
     ci95: tuple[float, float] | None
+
+
+@dataclass(frozen=True)
+class Comparison:
+    """New time for a run divided by the old one, with its 95 % interval.
+
+    The verdict is "fail" if all of the interval is above ``1 + max_slowdown``, "pass" if none
+    of it is, "inconclusive" otherwise or with a ``reason`` why the two can't be compared.
+    """
+
+    verdict: str
+    max_slowdown: float
+    ratio: float | None = None
+    ci95: tuple[float, float] | None = None
+    baseline_ms: float | None = None
+    reason: str | None = None
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -168,6 +183,18 @@ class BenchResult(Result):
         buffer = io.BytesIO()
         np.savez_compressed(buffer, allow_pickle=False, **arrays)
         return buffer.getvalue()
+
+
+def compare(
+    ratio: Ratio | None, generations: int, max_slowdown: float, baseline_ms: float
+) -> Comparison:
+    """Judge new/old, as so many generations have it."""
+    if ratio is None or generations < FEWEST:
+        reason = f"too few generations: {generations}, {FEWEST} needed"
+        return Comparison(INCONCLUSIVE, max_slowdown, reason=reason)
+    limit = 1 + max_slowdown
+    verdict = FAIL if ratio.low > limit else PASS if ratio.high <= limit else INCONCLUSIVE
+    return Comparison(verdict, max_slowdown, ratio.value, ratio.ci95, baseline_ms)
 
 
 def unmet(rows: Sequence[CellResult], required: Sequence[str]) -> list[tuple[str, str]]:

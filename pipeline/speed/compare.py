@@ -9,110 +9,37 @@ from __future__ import annotations
 import statistics as stats
 from collections.abc import Mapping, Sequence
 from contextlib import ExitStack
-from dataclasses import dataclass, field, fields, replace
+from dataclasses import dataclass, field, replace
 from datetime import UTC, datetime
 from time import perf_counter
 from typing import Any
 
-from ...exporters import complexity
-from ...exporters.complexity import Complexity
 from ...exporters.threads import torch_threads
 from ...exporters.weights import sources
-from ...exporters.zoo import ARCHITECTURES, WITH_WIDTH
-from ...exporters.zoo.published import PUBLISHED
+from ...exporters.zoo import ARCHITECTURES
 from ...runners import documents
 from ...runners.timing.plan import SINGLE_STREAM
 from ..cells.plan import plan
 from ..cells.session import Cell, real, timeable
-from ..errors import ExitCode, UsageError
+from ..errors import ExitCode
 from ..numerics import ratios
 from ..progress import Progress
 from ..settings.load import load
 from ..settings.machine import Places
-from ..settings.nearest import nearest
 from ..settings.options import takes
 from ..settings.speed import CompareConfig, CompareRequest
 from ..storage.atomic import writable, write_whole
 from ..storage.document import UNWRITTEN, Document
 from . import candidates
 from .bench_result import CellResult, exit_code, failed_row, measured_row
-from .candidates import CLASSES, VARIANTS
+from .candidates import VARIANTS, Candidate, Speed, architectures, exported
 from .convolutions import Convolution, by_arithmetic, by_the_clock
-from .turns import (
-    QUICK_GENERATIONS,
-    QUICK_SECONDS,
-    Entry,
-    Schedule,
-    Source,
-    Turns,
-    Visits,
-    hosts,
-)
+from .turns import QUICK_GENERATIONS, QUICK_SECONDS, Schedule, Turns
 from .validity import judge, of_quick_run
+from .visits import Entry, Source, Visits, hosts
 
 # What the published counts and accuracies are for.
 TRAINING_BATCH, TRAINING_STEPS = 8, 3
-
-
-@dataclass(frozen=True)
-class Speed:
-    """A variant of a model on a runner. Times in ms for one run; ``None`` unless status is ok.
-
-    ``ratio`` is that time divided by the one of the first model on the same runner, and of its
-    first variant.
-
-    ``pareto``: no other of the models measured on this runner and target in this precision is
-    published as more accurate and was faster.
-    """
-
-    variant: str
-    runner: str
-    status: str
-    reason: str | None
-    verdict: str | None
-    notes: tuple[str, ...]
-    precision: str | None
-    threads: int | None
-    p50_ms: float | None
-    ci95_ms: tuple[float, float] | None
-    peak_rss_mib: float | None
-    runner_version: str | None = None
-    pareto: bool = False
-    target: str = "local"
-    ratio: float | None = None
-    ratio_ci95: tuple[float, float] | None = None
-
-    @property
-    def condition(self) -> tuple[str, str, str | None]:
-        """What models have to share to be compared."""
-        return self.runner, self.target, self.precision
-
-
-@dataclass(frozen=True)
-class Candidate:
-    """A model's row.
-
-    ``macs`` (multiply-accumulates) and ``activation_peak_bytes`` are for one image;
-    see ``Complexity`` for where they are ``None``.
-    ``published_top1`` is that of the architecture's published ImageNet weights, in per cent,
-    whatever weights this model has. ``classes`` and ``input_size`` are ``None`` for a model of
-    the user's own that has no such thing. ``training_step_ms`` is for one image, in a step of 8.
-    """
-
-    model: str
-    architecture: str
-    weights: str | None
-    width: float | None
-    classes: int | None
-    input_size: int | None
-    parameters: int
-    macs: int | None
-    activation_peak_bytes: int | None
-    published_top1: float | None
-    published_top1_from: str | None
-    size_bytes: Mapping[str, int] = field(default_factory=dict)
-    training_step_ms: float | None = None
-    speeds: tuple[Speed, ...] = ()
 
 
 @dataclass(frozen=True)
@@ -135,43 +62,6 @@ class CompareResult(Document):
     measured: str | None = None
     hosts: Mapping[str, Mapping[str, Any]] = field(default_factory=dict)
     exit_code: ExitCode = field(default=ExitCode.OK, metadata=UNWRITTEN)
-
-
-def architectures(names: Sequence[str], section: CompareConfig) -> tuple[Candidate, ...]:
-    """The rows of architectures of the zoo, all of them if none is named. Nothing is run.
-
-    Raises ``UsageError`` for an unknown one.
-    """
-    rows = []
-    for name in names or ARCHITECTURES:
-        if name not in ARCHITECTURES:
-            raise UsageError(f"model: no {name!r}; {nearest(name, ARCHITECTURES)}")
-        size = section.input_size or PUBLISHED[name].input_size
-        width = 1.0 if name in WITH_WIDTH else None
-        costs = complexity.of_architecture(name, size, CLASSES)
-        rows.append(_candidate(name, name, None, width, CLASSES, size, costs))
-    return tuple(rows)
-
-
-def exported(source: Source) -> Candidate:
-    """The row of a model in a workspace, without its speed: what its export recorded."""
-    manifest, model = source.manifest, source.manifest.model
-    costs = Complexity(*(model[field.name] for field in fields(Complexity)))
-    row = _candidate(
-        model["name"],
-        model["architecture"],
-        model["weights"],
-        model.get("width"),
-        model.get("classes"),
-        model.get("input_size"),
-        costs,
-    )
-    sizes = {
-        variant: sum(manifest.artifacts[file].size for file in manifest.files(files["onnx"]))
-        for variant, files in manifest.variants.items()
-        if "onnx" in files
-    }
-    return replace(row, size_bytes=sizes)
 
 
 @takes(CompareRequest)
@@ -331,32 +221,6 @@ def training_step_ms(
             optimizer.step()
             taken.append(perf_counter() - started)
     return 1000 * stats.median(taken[1:]) / TRAINING_BATCH
-
-
-def _candidate(
-    model: str,
-    architecture: str,
-    weights: str | None,
-    width: float | None,
-    classes: int | None,
-    size: int | None,
-    costs: Complexity,
-) -> Candidate:
-    # What is published is for the whole width.
-    published = PUBLISHED.get(architecture) if width in (None, 1.0) else None
-    return Candidate(
-        model,
-        architecture,
-        weights,
-        width,
-        classes,
-        size,
-        costs.parameters,
-        costs.macs,
-        costs.activation_peak_bytes,
-        published.top1 if published else None,
-        published.top1_from if published else None,
-    )
 
 
 def _entries(

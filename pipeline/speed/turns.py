@@ -14,23 +14,17 @@ import random
 from collections.abc import Callable, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import ExitStack, suppress
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, replace
 from time import monotonic
-from typing import Any, Self
 
 import numpy as np
 
 from ...runners.base import RunnerError, SessionError
-from ...runners.images import Preprocessing
 from ...runners.targets import Target
-from ...runners.timing.measure import Measurement
 from ...runners.timing.plan import OFFLINE, SERVER, SINGLE_STREAM, Plan
 from ...runners.workers.launch import Worker
 from ..cells.session import (
-    Cell,
-    OpenCell,
     load_cell,
-    open_cell,
     run_goldens,
     shares_fate,
     start_worker,
@@ -41,22 +35,17 @@ from ..numerics import metrics, ratios
 from ..numerics.ratios import Ratio
 from ..progress import Progress
 from ..settings.speed import GENERATIONS
-from ..storage.goldens import FILE, Goldens, preprocessing_of
-from ..storage.manifest import Manifest
-from ..storage.workspace import Workspace
-
-CONTROL, METER = "control", "meter"
+from ..storage.goldens import valid_rows
+from .visits import CONTROL, METER, Entry, Visits, figure
 
 CHECKED_GOLDENS = 16
-# Of every generation after the first: whether it is the same model still.
-CHECKED_AGAIN = 2
 
 QUICK_GENERATIONS, FEWEST_CYCLES = 3, 3
 SLICE_SECONDS = {SINGLE_STREAM: 0.05, OFFLINE: 0.2}
 SLICE_RUNS = 5
 # Random arrivals make a queue, and a queue needs time: the server has one long turn.
 SERVER_RUNS = 16
-WARM_UP_SECONDS = 0.5
+WARM_UP_SECONDS = 0.1
 QUICK_SECONDS = 0.15
 # A cell that takes so much longer to set up than it is timed has every second generation only.
 MOST_SETTING_UP = 4.0
@@ -64,34 +53,8 @@ MOST_SETTING_UP = 4.0
 # and the others have turns of their own, with the same reference.
 MOST_IN_TURNS = 16
 SPARE_MEMORY = 1.5
-
-
-@dataclass(frozen=True, eq=False)
-class Source:
-    """The workspace that cells are measured from: its files, and what goes into the models."""
-
-    workspace: Workspace
-    manifest: Manifest
-    goldens: Goldens
-    preprocessing: Preprocessing | None
-
-    @classmethod
-    def of(cls, workspace: Workspace, manifest: Manifest) -> Self:
-        """Read what the measuring needs from a locked and verified workspace."""
-        goldens = Goldens.load(workspace.folder / FILE)
-        return cls(workspace, manifest, goldens, preprocessing_of(manifest))
-
-
-@dataclass(frozen=True)
-class Entry:
-    """A cell that has turns, with where its files come from.
-
-    ``role`` is "control" for its twin, or "meter" for the fixed work beside it.
-    """
-
-    cell: Cell
-    source: Source
-    role: str = ""
+# Workers that are started at once.
+SIDE_BY_SIDE = 2
 
 
 @dataclass(frozen=True)
@@ -99,7 +62,7 @@ class Schedule:
     """How often and for how long each cell is timed: ``seconds`` in each of the generations."""
 
     generations: int = GENERATIONS
-    seconds: float = 0.5
+    seconds: float = 0.4
     scenario: str = SINGLE_STREAM
     rate: float = 0.0
 
@@ -110,6 +73,15 @@ class Schedule:
             return 1
         return max(FEWEST_CYCLES, round(self.seconds / SLICE_SECONDS[self.scenario]))
 
+    def period(self, seconds: float) -> int:
+        """In every how many cycles a cell has a turn whose slice takes this long."""
+        found = 1
+        while self.cycles // (2 * found) >= FEWEST_CYCLES and seconds > 2 * found * (
+            self.seconds / self.cycles
+        ):
+            found *= 2
+        return found
+
     def plan(self, seed: int) -> Plan:
         """What a worker is told of its slices."""
         single = self.scenario == SERVER
@@ -118,41 +90,12 @@ class Schedule:
             seconds=seconds,
             min_samples=SERVER_RUNS if single else SLICE_RUNS,
             max_seconds=max(30.0, 5 * seconds),
-            window_seconds=min(0.05, self.seconds / 4),
-            warm_up_seconds=max(WARM_UP_SECONDS, self.seconds),
+            window_seconds=WARM_UP_SECONDS / 8,
+            warm_up_seconds=WARM_UP_SECONDS,
             scenario=self.scenario,
             rate=self.rate,
             seed=seed,
         )
-
-
-@dataclass
-class Visits:
-    """What came back from a cell's generations so far; ``error`` ends them.
-
-    ``cycles`` are the ms for a run in each slice, by turn: the generation, and which of the groups
-    that could be alive together it was in. The reference is in all of them.
-    """
-
-    cycles: dict[tuple[int, int], np.ndarray] = field(default_factory=dict)
-    measurements: list[Measurement] = field(default_factory=list)
-    opened: list[OpenCell] = field(default_factory=list)
-    load_ms: list[float] = field(default_factory=list)
-    first_ms: list[float] = field(default_factory=list)
-    peak_rss_mib: list[float] = field(default_factory=list)
-    sqnr_db: list[float] = field(default_factory=list)
-    set_up_seconds: float = 0.0
-    about: Mapping[str, Any] = field(default_factory=dict)
-    error: RunnerError | None = None
-
-    def figures(self) -> list[float]:
-        """What each generation says: the median of its slices, in ms for a run."""
-        return [float(np.median(slices)) for slices in self.cycles.values()]
-
-
-def figure(samples: np.ndarray, scenario: str) -> float:
-    """Ms for a run: the median of the samples; offline, where they add up, their mean."""
-    return float((np.mean if scenario == OFFLINE else np.median)(samples)) / 1e6
 
 
 class Turns:
@@ -180,6 +123,7 @@ class Turns:
         self._references: dict[Target, Entry] = {}
         self._started = monotonic()
         self._state = ""
+        self._met: dict[Entry, list[int]] = {}
 
     def run(self, enough: Callable[[], bool] = lambda: False, at_least: int = 1) -> None:
         """All generations, or fewer once ``enough``, which must not look at what was measured."""
@@ -287,7 +231,8 @@ class Turns:
             workers = self._start_all(order, stack) if number else {}
             while waiting:
                 entry = waiting.pop(0)
-                self._progress.step(number, self._schedule.generations, self._shown(entry))
+                said = f"{self._state}: {entry.role or entry.cell}"
+                self._progress.step(number, self._schedule.generations, said)
                 free_mib = self._set_up(entry, turn, workers.get(entry), stack, alive)
                 if number:
                     continue
@@ -298,12 +243,26 @@ class Turns:
                     waiting.insert(0, twin)
                 if self._full(free_mib, alive):
                     break
-            for _ in range(self._schedule.cycles):
-                for entry in shuffle.sample(list(alive), len(alive)):
-                    self._guarded(entry, alive, alive[entry].slice)
+            self._cycles(alive, shuffle)
             for entry in list(alive):
                 self._guarded(entry, alive, lambda entry=entry: self._finish(entry, alive, turn))
         return [entry for entry in waiting if self.visits[entry].error is None]
+
+    def _cycles(self, alive: dict[Entry, Worker], shuffle: random.Random) -> None:
+        """Slices, in cycles of random order.
+
+        A slow cell has a turn in every second cycle, every fourth and so on: so it is timed for
+        about as long as the others, and any two meet in the turns of the slower one.
+        """
+        every = dict.fromkeys(alive, 1)
+        for cycle in range(self._schedule.cycles):
+            due = [entry for entry in alive if cycle % every[entry] == 0]
+            for entry in shuffle.sample(due, len(due)):
+                began = monotonic()
+                self._guarded(entry, alive, alive[entry].slice)
+                if cycle == 0:
+                    every[entry] = self._schedule.period(monotonic() - began)
+                self._met.setdefault(entry, []).append(cycle)
 
     def _has_control(self, entry: Entry) -> bool:
         """Whether an entry that runs is its target's reference from now on, and is to run twice."""
@@ -339,10 +298,8 @@ class Turns:
                     worker.describe(entry.cell.runner)
             return worker
 
-        known = [one.opened[0] for one in self.visits.values() if one.opened]
-        cores = int(known[0].worker.hello["host"]["physical_cores"]) if known else 1
         started: dict[Entry, Worker] = {}
-        with ThreadPoolExecutor(max(1, min(cores, len(order)))) as pool:
+        with ThreadPoolExecutor(SIDE_BY_SIDE) as pool:
             for entry, worker in zip(order, pool.map(start, order), strict=True):
                 if isinstance(worker, RunnerError):
                     self._lost(entry, worker)
@@ -389,10 +346,15 @@ class Turns:
         cell, source, visits = entry.cell, entry.source, self.visits[entry]
         opened = load_cell(worker, cell, source.workspace.folder / cell.file)
         name = opened.loaded.inputs[0].name
-        feeds, _, _ = next(source.goldens.batches(source.preprocessing, name, opened.batch))
+        feeds, _, valid = next(source.goldens.batches(source.preprocessing, name, opened.batch))
         first = worker.run(feeds)
-        count = CHECKED_AGAIN if turn[0] else CHECKED_GOLDENS
-        outputs = run_goldens(opened, source.goldens, source.preprocessing, count)
+        # Later generations are checked by what their first run gave: is it still the same model?
+        count, outputs = valid, {}
+        for name, array in first.arrays.items():
+            outputs[name] = valid_rows(array, opened.batch, valid)
+        if turn[0] == 0:
+            count = CHECKED_GOLDENS
+            outputs = run_goldens(opened, source.goldens, source.preprocessing, count)
         expected = {name: rows[:count] for name, rows in source.goldens.fp32.items()}
         if problem := mismatch(outputs, expected):
             raise SessionError(problem)
@@ -410,7 +372,10 @@ class Turns:
         measurement, peak_rss_mib = alive[entry].finish()
         visits.measurements.append(measurement)
         parts = measurement.by_slice()
-        visits.cycles[turn] = np.array([figure(part, self._schedule.scenario) for part in parts])
+        visits.cycles[turn] = np.full(self._schedule.cycles, np.nan)
+        visits.cycles[turn][self._met.pop(entry)] = [
+            figure(part, self._schedule.scenario) for part in parts
+        ]
         if visits.peak_rss_mib:
             visits.peak_rss_mib[-1] = peak_rss_mib
 
@@ -435,29 +400,3 @@ class Turns:
                 visits.error = visits.error or error
         if status_of(error) == "failed":
             self._progress.say(f"{entry.cell}: failed: {error}")
-
-    def _shown(self, entry: Entry) -> str:
-        return f"{self._state}: {entry.role or entry.cell}"
-
-
-def hosts(visits: Mapping[Entry, Visits]) -> dict[str, Mapping[str, object]]:
-    """Facts about the machines that were measured on, by target."""
-    return {
-        entry.cell.target.name: found.opened[0].worker.hello["host"]
-        for entry, found in visits.items()
-        if found.opened
-    }
-
-
-def cached_load_ms(entry: Entry) -> float | None:
-    """Loading in a fresh worker with the cache that a first load made; ``None`` without one.
-
-    Raises ``RunnerError``.
-    """
-    cell, model = entry.cell, entry.source.workspace.folder / entry.cell.file
-    with open_cell(cell, model, cache={}) as first:
-        cache = first.worker.cache()
-    if not cache:
-        return None
-    with open_cell(cell, model, cache=cache) as second:
-        return second.loaded.load_ms if second.loaded.from_cache else None

@@ -12,7 +12,7 @@ from ..cells.session import Cell
 from ..numerics import intervals
 from ..numerics.precision import float_limit, kind_of
 from ..numerics.ratios import FEWEST
-from .turns import figure
+from .visits import figure
 
 VALID, NOISY, INVALID = "valid", "noisy", "invalid"
 QUICK = "quick: a few short slices, good for a smoke test only"

@@ -227,7 +227,7 @@ class Worker:
         machine: idle threads of a pool may wait in a loop, in another one's slice.
         """
         patience = plan.warm_up_seconds + self.timeouts.run
-        self._plan = plan
+        self._plan, self._slices = plan, 0
         reply, _ = self.request("warm_up", {"plan": asdict(plan)}, feeds, patience)
         self._signal(signal.SIGSTOP)
         with self._expecting("warm_up"):
@@ -239,11 +239,13 @@ class Worker:
         patience = 2 * self._plan.max_seconds + self.timeouts.run
         self.request("slice", {"rest": not self._is_here}, {}, patience)
         self._signal(signal.SIGSTOP)
+        self._slices += 1
 
     def finish(self) -> tuple[Measurement, float]:
         """What the slices gave: the measurement and the peak memory in MiB."""
         self._signal(signal.SIGCONT)
-        return self._measured("finish", *self.request("finish", {}, {}, self.timeouts.run))
+        reply = self.request("finish", {}, {}, self.timeouts.run)
+        return self._measured("finish", *reply, self._slices)
 
     @property
     def _is_here(self) -> bool:
@@ -259,18 +261,18 @@ class Worker:
         """``warm_up``, one slice and ``finish``, at a stretch."""
         patience = plan.warm_up_seconds + plan.max_seconds + self.timeouts.run
         reply = self.request("measure", {"plan": asdict(plan)}, feeds, patience)
-        return self._measured("measure", *reply)
+        return self._measured("measure", *reply, 1)
 
     def _measured(
-        self, operation: str, reply: protocol.Message, arrays: Mapping[str, Any]
+        self, operation: str, reply: protocol.Message, arrays: Mapping[str, Any], count: int
     ) -> tuple[Measurement, float]:
         with self._expecting(operation):
             peak_rss_mib = reply.pop("peak_rss_mib")
             conditions = Conditions(**reply.pop("conditions"))
             slices = tuple(reply.pop("slices"))
             samples = arrays["samples"]
-            if not slices or sum(slices) != len(samples):
-                raise ValueError(f"slices of {sum(slices)} samples, {len(samples)} came")
+            if len(slices) != count or not all(slices) or sum(slices) != len(samples):
+                raise ValueError(f"{len(samples)} samples in slices of {slices}")
             measured = Measurement(samples, conditions=conditions, slices=slices, **reply)
             return measured, peak_rss_mib
 

@@ -61,13 +61,14 @@ class Script:
     """What a runner answers. ``answer`` makes outputs of feeds, both name -> ``[n, ...]``.
 
     ``inputs`` and ``outputs`` are the model's, ``reason`` is why the runner is unavailable.
-    ``ms`` is what a run takes, ``samples`` how many are taken in a generation, ``deviation`` and
-    ``conditions`` are fields of the ``Measurement``; those of ``placement`` are what is read back
-    other than asked for. ``free_mib`` is left of the memory once it has warmed up. A runner that is
-    not ``concurrent`` has one run at a time, ``cache`` is what its loading leaves for the next one.
-    ``fails`` has the error that each operation ends in: "describe", "load", "cache", "run",
-    "warm_up", "slice", "finish" or "measure". ``varies`` says which of all these are otherwise with
-    some settings: ``lambda settings: {"ms": 4.0 / settings.threads}``.
+    ``ms`` is what a run takes, and ``luck`` how far apart its processes are (standard deviation,
+    relative), each its own way with each ``ms``. ``samples`` is how many are taken in a generation,
+    ``deviation`` and ``conditions`` are fields of the ``Measurement``; those of ``placement`` are
+    what is read back other than asked for. ``free_mib`` is left of the memory once it has warmed
+    up. A runner that is not ``concurrent`` has one run at a time, ``cache`` is what its loading
+    leaves for the next one. ``fails`` has the error that each operation ends in: "describe",
+    "load", "cache", "run", "warm_up", "slice", "finish" or "measure". ``varies`` says which of all
+    these are otherwise with some settings: ``lambda settings: {"ms": 4.0 / settings.threads}``.
     """
 
     answer: Callable[[Arrays], Arrays]
@@ -80,6 +81,7 @@ class Script:
     reason: str | None = None
     ms: float = 1.0
     samples: int = 100
+    luck: float = 0.0
     free_mib: float = 4096.0
     deviation: float = 0.0
     conditions: Mapping[str, Any] = field(default_factory=dict)
@@ -173,7 +175,9 @@ class _Session:
     def __init__(self, script: Script, fields: Mapping[str, Any], cap: Isa | None) -> None:
         self._cap = cap
         self._settings = Settings(**fields.get("settings", {"threads": 1}))
-        self.script = replace(script, **script.varies(self._settings))
+        # Before it loads something a runner knows no settings.
+        varied = script.varies(self._settings) if "settings" in fields else {}
+        self.script = replace(script, **varied)
 
     def describe(self, _fields: Mapping[str, Any], _blobs: Arrays) -> Reply:
         script = self.script
@@ -237,11 +241,13 @@ class _Session:
 
     def finish(self, _fields: Mapping[str, Any], _feeds: Arrays) -> Reply:
         script, plan = self.script, self._plan
-        jitter = np.random.default_rng(plan["seed"]).normal(1, JITTER, script.samples)
-        samples = (1e6 * script.ms * jitter).astype(np.int64)
+        count = max(script.samples, self._slices)  # each has one at least
+        jitter = np.random.default_rng(plan["seed"]).normal(1, JITTER, count)
+        luck = np.random.default_rng([plan["seed"], round(1e6 * script.ms)]).normal(0, script.luck)
+        samples = (1e6 * script.ms * np.exp(luck) * jitter).astype(np.int64)
         seconds = float(samples.sum()) / 1e9
         if plan["scenario"] == SERVER:
-            seconds = script.samples / plan["rate"]
+            seconds = count / plan["rate"]
         return {
             "warm_up_runs": 8,
             "settled": True,

@@ -98,7 +98,7 @@ def test_every_row_is_about_its_own_cell(
         for number, cell in enumerate(result.cells):
             assert (f"{number}" in kept) == (cell.status == "ok")
             if cell.status == "ok":
-                assert np.median(kept[f"{number}"]) / 1e6 == pytest.approx(cell.latency_ms.p50)
+                assert kept[f"{number}"].mean() / 1e6 == pytest.approx(cell.latency_ms.mean)
     assert result.exit_code == (5 if missing else 0)
     valid_files(tmp_path)
 

@@ -198,7 +198,7 @@ def test_the_table_has_every_cell_and_says_what_quick_means(make: Make, command:
     made = make()
     with scripted(made.scripts(RUNNER)):
         done = command("bench", "--quick", *ORT, "--quiet")
-    assert re.search(r"^ *int8-avx2 +ort-cpu +f32 ", done.out, re.MULTILINE)
+    assert re.search(r"^ *int8-avx2 +ort-cpu +\d", done.out, re.MULTILINE)
     assert "quick: a few short slices" in done.out
     assert max(map(len, done.out.splitlines())) <= 100
 
@@ -211,7 +211,7 @@ def test_a_quick_run_against_a_file_decides_nothing(make: Make, command: Run) ->
         done = command("bench", *ORT, "--quick", "--quiet", "--baseline", kept)
     assert done.code == 6
     assert "inconclusive" in done.out
-    assert "the baseline is noisy" in " ".join(done.out.split())
+    assert "this bench is a quick one" in " ".join(done.out.split())
 
 
 @pytest.mark.parametrize(
@@ -224,7 +224,7 @@ def test_a_quick_run_against_a_file_decides_nothing(make: Make, command: Run) ->
         (("--scenario", "multi-stream"), 2, "scenario"),
         (("--batch", "0"), 2, "batch"),
         (("--batch", "many"), 2, "batch"),
-        (("--rounds", "0"), 2, "rounds"),
+        (("--generations", "0"), 2, "generations"),
         (("--seconds", "0"), 2, "seconds"),
         (("--threads", "0"), 2, "threads"),
         (("--require-ep", "CUDA=101%"), 2, "not PROVIDER=PERCENT"),

@@ -16,7 +16,8 @@ from ...judging.evaluate_result import CellAccuracy
 from ...judging.parity_result import CellVerdict
 from ...settings.making import SYNTHETIC
 from ...speed.bench_result import CellResult
-from ...speed.compare import CompareResult, Speed
+from ...speed.candidates import Speed
+from ...speed.compare import CompareResult
 from ...speed.tune import Tuned
 from ...stages.modelspec import name_of
 from ...storage.manifest import Manifest

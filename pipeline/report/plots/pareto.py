@@ -17,7 +17,7 @@ from .annotations import Point, log_ruler, place_labels
 from .inline_svg import QUIET, SERIES, SURFACE, VARIABLES, figure_of
 
 if TYPE_CHECKING:
-    from ...speed.compare import Candidate, Speed
+    from ...speed.candidates import Candidate, Speed
 
     Drawn = tuple[Candidate, Speed, Point]
 

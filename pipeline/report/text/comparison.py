@@ -5,7 +5,8 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import replace
 
-from ...speed.compare import Candidate, CompareResult, Speed
+from ...speed.candidates import Candidate, Speed
+from ...speed.compare import CompareResult
 from ...speed.convolutions import Convolution
 from ..tables import formatting
 from ..tables.columns import PRECISION, RSS, RUNNER, TARGET, VERDICT

@@ -6,7 +6,7 @@ import pytest
 
 from edgepipe.pipeline.judging.evaluate_result import CellAccuracy
 from edgepipe.pipeline.report.choice import choose
-from edgepipe.pipeline.speed.regression import Comparison
+from edgepipe.pipeline.speed.bench_result import Comparison
 
 from .reading import plain
 from .workspaces import HOST, MadeUp, judged, timed

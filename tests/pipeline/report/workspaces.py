@@ -27,7 +27,8 @@ from edgepipe.pipeline.speed.bench_result import (
     Pair,
     over_generations_ms,
 )
-from edgepipe.pipeline.speed.compare import Candidate, CompareResult, Speed, with_fronts
+from edgepipe.pipeline.speed.candidates import Candidate, Speed
+from edgepipe.pipeline.speed.compare import CompareResult, with_fronts
 from edgepipe.pipeline.speed.convolutions import Convolution, Timed
 from edgepipe.pipeline.speed.ranking import cost
 from edgepipe.pipeline.speed.tune import Trial, Tuned, TuneResult

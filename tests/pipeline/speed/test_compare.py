@@ -16,7 +16,8 @@ from edgepipe.pipeline import compare, write_report
 from edgepipe.pipeline.errors import InputError, UsageError
 from edgepipe.pipeline.report.text import comparison
 from edgepipe.pipeline.speed import compare as comparing
-from edgepipe.pipeline.speed.compare import Candidate, Speed, training_step_ms, with_fronts
+from edgepipe.pipeline.speed.candidates import Candidate, Speed
+from edgepipe.pipeline.speed.compare import training_step_ms, with_fronts
 from edgepipe.pipeline.speed.convolutions import by_arithmetic
 
 Run = Callable[..., CompletedProcess[str]]

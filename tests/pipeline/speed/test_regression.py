@@ -15,8 +15,7 @@ import pytest
 from edgepipe.pipeline.errors import InputError
 from edgepipe.pipeline.numerics.ratios import Ratio
 from edgepipe.pipeline.speed.baseline import Baseline
-from edgepipe.pipeline.speed.bench_result import CellResult
-from edgepipe.pipeline.speed.regression import compare
+from edgepipe.pipeline.speed.bench_result import CellResult, compare
 
 Run = Callable[..., CompletedProcess[str]]
 LIMIT = 0.05
