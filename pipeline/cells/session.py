@@ -15,7 +15,8 @@ from ...runners.base import PlacementError, RunnerError, RunnerUnavailable, Sess
 from ...runners.bundles import formats
 from ...runners.images import Preprocessing
 from ...runners.targets import Target
-from ...runners.workers.launch import Loaded, Timeouts, Worker
+from ...runners.workers.answers import Loaded
+from ...runners.workers.launch import Timeouts, Worker
 from ..errors import InputError, UsageError
 from ..storage.goldens import Goldens, valid_rows
 
@@ -135,7 +136,7 @@ def status_of(error: RunnerError) -> str:
 
 @contextmanager
 def open_cell(
-    cell: Cell, model: Path, cache: Mapping[str, bytes] | None = None
+    cell: Cell, model: Path, cache: Mapping[str, bytes] | None = None, *, profiled: bool = False
 ) -> Iterator[OpenCell]:
     """Start a worker on the cell's target and load the cell's file in it, with ``Worker.load``.
 
@@ -146,7 +147,7 @@ def open_cell(
     argv = cell.target.argv(cell.python or sys.executable)
     with Worker(argv, timeouts_of(cell.target)) as worker:
         settings = cell.settings(int(worker.hello["host"]["physical_cores"]))
-        loaded = worker.load(cell.runner, files, settings, cache)
+        loaded = worker.load(cell.runner, files, settings, cache, profiled)
         audit(loaded, cell.allow_fallback)
         yield OpenCell(worker, loaded, cell.batch)
 

@@ -29,6 +29,8 @@ from typing import Any, Self
 import numpy as np
 
 from ..base import (
+    NodeTime,
+    NodeTimes,
     Placement,
     PlacementError,
     RunnerError,
@@ -46,6 +48,7 @@ from ..timing.conditions import Conditions
 from ..timing.measure import Measurement
 from ..timing.plan import Plan
 from . import protocol
+from .answers import Description, Loaded, Outputs
 
 STDERR_KEPT = 16 << 10
 KILL_GRACE_SECONDS = 5.0
@@ -59,42 +62,6 @@ class Timeouts:
     start: float = 60.0
     load: float = 180.0
     run: float = 60.0
-
-
-@dataclass(frozen=True)
-class Description:
-    """What a worker said about a runner. ``reason`` is why it can't run there, if it can't."""
-
-    formats: tuple[str, ...]
-    precisions: tuple[str, ...]
-    reason: str | None
-    version: str | None
-    devices: tuple[str, ...]
-    tunables: Mapping[str, tuple[Any, ...]]
-
-
-@dataclass(frozen=True)
-class Loaded:
-    """What a worker said about the session it loaded. Times are in ms.
-
-    ``from_cache``: the cache that came with the request had what the runner needed.
-    """
-
-    inputs: tuple[TensorSpec, ...]
-    outputs: tuple[TensorSpec, ...]
-    placement: Placement
-    runner_version: str
-    load_ms: float
-    from_cache: bool
-
-
-@dataclass(frozen=True)
-class Outputs:
-    """The outputs of one run, with its time in ms and the worker's peak memory in MiB."""
-
-    arrays: Mapping[str, np.ndarray]
-    elapsed_ms: float
-    peak_rss_mib: float
 
 
 @dataclass
@@ -177,15 +144,18 @@ class Worker:
         files: Mapping[str, bytes | Path],
         settings: Settings,
         cache: Mapping[str, bytes] | None = None,
+        profiled: bool = False,
     ) -> Loaded:
         """Send a model's files (the main one first) and load it. See ``Runner.load``.
 
         Neither end holds a file that is given as a path in its memory.
 
-        With a ``cache`` (what ``cache`` returned, or empty) the runner may use and fill it.
+        With a ``cache`` (what ``cache`` returned, or empty) the runner may use and fill it. Only
+        a session that is ``profiled`` can be asked for its ``profile``.
         """
         fields: dict[str, Any] = {"runner": runner, "file": next(iter(files))}
         fields |= {"settings": asdict(settings), "cache": None if cache is None else list(cache)}
+        fields["profiled"] = profiled
         blobs = {**files, **(cache or {})}
         reply, _ = self.request("load", fields, blobs, self.timeouts.load)
         with self._expecting("load"):
@@ -217,6 +187,18 @@ class Worker:
             peak_rss_mib = reply.pop("peak_rss_mib")
             conditions = Conditions(**reply.pop("conditions"))
             return Measurement(arrays["samples"], conditions=conditions, **reply), peak_rss_mib
+
+    def profile(self, feeds: Mapping[str, np.ndarray], plan: Plan) -> tuple[np.ndarray, NodeTimes]:
+        """Ns of each run of the session, which was loaded for it, and what its nodes take."""
+        patience = plan.warm_up_seconds + plan.max_seconds + self.timeouts.run
+        reply, arrays = self.request("profile", {"plan": asdict(plan)}, feeds, patience)
+        with self._expecting("profile"):
+            nodes = (
+                NodeTime(**{**node, "originals": tuple(node["originals"])})
+                for node in reply["nodes"]
+            )
+            found = NodeTimes(reply["statistic"], reply["total_us"], tuple(nodes))
+            return arrays["samples"], found
 
     def request(
         self,

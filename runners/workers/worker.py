@@ -7,10 +7,11 @@ with its parent: see ``watchdog``. Requests (see ``protocol`` for the wire forma
     hello                      -> {version, edgepipe, pid, host}
     inspect                    -> {host, load, installed}
     describe {runner}          -> {formats, precisions, reason, version, devices}
-    load {runner, settings, file, cache} + files -> {inputs, outputs, placement, load_ms, …}
+    load {runner, settings, file, cache, profiled} + files -> {inputs, outputs, placement, …}
     cache                      -> {} + files
     run + feeds                -> {elapsed_ms} + outputs
     measure {plan} + feeds     -> {warm_up_runs, settled, …} + samples
+    profile {plan} + feeds     -> {statistic, total_us, nodes} + samples
 """
 
 from __future__ import annotations
@@ -31,10 +32,19 @@ from typing import Any, BinaryIO
 import numpy as np
 
 from .. import registry
-from ..base import PlacementError, RunnerUnavailable, Session, SessionError, Settings
+from ..base import (
+    NO_PROFILER,
+    PlacementError,
+    Runner,
+    RunnerUnavailable,
+    Session,
+    SessionError,
+    Settings,
+)
 from ..machine import host, installed, own_process
 from ..timing.measure import measure
 from ..timing.plan import Plan
+from ..timing.profile import profile
 from . import protocol, watchdog
 
 MAX_REASON = 600
@@ -82,7 +92,8 @@ class Worker:
     def load(self, message: protocol.Message, blobs: protocol.Blobs) -> Any:
         """Load the model files that came with the request; ``file`` names the main one.
 
-        ``cache`` names those that an earlier load left in its cache, ``None`` for no cache.
+        ``cache`` names those that an earlier load left in its cache, ``None`` for no cache. With
+        ``profiled`` it is a session for ``profile``; a runner that has none refuses.
         """
         runner = registry.get(message["runner"])
         reason = runner.unavailable()
@@ -100,8 +111,9 @@ class Worker:
                     raise protocol.ProtocolError(f"model file name {name!r}")
                 place = self._cache if cached and name in cached else Path(folder)
                 data.rename(place / name)
+            load = _profiled(runner) if message.get("profiled") else runner.load
             loading = perf_counter_ns()
-            session = runner.load(Path(folder) / message["file"], settings)
+            session = load(Path(folder) / message["file"], settings)
             loaded = perf_counter_ns()
         self._session = session
         return {
@@ -139,6 +151,14 @@ class Worker:
             "peak_rss_mib": host.peak_rss_mib(),
         }, {"samples": result.samples}
 
+    def profile(self, message: protocol.Message, blobs: protocol.Blobs) -> Any:
+        """Say what each node of a session that was loaded for it takes."""
+        session = self._loaded()
+        if not hasattr(session, "times"):
+            raise SessionError("the model was not loaded to be profiled")
+        samples, found = profile(session, _feeds(session, blobs), Plan(**message["plan"]))
+        return asdict(found), {"samples": samples}
+
     def _loaded(self) -> Session:
         if self._session is None:
             raise SessionError("no model is loaded")
@@ -156,6 +176,7 @@ def operations() -> dict[str, Operation]:
         "cache": worker.cache,
         "run": worker.run,
         "measure": worker.measure,
+        "profile": worker.profile,
     }
 
 
@@ -219,6 +240,13 @@ def _reply(
     else:
         yield header
         yield from reply
+
+
+def _profiled(runner: Runner) -> Callable[[Path, Settings], Session]:
+    load = getattr(runner, "load_profiled", None)
+    if load is None:
+        raise SessionError(NO_PROFILER.format(runner.name))
+    return load
 
 
 def _feeds(session: Session, blobs: protocol.Blobs) -> dict[str, np.ndarray]:
