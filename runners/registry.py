@@ -26,7 +26,8 @@ class Entry:
     ``formats`` and ``precisions`` are repeated here so that cells can be planned without importing
     the runner; ``formats`` is ``None`` for a plug-in, which has to be asked. ``device`` is what it
     runs on unless told otherwise, ``extra`` is edgepipe's extra that installs it. ``origin`` is the
-    distribution that brings the runner, with its version; edgepipe's own have none.
+    distribution that brings the runner, with its version; edgepipe's own have none. ``profiles``
+    says of those that they are a ``Profiler``.
     """
 
     name: str
@@ -37,6 +38,7 @@ class Entry:
     extra: str = ""
     origin: str | None = None
     precisions: tuple[str, ...] = ("f32",)
+    profiles: bool = False
 
 
 _PACKAGE = f"{__package__}.backends"
@@ -51,6 +53,7 @@ BUILT_IN = {
             'pip install "edgepipe[cpu]"',
             ("onnx",),
             extra="cpu",
+            profiles=True,
         ),
         Entry(
             "openvino",
@@ -59,6 +62,7 @@ BUILT_IN = {
             ("openvino-ir", "onnx"),
             extra="openvino",
             precisions=OPENVINO_PRECISIONS,
+            profiles=True,
         ),
         Entry(
             "ort-openvino",

@@ -19,6 +19,7 @@ ORDER = (
     "pipeline/report/plots",
     "pipeline/report",
     "pipeline/report/text",
+    "pipeline/profiling",
     "pipeline/shipping",
     "pipeline/speed",
     "pipeline/judging",
