@@ -54,8 +54,8 @@ def predict(
 ) -> None:
     """Ask one variant on one runner what is in these images."""
     from .. import predict as run
-    from ..report.text import predictions
+    from ..report.text import terminal
 
     result = run(**said, progress=options.progress(quiet))
-    options.show(result, as_json, predictions.predictions)
+    options.show(result, as_json, terminal.predictions)
     options.leave(result.exit_code)

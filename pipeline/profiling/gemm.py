@@ -6,7 +6,7 @@ of onnx.proto (ModelProto, GraphProto, NodeProto, TensorProto, ValueInfoProto, A
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass
 
 import numpy as np
@@ -18,16 +18,16 @@ MATMUL, CONV = "MatMul", "Conv"
 # ONNX IR 8 and operator set 13: old enough for every runtime that is still around.
 IR_VERSION, OPSET = 8, 13
 TYPES = {"float32": 1, "uint8": 2, "int8": 3}
-# A product of this side keeps up to eight threads busy for milliseconds, and its operands fit
-# into the caches of a core or two; more threads get more to do.
-SIDE, LARGE_SIDE, MANY_THREADS = 1024, 2048, 8
+# Small products end before a busy machine interrupts them, large ones keep more threads
+# busy: of several sides the fastest counts.
+SIDES, LARGE_SIDES, MANY_THREADS = (256, 512, 1024), (512, 1024, 2048), 8
 PIXELS_HIGH = 32
 SCALE, OUTPUT_SCALE, ZERO_POINT = 0.01, 1.0, 128
 
 
 @dataclass(frozen=True)
 class Gemm:
-    """``model`` computes ``macs`` multiply-accumulates on ``feeds``. ``shape`` is told to people."""
+    """``model`` computes ``macs`` multiply-accumulates on ``feeds``; ``shape`` says how."""
 
     model: bytes
     feeds: Mapping[str, np.ndarray]
@@ -35,9 +35,12 @@ class Gemm:
     shape: str
 
 
-def side_of(threads: int) -> int:
-    """The side of the matrices for so many threads."""
-    return SIDE if threads <= MANY_THREADS else LARGE_SIDE
+def gemms(threads: int, *, int8: bool) -> Iterator[Gemm]:
+    """Products of several sides, and one as a convolution, for so many threads."""
+    sides = SIDES if threads <= MANY_THREADS else LARGE_SIDES
+    for side in sides:
+        yield gemm(MATMUL, side, int8=int8)
+    yield gemm(CONV, sides[1], int8=int8)
 
 
 def gemm(operator: str, side: int, *, int8: bool) -> Gemm:
@@ -56,7 +59,8 @@ def gemm(operator: str, side: int, *, int8: bool) -> Gemm:
     else:
         source = random.standard_normal(sides, np.float32)
         weights = random.standard_normal(weights_shape, np.float32)
-    initializers, nodes = {"weights": weights}, [_node(operator, ("input", "weights"), "output")]
+    initializers = {"weights": weights}
+    nodes = [_node(operator, ("input", "weights"), "output")]
     if int8:
         initializers |= {
             "scale": np.array(SCALE, np.float32),

@@ -8,7 +8,7 @@ behind, which is taken off again.
 from __future__ import annotations
 
 import re
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 
 from ...runners.base import NodeTime
@@ -60,7 +60,9 @@ def _layer_of(node: NodeTime, by_part: Mapping[str, Layer]) -> Layer | None:
     return by_part[name] if name else None
 
 
-def _known(by_part: Mapping[str, Layer]):
+def _known(by_part: Mapping[str, Layer]) -> Callable[[str], str | None]:
+    """What finds the part of a layer that a name begins with."""
+
     def find(name: str) -> str | None:
         name = name.removeprefix(BEFORE)
         while name not in by_part:

@@ -9,12 +9,11 @@ Williams, Waterman, Patterson, "Roofline", CACM 2009; memory has none here).
 from __future__ import annotations
 
 import tempfile
-from collections.abc import Collection, Mapping, Sequence
+from collections.abc import Collection, Mapping
 from dataclasses import replace
 from pathlib import Path
-from typing import Any
 
-from ...runners.base import NodeTime, RunnerError
+from ...runners.base import RunnerError
 from ...runners.timing.plan import Plan
 from ..cells.session import Cell, open_cell
 from . import gemm
@@ -49,13 +48,11 @@ CPU_UNITS: Mapping[str, Mapping[str, str]] = {
 def peak(cell: Cell, precision: str, threads: int, flags: Collection[str]) -> Peak:
     """What ``cell``'s runner makes of a matrix product: "int8", or the cell's float precision.
 
-    The fastest run of a product and of a 1 x 1 convolution counts. Raises ``RunnerError`` if
-    neither runs.
+    The fastest run of ``gemm.gemms`` counts. Raises ``RunnerError`` if none of them runs.
     """
     found: list[Peak] = []
     errors: list[RunnerError] = []
-    for operator in (gemm.MATMUL, gemm.CONV):
-        product = gemm.gemm(operator, gemm.side_of(threads), int8=precision == INT8)
+    for product in gemm.gemms(threads, int8=precision == INT8):
         try:
             found.append(_measured(cell, precision, product, flags))
         except RunnerError as error:
@@ -67,7 +64,7 @@ def peak(cell: Cell, precision: str, threads: int, flags: Collection[str]) -> Pe
 
 
 def _measured(cell: Cell, precision: str, product: gemm.Gemm, flags: Collection[str]) -> Peak:
-    own = replace(cell, file=gemm.FILE, beside=(), batch=None, threads=cell.threads)
+    own = replace(cell, file=gemm.FILE, beside=(), batch=None)
     with tempfile.TemporaryDirectory(prefix="edgepipe-") as folder:
         path = Path(folder) / gemm.FILE
         path.write_bytes(product.model)
@@ -79,7 +76,7 @@ def _measured(cell: Cell, precision: str, product: gemm.Gemm, flags: Collection[
     return Peak(
         precision=precision,
         gmacs_per_s=product.macs / us / 1e3,
-        kernel_unit=unit_of([main]),
+        kernel_unit=kernel_unit(main.kernel),
         cpu_unit=cpu_unit(precision, flags),
         kernel=main.kernel or main.operator,
         shape=product.shape,
@@ -87,10 +84,9 @@ def _measured(cell: Cell, precision: str, product: gemm.Gemm, flags: Collection[
     )
 
 
-def unit_of(nodes: Sequence[NodeTime | Any]) -> str | None:
-    """The unit that the kernels' names tell, ``None`` where they don't."""
-    names = " ".join(node.kernel for node in nodes).lower()
-    return next((unit for part, unit in KERNELS.items() if part in names), None)
+def kernel_unit(kernel: str) -> str | None:
+    """The unit that a kernel's name tells, ``None`` where it doesn't."""
+    return next((unit for part, unit in KERNELS.items() if part in kernel.lower()), None)
 
 
 def cpu_unit(precision: str, flags: Collection[str]) -> str | None:

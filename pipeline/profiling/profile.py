@@ -41,6 +41,8 @@ ROUNDS, QUICK_ROUNDS, QUICK_SECONDS = 5, 1, 0.2
 LEAST_RUNS = 3
 # Rounds that differ by more say that the machine was busy with something else.
 SPREAD = 0.10
+# Medians of nodes add up to less than the median of runs; to so much less if nodes often wait.
+WAITING = 0.9
 ONNX = "onnx"
 
 
@@ -178,7 +180,7 @@ class _Run:
         self._progress.step(1, 1, "")
         wall, profiled = stats.median(seen.plain_us), stats.median(seen.profiled_us)
         nodes_us = stats.median(one.total_us for one in seen.times)
-        self._doubt(seen)
+        self._doubt(seen, sum(one.node.us for one in found), nodes_us)
         macs = [layer.macs for layer in in_file]
         known = bool(macs) and None not in macs
         return ProfileResult(
@@ -264,12 +266,17 @@ class _Run:
                 self._notes.append(f"no peak for {precision}: {error}")
         return tuple(found)
 
-    def _doubt(self, seen: _Rounds) -> None:
+    def _doubt(self, seen: _Rounds, usually: float, nodes_us: float) -> None:
         low, high = min(seen.plain_us), max(seen.plain_us)
         if high > (1 + SPREAD) * low:
             self._notes.append(
                 f"the rounds differ by {high / low - 1:.0%}: the machine was busy with other "
                 "things, trust shares more than times"
+            )
+        if usually < WAITING * nodes_us:
+            self._notes.append(
+                f"what each node usually takes adds up to {usually / nodes_us:.0%} of what all of "
+                "them take in a run: in most runs one of them or another waits for a processor"
             )
         if self._rounds == 1:
             self._notes.append("a quick profile: one round")

@@ -12,6 +12,7 @@ import numpy as np
 from ..judging.evaluate_result import CellAccuracy, EvaluationResult
 from ..judging.explanation import ExplainResult
 from ..judging.parity_result import CellVerdict, ParityResult
+from ..profiling.profile_result import ProfileResult
 from ..speed.bench_result import BenchResult, CellResult
 from ..speed.compare import CompareResult
 from ..speed.tune import TuneResult
@@ -61,6 +62,7 @@ class Report:
     evaluation: EvaluationResult | None
     explanation: ExplainResult | None
     tuning: TuneResult | None
+    profile: ProfileResult | None
     comparison: CompareResult | None
     rows: tuple[Row, ...]
 
@@ -104,6 +106,7 @@ def gather(folder: Path, manifest: Manifest) -> Report:
     evaluation, evaluation_source = results.read(folder, EvaluationResult, manifest)
     explanation, explanation_source = results.read(folder, ExplainResult, manifest)
     tuning, tuning_source = results.read(folder, TuneResult, manifest)
+    profile, profile_source = results.read(folder, ProfileResult, manifest)
     comparison, comparison_source = results.read_comparison(folder.parent)
     return Report(
         manifest=manifest,
@@ -114,6 +117,7 @@ def gather(folder: Path, manifest: Manifest) -> Report:
             evaluation_source,
             explanation_source,
             tuning_source,
+            profile_source,
             comparison_source,
         ),
         bench=bench,
@@ -121,6 +125,7 @@ def gather(folder: Path, manifest: Manifest) -> Report:
         evaluation=evaluation,
         explanation=explanation,
         tuning=tuning,
+        profile=profile,
         comparison=comparison,
         rows=tuple(_rows(bench, parity, evaluation, samples)),
     )

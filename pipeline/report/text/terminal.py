@@ -10,16 +10,18 @@ from rich.console import RenderableType
 
 from ...judging.evaluate_result import CellAccuracy, EvaluationResult
 from ...judging.parity_result import CellVerdict, ParityResult
+from ...judging.predict import Prediction, PredictResult
 from ...machine.doctor import Diagnosis
 from ...machine.inventory import Inventory
 from ...settings import placement
 from ...settings.making import SYNTHETIC
 from ...storage.manifest import Manifest
 from . import columns, explanation
-from .formatting import MIB, apart, row_name, table, text
+from .formatting import MIB, apart, ms, row_name, table, text
 from .table import Table
 
 PLACE = (columns.VARIANT, columns.RUNNER, columns.TARGET, columns.PRECISION)
+IMAGE_WIDTH = 40
 TWICE_COLUMNS = (columns.FILE, columns.KERNELS)
 TWICE = "file: the int8 file's own arithmetic against torch; kernels: the runner against that"
 
@@ -166,3 +168,36 @@ def _about(manifest: Manifest, name: str) -> str:
         return "torch.export program, for the torch runner"
     stage = manifest.maker(name)
     return str(stage.result.get("summary", "")) if stage else ""
+
+
+def predictions(result: PredictResult) -> str:
+    """A line for each guess of the images that were read, and one for each that wasn't."""
+    shown = table("image", "label", ">probability", ">decode", ">run")
+    for prediction in result.predictions:
+        for row in _rows(prediction):
+            shown.add_row(*row)
+    parts: list[RenderableType] = [shown] if shown.row_count else []
+    parts += [
+        f"  {prediction.error}" for prediction in result.predictions if prediction.error is not None
+    ]
+    place = "" if result.target == "local" else f" on {result.target}"
+    parts.append(
+        f"  {result.model['name']} {result.variant} / {result.runner}{place}, {result.precision}, "
+        f"{result.threads} threads; times in ms, the first run's with what starts only then"
+    )
+    if result.scores == "probabilities":
+        parts.append("  the model gives probabilities itself: shown as they are")
+    return text(*parts)
+
+
+def _rows(prediction: Prediction) -> list[list[str]]:
+    rows = []
+    for place, guess in enumerate(prediction.top):
+        times = ["", ""]
+        if place == 0:
+            times = [ms(prediction.decode_ms or 0), ms(prediction.run_ms or 0)]
+        name = prediction.image if place == 0 else ""
+        if len(name) > IMAGE_WIDTH:
+            name = "…" + name[1 - IMAGE_WIDTH :]
+        rows.append([name, guess.label, f"{guess.probability:.1%}", *times])
+    return rows
