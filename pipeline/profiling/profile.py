@@ -131,11 +131,21 @@ class _Rounds:
 
     def merged(self) -> tuple[NodeTime, ...]:
         """Each node with the median over the rounds; the first round knows which there are."""
-        per_round = [{node.name: node.us for node in one.nodes} for one in self.times]
+        per_round = [_by_name(one.nodes) for one in self.times]
         return tuple(
-            replace(node, us=stats.median(one.get(node.name, 0.0) for one in per_round))
-            for node in self.times[0].nodes
+            replace(node, us=stats.median(one[key].us if key in one else 0.0 for one in per_round))
+            for key, node in per_round[0].items()
         )
+
+
+def _by_name(nodes: Sequence[NodeTime]) -> dict[tuple[str, int], NodeTime]:
+    """Nodes by name and, of several of the same name, by which one of them it is."""
+    seen: dict[str, int] = {}
+    found = {}
+    for node in nodes:
+        seen[node.name] = number = seen.get(node.name, 0) + 1
+        found[node.name, number] = node
+    return found
 
 
 class _Run:

@@ -84,8 +84,9 @@ def node_times(lines: Iterable[str], before: int) -> NodeTimes:
     """
     import numpy as np
 
-    first: dict[str, Event] = {}
-    taken: dict[str, list[int]] = {}
+    # By name and number: names need not be unique in an ONNX graph.
+    first: dict[tuple[str, str], Event] = {}
+    taken: dict[tuple[str, str], list[int]] = {}
     totals: list[int] = []
     for number, events in enumerate(_runs(lines)):
         if number < before:
@@ -94,9 +95,9 @@ def node_times(lines: Iterable[str], before: int) -> NodeTimes:
         totals.append(sum(event["dur"] for event in outermost))
         runs = len(totals)
         for event in outermost:
-            name = event["name"].removesuffix(KERNEL)
-            first.setdefault(name, event)
-            durations = taken.setdefault(name, [])
+            key = event["name"].removesuffix(KERNEL), event["args"].get("node_index", "")
+            first.setdefault(key, event)
+            durations = taken.setdefault(key, [])
             # One that did not run in every run took nothing then; one that ran twice is added up.
             durations += [0] * (runs - len(durations))
             durations[-1] += event["dur"]
@@ -107,7 +108,7 @@ def node_times(lines: Iterable[str], before: int) -> NodeTimes:
     return NodeTimes(
         "median",
         float(np.median(totals)),
-        tuple(_node(name, event, float(np.median(taken[name]))) for name, event in first.items()),
+        tuple(_node(key[0], event, float(np.median(taken[key]))) for key, event in first.items()),
     )
 
 
