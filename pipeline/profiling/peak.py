@@ -45,14 +45,16 @@ CPU_UNITS: Mapping[str, Mapping[str, str]] = {
 }
 
 
-def peak(cell: Cell, precision: str, threads: int, flags: Collection[str]) -> Peak:
+def peak(
+    cell: Cell, precision: str, threads: int, flags: Collection[str], *, quick: bool = False
+) -> Peak:
     """What ``cell``'s runner makes of a matrix product: "int8", or the cell's float precision.
 
     The fastest run of ``gemm.gemms`` counts. Raises ``RunnerError`` if none of them runs.
     """
     found: list[Peak] = []
     errors: list[RunnerError] = []
-    for product in gemm.gemms(threads, int8=precision == INT8):
+    for product in gemm.gemms(threads, int8=precision == INT8, quick=quick):
         try:
             found.append(_measured(cell, precision, product, flags))
         except RunnerError as error:

@@ -266,12 +266,14 @@ class _Run:
         self, precisions: set[str], opened: OpenCell, host: Mapping[str, Any]
     ) -> tuple[Peak, ...]:
         """The peak of each precision that layers were computed in."""
-        placed, found = opened.loaded.placement, []
+        placed, flags, found = opened.loaded.placement, host["cpu_flags"], []
         for precision in sorted(precisions):
             if precision not in (INT8, placed.precision):
                 continue
             try:
-                found.append(peak(self._cell, precision, placed.threads, host["cpu_flags"]))
+                found.append(
+                    peak(self._cell, precision, placed.threads, flags, quick=self._rounds == 1)
+                )
             except RunnerError as error:
                 self._notes.append(f"no peak for {precision}: {error}")
         return tuple(found)

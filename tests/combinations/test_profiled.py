@@ -170,13 +170,13 @@ def test_float_between_int8_is_told_with_its_price(make: Make, command: Run) -> 
 def test_shares_of_the_peak_are_of_the_best_product(make: Make) -> None:
     made = make(variants=("fp32",))
     scripts = able(made, "openvino")
-    gemm = gemm_script(scripts["openvino"], 1024**3 / 1e6)  # the largest: 10^12 MAC a second
+    gemm = gemm_script(scripts["openvino"], 512**3 / 1e6)  # 10^12 MAC a second
     with scripted({**scripts, "openvino/gemm": gemm}):
         found = profile(runners=("openvino",), quick=True)
     (peak,) = found.peaks
     assert peak.gmacs_per_s == pytest.approx(1000, rel=0.02)
     assert (peak.kernel_unit, peak.cpu_unit) == ("AVX2", "AVX2")
-    assert "1024 × 1024 × 1024" in peak.shape
+    assert "512 × 512 × 512" in peak.shape
     features = found.layers[0]
     assert features.gmacs_per_s == pytest.approx(192 / 600 / 1e3)
     assert features.peak_share == pytest.approx(192 / 600 / 1e3 / peak.gmacs_per_s)

@@ -56,7 +56,7 @@ def test_an_int8_cell_is_taken_apart(workspace: Path, runner: str) -> None:
 def test_the_pooling_that_onnx_runtime_computes_in_float_is_called_out(
     workspace: Path, edgepipe: Run
 ) -> None:
-    flags = ("--variant", "int8", "--runner", "ort-cpu", "--quick", "--threads", "1")
+    flags = ("--runner", "ort-cpu", "--variant", "int8", "--quick", "--threads", "1")
     done = edgepipe("bench", "--profile", *flags, "--workspace", workspace)
     assert done.returncode == 0, done.stderr
     assert "in f32 between int8 layers: node_mean (ReduceMean)" in done.stdout
