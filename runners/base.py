@@ -15,7 +15,7 @@ from __future__ import annotations
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Protocol
+from typing import TYPE_CHECKING, Any, Protocol, runtime_checkable
 
 if TYPE_CHECKING:
     import numpy as np
@@ -284,6 +284,7 @@ class ProfiledSession(Session, Protocol):
         ...
 
 
+@runtime_checkable
 class Profiler(Protocol):
     """What a runner has beside ``Runner`` if it can tell how long each node takes."""
 

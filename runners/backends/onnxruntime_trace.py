@@ -162,7 +162,7 @@ def _precision(operator: str, about: Event) -> str:
     if operator.startswith(("DynamicQuantize", "MatMulInteger", "ConvInteger")):
         return "int8"
     for key in ("input_type_shape", "output_type_shape"):
-        for tensor in about.get(key, ()):
-            for kind in tensor:
-                return PRECISIONS.get(kind, kind)
+        kinds: list[str] = [kind for tensor in about.get(key, ()) for kind in tensor]
+        if kinds:
+            return PRECISIONS.get(kinds[0], kinds[0])
     return ""

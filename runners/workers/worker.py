@@ -35,6 +35,8 @@ from .. import registry
 from ..base import (
     NO_PROFILER,
     PlacementError,
+    ProfiledSession,
+    Profiler,
     Runner,
     RunnerUnavailable,
     Session,
@@ -66,6 +68,7 @@ class Worker:
 
     def __init__(self) -> None:
         self._session: Session | None = None
+        self._profiled: ProfiledSession | None = None
         self._cache = Path(os.devnull)
 
     def inspect(self, _message: protocol.Message, _blobs: protocol.Blobs) -> Any:
@@ -111,11 +114,14 @@ class Worker:
                     raise protocol.ProtocolError(f"model file name {name!r}")
                 place = self._cache if cached and name in cached else Path(folder)
                 data.rename(place / name)
-            load = _profiled(runner) if message.get("profiled") else runner.load
+            path, profiled = Path(folder) / message["file"], None
             loading = perf_counter_ns()
-            session = load(Path(folder) / message["file"], settings)
+            if message.get("profiled"):
+                session = profiled = _profiler(runner).load_profiled(path, settings)
+            else:
+                session = runner.load(path, settings)
             loaded = perf_counter_ns()
-        self._session = session
+        self._session, self._profiled = session, profiled
         return {
             "inputs": [asdict(spec) for spec in session.inputs],
             "outputs": [asdict(spec) for spec in session.outputs],
@@ -153,9 +159,9 @@ class Worker:
 
     def profile(self, message: protocol.Message, blobs: protocol.Blobs) -> Any:
         """Say what each node of a session that was loaded for it takes."""
-        session = self._loaded()
-        if not hasattr(session, "times"):
-            raise SessionError("the model was not loaded to be profiled")
+        session = self._profiled
+        if session is None:
+            raise SessionError("no model is loaded to be profiled")
         samples, found = profile(session, _feeds(session, blobs), Plan(**message["plan"]))
         return asdict(found), {"samples": samples}
 
@@ -242,11 +248,11 @@ def _reply(
         yield from reply
 
 
-def _profiled(runner: Runner) -> Callable[[Path, Settings], Session]:
-    load = getattr(runner, "load_profiled", None)
-    if load is None:
-        raise SessionError(NO_PROFILER.format(runner.name))
-    return load
+def _profiler(runner: Runner | Profiler) -> Profiler:
+    """A runner as the ``Profiler`` that it may be, too."""
+    if isinstance(runner, Profiler):
+        return runner
+    raise SessionError(NO_PROFILER.format(runner.name))
 
 
 def _feeds(session: Session, blobs: protocol.Blobs) -> dict[str, np.ndarray]:
