@@ -17,8 +17,8 @@ from .profile_result import INT8, LayerTime, Node, OperatorTime, Peak
 
 # What ONNX Runtime (optimizer/*.cc, GenerateUniqueNodeName) and OpenVINO put behind a name.
 BEHIND = re.compile(
-    r"(_token_\d+|_nchwc|_nhwc|_(Quantize|Dequantize)Linear(_Input|_Output)?|_output_0"
-    r"|/(MatMulAddFusion|WithoutBiases|DequantizationMultiply|QDQ\w*))$"
+    r"(_token_\d+|_nchwc|_nhwc|_(Quantize|Dequantize)Linear(_Input|_Output|_\d+)?|_d?q"
+    r"|/\w+Fusion/?|/(WithoutBiases|DequantizationMultiply))$"
 )
 BEFORE = "fused "
 # Operators that change types or layouts for other nodes.

@@ -33,7 +33,7 @@ from ..stages.graphs import Layer, LayerGraph
 from ..storage.goldens import FILE, Goldens, preprocessing_of
 from ..storage.manifest import Manifest
 from ..storage.workspace import Workspace
-from . import layers
+from . import ir, layers
 from .peak import peak
 from .profile_result import INT8, Peak, ProfiledCell, ProfileResult
 
@@ -251,8 +251,14 @@ class _Run:
         except ImportError as error:
             self._notes.append(f'no names of layers: {error}; pip install "edgepipe[export]"')
             return (), 1
-        dynamic = self._manifest.model["batch"] == "dynamic"
-        return LayerGraph(self._folder / file).layers, opened.batch if dynamic else 1
+        images = opened.batch if self._manifest.model["batch"] == "dynamic" else 1
+        known = LayerGraph(self._folder / file).layers
+        if Path(self._cell.file).suffix != ir.SUFFIX:
+            return known, images
+        found = ir.with_operations(known, self._folder / self._cell.file)
+        if found is None:
+            self._notes.append(f"no names of layers: {self._cell.file} has others than {file}")
+        return found or (), images
 
     def _onnx(self) -> str | None:
         return self._manifest.variants[self._cell.variant].get(ONNX)

@@ -31,6 +31,7 @@ PRECISIONS = {
     "bfloat16": "bf16",
     "double": "f64",
 }
+INT8_OPERATORS = ("QLinear", "QGemm", "DynamicQuantize", "MatMulInteger", "ConvInteger")
 Event = Mapping[str, Any]
 
 
@@ -157,9 +158,10 @@ def _node(name: str, event: Event, us: float) -> NodeTime:
 def _precision(operator: str, about: Event) -> str:
     """The type of what a node reads first, or of what it makes where it reads nothing.
 
-    Dynamically quantized operators ("DynamicQuantizeMatMul") read floats and compute in int8.
+    Quantized operators may read a scale first ("QLinearConcat"), or floats that they quantize
+    themselves ("DynamicQuantizeMatMul").
     """
-    if operator.startswith(("DynamicQuantize", "MatMulInteger", "ConvInteger")):
+    if operator.startswith(INT8_OPERATORS):
         return "int8"
     for key in ("input_type_shape", "output_type_shape"):
         kinds: list[str] = [kind for tensor in about.get(key, ()) for kind in tensor]

@@ -9,6 +9,7 @@ from .formatting import ms
 from .table import Column, Table
 
 LAYERS_SHOWN = 10
+FLOATS_SHOWN = 8
 # Names of layers can be long; the figures beside them are what the table is for.
 NAME_WIDTH = 28
 
@@ -79,12 +80,16 @@ def between(result: ProfileResult) -> list[str]:
     if not found:
         return ["no layer runs in float between int8 ones"]
     whole = sum(node.us for node in result.nodes) or 1.0
-    return [
+    lines = [
         f"in {one.precision} between int8 layers: {one.layer} ({one.operators}), "
         f"{_us(one.us)} µs and {_us(one.around_us or 0.0)} µs of conversions around it, "
         f"{cost_of_float(one) / whole:.1%} of all"
-        for one in found
+        for one in found[:FLOATS_SHOWN]
     ]
+    if rest := found[FLOATS_SHOWN:]:
+        share = sum(map(cost_of_float, rest)) / whole
+        lines.append(f"and {len(rest)} more of them, {share:.1%} of all, see {result.FILE}")
+    return lines
 
 
 def peaks(result: ProfileResult) -> list[str]:

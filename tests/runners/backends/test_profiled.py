@@ -114,6 +114,7 @@ def test_a_run_that_the_trace_lost_the_end_of_is_none() -> None:
     ("operator", "kinds", "precision"),
     [
         ("QLinearConv", ["uint8", "float"], "int8"),
+        ("QLinearConcat", ["float", "uint8", "uint8"], "int8"),
         ("QuantizeLinear", ["float", "uint8"], "f32"),
         ("DynamicQuantizeMatMul", ["float", "int8"], "int8"),
         ("Gather", ["int64"], "int64"),
