@@ -126,11 +126,11 @@ def test_a_plug_in_with_a_profiler_is_profiled_when_it_is_named(make: Make) -> N
 
 
 def test_the_fastest_cell_of_the_bench_is_looked_into(make: Make) -> None:
-    made = make()
+    made = make(program=True)
     scripts = able(made, "ort-cpu", "openvino")
     scripts["openvino/int8"] = replace(scripts["openvino/int8"], ms=0.3)
     # The fastest of all, but it can't say what its nodes take.
-    scripts |= made.scripts("torch", formats=("onnx",), ms=0.1)
+    scripts |= made.scripts("torch", formats=("pt2",), ms=0.1)
     with scripted(scripts):
         bench(rounds=5)
         found = profile(quick=True)

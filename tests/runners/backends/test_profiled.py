@@ -4,7 +4,9 @@ from __future__ import annotations
 
 import json
 from collections.abc import Iterator
+from datetime import timedelta
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import numpy as np
@@ -13,6 +15,7 @@ import pytest
 from edgepipe.runners.backends.onnxruntime import OrtCpu
 from edgepipe.runners.backends.onnxruntime_trace import MOST_EVENTS, node_times
 from edgepipe.runners.backends.openvino import OpenVino
+from edgepipe.runners.backends.openvino_counters import Counters
 from edgepipe.runners.base import Profiler, SessionError, Settings
 from edgepipe.runners.testing import onnx_cases
 from edgepipe.runners.timing.plan import Plan
@@ -127,3 +130,37 @@ def test_the_precision_is_that_of_what_a_node_reads(
     shapes = [{kind: [1]} for kind in kinds]
     lines = trace(*run_of(node("a", 0, 1, operator, input_type_shape=shapes)))
     assert node_times(lines, 0).nodes[0].precision == precision
+
+
+class Compiled:
+    """A compiled model whose graph says nothing of its nodes, and its request, which adds up."""
+
+    def __init__(self) -> None:
+        self.total, self.runs = 0, 0
+
+    def run(self, us: int) -> None:
+        self.total, self.runs = self.total + us, self.runs + 1
+
+    def get_runtime_model(self) -> Any:
+        return SimpleNamespace(get_ops=list)
+
+    def get_profiling_info(self) -> list[Any]:
+        mean = timedelta(microseconds=self.total // self.runs)
+        about = {"node_name": "a", "node_type": "Convolution", "exec_type": "brgconv_avx2_f32"}
+        return [
+            SimpleNamespace(real_time=mean, status="Status.EXECUTED", **about),
+            SimpleNamespace(real_time=mean, status="Status.NOT_RUN", **{**about, "node_name": "b"}),
+        ]
+
+
+def test_openvinos_means_are_of_the_runs_after_the_warm_up() -> None:
+    compiled = Compiled()
+    counters = Counters(compiled, compiled)
+    for number, us in enumerate((5000, 1000, 30, 30, 30, 30)):
+        if number == 2:
+            counters.begin()
+        compiled.run(us)
+        counters.ran()
+    found = counters.times("CPU")
+    assert [(node.name, node.kernel) for node in found.nodes] == [("a", "brgconv_avx2_f32")]
+    assert found.total_us == pytest.approx(30, abs=2)  # means are cut to whole microseconds
