@@ -18,6 +18,7 @@ def section(report: Report) -> dict[str, Any] | None:
     cpu = found.host.get("cpu", "an unknown CPU")
     return {
         "headline": text.headline(found),
+        "duration": text.duration(found),
         "machine": f"Measured on {cpu}, {moment(found.measured)}.",
         "operators": text.operators(found),
         "layers": text.layers(found),

@@ -20,18 +20,26 @@ def text(result: ProfileResult) -> str:
     lines = [*between(result), *peaks(result), *result.notes]
     lines += [f"and {more} cheaper layers, see {result.FILE}"] if more > 0 else []
     tables = [operators(result).text(), layers(result).text()]
-    return formatting.text(headline(result), *tables, *(f"  {line}" for line in lines))
+    heads = [headline(result), f"  {duration(result)}"]
+    return formatting.text(*heads, *tables, *(f"  {line}" for line in lines))
 
 
 def headline(result: ProfileResult) -> str:
-    """Which cell, how long a run takes, what the profiler costs, what nodes account for."""
+    """Which cell it is, with its settings, and why it is this one."""
     cell = result.cell
     place = "" if cell.target == "local" else f" on {cell.target}"
     options = f", {formatting.settings(cell.options)}" if cell.options else ""
     chosen = f" ({cell.chosen})" if cell.chosen else ""
     return (
         f"{cell.variant} / {cell.runner}{place} {cell.precision}, batch {cell.batch}, "
-        f"threads {cell.threads}{options}{chosen}: {ms(result.wall_us / 1e3)} ms a run, "
+        f"threads {cell.threads}{options}{chosen}"
+    )
+
+
+def duration(result: ProfileResult) -> str:
+    """How long a run takes, what the profiler costs, and what the nodes account for."""
+    return (
+        f"{ms(result.wall_us / 1e3)} ms a run, "
         f"{ms(result.profiled_us / 1e3)} with the profiler on ({result.overhead:+.0%}), of which "
         f"nodes account for {result.covered:.0%}; {result.statistic} of {result.runs} runs "
         f"in {result.rounds} {'process' if result.rounds == 1 else 'processes'}"
