@@ -225,20 +225,24 @@ class _Run:
         )
 
     def _round(self, seen: _Rounds) -> None:
-        """The model in two workers, with and without the profiler, one after the other."""
+        """The model in two workers, without and with the profiler, never both in memory."""
         path, cell = self._folder / self._cell.file, self._cell
-        with open_cell(cell, path, profiled=True) as watched, open_cell(cell, path) as plain:
-            name = plain.loaded.inputs[0].name
-            kept = preprocessing_of(self._manifest)
-            feeds, _, _ = next(self._goldens.batches(kept, name, plain.batch))
-            measured, _ = plain.worker.measure(feeds, self._plan)
-            samples, times = watched.worker.profile(feeds, self._plan)
+        with open_cell(cell, path) as plain:
+            measured, _ = plain.worker.measure(self._feeds(plain), self._plan)
+        with open_cell(cell, path, profiled=True) as watched:
+            samples, times = watched.worker.profile(self._feeds(watched), self._plan)
         middle = np.mean if times.statistic == "mean" else np.median
         seen.plain_us.append(float(middle(measured.samples)) / 1e3)
         seen.profiled_us.append(float(middle(samples)) / 1e3)
         seen.times.append(times)
         seen.runs += len(samples)
         seen.opened = seen.opened or watched
+
+    def _feeds(self, opened: OpenCell) -> Mapping[str, np.ndarray]:
+        """A batch of goldens."""
+        name, kept = opened.loaded.inputs[0].name, preprocessing_of(self._manifest)
+        feeds, _, _ = next(self._goldens.batches(kept, name, opened.batch))
+        return feeds
 
     def _layers(self, opened: OpenCell) -> tuple[tuple[Layer, ...], int]:
         """The layers of the variant's ONNX file, and how many images their counts are for."""
