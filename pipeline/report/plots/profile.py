@@ -10,7 +10,7 @@ from .inline_svg import BAD, INK, QUIET, SERIES, VARIABLES, figure_of
 from .plots import WIDE
 
 INT8_COLOR, FLOAT_COLOR, CONVERSION_COLOR = SERIES[0], SERIES[1], SERIES[2]
-ROW, FRAME = 15, 70  # pixels
+ROW, FRAME = 16, 70  # pixels
 LAYERS_DRAWN = 72
 NAME_WIDTH, NARROW_NAME_WIDTH = 34, 20
 
@@ -67,7 +67,7 @@ def _bars(axes: Any, shown: Sequence[LayerTime]) -> None:
 
 
 def _labels(axes: Any, shown: Sequence[LayerTime], width: int) -> None:
-    axes.set_yticks(range(len(shown)), [_short(layer.layer, width) for layer in shown], fontsize=10)
+    axes.set_yticks(range(len(shown)), [_short(layer.layer, width) for layer in shown], fontsize=11)
     axes.tick_params(axis="y", length=0)
     for tick, layer in zip(axes.get_yticklabels(), shown, strict=True):
         tick.set_color(BAD if layer.between_int8 else INK)
@@ -79,7 +79,7 @@ def _labels(axes: Any, shown: Sequence[LayerTime], width: int) -> None:
                 xytext=(4, 0),
                 textcoords="offset points",
                 va="center",
-                fontsize=9,
+                fontsize=11,
                 color=QUIET,
             )
 

@@ -70,7 +70,7 @@ def layers(result: ProfileResult, count: int = LAYERS_SHOWN) -> Table:
         Column("operators", lambda one: _short(one.operators)),
         Column("precision", lambda one: one.precision),
         figure("µs a run", lambda one: _us(one.us), brief="µs"),
-        figure("converted behind it, µs", _converted, brief="conv."),
+        figure("conversions, µs", _converted, brief="conv."),
         figure("share", lambda one: f"{one.share:.1%}"),
         figure("GMAC/s", lambda one: shown(one.gmacs_per_s, ".1f")),
         figure("of the peak", lambda one: shown(one.peak_share, ".0%"), brief="of peak"),
