@@ -260,6 +260,15 @@ def test_keys_of_bench_hold_where_they_make_sense(make: Make, tmp_path: Path) ->
         profile(quick=True)
 
 
+def test_a_target_elsewhere_is_profiled_there(make: Make, command: Run, tmp_path: Path) -> None:
+    made = make(variants=("fp32",))
+    (tmp_path / "edgepipe.toml").write_text('[targets.box]\ncommand = ["ssh", "box", "{python}"]\n')
+    with scripted(able(made, "ort-cpu")):
+        done = command("bench", "--profile", "--quick", "--target", "box")
+    assert done.code == 0, done.said
+    assert done.out.startswith("fp32 / ort-cpu on box f32, batch 1")
+
+
 def test_the_report_shows_it_until_the_file_is_another_one(make: Make) -> None:
     made = make(variants=("int8",))
     with scripted(able(made, "openvino", nodes=MIXED)):
