@@ -26,6 +26,7 @@ from ..runners.base import (
     MissingSigner,
     RunnerError,
     RunnerOptionError,
+    StorageFull,
 )
 
 
@@ -85,6 +86,7 @@ EXIT_CODES: tuple[tuple[type[BaseException], ExitCode], ...] = (
     (ModelError, ExitCode.BAD_INPUT),
     (ImageError, ExitCode.BAD_INPUT),
     (BundleUnreadable, ExitCode.BAD_INPUT),
+    (StorageFull, ExitCode.BAD_INPUT),
     (IntegrityError, ExitCode.INTEGRITY),
     (BundleError, ExitCode.INTEGRITY),
     (StageError, ExitCode.RUNNER),

@@ -4,6 +4,7 @@ RunnerError                 the cell has no result
 +-- RunnerUnavailable       this environment or machine can't run the runner at all
 +-- SessionError            the runner works, but not with this model or these inputs
 |   +-- PlacementError      part of the model would run elsewhere than asked
++-- StorageFull             there is no room for temporary files
 +-- WorkerError             the worker process itself failed
     +-- WorkerCrashed       it ended: exit status or signal
     +-- WorkerTimeout       it did not answer in time and was killed
@@ -44,6 +45,10 @@ class SessionError(RunnerError):
 
 class PlacementError(SessionError):
     """Nodes are, or would be, on another provider or device than the runner's own."""
+
+
+class StorageFull(RunnerError):
+    """Temporary files can't be written for want of space. Says where, and what to do."""
 
 
 class WorkerError(RunnerError):
@@ -142,7 +147,8 @@ class Placement:
     with a model that tells precisions apart (see ``probe``), or the "only one" there is.
     ``convolutions`` counts convolutions by the kernel that executes them ("int8", "f32",
     "bf16") where the runner can tell, and is empty where it can't. ``streams`` is how many runs
-    are computed side by side.
+    are computed side by side. ``isa`` is the instruction set that oneDNN says it uses, in its own
+    words; it is asked, by the worker, where it is to compute as an older CPU.
     """
 
     device: str
@@ -154,6 +160,7 @@ class Placement:
     device_name: str = ""
     precision_from: str = ""
     streams: int = 1
+    isa: str | None = None
 
     def shares(self) -> dict[str, float]:
         """Per cent of the nodes on each provider; adds up to 100."""

@@ -13,6 +13,7 @@ from importlib import import_module
 from importlib.metadata import EntryPoint, entry_points
 
 from .base import Runner, RunnerUnavailable
+from .targets import Isa
 
 GROUP = "edgepipe.runners"
 FIELDS = ("name", "formats", "precisions")
@@ -27,7 +28,8 @@ class Entry:
     the runner; ``formats`` is ``None`` for a plug-in, which has to be asked. ``device`` is what it
     runs on unless told otherwise, ``extra`` is edgepipe's extra that installs it. ``origin`` is the
     distribution that brings the runner, with its version; edgepipe's own have none. ``profiles``
-    says of those that they are a ``Profiler``.
+    says of those that they are a ``Profiler``. ``onednn``: it computes with oneDNN, which can be
+    told to compute as an older CPU.
     """
 
     name: str
@@ -39,6 +41,7 @@ class Entry:
     origin: str | None = None
     precisions: tuple[str, ...] = ("f32",)
     profiles: bool = False
+    onednn: bool = False
 
 
 _PACKAGE = f"{__package__}.backends"
@@ -63,6 +66,7 @@ BUILT_IN = {
             extra="openvino",
             precisions=OPENVINO_PRECISIONS,
             profiles=True,
+            onednn=True,
         ),
         Entry(
             "ort-openvino",
@@ -71,6 +75,7 @@ BUILT_IN = {
             ("onnx",),
             extra="ort-openvino",
             precisions=OPENVINO_PRECISIONS,
+            onednn=True,
         ),
         Entry(
             "ort-cuda",
@@ -121,6 +126,21 @@ def formats(name: str) -> tuple[str, ...]:
 def device(name: str) -> str:
     """The device that a runner runs on unless told otherwise."""
     return entry(name).device
+
+
+def why_not_capped(name: str, isa: Isa, device: str = "CPU") -> str | None:
+    """Why a runner can't compute as an older CPU on the one at hand, ``None`` if it can.
+
+    ONNX Runtime's and torch's own kernels look at the CPU and have no such switch.
+    """
+    if name in BUILT_IN and BUILT_IN[name].onednn and device == "CPU":
+        return None
+    able = " and ".join(entry.name for entry in BUILT_IN.values() if entry.onednn)
+    instead = "an emulator that has such a CPU can be a target, for every runner (emulated = true)"
+    if isa.emulated:
+        instead = f"--target {isa.emulated} emulates such a CPU, for every runner"
+    on = "" if device == "CPU" else f" on {device}"
+    return f"{name}{on} can't compute as {isa.value}, only {able} on a CPU can; {instead}"
 
 
 def get(name: str) -> Runner:

@@ -15,7 +15,7 @@ from pathlib import Path
 from ...runners import registry
 from ...runners.base import RunnerError
 from ...runners.environments import environments
-from ...runners.targets import LOCAL
+from ...runners.targets import ISAS, LOCAL, Target
 from ...runners.timing.plan import SINGLE_STREAM
 from ...runners.workers.launch import Worker
 from ..errors import IntegrityError, UsageError
@@ -80,23 +80,33 @@ def plan(
         except RunnerError as error:
             refused.append(Refused("", runner, "", None, "unavailable", str(error)))
             continue
+        targets: list[Target] = []
+        for target in map(places.target, section.targets):
+            if reason := not_there(runner, target, places):
+                if runner in section.runners:
+                    row = Refused("", runner, target.name, None, "unavailable", reason)
+                    refused.append(row)
+            else:
+                targets.append(target)
         for variant, target, precision in itertools.product(
-            section.variants or manifest.variants, section.targets, section.precisions
+            section.variants or manifest.variants, targets, section.precisions
         ):
             files = manifest.variants[variant]
             if reason := _why_not(variant, files, runner, precision, able):
-                impossible.append(Refused(variant, runner, target, precision, "failed", reason))
+                row = Refused(variant, runner, target.name, precision, "failed", reason)
+                impossible.append(row)
                 continue
             file = next(files[name] for name in able.formats if name in files)
             if not section.trust_workspace and (doubt := made_here.distrusted(manifest, file)):
                 if runner in section.runners:
                     raise IntegrityError(f"{folder}: {doubt}")
-                refused.append(Refused(variant, runner, target, precision, "unavailable", doubt))
+                row = Refused(variant, runner, target.name, precision, "unavailable", doubt)
+                refused.append(row)
                 continue
             cell = Cell(
                 variant,
                 runner,
-                places.target(target),
+                target,
                 precision,
                 file,
                 section.threads,
@@ -138,6 +148,13 @@ def python_of(runner: str, places: Places) -> str | None:
     Raises ``RunnerUnavailable`` for an environment that can't be used any more.
     """
     return places.python_of(runner) or environments.python_of(runner)
+
+
+def not_there(runner: str, target: Target, places: Places) -> str | None:
+    """Why a runner has no cells at all on a target that computes as an older CPU."""
+    if target.isa is None:
+        return None
+    return registry.why_not_capped(runner, ISAS[target.isa], places.device_of(runner))
 
 
 def _why_not(

@@ -20,6 +20,7 @@ class Placed:
     ``nodes`` counts graph nodes by provider, ``placement`` is the per cent of them on each, and
     ``provider`` the one asked for. ``precision_from`` is how the precision is known,
     ``convolutions`` counts them by the precision of their kernels. ``file`` is what was run.
+    ``isa`` is the instruction set in oneDNN's own words, on a target that computes as an older CPU.
     """
 
     file: str | None = None
@@ -33,6 +34,7 @@ class Placed:
     nodes: Mapping[str, int] = field(default_factory=dict)
     placement: Mapping[str, float] = field(default_factory=dict)
     convolutions: Mapping[str, int] = field(default_factory=dict)
+    isa: str | None = None
 
 
 def read_back(file: str, loaded: Loaded) -> dict[str, Any]:
@@ -50,6 +52,7 @@ def read_back(file: str, loaded: Loaded) -> dict[str, Any]:
         "nodes": placed.nodes,
         "placement": placed.shares(),
         "convolutions": placed.convolutions,
+        "isa": placed.isa,
     }
 
 

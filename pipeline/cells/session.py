@@ -101,6 +101,19 @@ def timeable(cells: Sequence[Cell]) -> None:
             raise UsageError(f"target {cell.target.name} is emulated: timings there mean nothing")
 
 
+def real(cells: Sequence[Cell]) -> None:
+    """Raise ``UsageError`` for a target that computes as another CPU than the one it has.
+
+    What is found there by measuring is about no machine that anybody has.
+    """
+    for cell in cells:
+        if cell.target.isa is not None:
+            raise UsageError(
+                f"target {cell.target.name} is this CPU computing as another one: "
+                "bench gives an estimate of that"
+            )
+
+
 def with_settings(cell: Cell, settings: Mapping[str, Any], *, tuned: bool = False) -> Cell:
     """A cell with some other ``Settings``, by their names."""
     settings = dict(settings)
@@ -143,13 +156,33 @@ def open_cell(
     Raises ``RunnerError``: unavailable, refused the model, placed elsewhere than asked, or the
     worker died; ``InputError`` for a model that keeps tensors in files of its own choice.
     """
-    files = _files(cell, model)
+    worker = start_worker(cell)
+    try:
+        yield load_cell(worker, cell, model, cache, profiled=profiled)
+    finally:
+        worker.close()
+
+
+def start_worker(cell: Cell) -> Worker:
+    """A worker on the cell's target, to be closed. Raises ``RunnerError`` if none starts."""
     argv = cell.target.argv(cell.python or sys.executable)
-    with Worker(argv, timeouts_of(cell.target)) as worker:
-        settings = cell.settings(int(worker.hello["host"]["physical_cores"]))
-        loaded = worker.load(cell.runner, files, settings, cache, profiled)
-        audit(loaded, cell.allow_fallback)
-        yield OpenCell(worker, loaded, cell.batch)
+    return Worker(argv, timeouts_of(cell.target)).__enter__()
+
+
+def load_cell(
+    worker: Worker,
+    cell: Cell,
+    model: Path,
+    cache: Mapping[str, bytes] | None = None,
+    *,
+    profiled: bool = False,
+) -> OpenCell:
+    """Load the cell's file in a worker. Raises as ``open_cell``."""
+    files = _files(cell, model)
+    settings = cell.settings(int(worker.hello["host"]["physical_cores"]))
+    loaded = worker.load(cell.runner, files, settings, cache, profiled)
+    audit(loaded, cell.allow_fallback)
+    return OpenCell(worker, loaded, cell.batch)
 
 
 def _files(cell: Cell, model: Path) -> dict[str, Path]:

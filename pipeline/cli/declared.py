@@ -46,6 +46,8 @@ def command_of(listed: Callable[..., Any] | None) -> Callable[..., None] | None:
     if listed is None or "declared" not in vars(listed):
         return None
     request, run = vars(listed)["declared"]
+    from ..settings import refusal
+
     module, _, name = request.partition(":")
     kind: type[Request] = getattr(import_module(f"..settings.{module}", __package__), name)
     helps, options = kind.helps(), list(_options(kind))
@@ -57,7 +59,11 @@ def command_of(listed: Callable[..., Any] | None) -> Callable[..., None] | None:
         said = {
             name: _value(value, helps[name]) for name, value in said.items() if value is not None
         }
-        run(said, **given)
+        token = refusal.CALLER.set("command line")
+        try:
+            run(said, **given)
+        finally:
+            refusal.CALLER.reset(token)
 
     vars(call)["__signature__"] = Signature([*options, *own])
     call.__annotations__ = {one.name: one.annotation for one in [*options, *own]}

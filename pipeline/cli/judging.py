@@ -27,7 +27,6 @@ def parity(
         options.plot(result, progress)
     options.write(result, junit, markdown)
     options.show(result, as_json, terminal.parity)
-    options.leave(result.exit_code)
 
 
 @declared("judging:EvaluateRequest")
@@ -45,7 +44,6 @@ def evaluate(
     result = run(**said, progress=options.progress(quiet))
     options.write(result, junit, markdown)
     options.show(result, as_json, terminal.evaluation_table)
-    options.leave(result.exit_code)
 
 
 @declared("judging:PredictRequest")
@@ -58,4 +56,3 @@ def predict(
 
     result = run(**said, progress=options.progress(quiet))
     options.show(result, as_json, terminal.predictions)
-    options.leave(result.exit_code)

@@ -32,7 +32,6 @@ def doctor(said: Mapping[str, Any], as_json: options.Json = False) -> None:
 
     result = run(**said)
     options.show(result, as_json, terminal.diagnosis)
-    options.leave(result.exit_code)
 
 
 env = typer.Typer(

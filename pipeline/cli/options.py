@@ -67,19 +67,18 @@ AnyResult = TypeVar("AnyResult", bound=Result)
 
 
 def show(result: AnyResult, as_json: bool, text: Callable[[AnyResult], str]) -> None:
-    """Print a result: as the one document that is all of stdout, or as text."""
+    """Print a result: as the one document that is all of stdout, or as text.
+
+    One that has an exit code other than 0 ends the command with it.
+    """
     if as_json:
         show_json(result.to_json())
     else:
         print(text(result))
+    if code := getattr(result, "exit_code", 0):
+        raise typer.Exit(int(code))
 
 
 def show_json(document: Mapping[str, Any]) -> None:
     """Print the one document that is all of stdout under ``--json``."""
     print(documents.text(document), end="")
-
-
-def leave(code: int) -> None:
-    """End the command with an exit code other than 0."""
-    if code:
-        raise typer.Exit(int(code))

@@ -31,7 +31,6 @@ def verify(
 
     result = run(**said, progress=options.progress(quiet))
     options.show(result, as_json, shipping.verification)
-    options.leave(result.exit_code)
 
 
 @declared("shipping:DeployRequest")
@@ -44,4 +43,3 @@ def deploy(
 
     result = run(**said, progress=options.progress(quiet))
     options.show(result, as_json, shipping.deployment)
-    options.leave(result.exit_code)

@@ -30,7 +30,6 @@ def bench(
 
     result = run(**said, progress=options.progress(quiet))
     options.show(result, as_json, bench_table)
-    options.leave(result.exit_code)
 
 
 def _profile(said: Mapping[str, Any], as_json: bool, quiet: bool) -> None:
@@ -45,7 +44,6 @@ def _profile(said: Mapping[str, Any], as_json: bool, quiet: bool) -> None:
             raise UsageError(f"{flag}: not with --profile, which looks into one run of one cell")
     result = run(**said, progress=options.progress(quiet))
     options.show(result, as_json, shown.text)
-    options.leave(result.exit_code)
 
 
 @declared("speed:TuneRequest")
@@ -54,11 +52,10 @@ def tune(
 ) -> None:
     """Search for settings that are proven faster than the defaults."""
     from .. import tune as run
-    from ..report.text.benchmark import tune_table
+    from ..report.text import tuning
 
     result = run(**said, progress=options.progress(quiet))
-    options.show(result, as_json, tune_table)
-    options.leave(result.exit_code)
+    options.show(result, as_json, tuning.text)
 
 
 @declared("speed:CompareRequest")
@@ -79,4 +76,3 @@ def compare(
     if plot:
         write_plot(result, plot)
     options.show(result, as_json, comparison.text)
-    options.leave(result.exit_code)

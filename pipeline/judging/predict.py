@@ -58,7 +58,10 @@ class Prediction:
 
 @dataclass(frozen=True)
 class PredictResult(Document):
-    """The predictions in the order of the images; ``scores`` is what the model's output was."""
+    """The predictions in the order of the images; ``scores`` is what the model's output was.
+
+    ``isa`` is the instruction set in oneDNN's own words, on a target that computes as an older CPU.
+    """
 
     MADE_BY = "edgepipe predict"
 
@@ -70,6 +73,7 @@ class PredictResult(Document):
     threads: int
     scores: str
     predictions: tuple[Prediction, ...]
+    isa: str | None = None
     exit_code: ExitCode = field(default=ExitCode.OK, metadata=UNWRITTEN)
 
 
@@ -141,6 +145,7 @@ def _predict(
         threads=placement.threads,
         scores=" and ".join(sorted(kinds)),
         predictions=tuple(found),
+        isa=placement.isa,
         exit_code=ExitCode.BAD_INPUT if failed else ExitCode.OK,
     )
 

@@ -4,9 +4,9 @@ from __future__ import annotations
 
 import json
 from collections.abc import Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
-from typing import Any
+from typing import Any, ClassVar, Literal
 
 import numpy as np
 
@@ -18,6 +18,7 @@ from ..numerics import metrics
 from ..numerics.precision import kind_of
 from ..storage import goldens as recorded
 from ..storage import npz
+from ..storage.document import check_hosts
 from ..storage.goldens import reference_json
 
 SCHEMA_VERSION = 1
@@ -33,6 +34,7 @@ class CellOutputs(CellRow):
     ``cell`` is what was run, ``None`` in a recording that was read back.
     """
 
+    __pydantic_config__: ClassVar[Mapping[str, Any]] = {"arbitrary_types_allowed": True}
     asked: str
     misplaced: bool = False
     host: Mapping[str, Any] = field(default_factory=dict)
@@ -85,6 +87,8 @@ class Recording:
     @classmethod
     def load(cls, path: Path) -> Recording:
         """Read what ``to_bytes`` wrote. Raises ``InputError`` for anything else."""
+        from pydantic import TypeAdapter
+
         try:
             arrays = npz.read(path)
             document = documents.parse(arrays.pop("about").tobytes())
@@ -93,9 +97,11 @@ class Recording:
                     f"{path}: schema {document['schema_version']}, this reads {SCHEMA_VERSION}; "
                     "run `edgepipe parity` again"
                 )
+            about = TypeAdapter(_About).validate_python(document)
+            check_hosts(*(cell.host for cell in about.cells))
             cells = tuple(
-                CellOutputs(**about, arrays=_under(arrays, f"cell{number}/"))
-                for number, about in enumerate(document["cells"])
+                replace(cell, arrays=_under(arrays, f"cell{number}/"))
+                for number, cell in enumerate(about.cells)
             )
             reference = _under(arrays, "reference/")
             npz.outputs(reference)
@@ -108,20 +114,33 @@ class Recording:
                         "recorded it; run `edgepipe parity` again"
                     )
             return cls(
-                document["model"],
-                document["artifacts"],
-                metrics.distance(document["reference_sqnr_db"], document["reference_state"]),
+                about.model,
+                about.artifacts,
+                metrics.distance(about.reference_sqnr_db, about.reference_state),
                 reference,
                 cells,
                 {name: outputs for name, outputs in own.items() if outputs},
-                document.get("measured"),
+                about.measured,
             )
         except OSError as error:
             raise InputError(f"{path}: {error.strerror or error}") from error
         except InputError:
             raise
         except Exception as error:  # a damaged archive fails in many ways inside zipfile and numpy
-            raise InputError(f"{path}: not a parity recording ({error})") from error
+            why = documents.reason(error)
+            raise InputError(f"{path}: not a parity recording ({why})") from error
+
+
+@dataclass(frozen=True)
+class _About:
+    """The types of what a recording has beside its arrays."""
+
+    model: Mapping[str, Any]
+    artifacts: Mapping[str, str]
+    reference_sqnr_db: float | None
+    reference_state: Literal["measured", "equal", "broken"]
+    cells: tuple[CellOutputs, ...]
+    measured: str | None = None
 
 
 def _under(arrays: Mapping[str, np.ndarray], prefix: str) -> dict[str, np.ndarray]:

@@ -6,8 +6,8 @@ nothing and imports no runtime, so that it also works where a runtime no longer 
 
 from __future__ import annotations
 
+import os
 import sys
-import tempfile
 import time
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
@@ -16,14 +16,16 @@ from typing import Any
 
 from ...runners import registry
 from ...runners.base import RunnerError
+from ...runners.machine import isa
+from ...runners.machine.files import temporary_folder
 from ...runners.machine.installed import TELEMETRY_SWITCH
-from ...runners.targets import LOCAL, Target
+from ...runners.targets import CAPPED, ISAS, LOCAL, Target
 from ...runners.workers.launch import Worker
 from ..errors import ExitCode, UsageError
 from ..settings.load import load
 from ..settings.machine import DoctorRequest
 from ..settings.options import takes
-from ..settings.speed import BenchConfig
+from ..settings.speed import GENERATIONS
 from ..storage.document import Document
 
 OK, WARNING, PROBLEM = "ok", "warning", "problem"
@@ -31,8 +33,8 @@ VNNI = {"avx512_vnni", "avx_vnni"}
 BUSY_SHARE = 0.5
 STALE_SECONDS = 24 * 3600
 
-# More than bench makes by itself.
-MANY_ROUNDS = 2 * BenchConfig().rounds
+# More than bench has by itself.
+MANY_GENERATIONS = 2 * GENERATIONS
 
 Facts = Mapping[str, Any]
 
@@ -71,16 +73,21 @@ def doctor(request: DoctorRequest) -> Diagnosis:
     """Look for what would make numbers or installs wrong: the machine and its packages.
 
     The checks are run on every target, and on the environments that runners have of their own.
-    Raises ``UsageError`` for an unknown or emulated target; everything else is a finding.
+    Raises ``UsageError`` for a target that is unknown, emulated, or computes as another CPU;
+    everything else is a finding.
     """
     places, targets = load(request.flags()).places, request.targets
     findings: list[Finding] = []
     for target in map(places.target, targets):
         if target.emulated:
             raise UsageError(f"target {target.name} is emulated: doctor looks at real machines")
+        if target.isa is not None:
+            raise UsageError(
+                f"target {target.name} computes as another CPU: doctor looks at real machines"
+            )
         findings += _examine(target, sys.executable, target.name, MACHINE_CHECKS + PACKAGE_CHECKS)
     if LOCAL.name in targets:
-        findings.append(leftovers(_temporary_folder()))
+        findings += [leftovers(temporary_folder()), cap(os.environ)]
         for runner in registry.names():
             if python := places.python_of(runner):
                 findings += _examine(LOCAL, python, f"{runner} ({python})", PACKAGE_CHECKS)
@@ -136,6 +143,31 @@ def int8_kernels(facts: Facts) -> Finding:
     )
 
 
+def older_cpus(facts: Facts) -> Finding:
+    """Which older CPUs the one at hand can stand for."""
+    able = [
+        target.name
+        for target in CAPPED
+        if target.isa and not isa.lacking(ISAS[target.isa], facts["host"])
+    ]
+    if not able:
+        return Finding("older CPUs", OK, "it can compute as none of those that OpenVINO knows")
+    return Finding("older CPUs", OK, f"openvino can compute as one: --target {', '.join(able)}")
+
+
+def cap(environment: Mapping[str, str]) -> Finding:
+    """Whether this shell tells oneDNN to compute as an older CPU, which workers don't hear."""
+    found = [f"{name}={environment[name]}" for name in isa.VARIABLES if environment.get(name)]
+    if not found:
+        return Finding("oneDNN", OK, "nothing keeps it from the CPU's newest instructions")
+    return Finding(
+        "oneDNN",
+        WARNING,
+        f"{', '.join(found)} is set: edgepipe's workers drop it, your own programs obey it",
+        f"unset it; to compute as an older CPU, --target {CAPPED[0].name} and the like",
+    )
+
+
 def governor(facts: Facts) -> Finding:
     """Whether the clock rate is left to a governor that saves power."""
     name = facts["host"]["governor"]
@@ -159,7 +191,7 @@ def virtual_machine(facts: Facts) -> Finding:
         "machine",
         WARNING,
         f"{facts['host']['cpu']} in a virtual machine: neighbours share its cores",
-        f"trust ratios over times, and more rounds over fewer (bench --rounds {MANY_ROUNDS})",
+        f"trust ratios over times; bench --generations {MANY_GENERATIONS} narrows their intervals",
     )
 
 
@@ -262,12 +294,6 @@ def leftovers(folder: Path) -> Finding:
     )
 
 
-def _temporary_folder() -> Path:
-    """Where killed runs leave theirs: a command has all its temporary files in one of these."""
-    folder = Path(tempfile.gettempdir())
-    return folder.parent if folder.name.startswith("edgepipe-") else folder
-
-
 def _is_stale(path: Path) -> bool:
     try:
         return time.time() - path.stat().st_mtime > STALE_SECONDS
@@ -275,5 +301,5 @@ def _is_stale(path: Path) -> bool:
         return False
 
 
-MACHINE_CHECKS = (cores, int8_kernels, governor, virtual_machine, busy)
+MACHINE_CHECKS = (cores, int8_kernels, older_cpus, governor, virtual_machine, busy)
 PACKAGE_CHECKS = (colliding_wheels, damaged_wheels, openvino_releases, telemetry)

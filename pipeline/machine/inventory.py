@@ -10,11 +10,11 @@ import sys
 from dataclasses import dataclass
 
 from ...runners import registry
-from ...runners.base import RunnerError
+from ...runners.base import RunnerError, RunnerUnavailable
 from ...runners.targets import Target
 from ...runners.workers.answers import Description
 from ...runners.workers.launch import Worker
-from ..cells.plan import python_of
+from ..cells.plan import not_there, python_of
 from ..cells.session import status_of, timeouts_of
 from ..settings.load import load
 from ..settings.machine import Places, RunnersRequest
@@ -79,8 +79,10 @@ def _facts(
     answer: Description | RunnerError
     try:
         python = python_of(name, places)
+        if reason := not_there(name, target, places):
+            raise RunnerUnavailable(reason)
         answer = _ask(name, target, python or sys.executable, unreachable)
-    except RunnerError as error:  # its environment is damaged
+    except RunnerError as error:  # its environment is damaged, or it isn't one for the target
         answer = error
     install: str | None = None
     if isinstance(answer, RunnerError):

@@ -1,20 +1,25 @@
-"""Which cell to ship: the fastest of those whose timing and outputs both hold, or why none."""
+"""Which cell to ship: the fastest of those whose answers hold, or why none."""
 
 from __future__ import annotations
 
 from collections import Counter
+from collections.abc import Callable, Sequence
 from dataclasses import asdict, dataclass
 
+from ...runners.targets import estimate
 from ...runners.timing.plan import OFFLINE, SERVER
 from ..judging.gates import default_gate
 from ..judging.parity_result import ParityResult
 from ..numerics.precision import kind_of
+from ..numerics.ratios import MARGIN, UNDECIDED
 from ..speed.bench_result import BenchResult, CellResult
-from ..speed.validity import VALID
+from ..speed.ranking import Pick, pick
+from ..speed.validity import INVALID, NOISY, QUICK
 from ..verdicts import FAIL, INCONCLUSIVE, PASS
 from .gather import Report, Row
-from .results import MISSING, Source
-from .text.formatting import ms, number
+from .results import MISSING
+from .tables.formatting import ms, number
+from .text.benchmark import MORE, advantage
 
 BENCH, PARITY = BenchResult.FILE, ParityResult.FILE
 
@@ -33,7 +38,7 @@ class Choice:
 class Speed:
     """What cells of a scenario are ranked by: ms per run, or images per second offline.
 
-    ``low`` and ``high`` are the 95 % interval, ``None`` where a single round gives none.
+    ``low`` and ``high`` are the 95 % interval, ``None`` where a single generation gives none.
     """
 
     value: float
@@ -46,19 +51,13 @@ class Speed:
         """Sorts the fastest first."""
         return -self.value if self.offline else self.value
 
-    def overlaps(self, other: Speed) -> bool:
-        """Whether the intervals can't tell the two apart."""
-        if self.low is None or self.high is None or other.low is None or other.high is None:
-            return True
-        return self.low <= other.high and other.low <= self.high
-
     def __str__(self) -> str:
         """ "p50 2.11 ms (95 % interval 1.99–2.24 ms)"."""
         unit = "images/s" if self.offline else "ms"
         show = _rate if self.offline else ms
         text = f"{'' if self.offline else 'p50 '}{show(self.value)} {unit}"
         if self.low is None or self.high is None:
-            return f"{text} (one round, no interval)"
+            return f"{text} (one generation, no interval)"
         return f"{text} (95 % interval {show(self.low)}–{show(self.high)} {unit})"
 
 
@@ -66,23 +65,21 @@ def speed(cell: CellResult | None) -> Speed | None:
     """The speed of a cell that was measured."""
     if cell is None or cell.status != "ok":
         return None
-    known = cell.rounds >= 2
     if cell.scenario == OFFLINE:
         if cell.throughput_per_s is None:
             return None
-        low, high = cell.throughput_ci95 if known and cell.throughput_ci95 else (None, None)
+        low, high = cell.throughput_ci95 or (None, None)
         return Speed(cell.throughput_per_s, low, high, offline=True)
     if cell.latency_ms is None:
         return None
-    low, high = cell.latency_ms.ci95 if known else (None, None)
+    low, high = cell.latency_ms.ci95 or (None, None)
     return Speed(cell.latency_ms.p50, low, high)
 
 
 def choose(report: Report) -> tuple[Choice, ...]:
     """A choice for every target that bench measured on; one that says why where it did not."""
     if report.bench is None:
-        source = report.source(BENCH)
-        return (Choice("", None, f"No recommendation: {_lacking(report, BENCH)}; {_run(source)}."),)
+        return (Choice("", None, _lacking(report, BENCH)),)
     measured = [row for row in report.rows if speed(row.bench)]
     targets = list(dict.fromkeys(row.target for row in measured))
     if not targets:
@@ -94,19 +91,25 @@ def choose(report: Report) -> tuple[Choice, ...]:
 
 
 def objections(row: Row, report: Report) -> list[tuple[str, str]]:
-    """What keeps a row from being recommended: what is wrong in a word, and the reasons."""
+    """What keeps a row from being recommended: what is wrong in a word, and the reasons.
+
+    A noisy time does not, but where arrivals are random: ratios hold in spite of it.
+    """
     found = []
+    noisy = bool(row.bench) and row.bench.verdict == NOISY
     if row.bench is None or row.bench.status != "ok":
         found.append(("not timed", row.bench.reason or "" if row.bench else ""))
-    elif row.bench.verdict != VALID:
+    elif row.bench.verdict == INVALID or (row.bench.scenario == SERVER and noisy):
         found.append((f"{row.bench.verdict} timing", "; ".join(row.bench.notes)))
+    elif report.bench and report.bench.quick:
+        found.append(("quick timing", QUICK))
     if row.parity is None:
         found.append(("parity not judged", ""))
     elif row.parity.verdict != PASS:
         verdict = row.parity.verdict or row.parity.status
         found.append((f"parity {verdict}", row.parity.reason or ""))
-    elif _cpu(report, PARITY, row.target) != _cpu(report, BENCH, row.target):
-        found.append(("parity judged on another CPU", _cpu(report, PARITY, row.target)))
+    elif (judge := _cpu(report.parity, row.target)) != _cpu(report.bench, row.target):
+        found.append(("parity judged on another CPU", judge))
     if row.accuracy and row.accuracy.verdict == FAIL:
         found.append(("accuracy fail", row.accuracy.reason or ""))
     return found
@@ -116,21 +119,51 @@ def _choose(report: Report, target: str, rows: list[Row]) -> Choice:
     ranked = sorted(rows, key=_cost)
     good = [row for row in ranked if not objections(row, report)]
     place = "" if target == "local" else f"On {target}: "
+    isa = report.hosts.get(target, {}).get("isa")
+    if isa:
+        place = f"On {target}, an {estimate(isa)}. "
     if not good:
         return Choice(target, None, place + _none(report, ranked))
-    best, others = good[0], good[1:]
+    assert report.bench
+    timed = {id(row.bench): row for row in good}
+    found = pick(report.bench, [row.bench for row in good if row.bench], _faithful_db(good))
+    best = timed[id(found.row)]
+    others = [row for row in good if row is not best]
+    if isa:
+        figures = [best.name(), advantage(found), str(speed(best.bench)), _sqnr(best)]
+        shown = ", ".join(one for one in figures if one)
+        return Choice(target, None, f"{place}No recommendation; the fastest that passes: {shown}.")
+    if found.pair and best.bench and best.bench.against_reference == UNDECIDED:
+        text = f"No recommendation: {best.name()} is the fastest that passes, {advantage(found)}"
+        return Choice(target, None, f"{place}{text}; {MORE} would decide it.")
     rank = (
         f"the fastest of the {len(good)} cells that pass" if others else "the only cell that passes"
     )
-    found, sqnr = speed(best.bench), _sqnr(best)
-    sentence = f"{best.name()} is {rank}: {found}, {sqnr}."
-    return Choice(target, best, sentence, tuple(_caveats(report, best, others)))
+    if best.bench is not found.fastest:
+        fastest = timed[id(found.fastest)].name()
+        rank = f"as fast as {fastest}, the fastest of the {len(good)} cells that pass, and "
+        rank += "nearer to the original" if _nearer(best, found.fastest, good) else "not larger"
+    figures = [advantage(found), str(speed(best.bench)), _sqnr(best)]
+    sentence = f"{best.name()} is {rank}: {', '.join(one for one in figures if one)}."
+    return Choice(target, best, sentence, tuple(_caveats(report, found, best, others)))
+
+
+def _faithful_db(rows: Sequence[Row]) -> Callable[[CellResult], float | None]:
+    """By parity, which has more samples than bench checks."""
+    known = {id(row.bench): row.parity.sqnr_db for row in rows if row.parity}
+    return lambda cell: known[id(cell)]
+
+
+def _nearer(best: Row, fastest: CellResult, rows: Sequence[Row]) -> bool:
+    near = _faithful_db(rows)
+    mine, other = (near(cell) for cell in (best.bench, fastest) if cell)
+    return mine is None or (other is not None and mine - other >= 0.5)
 
 
 def _none(report: Report, ranked: list[Row]) -> str:
     """Why no row qualifies, and how near the nearest one came."""
     if report.parity is None:
-        text = f"No recommendation: {_lacking(report, PARITY)}; {_run(report.source(PARITY))}."
+        text = _lacking(report, PARITY)
     else:
         counts = Counter(word for row in ranked for word, _ in objections(row, report)[:1])
         reasons = ", ".join(f"{count} × {word}" for word, count in counts.items())
@@ -150,7 +183,7 @@ def _none(report: Report, ranked: list[Row]) -> str:
     )
 
 
-def _caveats(report: Report, best: Row, others: list[Row]) -> list[str]:
+def _caveats(report: Report, found: Pick, best: Row, others: list[Row]) -> list[str]:
     assert best.bench
     assert best.parity
     assert report.parity
@@ -161,12 +194,13 @@ def _caveats(report: Report, best: Row, others: list[Row]) -> list[str]:
         caveats.append(f"Under random arrivals, {best.bench.rate:g} runs a second.")
     if best.bench.tuned:
         caveats.append(f"It runs with the settings that tune recommends{_tuned_on(report, best)}.")
-    mine = speed(best.bench)
-    equals = [
-        row.name() for row in others if mine and (it := speed(row.bench)) and mine.overlaps(it)
-    ]
+    names = {id(row.bench): row.name() for row in others}
+    equals = [names[id(row)] for row in (found.fastest, *found.same) if id(row) in names]
     if equals:
-        caveats.append(f"The intervals do not tell it from {_listed(equals)}.")
+        caveats.append(f"As fast, within {MARGIN:.0%}: {_listed(equals)}.")
+    if found.undecided:
+        listed = _listed([names[id(row)] for row in found.undecided])
+        caveats.append(f"The ratios do not tell the fastest from {listed}: {MORE} would.")
     default = default_gate(kind_of(best.variant, best.precision or ""), report.parity.reference)
     if best.parity.gate != asdict(default):
         caveats.append("Its parity gate is not the default one.")
@@ -205,8 +239,7 @@ def _cost(row: Row) -> float:
     return found.cost if found else float("inf")
 
 
-def _cpu(report: Report, file: str, target: str) -> str:
-    result = report.bench if file == BENCH else report.parity
+def _cpu(result: BenchResult | ParityResult | None, target: str) -> str:
     return str(result.hosts.get(target, {}).get("cpu", "unknown")) if result else "unknown"
 
 
@@ -215,18 +248,16 @@ def _tuned_on(report: Report, row: Row) -> str:
     assert row.bench
     found = report.manifest.recommendation(row.bench.key)
     cpu = found.evidence.get("cpu") if found else None
-    same = cpu in (None, _cpu(report, BENCH, row.target))
+    same = cpu in (None, _cpu(report.bench, row.target))
     return "" if same else f", found on another CPU ({cpu})"
 
 
 def _lacking(report: Report, file: str) -> str:
     source = report.source(file)
-    what = {BENCH: "nothing was timed yet", PARITY: "the outputs were not judged yet"}[file]
-    return what if source.state == MISSING else f"{file} is out of date ({source.reason})"
-
-
-def _run(source: Source) -> str:
-    return f"run {source.command}"
+    why = {BENCH: "nothing was timed yet", PARITY: "the outputs were not judged yet"}[file]
+    if source.state != MISSING:
+        why = f"{file} is out of date ({source.reason})"
+    return f"No recommendation: {why}; run {source.command}."
 
 
 def _rate(value: float) -> str:

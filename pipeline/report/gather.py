@@ -22,13 +22,14 @@ from .results import Source
 
 AnyCell = CellResult | CellVerdict | CellAccuracy
 Found = TypeVar("Found", CellVerdict, CellAccuracy)
+Anything = TypeVar("Anything")
 
 
 @dataclass(frozen=True)
 class Row:
     """A cell as each command knows it, ``None`` where one doesn't.
 
-    ``rounds`` are its raw samples in ms, an array for each round.
+    ``generations`` are its raw samples in ms, an array for each.
     """
 
     variant: str
@@ -38,7 +39,7 @@ class Row:
     bench: CellResult | None = None
     parity: CellVerdict | None = None
     accuracy: CellAccuracy | None = None
-    rounds: tuple[np.ndarray, ...] = field(default=(), repr=False)
+    generations: tuple[np.ndarray, ...] = field(default=(), repr=False)
     batch: int | None = None
 
     def name(self, join: str = " on ") -> str:
@@ -100,34 +101,27 @@ def gather(folder: Path, manifest: Manifest) -> Report:
 
     Raises ``InputError`` for a damaged result.
     """
-    bench, bench_source = results.read(folder, BenchResult, manifest)
-    samples, samples_source = results.read_samples(folder, bench)
-    parity, parity_source = results.read(folder, ParityResult, manifest)
-    evaluation, evaluation_source = results.read(folder, EvaluationResult, manifest)
-    explanation, explanation_source = results.read(folder, ExplainResult, manifest)
-    tuning, tuning_source = results.read(folder, TuneResult, manifest)
-    profile, profile_source = results.read(folder, ProfileResult, manifest)
-    comparison, comparison_source = results.read_comparison(folder.parent)
+    sources: list[Source] = []
+
+    def noted(found: tuple[Anything, Source]) -> Anything:
+        sources.append(found[1])
+        return found[0]
+
+    bench = noted(results.read(folder, BenchResult, manifest))
+    samples = noted(results.read_samples(folder, bench))
+    parity = noted(results.read(folder, ParityResult, manifest))
+    evaluation = noted(results.read(folder, EvaluationResult, manifest))
     return Report(
         manifest=manifest,
-        sources=(
-            bench_source,
-            samples_source,
-            parity_source,
-            evaluation_source,
-            explanation_source,
-            tuning_source,
-            profile_source,
-            comparison_source,
-        ),
         bench=bench,
         parity=parity,
         evaluation=evaluation,
-        explanation=explanation,
-        tuning=tuning,
-        profile=profile,
-        comparison=comparison,
+        explanation=noted(results.read(folder, ExplainResult, manifest)),
+        tuning=noted(results.read(folder, TuneResult, manifest)),
+        profile=noted(results.read(folder, ProfileResult, manifest)),
+        comparison=noted(results.read_comparison(folder.parent)),
         rows=tuple(_rows(bench, parity, evaluation, samples)),
+        sources=tuple(sources),
     )
 
 
@@ -148,7 +142,7 @@ def _rows(
             bench=cell,
             parity=_twin(cell, verdicts),
             accuracy=_twin(cell, accuracies),
-            rounds=samples.get(number, ()),
+            generations=samples.get(number, ()),
             batch=cell.batch if len(batches) > 1 else None,
         )
         for number, cell in timed

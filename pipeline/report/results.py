@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from typing import TypeVar
 
@@ -12,7 +13,7 @@ from ..errors import InputError, IntegrityError, WorkspaceError
 from ..speed.bench_result import SAMPLES, BenchResult, CellResult
 from ..speed.compare import CompareResult
 from ..storage import npz
-from ..storage.document import Result, changed
+from ..storage.document import OtherSchema, Result, changed
 from ..storage.manifest import Manifest
 from ..storage.workspace import Workspace
 
@@ -37,23 +38,23 @@ class Source:
 def read(folder: Path, kind: type[Found], manifest: Manifest) -> tuple[Found | None, Source]:
     """A result that is about the manifest's artifacts, or ``None``; and what became of its file.
 
-    Raises ``InputError`` for a file that no command here has written.
+    Raises ``InputError`` for a file that no command has written.
     """
-    result = kind.load(folder / kind.FILE)
+    source = partial(Source, kind.FILE, kind.MADE_BY)
+    try:
+        result = kind.load(folder / kind.FILE)
+    except OtherSchema:
+        return None, source(OUTDATED, "made by another edgepipe")
     if result is None:
-        return None, Source(kind.FILE, kind.MADE_BY, MISSING)
+        return None, source(MISSING)
     if stale := result.stale(manifest.digests):
-        why = f"made from another {', '.join(stale)}"
-        return None, Source(kind.FILE, kind.MADE_BY, OUTDATED, why)
-    return result, Source(kind.FILE, kind.MADE_BY, CURRENT)
+        return None, source(OUTDATED, f"made from another {', '.join(stale)}")
+    return result, source(CURRENT)
 
 
 def read_comparison(root: Path) -> tuple[CompareResult | None, Source]:
     """``read`` for the models of a workspace, each held against its own manifest."""
-
-    def source(state: str, why: str = "") -> Source:
-        return Source(CompareResult.FILE, CompareResult.MADE_BY, state, why)
-
+    source = partial(Source, CompareResult.FILE, CompareResult.MADE_BY)
     result = CompareResult.load(root / CompareResult.FILE)
     if result is None:
         return None, source(MISSING)
@@ -70,24 +71,24 @@ def read_comparison(root: Path) -> tuple[CompareResult | None, Source]:
 def read_samples(
     folder: Path, bench: BenchResult | None
 ) -> tuple[dict[int, tuple[np.ndarray, ...]], Source]:
-    """The samples of each row of ``bench.json``, in ms, an array for each round.
+    """The samples of each row of ``bench.json``, in ms, an array for each generation.
 
     None where the file is missing or is another bench's. Raises ``InputError`` if damaged.
     """
-
-    def source(state: str, why: str = "") -> Source:
-        return Source(SAMPLES, BenchResult.MADE_BY, state, why)
-
+    source = partial(Source, SAMPLES, BenchResult.MADE_BY)
     path = folder / SAMPLES
+    if bench is None and path.exists():
+        return {}, source(OUTDATED, f"there is no {BenchResult.FILE} that it belongs to")
     try:
         arrays = npz.read(path)
         npz.outputs({name: array[:1] for name, array in arrays.items()}, 1)
         found = {
             int(name): tuple(
-                part / 1e6 for part in np.split(array, np.cumsum(arrays[f"{name}.rounds"])[:-1])
+                part / 1e6
+                for part in np.split(array, np.cumsum(arrays[f"{name}.generations"])[:-1])
             )
             for name, array in arrays.items()
-            if not name.endswith(".rounds")
+            if not name.endswith(".generations")
         }
     except FileNotFoundError:
         return {}, source(MISSING)
@@ -96,9 +97,8 @@ def read_samples(
     except (ValueError, KeyError, TypeError, IndexError) as error:
         again = f"run `{BenchResult.MADE_BY}` again"
         raise InputError(f"{path}: can't be read ({error}); {again}") from error
-    if bench is None:
-        return {}, source(OUTDATED, f"there is no {BenchResult.FILE} that it belongs to")
-    measured = {number: cell for number, cell in enumerate(bench.cells) if cell.samples}
+    cells = bench.cells if bench else ()
+    measured = {number: cell for number, cell in enumerate(cells) if cell.samples}
     if found.keys() != measured.keys() or not all(
         _belongs(found[number], cell) for number, cell in measured.items()
     ):
@@ -106,11 +106,11 @@ def read_samples(
     return found, source(CURRENT)
 
 
-def _belongs(rounds: tuple[np.ndarray, ...], cell: CellResult) -> bool:
+def _belongs(generations: tuple[np.ndarray, ...], cell: CellResult) -> bool:
     """Whether these are the samples that the row's figures come from."""
-    everything = np.concatenate(rounds)
-    if (len(rounds), len(everything)) != (cell.rounds, cell.samples):
+    everything = np.concatenate(generations)
+    if (len(generations), len(everything)) != (cell.generations, cell.samples):
         return False
     return cell.latency_ms is None or bool(
-        np.isclose(np.median(everything), cell.latency_ms.p50, rtol=1e-6)
+        np.isclose(everything.mean(), cell.latency_ms.mean, rtol=1e-6)
     )

@@ -9,12 +9,11 @@ from pydantic import Field, FiniteFloat
 
 from ...runners.images import DECODERS
 from ...runners.targets import LOCAL
-from .options import Help, OfModel, Positive, Section, Share
+from .options import Help, OfModel, Positive, Section, Share, SkipUnreadable, Variants
 
 PRECISIONS = ("f32", "tf32", "bf16", "f16")
 THREADS = Help("Threads of every runner.", unset="physical cores")
 TRUST = Help("Read fp32.pt2 though it was not made here: it can run code.")
-SKIP = Help("Leave out images that can't be read, and name them.")
 
 
 class CellsConfig(Section):
@@ -28,12 +27,15 @@ class CellsConfig(Section):
         tuple[str, ...],
         Help("ort-cpu, ort-openvino, …", flag="--runner", short="-r", metavar="NAME"),
     ] = ()
-    variants: Annotated[
-        tuple[str, ...],
-        Help("fp32, int8, int8-avx2, fp16.", flag="--variant", short="-v", metavar="NAME"),
-    ] = ()
+    variants: Variants = ()
     targets: Annotated[
-        tuple[str, ...], Help("Where to run.", flag="--target", short="-t", metavar="NAME")
+        tuple[str, ...],
+        Help(
+            "Where to run: local, haswell, isa-avx2, ….",
+            flag="--target",
+            short="-t",
+            metavar="NAME",
+        ),
     ] = (LOCAL.name,)
     precisions: Annotated[
         tuple[str, ...], Help("f32, tf32, bf16, f16.", flag="--precision", metavar="NAME")
@@ -89,7 +91,7 @@ class EvaluateConfig(CellsConfig):
         Help("Loss of top-1 that is allowed, in points.", metavar="POINTS", unset="no gate"),
     ] = None
     decoders: Annotated[Positive, Help("Images decoded at the same time.")] = DECODERS
-    skip_unreadable: Annotated[bool, SKIP] = False
+    skip_unreadable: SkipUnreadable = False
 
 
 class EvaluateRequest(EvaluateConfig, OfModel):
@@ -102,7 +104,9 @@ class PredictConfig(Section):
     table: ClassVar[str] = "predict"
     variant: Annotated[str, Help("fp32, int8, …", short="-v", metavar="NAME")] = "fp32"
     runner: Annotated[str, Help("ort-cpu, openvino, …", short="-r", metavar="NAME")] = "ort-cpu"
-    target: Annotated[str, Help("Where to run.", short="-t", metavar="NAME")] = LOCAL.name
+    target: Annotated[
+        str, Help("Where to run: local, haswell, isa-avx2, ….", short="-t", metavar="NAME")
+    ] = LOCAL.name
     precision: Annotated[str, Help("f32, tf32, bf16, f16.", metavar="NAME")] = "f32"
     threads: Annotated[Positive | None, THREADS] = None
     top: Annotated[Positive, Help("Classes to show an image.")] = 5

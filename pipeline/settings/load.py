@@ -29,7 +29,7 @@ from .machine import Places, RunnerConfig, TargetConfig
 from .making import DEFAULT_MODEL, NAME, VARIANTS, ExportConfig, TrainConfig
 from .nearest import nearest
 from .options import Help, Section
-from .refusal import COMMAND_LINE, explained
+from .refusal import CALLER, explained, kebab
 from .shipping import DeployConfig, PackageConfig, VerifyConfig
 from .speed import BenchConfig, CompareConfig, TuneConfig
 
@@ -98,7 +98,7 @@ def load(flags: Mapping[str, Any] | None = None, folder: Path = Path()) -> Confi
         ("pyproject.toml [tool.edgepipe]", _pyproject(folder)),
         (CONFIG_FILE, _toml(folder / CONFIG_FILE)),
         ("environment", _environment()),
-        (COMMAND_LINE, _underscores(_without_none(flags or {}))),
+        (CALLER.get(), _underscores(_without_none(flags or {}))),
     ]
     merged: dict[str, Any] = {}
     for _, layer in layers:
@@ -132,7 +132,7 @@ def _check_names(config: Config) -> None:
                 f"package.formats: no {name!r} in a bundle, since reading one can run code; "
                 f"known: {', '.join(DATA_ONLY)}"
             )
-    targets = {*BUILT_IN_TARGETS, *config.targets}
+    targets = sorted({*BUILT_IN_TARGETS, *config.targets})
     runners = registry.names()
     for key, names, known in (
         ("export.weights", [config.export.weights], WEIGHTS),
@@ -172,8 +172,15 @@ def _check_names(config: Config) -> None:
 
 
 def _check_signing(section: PackageConfig) -> None:
-    if (section.sign_certificate or section.sign_chain) and not section.sign_key:
-        raise UsageError("package.sign-certificate: a certificate signs nothing without its key")
+    for given, needed in (
+        ("sign_certificate", "sign_key"),
+        ("sign_chain", "sign_key"),
+        ("sign_chain", "sign_certificate"),
+    ):
+        if getattr(section, given) and not getattr(section, needed):
+            raise UsageError(
+                f"package.{kebab(given)}: signs nothing without package.{kebab(needed)}"
+            )
 
 
 def _check_gates(config: Config) -> None:

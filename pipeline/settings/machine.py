@@ -10,7 +10,7 @@ from typing import Annotated, Self
 from pydantic import Field, field_validator, model_validator
 
 from ...runners import registry
-from ...runners.targets import BUILT_IN_TARGETS, LOCAL, Target
+from ...runners.targets import BUILT_IN_TARGETS, ISAS, LOCAL, Target
 from ..errors import UsageError
 from .nearest import nearest
 from .options import Help, Request, Section
@@ -30,6 +30,10 @@ class TargetConfig(Section):
     python: Annotated[str | None, Help("The interpreter on that machine.")] = None
     options: Annotated[tuple[str, ...], Help('More of ssh\'s own, such as "-p", "2222".')] = ()
     emulated: Annotated[bool, Help("Outputs count, timings are refused.")] = False
+    isa: Annotated[
+        Annotated[str, Field(pattern="|".join(f"^{name}$" for name in ISAS))] | None,
+        Help(f"An older CPU that OpenVINO is to compute as there: {', '.join(ISAS)}."),
+    ] = None
 
     @field_validator("ssh")
     @classmethod
@@ -50,10 +54,10 @@ class TargetConfig(Section):
     def target(self, name: str) -> Target:
         """The target that this section describes."""
         if self.command is not None:
-            return Target(name, self.command, self.emulated)
+            return Target(name, self.command, self.emulated, self.isa)
         assert self.ssh
         assert self.python
-        return Target.over_ssh(name, self.ssh, self.python, self.options)
+        return Target.over_ssh(name, self.ssh, self.python, self.options, self.isa)
 
 
 class RunnerConfig(Section):

@@ -8,7 +8,18 @@ from typing import Annotated, ClassVar, Literal
 from pydantic import Field
 
 from ...exporters import registry as exporters
-from .options import Help, InputText, InWorkspace, Positive, Request, Section, Side, Width
+from .options import (
+    Help,
+    InputSize,
+    InputText,
+    InWorkspace,
+    Positive,
+    Request,
+    Section,
+    SkipUnreadable,
+    Variants,
+    Width,
+)
 
 DEFAULT_MODEL = "mobilenet_v2"
 SYNTHETIC = "synthetic"
@@ -26,9 +37,7 @@ class ExportConfig(Section):
         Help("An architecture, or package.module:attribute for your own.", flag=""),
     ] = None
     weights: Annotated[str, Help("digits, imagenet or random.")] = "digits"
-    width: Annotated[
-        Width | None, Help("Width multiplier, of architectures that have one.", unset="1")
-    ] = None
+    width: Width = None
     classes: Annotated[
         Annotated[int, Field(ge=1, le=1_000_000)] | None,
         Help("Classes of random weights.", unset="the 10 digits"),
@@ -87,13 +96,8 @@ class ExportConfig(Section):
         Path | None, Help("Images to calibrate int8 with; or: synthetic.", metavar="DIR")
     ] = None
     calibration_images: Annotated[Positive, Help("How many of them.", metavar="N")] = 128
-    skip_unreadable: Annotated[
-        bool, Help("Leave out images that can't be read, and name them.")
-    ] = False
-    variants: Annotated[
-        tuple[str, ...],
-        Help("fp32, int8, int8-avx2, fp16.", flag="--variant", short="-v", metavar="NAME"),
-    ] = ("fp32", "int8", "int8-avx2")
+    skip_unreadable: SkipUnreadable = False
+    variants: Variants = ("fp32", "int8", "int8-avx2")
     simplify: Annotated[
         bool, Help("Simplify the graph with onnxsim.", flag="--simplify/--no-simplify")
     ] = True
@@ -105,9 +109,7 @@ class ExportConfig(Section):
     batch: Annotated[
         Positive | Literal["dynamic"], Help("Images per run.", metavar="N|dynamic")
     ] = 1
-    input_size: Annotated[
-        Side | None, Help("Side of the input in pixels.", unset="the weights' own")
-    ] = None
+    input_size: InputSize = None
 
 
 class ExportRequest(ExportConfig, InWorkspace):
@@ -130,21 +132,15 @@ class TrainConfig(Section):
 
     table: ClassVar[str] = "train"
     data: Annotated[Path | None, Help("Images, in a folder for each class.", metavar="DIR")] = None
-    skip_unreadable: Annotated[
-        bool, Help("Leave out images that can't be read, and name them.")
-    ] = False
+    skip_unreadable: SkipUnreadable = False
     init: Annotated[
         Path | None, Help("Start from these weights; classes may be others.", metavar="FILE")
     ] = None
     weights: Annotated[Literal["random", "imagenet"], Help("Start from: random or imagenet.")] = (
         "random"
     )
-    width: Annotated[
-        Width | None, Help("Width multiplier, of architectures that have one.", unset="1")
-    ] = None
-    input_size: Annotated[
-        Side | None, Help("Side of the input in pixels.", unset="the weights' own")
-    ] = None
+    width: Width = None
+    input_size: InputSize = None
     epochs: Annotated[Annotated[int, Field(ge=1, le=10_000)], Help("At most.")] = 20
     batch: Annotated[Annotated[int, Field(ge=2, le=4096)], Help("Images per step.")] = 32
     learning_rate: Annotated[

@@ -14,13 +14,21 @@ from inspect import Parameter, signature
 from pathlib import Path
 from typing import Annotated, Any, ClassVar, ParamSpec, TypeVar
 
-from pydantic import AfterValidator, BaseModel, ConfigDict, Field, SkipValidation, ValidationError
+from pydantic import (
+    AfterValidator,
+    BaseModel,
+    ConfigDict,
+    Field,
+    SkipValidation,
+    ValidationError,
+    field_validator,
+)
 
 from ..errors import UsageError
 from ..progress import SILENT, Progress
 from ..storage.arrays import ArrayInput
 from .placement import required_share
-from .refusal import COMMAND_LINE, explained, kebab
+from .refusal import CALLER, explained, kebab
 
 P = ParamSpec("P")
 Asked = TypeVar("Asked", bound="Request")
@@ -54,6 +62,14 @@ class Section(BaseModel):
     model_config = ConfigDict(
         extra="forbid", frozen=True, alias_generator=kebab, populate_by_name=True
     )
+
+    @field_validator("*")
+    @classmethod
+    def _no_nul(cls, value: Any) -> Any:
+        """No path and no command can hold one."""
+        if any("\0" in str(one) for one in (value if isinstance(value, tuple) else [value])):
+            raise ValueError("a NUL character can't be part of it")
+        return value
 
     @classmethod
     def helps(cls) -> dict[str, Help]:
@@ -112,11 +128,21 @@ def takes(request: Callable[P, Asked]) -> Callable[[Callable[[Asked], R]], Calla
     place. The function raises ``UsageError`` for what isn't a value of its type.
     """
     kind: type[Request] = request  # pyright: ignore[reportAssignmentType]
+    by_place = [name for name, field in kind.model_fields.items() if field.kw_only is False]
 
     def decorate(run: Callable[[Asked], R]) -> Callable[P, R]:
         @wraps(run)
         def call(*args: P.args, **given: P.kwargs) -> R:
-            return run(asked(kind, *args, **given))
+            named = dict(zip(by_place, args, strict=False))
+            if len(args) > len(by_place):
+                takes = f"{', '.join(by_place)} alone" if by_place else "nothing"
+                raise TypeError(
+                    f"{run.__name__}() takes {takes} by its place, and got {len(args)} values: "
+                    "options go by their names"
+                )
+            if twice := [name for name in named if name in given]:
+                raise TypeError(f"{run.__name__}() got multiple values for argument {twice[0]!r}")
+            return run(asked(kind, **named, **given))
 
         vars(call)["__signature__"] = signature(run).replace(parameters=_parameters(kind))
         vars(call)["request"] = kind
@@ -125,21 +151,17 @@ def takes(request: Callable[P, Asked]) -> Callable[[Callable[[Asked], R]], Calla
     return decorate
 
 
-def asked(kind: type[Request], *args: Any, **given: Any) -> Any:
+def asked(kind: type[Request], **given: Any) -> Any:
     """A request of what was given; ``None`` is what wasn't. Raises ``UsageError``."""
-    by_place = [name for name, field in kind.model_fields.items() if field.kw_only is False]
-    if len(args) > len(by_place):
-        raise TypeError(f"{len(args)} values without a name, at most {len(by_place)} are taken")
-    said: Mapping[str, Any] = {**dict(zip(by_place, args, strict=False)), **given}
-    said = {name: value for name, value in said.items() if value is not None}
+    said = {name.replace("-", "_"): value for name, value in given.items() if value is not None}
     try:
         return kind(**said)
     except ValidationError as error:
-        name = str(error.errors()[0]["loc"][0]).replace("-", "_")
+        name = str(error.errors()[0]["loc"][0]).replace("-", "_")  # an alias, or the field's own
         a_key = name in kind.table_fields() or (kind.table and name not in kind.model_fields)
         layer, above = ({kind.table: said}, (kind.table,)) if a_key else (said, ())
         sections = {"": kind, kind.table: kind}
-        raise UsageError(explained(error, [(COMMAND_LINE, layer)], sections, above)) from error
+        raise UsageError(explained(error, [(CALLER.get(), layer)], sections, above)) from error
 
 
 def _parameters(kind: type[Request]) -> list[Parameter]:
@@ -178,6 +200,16 @@ Positive = Annotated[int, Field(ge=1)]
 Share = Annotated[str, _checked(required_share)]
 InputText = Annotated[str, _checked(ArrayInput.parse)]
 Percent = Annotated[str, _checked(fraction)]
-Width = Annotated[float, Field(ge=0.1, le=4)]
 Side = Annotated[int, Field(ge=32, le=2048)]
 Seconds = Annotated[float, Field(gt=0, le=3600)]
+# Options of several commands.
+Variants = Annotated[
+    tuple[str, ...],
+    Help("fp32, int8, int8-avx2, fp16.", flag="--variant", short="-v", metavar="NAME"),
+]
+Width = Annotated[
+    Annotated[float, Field(ge=0.1, le=4)] | None,
+    Help("Width multiplier, of architectures that have one.", unset="1"),
+]
+InputSize = Annotated[Side | None, Help("Side of the input in pixels.", unset="the weights' own")]
+SkipUnreadable = Annotated[bool, Help("Leave out images that can't be read, and name them.")]

@@ -3,13 +3,15 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
+from contextvars import ContextVar
 from typing import Any
 
 from pydantic import BaseModel, ValidationError
 
 from .nearest import nearest
 
-COMMAND_LINE = "command line"
+# Who said what no file and no variable says: a call of the Python API, unless told otherwise.
+CALLER = ContextVar("caller", default="argument")
 
 
 def kebab(name: str) -> str:
@@ -32,13 +34,16 @@ def explained(
     found = error.errors()
     first = next((one for one in found if one["type"] == "extra_forbidden"), found[0])
     path = [*above, *(str(part).replace("-", "_") for part in first["loc"])]
-    absent = [path.pop()] if first["type"] == "missing" else []
+    missing = first["type"] == "missing"
+    absent = [path.pop()] if missing else []
     # A union adds the name of the alternative that was tried; that is no key of the user's.
     while len(path) > 1 and not any(_has(layer, path) for _, layer in layers):
         path.pop()
     key = ".".join(kebab(part) for part in (*path, *absent))
     origin = next((name for name, layer in reversed(layers) if _has(layer, path)), "")
     place = f"{key} ({origin})" if origin else key
+    if missing:
+        return f"{place}: missing"
     if first["type"] != "extra_forbidden":
         message = first["msg"].removeprefix("Value error, ")
         return f"{place}: {message}, got {first['input']!r}"

@@ -9,7 +9,7 @@ from pydantic import Field
 
 from ...exporters import registry as exporters
 from ...runners.targets import LOCAL
-from .options import Help, OfModel, Positive, Request, Section
+from .options import Help, OfModel, Positive, Request, Section, Variants
 
 
 class PackageConfig(Section):
@@ -21,10 +21,7 @@ class PackageConfig(Section):
 
     table: ClassVar[str] = "package"
     output: Annotated[Path, Help("Where to write it.", metavar="DIR")] = Path("bundles")
-    variants: Annotated[
-        tuple[str, ...],
-        Help("fp32, int8, int8-avx2, fp16.", flag="--variant", short="-v", metavar="NAME"),
-    ] = ()
+    variants: Variants = ()
     formats: Annotated[
         tuple[str, ...], Help("onnx, openvino-ir.", flag="--format", metavar="NAME")
     ] = (exporters.ONNX,)
@@ -85,7 +82,9 @@ class VerifyRequest(VerifyConfig, Request):
     bundle: Annotated[Path, Help("What `package` wrote.", argument=True, metavar="BUNDLE")] = Field(
         kw_only=False
     )
-    target: Annotated[str, Help("Where to run it.", short="-t", metavar="NAME")] = LOCAL.name
+    target: Annotated[
+        str, Help("Where to run it: local, haswell, isa-avx2, ….", short="-t", metavar="NAME")
+    ] = LOCAL.name
 
 
 class DeployConfig(Section):

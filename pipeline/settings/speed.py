@@ -11,7 +11,11 @@ from pydantic import Field
 from .judging import CellsConfig, PlacedConfig
 from .options import Help, InWorkspace, OfModel, Percent, Positive, Seconds, Side
 
-QUICK = Help("One short round of each cell: a smoke test.")
+QUICK = Help("A few short slices of each cell: a smoke test.")
+# Of comparing with another workspace there are more: few cells take turns.
+GENERATIONS, GATE_GENERATIONS = 8, 16
+ANEW = "Times that every cell is started anew: more make intervals narrower."
+SECONDS = Help("Time measured of each cell in a generation.")
 
 
 class BenchConfig(PlacedConfig):
@@ -40,8 +44,21 @@ class BenchConfig(PlacedConfig):
     max_slowdown: Annotated[
         Percent, Help("How much slower than its baseline a cell may be.", metavar="N%")
     ] = "5%"
-    rounds: Annotated[Positive, Help("Most interleaved rounds; fewer once all is clear.")] = 10
-    seconds: Annotated[Seconds, Help("Least time measured in a round of a cell.")] = 0.5
+    reference: Annotated[
+        str, Help("The variant that every row is held against.", metavar="NAME")
+    ] = "fp32"
+    require: Annotated[
+        tuple[Literal["valid", "decided", "faster"], ...],
+        Help(
+            "Fail unless every row is valid (its times), decided, or faster than the reference.",
+            metavar="WHAT",
+        ),
+    ] = ()
+    generations: Annotated[
+        Positive | None,
+        Help(ANEW, metavar="N", unset=f"{GENERATIONS}, or {GATE_GENERATIONS} to rerun a baseline"),
+    ] = None
+    seconds: Annotated[Seconds, SECONDS] = 0.5
 
 
 class BenchRequest(BenchConfig, OfModel):
@@ -51,7 +68,7 @@ class BenchRequest(BenchConfig, OfModel):
         Path | None, Help("Compare with an earlier bench.json of this machine.", metavar="FILE")
     ] = None
     rerun_baseline: Annotated[
-        Path | None, Help("Compare with another workspace, measured along.", metavar="DIR")
+        Path | None, Help("Compare with another workspace, in turns.", metavar="DIR")
     ] = None
     quick: Annotated[bool, QUICK] = False
 
@@ -83,7 +100,7 @@ class TuneConfig(CellsConfig):
     budget: Annotated[
         Annotated[float, Field(gt=0)], Help("Time for all cells.", metavar="SECONDS")
     ] = 900.0
-    seconds: Annotated[Seconds, Help("Least time measured in a round of a candidate.")] = 0.3
+    seconds: Annotated[Seconds, SECONDS] = 0.3
 
 
 class TuneRequest(TuneConfig, OfModel):
@@ -94,8 +111,8 @@ class CompareConfig(CellsConfig):
     """What ``edgepipe compare`` measures, and for how long."""
 
     table: ClassVar[str] = "compare"
-    rounds: Annotated[Positive, Help("Interleaved rounds.")] = 5
-    seconds: Annotated[Seconds, Help("Least time measured in a round of a cell.")] = 0.3
+    generations: Annotated[Positive, Help(ANEW)] = 5
+    seconds: Annotated[Seconds, SECONDS] = 0.3
     input_size: Annotated[
         Side | None, Help("Side of the zoo's inputs in pixels.", unset="the published one")
     ] = None

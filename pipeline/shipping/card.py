@@ -2,9 +2,24 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+from operator import attrgetter
+
 from ...runners.bundles.bundle import EXACT_INT8, Index
-from ..judging.parity_result import ParityResult
-from ..speed.bench_result import BenchResult
+from ...runners.targets import estimate
+from ..judging.parity_result import CellVerdict, ParityResult
+from ..report.tables import columns
+from ..report.tables.columns import RUNNER, TARGET, VARIANT, VERDICT
+from ..report.tables.formatting import mebibytes
+from ..report.tables.table import Column, Table, figure
+from ..speed.bench_result import BenchResult, CellResult
+
+VARIANTS = (Column("variant"), Column("files"), figure("MiB"), Column("for"))
+PARITY = (
+    *(VARIANT, RUNNER, TARGET, VERDICT, columns.SQNR, *columns.TWICE, columns.TOP1_AGREEMENT),
+    columns.SAMPLES,
+)
+BENCH = (VARIANT, RUNNER, columns.THREADS, columns.P50, columns.LATENCY_INTERVAL, VERDICT)
 
 WAIVED = {
     "untrained": "**The weights are untrained**: the answers mean nothing (`--allow-untrained`).",
@@ -48,52 +63,41 @@ def _use(index: Index) -> str:
 
 
 def _variants(index: Index) -> str:
-    rows = ["| variant | files | MiB | for |", "|---|---|---|---|"]
+    rows = []
     for name, variant in index.variants.items():
         files = variant.names()
-        size = sum(index.members[file].size for file in files) / (1 << 20)
+        size = mebibytes(sum(index.members[file].size for file in files))
         needs = "CPUs with VNNI" if variant.needs == EXACT_INT8 else "every CPU"
-        rows.append(f"| {name} | {', '.join(files)} | {size:.1f} | {needs} |")
-    return "\n".join(rows)
+        rows.append((name, ", ".join(files), size, needs))
+    return Table("", VARIANTS, tuple(rows)).markdown()
 
 
 def _parity(index: Index, parity: ParityResult | None) -> str:
     if parity is None:
         return "Not measured."
-    columns = ("variant", "runner", "target", "verdict", "SQNR dB", "file dB", "kernels dB")
-    rows = [f"| {' | '.join(columns)} | top-1 | n |", "|---" * 9 + "|"]
-    for cell in parity.cells:
-        if cell.status == "ok" and cell.variant in index.variants:
-            distances = (cell.sqnr_db, cell.file_sqnr_db, cell.kernels_sqnr_db)
-            figures = [_figure(distance, ".1f") for distance in distances]
-            figures.append(_figure(cell.top1_agreement, ".1%"))
-            rows.append(
-                f"| {cell.variant} | {cell.runner} | {cell.target} | {cell.verdict} "
-                f"| {' | '.join(figures)} | {cell.samples} |"
-            )
     text = (
         "Answers on the goldens against torch's float32. For int8 the file's own arithmetic "
         "against torch, and the runner's kernels against that."
     )
-    return f"{text}\n\n" + "\n".join(rows)
+    for target, host in parity.hosts.items():
+        if host.get("isa"):
+            text += f" On {target}, an {estimate(host['isa'])}."
+    return f"{text}\n\n{_measured(PARITY, index, parity.cells)}"
 
 
 def _bench(index: Index, bench: BenchResult | None) -> str:
     if bench is None:
         return "Not measured."
-    rows = ["| variant | runner | threads | p50 ms | 95 % interval | verdict |", "|---" * 6 + "|"]
-    for cell in bench.cells:
-        latency = cell.latency_ms
-        if latency and cell.variant in index.variants:
-            interval = "{:.2f}–{:.2f}".format(*latency.ci95) if cell.rounds > 1 else "–"
-            rows.append(
-                f"| {cell.variant} | {cell.runner} | {cell.threads} "
-                f"| {latency.p50:.2f} | {interval} | {cell.verdict} |"
-            )
-    quick = " One short round only (`--quick`)." if bench.quick else ""
+    quick = " A few short slices only (`--quick`)." if bench.quick else ""
     machine = f"{bench.host.get('cpu')}, {bench.host.get('physical_cores')} cores.{quick}"
-    return machine + "\n\n" + "\n".join(rows)
+    # Not of another CPU than the one that the table names.
+    timed = [cell for cell in bench.cells if cell.latency_ms and cell.isa is None]
+    return f"{machine}\n\n{_measured(BENCH, index, timed)}"
 
 
-def _figure(value: float | None, form: str) -> str:
-    return "–" if value is None else format(value, form)
+def _measured(
+    shown: Sequence[Column], index: Index, cells: Sequence[CellVerdict | CellResult]
+) -> str:
+    """The cells that ran, of variants that are in the bundle."""
+    rows = [cell for cell in cells if cell.status == "ok" and cell.variant in index.variants]
+    return Table.of(shown, rows).markdown(attrgetter("word"))

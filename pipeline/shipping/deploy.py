@@ -17,7 +17,7 @@ from ...runners.bundles.bundle import SUFFIX, Index, older, unpacked
 from ...runners.machine.files import sha256_file
 from ...runners.targets import Target
 from ...runners.workers.launch import Timeouts, Worker
-from ..errors import EXIT_CODES, ExitCode
+from ..errors import EXIT_CODES, ExitCode, UsageError
 from ..progress import Progress
 from ..settings.load import load
 from ..settings.options import takes
@@ -67,13 +67,15 @@ def deploy(request: DeployRequest) -> Deployment:
 
     ``runner``, ``variant`` and ``samples`` are those of ``[verify]``, the other keywords the keys
     of ``[deploy]``. What became of it is in the result. Raises ``BundleError`` for a bundle that
-    is not whole (looked at before anything is sent) and ``RunnerError`` if the box can't be
-    reached or the connection breaks.
+    is not whole (looked at before anything is sent), ``UsageError`` for a target that computes as
+    another CPU, and ``RunnerError`` if the box can't be reached or the connection breaks.
     """
     checks = {name: getattr(request, name) for name in ("runner", "variant", "samples")}
     config = load(request.flags(verify=checks))
     section, progress = config.deploy, request.progress
     path, target = request.bundle, config.places.target(request.target)
+    if target.isa is not None:
+        raise UsageError(f"target {target.name} computes as another CPU: nothing is served there")
     with unpacked(path) as bundle:
         index = bundle.index
         name = f"{index.name}-{bundle.digest[:16]}{SUFFIX}"

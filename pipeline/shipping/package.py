@@ -95,7 +95,7 @@ def _package(
 
 def _lay_out(
     index: Index,
-    members: Mapping[str, bytes],
+    contents: Mapping[str, bytes],
     notes: list[str],
     manifest: Manifest,
     settings: PackageConfig,
@@ -104,22 +104,20 @@ def _lay_out(
     kind = str(settings.layout)
     if settings.sign_key:
         raise UsageError("a folder for a server is not signed: leave --sign-key or --layout away")
-    files = layout(kind, index, _tensors(manifest), members)
-    label = digest({name: _member(data).sha256 for name, data in files.items()})
+    files = layout(kind, index, _tensors(manifest), contents)
+    members = {name: _member(data) for name, data in files.items()}
+    label = digest({name: member.sha256 for name, member in members.items()})
     path = settings.output / f"{index.name}-{kind}-{label[:16]}"
     with writing(path):
         settings.output.mkdir(parents=True, exist_ok=True)
         with tempfile.TemporaryDirectory(prefix=".edgepipe-", dir=settings.output) as folder:
             made = Path(folder) / path.name
-            for name, data in files.items():
-                (made / name).parent.mkdir(parents=True, exist_ok=True)
-                (made / name).write_bytes(data)
+            _write_all(made, files)
             if path.exists():
                 path.replace(Path(folder) / "before")
             made.replace(path)
-    listed = replace(index, members={name: _member(data) for name, data in files.items()})
     size = sum(map(len, files.values()))
-    return Packaged(path, label, size, False, tuple(notes), listed)
+    return Packaged(path, label, size, False, tuple(notes), replace(index, members=members))
 
 
 def _tensors(manifest: Manifest) -> Tensors:
@@ -323,8 +321,12 @@ def _member(data: bytes) -> Member:
 def _signature(contents: Mapping[str, bytes], signer: Signer) -> bytes:
     with tempfile.TemporaryDirectory(prefix="edgepipe-") as folder:
         named = Path(folder) / "bundle"  # the signature has the folder's name in it
-        for name, data in contents.items():
-            path = named / name
-            path.parent.mkdir(parents=True, exist_ok=True)
-            path.write_bytes(data)
+        _write_all(named, contents)
         return sign(named, signer)
+
+
+def _write_all(folder: Path, files: Mapping[str, bytes]) -> None:
+    for name, data in files.items():
+        path = folder / name
+        path.parent.mkdir(parents=True, exist_ok=True)
+        path.write_bytes(data)

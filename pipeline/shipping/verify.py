@@ -13,11 +13,10 @@ from typing import Any, TypeVar
 
 import numpy as np
 
-from ...runners import registry
-from ...runners.base import BundleError, RunnerError, RunnerUnavailable
+from ...runners.base import BundleError, RunnerUnavailable
 from ...runners.bundles import signature
 from ...runners.bundles.bundle import GOLDENS, INDEX, Bundle, BundleGate, unpacked
-from ...runners.bundles.selection import Choice, choose
+from ...runners.bundles.selection import Choice, available, choose
 from ...runners.bundles.signature import Trust
 from ...runners.targets import Target
 from ...runners.timing.plan import Plan
@@ -226,43 +225,25 @@ def _second(bundle: Bundle, variant: str, goldens: Goldens) -> Arithmetic | None
 def _available(
     bundle: Bundle, wanted: str | None, places: Places, target: Target, progress: Progress
 ) -> tuple[Mapping[str, Any], dict[str, tuple[str, ...]]]:
-    """Facts about the machine, and the formats of each runner that works there.
-
-    Those that the bundle has recommendations for are looked for first, and none further once
-    one takes all that there is. Raises ``RunnerUnavailable`` if none is left, also for one that
-    was asked for.
-    """
-    variants = bundle.index.variants.values()
-    kinds = {kind for variant in variants for kind in variant.files}
-    favoured = {found.runner for found in bundle.index.recommended}
-    names = sorted(registry.names(), key=lambda runner: runner not in favoured)
+    """Facts about the machine, and the formats of each runner that works there."""
+    kinds = {kind for variant in bundle.index.variants.values() for kind in variant.files}
     host: Mapping[str, Any] = {}
-    formats: dict[str, tuple[str, ...]] = {}
-    reasons: dict[str, str] = {}
-    for runner in (wanted,) if wanted else names:
-        try:
-            taken = abilities_of(runner, places).formats
-            if not kinds & set(taken):
-                reasons[runner] = f"takes {', '.join(taken)}, the bundle has {', '.join(kinds)}"
-                continue
-            progress.say(f"looking for {runner}")
-            argv = target.argv(python_of(runner, places) or sys.executable)
-            with Worker(argv, timeouts_of(target)) as worker:
-                described, host = worker.describe(runner), worker.hello["host"]
-        except RunnerError as error:
-            if not error.greeted:  # no worker starts there: the next one won't, either
-                raise
-            reasons[runner] = str(error)
-            continue
+
+    def formats_of(runner: str) -> tuple[str, ...]:
+        nonlocal host
+        taken = abilities_of(runner, places).formats
+        if not kinds & set(taken):
+            text = f"takes {', '.join(taken)}, the bundle has {', '.join(kinds)}"
+            raise RunnerUnavailable(text)
+        progress.say(f"looking for {runner}")
+        argv = target.argv(python_of(runner, places) or sys.executable)
+        with Worker(argv, timeouts_of(target)) as worker:
+            described, host = worker.describe(runner), worker.hello["host"]
         if described.reason:
-            reasons[runner] = described.reason
-            continue
-        formats[runner] = taken
-        if all(set(variant.files) & set(taken) for variant in variants):
-            break
-    if not formats:
-        said = "; ".join(f"{runner}: {reason}" for runner, reason in reasons.items())
-        raise RunnerUnavailable(f"no runner for this bundle on {target.name}: {said}")
+            raise RunnerUnavailable(described.reason)
+        return taken
+
+    formats = available(bundle.index, wanted, formats_of, f"on {target.name}")
     return host, formats
 
 

@@ -3,19 +3,26 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Self
 
+import numpy as np
+
 from ..errors import InputError
+from ..numerics import ratios
+from ..numerics.ratios import FEWEST
 from ..verdicts import INCONCLUSIVE
-from .bench_result import BenchResult, CellResult
+from .bench_result import BenchResult, CellResult, over_generations_ms
 from .regression import Comparison, compare
-from .validity import VALID
+from .validity import INVALID
 
 # What makes two rows the same cell.
 KEY = ("variant", "runner", "target", "precision", "device", "scenario", "batch")
 SAME = ("threads", "streams", "options", "rate")
+# How far a cell's time in runs of the meter moves from one bench to the next though nothing has
+# changed, in logarithms: see docs/bench.md for what was measured.
+METER_MOVES = 0.05
 
 
 @dataclass(frozen=True)
@@ -25,6 +32,7 @@ class Baseline:
     cells: tuple[CellResult, ...]
     hosts: Mapping[str, Mapping[str, Any]]
     path: Path
+    meters: Mapping[str, Mapping[str, Any]] = field(default_factory=dict)
 
     @classmethod
     def load(cls, path: Path) -> Self:
@@ -32,12 +40,18 @@ class Baseline:
         found = BenchResult.load(path, "measure the baseline with this `edgepipe bench`")
         if found is None:
             raise InputError(f"{path}: No such file or directory")
-        return cls(found.cells, found.hosts, path)
+        return cls(found.cells, found.hosts, path, found.meters)
 
-    def compare(self, row: CellResult, host: Mapping[str, Any], max_slowdown: float) -> Comparison:
-        """Judge a row of a bench by the same one here.
+    def compare(
+        self,
+        row: CellResult,
+        host: Mapping[str, Any],
+        meter: Mapping[str, Any] | None,
+        max_slowdown: float,
+    ) -> Comparison:
+        """Judge a row of a bench by the same one here, both in runs of their ``meter``.
 
-        Timings of another machine, with other threads or not valid say nothing about a change.
+        Timings of another machine, with other threads or wrong say nothing about a change.
         """
 
         def unknown(reason: str) -> Comparison:
@@ -50,13 +64,20 @@ class Baseline:
         if (old := next(same, None)) is None:
             return unknown(f"not in {self.path}")
         there = self.hosts.get(row.target, {})
-        for fact in ("cpu", "physical_cores"):
+        for fact in ("cpu", "physical_cores", "isa"):
             if there.get(fact) != host.get(fact):
                 return unknown(f"another machine: {fact} was {there.get(fact)}")
         for setting in SAME:
             if (was := getattr(old, setting)) != (now := getattr(row, setting)):
                 return unknown(f"{setting} was {was}, now {now}")
         for name, cell in (("baseline", old), ("measurement", row)):
-            if cell.verdict != VALID:
-                return unknown(f"the {name} is {cell.verdict}")
-        return compare(row.round_ms, old.round_ms, max_slowdown, paired=False)
+            if cell.verdict == INVALID:
+                return unknown(f"the {name} is invalid")
+            if min(cell.generations, len(cell.in_meters)) < FEWEST:
+                return unknown(f"the {name} has {len(cell.in_meters)} generations with a meter")
+        if (was := self.meters.get(row.target)) != meter:
+            return unknown(f"the meter was {was}, now {meter}")
+        new_logs, old_logs = (np.log(cell.in_meters).tolist() for cell in (row, old))
+        ratio = ratios.compare(new_logs, old_logs, METER_MOVES)
+        baseline_ms = over_generations_ms(old.generation_ms).value
+        return compare(ratio, min(len(new_logs), len(old_logs)), max_slowdown, baseline_ms)

@@ -1,9 +1,10 @@
-"""bench: how fast every cell is, in interleaved rounds, and whether that is slower than it was."""
+"""bench: how fast every cell is, by turns, against its reference and against what it was."""
 
 from __future__ import annotations
 
-import statistics as stats
-from collections.abc import Iterable, Mapping, Sequence
+import itertools
+import math
+from collections.abc import Mapping, Sequence
 from contextlib import ExitStack
 from dataclasses import replace
 from pathlib import Path
@@ -12,27 +13,46 @@ from typing import Any
 import numpy as np
 
 from ...runners.base import RunnerError
-from ...runners.timing.plan import SERVER, SINGLE_STREAM, Plan
+from ...runners.timing.plan import SERVER, SINGLE_STREAM
 from ..cells.plan import Refused, key_of, plan
 from ..cells.session import Cell, timeable
 from ..errors import ExitCode, UsageError
-from ..numerics import intervals
+from ..numerics import ratios
 from ..progress import Progress
 from ..settings import placement
 from ..settings.load import load_exported
 from ..settings.machine import Places
 from ..settings.options import fraction, takes
-from ..settings.speed import BenchConfig, BenchRequest
+from ..settings.speed import GATE_GENERATIONS, GENERATIONS, BenchConfig, BenchRequest
 from ..storage.workspace import Workspace
 from ..verdicts import INCONCLUSIVE
 from .baseline import Baseline
-from .bench_result import SAMPLES, BenchResult, CellResult, exit_code, failed_row, measured_row
+from .bench_result import (
+    SAMPLES,
+    BenchResult,
+    CellResult,
+    Pair,
+    exit_code,
+    failed_row,
+    measured_row,
+    over_generations_ms,
+    unmet,
+)
 from .regression import Comparison, compare
-from .rounds import QUICK_SECONDS, Entry, Rounds, Source, Visits, cached_load_ms, hosts, timing
+from .turns import (
+    METER,
+    QUICK_GENERATIONS,
+    QUICK_SECONDS,
+    Entry,
+    Schedule,
+    Source,
+    Turns,
+    Visits,
+    cached_load_ms,
+    hosts,
+)
 from .validity import INVALID, judge, of_quick_run
 
-# Half of an interval, of its middle: narrower than this, further rounds tell little.
-TIGHT = 0.02
 # A sweep goes on while a larger batch computes this much more in a second.
 MIN_GAIN = 0.05
 BATCHES = (1, 2, 4, 8, 16, 32, 64, 128)
@@ -43,7 +63,7 @@ def bench(request: BenchRequest) -> BenchResult:
     """Measure every cell and write ``bench.json`` and ``bench.npz`` into the workspace.
 
     Cells are compared with those of the file ``baseline``, an earlier ``bench.json``, or of
-    another workspace, ``rerun_baseline``, which is measured in the same rounds. The other
+    another workspace, ``rerun_baseline``, which takes turns with this one. The other
     keywords are the keys of ``[bench]``. Raises what ``errors.EXIT_CODES`` lists; a cell that
     fails is part of the result, whose ``exit_code`` says so.
     """
@@ -89,25 +109,31 @@ def measure_cells(
     """
     if section.scenario == SERVER and section.rate is None:
         raise UsageError("the server scenario needs a --rate, in runs per second")
-    intervals.require()
+    ratios.require()
     cells, refused = plan_cells(source, section, places)
     partners = _partners(cells, old, section, places)
     run = _Run(source, section, quick, progress, baseline, partners)
     results = run.sweep(cells) if section.batch == "sweep" else run.measure(cells)
     results += [(CellResult.refused(one, scenario=section.scenario), ()) for one in refused]
-    rows = _with_speedups([row for row, _ in results])
+    rows = [row for row, _ in results]
     problems = placement.unmet([row.provider or "" for row in rows], section.require_ep)
+    lacking = unmet(rows, section.require)
     return BenchResult(
         model=source.manifest.model,
         host=next(iter(run.hosts.values()), {}),
         hosts=run.hosts,
         scenario=section.scenario,
+        reference=section.reference,
         quick=quick,
         baseline=str(old.workspace.folder) if old else str(baseline.path) if baseline else None,
         cells=tuple(rows),
         artifacts=source.manifest.digests,
-        problems=problems,
-        exit_code=ExitCode.GATE_FAILED if problems else exit_code(rows, section),
+        pairs=tuple(run.pairs),
+        meters=run.meters,
+        problems=(*problems, *(text for text, _ in lacking)),
+        exit_code=ExitCode.GATE_FAILED
+        if problems
+        else exit_code(rows, section, [verdict for _, verdict in lacking]),
         samples=tuple(samples for _, samples in results),
     )
 
@@ -151,29 +177,37 @@ class _Run:
         self._baseline = baseline
         self._partners = partners
         self.hosts: dict[str, Mapping[str, Any]] = {}
+        self.meters: dict[str, Mapping[str, Any]] = {}
+        self.pairs: list[Pair] = []
+        self._rows = 0
 
     def measure(self, cells: Sequence[Cell]) -> list[tuple[CellResult, tuple[np.ndarray, ...]]]:
         """The rows of these cells, with their samples."""
         entries = [Entry(cell, self._source) for cell in cells]
-        partners = [self._partners.get(entry.cell) for entry in entries]
-        groups = [
-            [entry, partner] if partner else [entry]
-            for entry, partner in zip(entries, partners, strict=True)
-        ]
-        rounds = Rounds(groups, self._timing(), self._progress)
-        visits = rounds.visits
-        rounds.run(
-            1 if self._quick else self._section.rounds,
-            lambda: self._tight(visits.values()) and self._decided(groups, visits),
-        )
+        partners = [self._partners[cell] for cell in cells if cell in self._partners]
+        # The reference of the table is that of the turns, too, where there is one.
+        order = sorted(entries, key=lambda entry: entry.cell.variant != self._section.reference)
+        single = self._section.scenario == SINGLE_STREAM
+        together = [*order, *partners]
+        turns = Turns(together, self._schedule(), self._progress, meter=single)
+        turns.run()
+        visits = turns.visits
         self.hosts |= hosts(visits)
+        self.meters |= {
+            entry.cell.target.name: found.about
+            for entry, found in visits.items()
+            if entry.role == METER and found.measurements
+        }
         results = []
-        for entry, partner in zip(entries, partners, strict=True):
+        for entry in entries:
             row = self._row(entry, visits[entry])
             if row.status == "ok":
-                row = self._compared(row, visits[entry], visits[partner] if partner else None)
+                row = replace(row, in_meters=tuple(map(math.exp, turns.meters(entry))))
+                row = self._against(row, entry, entries, turns)
+                row = self._compared(row, entry, turns)
             samples = tuple(found.samples for found in visits[entry].measurements)
             results.append((row, samples if row.status == "ok" else ()))
+        self._pair(entries, [row for row, _ in results], turns)
         return results
 
     def sweep(self, cells: Sequence[Cell]) -> list[tuple[CellResult, tuple[np.ndarray, ...]]]:
@@ -198,44 +232,68 @@ class _Run:
                 break
         return results
 
-    def _timing(self) -> Plan:
-        seconds = QUICK_SECONDS if self._quick else self._section.seconds
-        return timing(seconds, self._section.scenario, self._section.rate or 0.0)
-
-    def _tight(self, visits: Iterable[Visits]) -> bool:
-        for found in visits:
-            if found.error is None:
-                figures = found.figures(self._section.scenario)
-                low, high = intervals.interval(figures)
-                if (high - low) / 2 > TIGHT * stats.mean(figures):
-                    return False
-        return True
-
-    def _decided(self, groups: Sequence[Sequence[Entry]], visits: Mapping[Entry, Visits]) -> bool:
-        """Whether every pair has a verdict; further rounds may bring one."""
-        pairs = [[visits[entry] for entry in group] for group in groups if len(group) == 2]
-        return all(
-            self._paired(*pair).verdict != INCONCLUSIVE
-            for pair in pairs
-            if all(found.error is None for found in pair)
+    def _schedule(self) -> Schedule:
+        section = self._section
+        usual = GATE_GENERATIONS if self._partners else GENERATIONS
+        return Schedule(
+            QUICK_GENERATIONS if self._quick else section.generations or usual,
+            QUICK_SECONDS if self._quick else section.seconds,
+            section.scenario,
+            section.rate or 0.0,
         )
 
-    def _paired(self, new: Visits, old: Visits) -> Comparison:
-        scenario, limit = self._section.scenario, fraction(self._section.max_slowdown)
-        return compare(new.figures(scenario), old.figures(scenario), limit, paired=True)
+    def _against(
+        self, row: CellResult, entry: Entry, entries: Sequence[Entry], turns: Turns
+    ) -> CellResult:
+        """The row against that of the reference variant with the same settings."""
 
-    def _compared(self, row: CellResult, new: Visits, old: Visits | None) -> CellResult:
+        def settings(cell: Cell) -> tuple[Any, ...]:
+            return (cell.runner, cell.target, cell.device, cell.precision, cell.threads, cell.batch)
+
+        for other in entries if self._section.scenario != SERVER else ():
+            same = settings(other.cell) == settings(entry.cell)
+            if not (same and other.cell.variant == self._section.reference):
+                continue
+            if other == entry:
+                return replace(row, speedup=1.0)
+            if turns.visits[other].error is None and (found := turns.ratio(other, entry)):
+                return replace(
+                    row,
+                    speedup=found.value,
+                    speedup_ci95=found.ci95,
+                    against_reference=ratios.verdict(found, len(turns.logs(other, entry))),
+                )
+        return row
+
+    def _pair(self, entries: Sequence[Entry], rows: Sequence[CellResult], turns: Turns) -> None:
+        """Keep how every two of the rows compare, by their places in the document."""
+        measured = [place for place, row in enumerate(rows) if row.status == "ok"]
+        for first, second in itertools.combinations(measured, 2):
+            found = turns.ratio(entries[second], entries[first])
+            if found and self._section.scenario != SERVER:
+                logs = turns.logs(entries[second], entries[first])
+                verdict = ratios.verdict(found.inverse, len(logs))
+                places = (self._rows + first, self._rows + second)
+                self.pairs.append(Pair(*places, found.value, found.ci95, verdict))
+        self._rows += len(rows)
+
+    def _compared(self, row: CellResult, entry: Entry, turns: Turns) -> CellResult:
         limit = fraction(self._section.max_slowdown)
+        partner = self._partners.get(entry.cell)
         if self._baseline:
-            comparison = self._baseline.compare(row, self.hosts[row.target], limit)
+            host = self.hosts[row.target]
+            comparison = self._baseline.compare(row, host, self.meters.get(row.target), limit)
         elif not self._partners:
             return row
-        elif old is None:
+        elif partner is None:
             comparison = Comparison(INCONCLUSIVE, limit, reason="not in the other workspace")
-        elif old.error is not None:
-            comparison = Comparison(INCONCLUSIVE, limit, reason=f"the old one: {old.error}")
+        elif (error := turns.visits[partner].error) is not None:
+            comparison = Comparison(INCONCLUSIVE, limit, reason=f"the old one: {error}")
         else:
-            comparison = self._paired(new, old)
+            old_ms = over_generations_ms(turns.visits[partner].figures()).value
+            comparison = compare(
+                turns.ratio(entry, partner), len(turns.logs(entry, partner)), limit, old_ms
+            )
         return replace(row, comparison=comparison)
 
     def _row(self, entry: Entry, visits: Visits) -> CellResult:
@@ -271,6 +329,8 @@ class _Run:
             notes = (spread, *notes)
         if elsewhere := self._tuned_elsewhere(entry.cell):
             notes = (elsewhere, *notes)
+        if estimate := entry.cell.target.estimate:
+            notes = (f"{estimate} (oneDNN: {placed.isa})", *notes)
         return of_quick_run(verdict, notes) if self._quick else (verdict, notes)
 
     def _tuned_elsewhere(self, cell: Cell) -> str:
@@ -295,22 +355,3 @@ def _partners(
             same = replace(cell, file=one.file, beside=one.beside)
             partners[cell] = Entry(same, old)
     return partners
-
-
-def _with_speedups(results: Sequence[CellResult]) -> list[CellResult]:
-    """Each row against fp32's with the same settings."""
-
-    def key(row: CellResult) -> tuple[Any, ...]:
-        return (row.runner, row.target, row.precision, row.threads, row.batch)
-
-    base = {
-        key(row): row.throughput_per_s if row.latency_ms is None else 1 / row.latency_ms.p50
-        for row in results
-        if row.variant == "fp32" and row.status == "ok" and row.scenario != SERVER
-    }
-    completed = []
-    for row in results:
-        against = base.get(key(row))
-        own = row.throughput_per_s if row.latency_ms is None else 1 / row.latency_ms.p50
-        completed.append(replace(row, speedup=own / against) if own and against else row)
-    return completed

@@ -1,9 +1,8 @@
-"""What bench found out: a row for each cell, with its figures taken from its rounds."""
+"""What bench found out: a row for each cell, with its figures taken from its generations."""
 
 from __future__ import annotations
 
 import io
-import statistics as stats
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
@@ -16,13 +15,14 @@ from ..cells.row import CellRow
 from ..cells.session import Cell
 from ..errors import ExitCode
 from ..numerics import intervals
+from ..numerics.ratios import FASTER, SAME, SLOWER, UNDECIDED, Ratio, over_generations
 from ..settings.judging import CellsConfig
 from ..storage.document import UNWRITTEN, Result
 from ..storage.manifest import CellKey
-from ..verdicts import FAIL, code_of
+from ..verdicts import FAIL, INCONCLUSIVE, code_of
 from .regression import Comparison
-from .rounds import Entry, Visits
-from .validity import INVALID
+from .turns import Entry, Visits
+from .validity import INVALID, NOISY
 
 SAMPLES = "bench.npz"
 
@@ -31,7 +31,9 @@ SAMPLES = "bench.npz"
 class Latency:
     """ms per run. A percentile that the samples can't carry is ``None``.
 
-    ``ci95`` is the interval of the mean of the rounds' medians (see ``intervals.interval``).
+    ``p50`` is the geometric mean of the generations' figures, which are medians of their slices'
+    medians; ``ci95`` is its interval over the generations, ``None`` of a single one. The others are
+    of all samples.
     """
 
     p50: float
@@ -39,17 +41,19 @@ class Latency:
     p99: float | None
     mean: float
     stdev: float
-    ci95: tuple[float, float]
+    ci95: tuple[float, float] | None
 
 
 @dataclass(frozen=True, kw_only=True)
 class CellResult(CellRow):
     """A cell's row in ``bench.json``. Figures are ``None`` unless ``status`` is "ok".
 
-    ``round_ms`` is what each round says (see ``rounds.figure``); throughput is in images per
-    second. ``speedup`` is the time of fp32 with the same settings divided by this one's.
-    ``energy_mj`` is for one image, and the whole CPU's. Latencies are ``None`` offline, where
-    only the throughput counts.
+    ``generation_ms`` is what each generation says (see ``Visits.figures``), ``in_meters`` the same
+    in runs of the meter; throughput is in images per second. ``speedup`` is the time of the
+    reference variant with the same settings divided by this one's, ``against_reference`` says
+    whether that is "faster", "slower", the "same" or "undecided" (see ``ratios.verdict``).
+    ``verdict`` is about the absolute figures: "valid", "noisy" or "invalid". ``energy_mj`` is for
+    one image, and the whole CPU's. Latencies are ``None`` offline, where only throughput counts.
     """
 
     verdict: str | None = None
@@ -62,16 +66,21 @@ class CellResult(CellRow):
     tuned: bool = False
     latency_ms: Latency | None = None
     samples: int = 0
-    rounds: int = 0
-    round_ms: tuple[float, ...] = ()
+    generations: int = 0
+    generation_ms: tuple[float, ...] = ()
+    in_meters: tuple[float, ...] = ()
     throughput_per_s: float | None = None
     throughput_ci95: tuple[float, float] | None = None
     speedup: float | None = None
+    speedup_ci95: tuple[float, float] | None = None
+    against_reference: str | None = None
     comparison: Comparison | None = None
     sqnr_db: float | None = None
     load_ms: float | None = None
+    load_ms_ci95: tuple[float, float] | None = None
     load_cached_ms: float | None = None
     first_inference_ms: float | None = None
+    first_inference_ms_ci95: tuple[float, float] | None = None
     peak_rss_mib: float | None = None
     device_memory_mib: float | None = None
     energy_mj: float | None = None
@@ -85,11 +94,37 @@ class CellResult(CellRow):
 
 
 @dataclass(frozen=True)
+class Pair:
+    """How the cells of two rows compare, by their places in ``cells``.
+
+    ``ratio`` is the time of ``row`` divided by that of ``against``; the ``verdict`` is that of
+    ``row``: see ``ratios.verdict``.
+    """
+
+    against: int
+    row: int
+    ratio: float
+    ci95: tuple[float, float] | None
+    verdict: str
+
+    @property
+    def turned(self) -> Pair:
+        """The same the other way round."""
+        ends = self.ci95 and (1 / self.ci95[1], 1 / self.ci95[0])
+        verdict = {FASTER: SLOWER, SLOWER: FASTER}.get(self.verdict, self.verdict)
+        return Pair(self.row, self.against, 1 / self.ratio, ends, verdict)
+
+
+@dataclass(frozen=True)
 class BenchResult(Result):
     """What bench measured. ``hosts`` are the machines by target, ``host`` the first one.
 
-    ``problems`` are failures that belong to no cell.
+    ``reference`` is the variant that rows are held against, ``pairs`` are how every two rows
+    compare that took turns, ``meters`` what ``in_meters`` counts, by target. ``problems`` are
+    failures that belong to no cell.
     """
+
+    SCHEMA = 2
 
     FILE = "bench.json"
     MADE_BY = "edgepipe bench"
@@ -100,31 +135,68 @@ class BenchResult(Result):
     scenario: str
     quick: bool
     baseline: str | None
+    reference: str
     cells: tuple[CellResult, ...]
+    pairs: tuple[Pair, ...]
+    meters: Mapping[str, Mapping[str, Any]]
     problems: tuple[str, ...]
     exit_code: ExitCode = field(default=ExitCode.OK, metadata=UNWRITTEN)
-    # Each cell's raw samples, the rounds one after the other, in ns: see ``samples_file``.
+    # Each cell's raw samples, a generation after the other, in ns: see ``samples_file``.
     samples: tuple[tuple[np.ndarray, ...], ...] = field(default=(), metadata=UNWRITTEN)
+
+    def pair(self, row: CellResult, against: CellResult) -> Pair | None:
+        """How one row compares with another, if they took turns."""
+        places = (self.cells.index(against), self.cells.index(row))
+        for pair in self.pairs:
+            if (pair.against, pair.row) == places:
+                return pair
+            if (pair.row, pair.against) == places:
+                return pair.turned
+        return None
 
     def samples_file(self) -> bytes:
         """The raw samples as a compressed ``.npz``.
 
-        ``N`` holds those of row N of ``cells``, int64 ns, and ``N.rounds`` how many of them
-        each round took.
+        ``N`` holds those of row N of ``cells``, int64 ns, and ``N.generations`` how many of them
+        each generation took.
         """
         arrays: dict[str, np.ndarray] = {}
-        for number, rounds in enumerate(self.samples):
-            if rounds:
-                arrays[f"{number}"] = np.concatenate(rounds)
-                arrays[f"{number}.rounds"] = np.array([len(samples) for samples in rounds])
+        for number, generations in enumerate(self.samples):
+            if generations:
+                arrays[f"{number}"] = np.concatenate(generations)
+                arrays[f"{number}.generations"] = np.array([len(part) for part in generations])
         buffer = io.BytesIO()
         np.savez_compressed(buffer, allow_pickle=False, **arrays)
         return buffer.getvalue()
 
 
-def exit_code(rows: Sequence[CellResult], section: CellsConfig) -> ExitCode:
-    """``code_of`` the comparisons with a baseline; a row that is invalid has failed a gate."""
-    verdicts = [row.comparison.verdict for row in rows if row.comparison]
+def unmet(rows: Sequence[CellResult], required: Sequence[str]) -> list[tuple[str, str]]:
+    """What of the rows is not as required, each with the verdict on it: see ``BenchConfig``.
+
+    A row that is the reference, or has none, is neither faster nor undecided.
+    """
+    found = []
+    for row in rows:
+        if row.status != "ok":
+            continue
+        name, relative = f"{row.variant} / {row.runner}", row.against_reference
+        if "valid" in required and row.verdict == NOISY:
+            found.append((f"{name}: noisy, valid is required", INCONCLUSIVE))
+        if relative == UNDECIDED and {"decided", "faster"} & set(required):
+            found.append((f"{name}: undecided against the reference", INCONCLUSIVE))
+        elif "faster" in required and relative in (SAME, SLOWER):
+            found.append((f"{name}: {relative}, faster than the reference is required", FAIL))
+    return found
+
+
+def exit_code(
+    rows: Sequence[CellResult], section: CellsConfig, more: Sequence[str] = ()
+) -> ExitCode:
+    """``code_of`` the comparisons with a baseline; a row that is invalid has failed a gate.
+
+    ``more`` are other verdicts.
+    """
+    verdicts = [*more, *(row.comparison.verdict for row in rows if row.comparison)]
     verdicts += [FAIL for row in rows if row.verdict == INVALID]
     return code_of(verdicts, rows, section.runners)
 
@@ -136,10 +208,11 @@ def failed_row(cell: Cell, scenario: str, error: RunnerError) -> CellResult:
 
 
 def measured_row(entry: Entry, visits: Visits, scenario: str, rate: float | None) -> CellResult:
-    """The row of a cell that went through its rounds, without a verdict."""
+    """The row of a cell that had its turns, without a verdict."""
     cell, opened = entry.cell, visits.opened[0]
     artifacts = entry.source.manifest.artifacts
-    figures = visits.figures(scenario)
+    figures = visits.figures()
+    typical, load, first = map(over_generations_ms, (figures, visits.load_ms, visits.first_ms))
     samples = np.concatenate([found.samples for found in visits.measurements]) / 1e6
     return CellResult.ran(
         cell,
@@ -150,15 +223,17 @@ def measured_row(entry: Entry, visits: Visits, scenario: str, rate: float | None
         batch=opened.batch,
         options=dict(cell.options),
         tuned=cell.tuned,
-        latency_ms=None if scenario == OFFLINE else _latency(samples, figures),
+        latency_ms=None if scenario == OFFLINE else _latency(samples, typical),
         samples=len(samples),
-        rounds=len(figures),
-        round_ms=tuple(figures),
-        throughput_per_s=_throughput(visits, samples, opened.batch, scenario),
-        throughput_ci95=_throughput_interval(figures, opened.batch, scenario),
-        sqnr_db=_finite(min(visits.sqnr_db)),
-        load_ms=stats.median(visits.load_ms),
-        first_inference_ms=stats.median(visits.first_ms),
+        generations=len(figures),
+        generation_ms=tuple(figures),
+        throughput_per_s=_throughput(visits, samples, typical, opened.batch, scenario),
+        throughput_ci95=_throughput_interval(typical, opened.batch, scenario),
+        sqnr_db=_finite(visits.sqnr_db[0]),
+        load_ms=load.value,
+        load_ms_ci95=load.ci95,
+        first_inference_ms=first.value,
+        first_inference_ms_ci95=first.ci95,
         peak_rss_mib=max(visits.peak_rss_mib),
         device_memory_mib=_most(found.device_memory_mib for found in visits.measurements),
         energy_mj=_energy_mj(visits, opened.batch),
@@ -166,38 +241,40 @@ def measured_row(entry: Entry, visits: Visits, scenario: str, rate: float | None
     )
 
 
-def _latency(samples: np.ndarray, figures: list[float]) -> Latency:
-    p50 = float(np.median(samples))
-    low, high = intervals.interval(figures)
+def over_generations_ms(figures: Sequence[float]) -> Ratio:
+    """Times, one of each generation, as one with its interval: see ``ratios``."""
+    return over_generations(np.log(figures).tolist())
+
+
+def _latency(samples: np.ndarray, typical: Ratio) -> Latency:
     return Latency(
-        p50=p50,
+        p50=typical.value,
         p90=intervals.percentile(samples, 90),
         p99=intervals.percentile(samples, 99),
         mean=float(samples.mean()),
         stdev=float(samples.std(ddof=1)),
-        ci95=(min(low, p50), max(high, p50)),
+        ci95=typical.ci95,
     )
 
 
-def _throughput(visits: Visits, samples: np.ndarray, batch: int, scenario: str) -> float:
-    """Images per second: while busy, or for the server of all that arrived."""
+def _throughput(
+    visits: Visits, samples: np.ndarray, typical: Ratio, batch: int, scenario: str
+) -> float:
+    """Images per second: while busy, offline as p50 elsewhere, for the server of all that came."""
     if scenario == SERVER:
         seconds = sum(found.conditions.seconds for found in visits.measurements)
         return batch * len(samples) / seconds
-    return 1000 * batch / float(samples.mean())
+    return 1000 * batch / (typical.value if scenario == OFFLINE else float(samples.mean()))
 
 
-def _throughput_interval(
-    figures: list[float], batch: int, scenario: str
-) -> tuple[float, float] | None:
-    if scenario != OFFLINE:
+def _throughput_interval(typical: Ratio, batch: int, scenario: str) -> tuple[float, float] | None:
+    if scenario != OFFLINE or typical.ci95 is None:
         return None
-    low, high = intervals.interval(figures)
-    return 1000 * batch / high, 1000 * batch / low
+    return 1000 * batch / typical.high, 1000 * batch / typical.low
 
 
 def _energy_mj(visits: Visits, batch: int) -> float | None:
-    """Millijoules of the whole CPU for one image, ``None`` unless every round measured them."""
+    """Millijoules of the whole CPU for one image, ``None`` unless all generations have them."""
     joules = [found.conditions.energy_j for found in visits.measurements]
     images = batch * sum(len(found.samples) for found in visits.measurements)
     known = [value for value in joules if value is not None]

@@ -17,7 +17,7 @@ from ..settings.speed import CompareConfig
 from ..stages.chain import make
 from ..stages.modelspec import settle
 from ..storage.workspace import Workspace, models_in
-from .rounds import Source
+from .turns import Source
 
 COMMAND = "edgepipe compare"
 # Of the zoo's models, as they are published.

@@ -1,8 +1,7 @@
 """compare: which model to take. What each one costs, by arithmetic and by the clock.
 
-Models are measured like the cells of one: in the same interleaved rounds, in fresh workers,
-outputs checked (see ``rounds``). Accuracy is the published one, since a choice is made before
-anything is trained.
+Models are measured like the cells of one: by turns, outputs checked (see ``turns``). Accuracy is
+the published one, since a choice is made before anything is trained.
 """
 
 from __future__ import annotations
@@ -24,9 +23,9 @@ from ...exporters.zoo.published import PUBLISHED
 from ...runners import documents
 from ...runners.timing.plan import SINGLE_STREAM
 from ..cells.plan import plan
-from ..cells.session import timeable
+from ..cells.session import Cell, real, timeable
 from ..errors import ExitCode, UsageError
-from ..numerics import intervals
+from ..numerics import ratios
 from ..progress import Progress
 from ..settings.load import load
 from ..settings.machine import Places
@@ -39,7 +38,16 @@ from . import candidates
 from .bench_result import CellResult, exit_code, failed_row, measured_row
 from .candidates import CLASSES, VARIANTS
 from .convolutions import Convolution, by_arithmetic, by_the_clock
-from .rounds import QUICK_SECONDS, Entry, Rounds, Source, Visits, hosts, timing
+from .turns import (
+    QUICK_GENERATIONS,
+    QUICK_SECONDS,
+    Entry,
+    Schedule,
+    Source,
+    Turns,
+    Visits,
+    hosts,
+)
 from .validity import judge, of_quick_run
 
 # What the published counts and accuracies are for.
@@ -50,10 +58,11 @@ TRAINING_BATCH, TRAINING_STEPS = 8, 3
 class Speed:
     """A variant of a model on a runner. Times in ms for one run; ``None`` unless status is ok.
 
-    ``ci95_ms`` takes two rounds or more.
+    ``ratio`` is that time divided by the one of the first model on the same runner, and of its
+    first variant.
 
-    ``pareto``: no other of the models measured on this runner is published as more accurate and
-    was faster.
+    ``pareto``: no other of the models measured on this runner and target in this precision is
+    published as more accurate and was faster.
     """
 
     variant: str
@@ -69,6 +78,14 @@ class Speed:
     peak_rss_mib: float | None
     runner_version: str | None = None
     pareto: bool = False
+    target: str = "local"
+    ratio: float | None = None
+    ratio_ci95: tuple[float, float] | None = None
+
+    @property
+    def condition(self) -> tuple[str, str, str | None]:
+        """What models have to share to be compared."""
+        return self.runner, self.target, self.precision
 
 
 @dataclass(frozen=True)
@@ -100,7 +117,7 @@ class Candidate:
 
 @dataclass(frozen=True)
 class CompareResult(Document):
-    """Models side by side. ``host`` is the machine that was measured on, empty if none was.
+    """Models side by side. ``hosts`` are the machines by target, ``host`` is the first one.
 
     ``artifacts`` are the SHA-256 of the files of each model of a workspace; models of the zoo
     have random weights and none. ``measured`` says when (UTC, ISO 8601).
@@ -116,6 +133,7 @@ class CompareResult(Document):
     static: bool
     quick: bool = False
     measured: str | None = None
+    hosts: Mapping[str, Mapping[str, Any]] = field(default_factory=dict)
     exit_code: ExitCode = field(default=ExitCode.OK, metadata=UNWRITTEN)
 
 
@@ -201,34 +219,46 @@ def measure_models(
     quick: bool,
     progress: Progress,
 ) -> CompareResult:
-    """Measure these models' cells, all in the same rounds; then a training step of each.
+    """Measure these models' cells, all by turns; then a training step of each.
 
-    Raises ``UsageError`` for an emulated target, whose timings would mean nothing.
+    Raises ``UsageError`` for an emulated target, whose timings would mean nothing, and for one that
+    computes as another CPU.
     """
-    intervals.require()
+    ratios.require()
     planned = [_entries(source, section, places) for source in models]
-    rounds = Rounds(
-        [[entry] for entries, _ in planned for entry in entries],
-        timing(QUICK_SECONDS if quick else section.seconds),
+    turns = Turns(
+        [entry for entries, _ in planned for entry in entries],
+        Schedule(
+            QUICK_GENERATIONS if quick else section.generations,
+            QUICK_SECONDS if quick else section.seconds,
+        ),
         progress,
     )
-    rounds.run(1 if quick else section.rounds, lambda: False)
+    turns.run()
     results = [
-        [*(_row(entry, rounds.visits[entry], quick) for entry in entries), *refused]
+        [*(_row(entry, turns.visits[entry], quick) for entry in entries), *refused]
         for entries, refused in planned
     ]
+    speeds = []
+    for found, (entries, _) in zip(results, planned, strict=True):
+        timed = list(map(_speed, found))
+        for place, entry in enumerate(entries):
+            timed[place] = _with_ratio(timed[place], entry, turns)
+        speeds.append(timed)
     rows = [
-        replace(exported(source), speeds=tuple(map(_speed, found)))
-        for source, found in zip(models, results, strict=True)
+        replace(exported(source), speeds=tuple(found))
+        for source, found in zip(models, speeds, strict=True)
     ]
     if section.training:
         rows = [_with_training_step(row, section, progress) for row in rows]
     every = [result for found in results for result in found]
+    machines = hosts(turns.visits)
     return CompareResult(
         artifacts={},
         models=with_fronts(rows),
         convolutions=(),
-        host=next(iter(hosts(rounds.visits).values()), {}),
+        host=next(iter(machines.values()), {}),
+        hosts=machines,
         static=False,
         quick=quick,
         measured=datetime.now(UTC).isoformat(timespec="seconds"),
@@ -242,7 +272,7 @@ def digests(models: Sequence[Source]) -> dict[str, dict[str, str]]:
 
 
 def with_fronts(rows: Sequence[Candidate]) -> tuple[Candidate, ...]:
-    """The rows with ``pareto`` set: on each runner, what nothing else beats in both respects.
+    """The rows with ``pareto`` set: what nothing else beats in both respects, conditions equal.
 
     A variant counts with its architecture's published accuracy, which is that of float32.
     """
@@ -252,7 +282,7 @@ def with_fronts(rows: Sequence[Candidate]) -> tuple[Candidate, ...]:
         assert speed.p50_ms is not None
         for other in rows:
             for rival in other.speeds:
-                if rival.runner != speed.runner or rival.p50_ms is None:
+                if rival.condition != speed.condition or rival.p50_ms is None:
                     continue
                 better = (other.published_top1 or 0.0) - row.published_top1
                 faster = speed.p50_ms - rival.p50_ms
@@ -339,6 +369,7 @@ def _entries(
         manifest = replace(manifest, variants=usual)
     cells, refused = plan(source.workspace.folder, manifest, section, places)
     timeable(cells)
+    real(cells)
     rows = [CellResult.refused(one) for one in refused]
     return [Entry(cell, source) for cell in cells], rows
 
@@ -365,10 +396,24 @@ def _speed(row: CellResult) -> Speed:
         row.precision,
         row.threads,
         latency.p50 if latency else None,
-        latency.ci95 if latency and row.rounds > 1 else None,
+        latency.ci95 if latency else None,
         row.peak_rss_mib,
         row.runner_version,
+        target=row.target,
     )
+
+
+def _with_ratio(speed: Speed, entry: Entry, turns: Turns) -> Speed:
+    """Against the first cell that ran there on the same runner and in the same precision."""
+
+    def place(cell: Cell) -> tuple[Any, ...]:
+        return (cell.runner, cell.target, cell.precision)
+
+    for first, visits in turns.visits.items():
+        if visits.error is None and place(first.cell) == place(entry.cell):
+            found = turns.ratio(entry, first) if speed.status == "ok" else None
+            return replace(speed, ratio=found.value, ratio_ci95=found.ci95) if found else speed
+    return speed
 
 
 def _with_training_step(row: Candidate, section: CompareConfig, progress: Progress) -> Candidate:

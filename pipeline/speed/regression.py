@@ -2,10 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
 from dataclasses import dataclass
 
-from ..numerics import intervals
+from ..numerics.ratios import FEWEST, Ratio
 from ..verdicts import FAIL, INCONCLUSIVE, PASS
 
 
@@ -26,18 +25,12 @@ class Comparison:
 
 
 def compare(
-    new: Sequence[float], old: Sequence[float], max_slowdown: float, *, paired: bool
+    ratio: Ratio | None, generations: int, max_slowdown: float, baseline_ms: float
 ) -> Comparison:
-    """Judge the figures (ms for a run) of rounds against those of another measurement.
-
-    ``paired``: both were measured in the same rounds, one right after the other.
-    """
-    if min(len(new), len(old)) < intervals.MIN_ROUNDS:
-        reason = f"too few rounds: {len(new)} against {len(old)}, {intervals.MIN_ROUNDS} needed"
+    """Judge new/old, as so many generations have it."""
+    if ratio is None or generations < FEWEST:
+        reason = f"too few generations: {generations}, {FEWEST} needed"
         return Comparison(INCONCLUSIVE, max_slowdown, reason=reason)
-    mean_old = sum(old) / len(old)
-    ratio = intervals.paired_ratio(new, old) if paired else sum(new) / len(new) / mean_old
-    low, high = intervals.ratio_interval(new, old, paired=paired)
     limit = 1 + max_slowdown
-    verdict = FAIL if low > limit else PASS if high <= limit else INCONCLUSIVE
-    return Comparison(verdict, max_slowdown, ratio, (low, high), mean_old)
+    verdict = FAIL if ratio.low > limit else PASS if ratio.high <= limit else INCONCLUSIVE
+    return Comparison(verdict, max_slowdown, ratio.value, ratio.ci95, baseline_ms)

@@ -1,9 +1,9 @@
 """tune: the settings that make each cell fastest on its target, if any beat the defaults.
 
 Candidates are tried in steps (threads and streams, then each of the runner's options, then the
-helpful ones together), a few rounds each, always beside the default. What looks best has to pass
-parity, and then to win against the default in rounds of its own: the ones it was found in would
-flatter it.
+helpful ones together), a few generations each, by turns with the default. What looks best has to
+pass parity, and then to win against the default in generations of its own: the ones it was found in
+would flatter it.
 """
 
 from __future__ import annotations
@@ -19,11 +19,12 @@ from ...runners.base import RunnerError
 from ...runners.timing.plan import OFFLINE
 from ...runners.workers.launch import Worker
 from ..cells.plan import plan
-from ..cells.session import Cell, status_of, timeable, timeouts_of, with_settings
+from ..cells.session import Cell, real, status_of, timeable, timeouts_of, with_settings
 from ..errors import ExitCode
 from ..judging.parity import record
 from ..judging.parity_result import CellVerdict, judge_all
-from ..numerics import intervals
+from ..numerics import ratios
+from ..numerics.ratios import MARGIN, Ratio
 from ..progress import Progress, Silent
 from ..settings.judging import GateConfig, ParityConfig
 from ..settings.load import load_exported
@@ -34,12 +35,11 @@ from ..storage.document import UNWRITTEN, Result
 from ..storage.manifest import CellKey, Recommendation
 from ..storage.workspace import Transaction, Workspace
 from ..verdicts import INCONCLUSIVE, PASS, exit_code
-from .rounds import Entry, Rounds, Source, Visits, timing
-from .validity import interference
+from .bench_result import over_generations_ms
+from .turns import Entry, Schedule, Source, Turns, Visits
 
-EXPLORING_ROUNDS = 3
-WARM_UP_SECONDS = 0.5  # many short visits
-FINAL_ROUNDS = 12
+EXPLORING_GENERATIONS = 3
+FINAL_GENERATIONS, FEWEST_FINAL = 12, 5
 # Of a cell's share of the budget; the rest is for the final.
 EXPLORING_SHARE = 0.6
 # A setting is worth recommending if it is this much faster, beyond doubt.
@@ -59,17 +59,17 @@ class Trial:
 
     settings: Settings
     ratio: float | None
-    rounds: int
+    generations: int
     ci95: tuple[float, float] | None = None
     reason: str | None = None
 
 
 @dataclass(frozen=True)
 class Tuned:
-    """A cell's row. ``verdict`` is "recommended", "default", or "inconclusive" where the machine
-    was too busy to tell, with the ``reason`` for it.
+    """A cell's row. ``verdict`` is "recommended", "default", or "inconclusive" where the interval
+    is too wide to tell, with the ``reason`` for it.
 
-    Times are in ms for an image, of the final's rounds. ``seconds`` is what the search took,
+    Times are in ms for an image, of the final's generations. ``seconds`` is what the search took,
     ``measured`` when it ended (UTC, ISO 8601).
     """
 
@@ -106,6 +106,7 @@ class TuneResult(Result):
     ``budget`` is what the search was allowed for all cells, ``seconds`` what it took.
     """
 
+    SCHEMA = 2
     FILE = "tune.json"
     MADE_BY = "edgepipe tune"
 
@@ -157,12 +158,13 @@ def _tune(
     """Search the settings of every cell that the section asks for, within its budget.
 
     A cell that fails keeps its reason and the others go on. Raises ``UsageError`` for an
-    emulated target.
+    emulated target, and for one that computes as another CPU: settings are for a machine.
     """
-    intervals.require()
+    ratios.require()
     section = section.model_copy(update={"tuned": False})
     cells, refused = plan(source.workspace.folder, source.manifest, section, places)
     timeable(cells)
+    real(cells)
     started = time.monotonic()
     rows: list[Tuned] = []
     recommended = {found.key: found for found in source.manifest.recommended}
@@ -308,13 +310,10 @@ class _Search:
         cells = [with_settings(self._cell, settings) for settings in candidates]
         fresh = [cell for cell in cells if cell not in self._trials]
         if fresh and time.monotonic() < self._explored:
-            visits = self._measure([self._cell, *fresh], EXPLORING_ROUNDS, self._explored)
-            default = visits[self._cell]
-            if default.error is not None:
-                raise default.error
+            turns = self._measure([self._cell, *fresh], EXPLORING_GENERATIONS, self._explored)
             for cell, settings in zip(cells, candidates, strict=True):
-                if cell in visits:
-                    self._trials[cell] = self._trial(settings, visits[cell], default)
+                if cell in fresh:
+                    self._trials[cell] = self._trial(settings, cell, turns)
         return min((best, *candidates), key=self._ratio)
 
     def _ratio(self, settings: Settings) -> float:
@@ -323,25 +322,33 @@ class _Search:
         trial = self._trials.get(with_settings(self._cell, settings))
         return float("inf") if trial is None or trial.ratio is None else trial.ratio
 
-    def _trial(self, settings: Settings, visits: Visits, default: Visits) -> Trial:
-        if visits.error is not None:
+    def _trial(self, settings: Settings, cell: Cell, turns: Turns) -> Trial:
+        visits = turns.visits[Entry(cell, self._source)]
+        found = self._against_default(cell, turns)
+        if visits.error is not None or found is None:
             return Trial(settings, None, len(visits.measurements), reason=str(visits.error))
-        new, old = self._times(visits), self._times(default)
-        return Trial(settings, intervals.paired_ratio(new, old), len(new))
+        return Trial(settings, found.value, len(visits.measurements))
 
-    def _measure(
-        self, cells: Sequence[Cell], most: int, end: float, at_least: int = 1
-    ) -> dict[Cell, Visits]:
+    def _measure(self, cells: Sequence[Cell], most: int, end: float, at_least: int = 1) -> Turns:
+        """The cells by turns, the default first. Raises ``RunnerError`` if that one fails."""
         entries = [Entry(cell, self._source) for cell in cells]
-        how_long = timing(self._seconds, self._scenario, warm_up_seconds=WARM_UP_SECONDS)
-        rounds = Rounds([entries], how_long, self._progress)
-        rounds.run(most, lambda: time.monotonic() > end, at_least)
-        return {entry.cell: rounds.visits[entry] for entry in entries}
+        turns = Turns(entries, Schedule(most, self._seconds, self._scenario), self._progress)
+        turns.run(lambda: time.monotonic() > end, at_least)
+        if (error := turns.visits[entries[0]].error) is not None:
+            raise error
+        return turns
 
-    def _times(self, visits: Visits) -> list[float]:
-        """Ms for an image in each round."""
-        batch = visits.opened[0].batch
-        return [figure / batch for figure in visits.figures(self._scenario)]
+    def _against_default(self, cell: Cell, turns: Turns) -> Ratio | None:
+        """The time for an image, divided by the default's."""
+        new, old = (Entry(one, self._source) for one in (cell, self._cell))
+        found = turns.ratio(new, old)
+        if found is None:
+            return None
+        images = self._batch(turns.visits[old]) / self._batch(turns.visits[new])
+        return Ratio(*(end * images for end in (found.value, found.low, found.high)))
+
+    def _batch(self, visits: Visits) -> int:
+        return visits.opened[0].batch
 
     def _final(self, settings: Settings) -> Tuned:
         """The best candidate under parity, then against the default."""
@@ -351,31 +358,27 @@ class _Search:
             why = f"parity {judged.verdict or judged.status}: {judged.reason}"
             self._trials[cell] = replace(self._trials[cell], reason=why)
             return self._row(DEFAULT, f"the fastest settings fail: {why}")
-        visits = self._measure(
-            [self._cell, cell], FINAL_ROUNDS, self._end, at_least=intervals.MIN_ROUNDS
+        turns = self._measure(
+            [self._cell, cell], FINAL_GENERATIONS, self._end, at_least=FEWEST_FINAL
         )
-        for found in visits.values():
-            if found.error is not None:
-                raise found.error
-        new, old = self._times(visits[cell]), self._times(visits[self._cell])
-        ratio = intervals.paired_ratio(new, old)
-        low, high = intervals.ratio_interval(new, old, paired=True)
-        self._trials[cell] = Trial(settings, ratio, len(new), (low, high))
-        shown = f"x {ratio:.3f} [{low:.3f}–{high:.3f}] of the default's time"
-        busy = interference([one for found in visits.values() for one in found.measurements])
-        if busy:
-            row = self._row(INCONCLUSIVE, f"{shown}, but {'; '.join(busy)}")
-        elif high < 1 - MIN_GAIN:
+        new, old = (turns.visits[Entry(one, self._source)] for one in (cell, self._cell))
+        if new.error is not None:
+            raise new.error
+        found = self._against_default(cell, turns)
+        assert found
+        ci95 = (found.low, found.high)
+        self._trials[cell] = Trial(settings, found.value, len(new.measurements), ci95)
+        shown = f"x {found.value:.3f} [{found.low:.3f}–{found.high:.3f}] of the default's time"
+        if found.high < 1 - MIN_GAIN:
             row = replace(self._row(RECOMMENDED, shown), settings=settings)
-        else:
+        elif found.low > 1 - MARGIN:
             row = self._row(DEFAULT, f"not significantly faster: {shown}")
-        return replace(
-            row,
-            ratio=ratio,
-            ci95=(low, high),
-            default_ms=sum(old) / len(old),
-            tuned_ms=sum(new) / len(new),
+        else:
+            row = self._row(INCONCLUSIVE, f"{shown}: a longer --budget may tell")
+        default_ms, tuned_ms = (
+            over_generations_ms(one.figures()).value / self._batch(one) for one in (old, new)
         )
+        return replace(row, ratio=found.value, ci95=ci95, default_ms=default_ms, tuned_ms=tuned_ms)
 
     def _row(self, verdict: str | None, reason: str) -> Tuned:
         cell = self._cell

@@ -11,10 +11,11 @@ from ...runners.timing.plan import OFFLINE, SERVER, SINGLE_STREAM
 from ..cells.session import Cell
 from ..numerics import intervals
 from ..numerics.precision import float_limit, kind_of
-from .rounds import figure
+from ..numerics.ratios import FEWEST
+from .turns import figure
 
 VALID, NOISY, INVALID = "valid", "noisy", "invalid"
-QUICK = "quick: one short round, good for a smoke test only"
+QUICK = "quick: a few short slices, good for a smoke test only"
 TOO_FEW = "too few"
 
 # A smoke test of the outputs, not parity: far enough below any healthy cell to raise no false
@@ -25,7 +26,7 @@ MIN_SQNR_DB = {"tf32": 35.0, "f16": 40.0, "bf16": 12.0, "int8": 12.0}
 MAX_TIMED_DEVIATION = 1e-3
 
 MIN_SAMPLES = 64
-MAX_ROUND_SPREAD = 0.10
+MAX_SPREAD = 0.10
 MAX_DRIFT = 0.10
 MAX_STEAL_PERCENT = 2.0
 MAX_OTHERS_PERCENT = 5.0
@@ -41,9 +42,9 @@ def judge(
     scenario: str = SINGLE_STREAM,
     rate: float = 0.0,
 ) -> tuple[str, tuple[str, ...]]:
-    """The verdict on a cell's rounds, with what speaks against them.
+    """The verdict on a cell's generations, with what speaks against them.
 
-    ``sqnr_db`` are the checked outputs of each round against torch, ``reference_db`` is
+    ``sqnr_db`` are the checked outputs of each generation against torch, ``reference_db`` is
     torch's own float32 against its float64. ``rate`` is the server scenario's.
     """
     wrong = _wrong(cell, measurements, sqnr_db, reference_db)
@@ -83,22 +84,25 @@ def _overload(measurements: Sequence[Measurement], rate: float) -> list[str]:
 
 def _noise(measurements: Sequence[Measurement], scenario: str) -> list[str]:
     noise = []
-    figures = [figure(found.samples, scenario) for found in measurements]
+    figures = [
+        float(np.median([figure(part, scenario) for part in found.by_slice()]))
+        for found in measurements
+    ]
     samples = sum(len(found.samples) for found in measurements)
-    if len(figures) < intervals.MIN_ROUNDS:
-        noise.append(
-            f"{TOO_FEW} rounds for an interval: {len(figures)}, at least {intervals.MIN_ROUNDS}"
-        )
+    if len(figures) < FEWEST:
+        noise.append(f"{TOO_FEW} generations: {len(figures)}, at least {FEWEST}")
     if samples < MIN_SAMPLES:
         noise.append(f"{TOO_FEW} samples: {samples}, at least {MIN_SAMPLES}")
     spread = intervals.spread(figures)
-    if spread > MAX_ROUND_SPREAD:
-        noise.append(f"rounds differ by {spread:.0%}")
+    if spread > MAX_SPREAD:
+        noise.append(f"generations differ by {spread:.0%}")
     center = np.mean if scenario == OFFLINE else np.median
     drift = max((intervals.drift(found.samples, center) for found in measurements), key=abs)
     if scenario != SERVER and abs(drift) > MAX_DRIFT:  # arrivals come in bunches
-        noise.append(f"drifted by {drift:+.0%} within a round")
+        noise.append(f"drifted by {drift:+.0%} within a generation")
     noise += interference(measurements)
+    if not all(found.rests for found in measurements):
+        noise.append("its idle threads keep the CPU busy, which slows the other cells down")
     if not all(found.settled for found in measurements):
         noise.append("did not settle while warming up")
     return noise

@@ -20,6 +20,7 @@ from . import samples
 from .export import PROGRAM, Export
 from .formats import HALF, HALF_FORMATS, ExportFormat
 from .modelspec import name_of, settle, specify
+from .native import Native
 from .quantize import REDUCED_RANGE, Calibrate, Quantize
 from .simplify import FP32, Simplify
 from .stage import Stage, run_stages
@@ -68,8 +69,8 @@ def make(place: Workspace, section: ExportConfig, force: bool, progress: Progres
         before = Manifest() if force else place.manifest() or Manifest()
         if not force:
             place.check_unaltered(before)
-        with Transaction(place, before) as transaction:
-            stages = stages_for(section, progress)
+        with Transaction(place, before) as transaction, Native() as native:
+            stages = stages_for(section, native, progress)
             run_stages(stages, place, before, transaction, progress)
             made = told(transaction, place.folder.name)
             if problem := made_here.note(made["variants"], transaction.written):
@@ -77,7 +78,7 @@ def make(place: Workspace, section: ExportConfig, force: bool, progress: Progres
             return transaction.commit(**made)
 
 
-def stages_for(section: ExportConfig, progress: Progress = SILENT) -> list[Stage]:
+def stages_for(section: ExportConfig, native: Native, progress: Progress = SILENT) -> list[Stage]:
     """Export and simplify, then calibrate and one quantize for each int8 variant asked for.
 
     Raises ``UsageError`` for int8 variants of weights that come without calibration images.
@@ -91,13 +92,13 @@ def stages_for(section: ExportConfig, progress: Progress = SILENT) -> list[Stage
     if registry.get(section.exporter).format != registry.ONNX:
         raise UsageError(f"exporter {section.exporter} writes no ONNX: ask for it with --format")
     first = Export(spec, section, chosen)
-    stages: list[Stage] = [first, Simplify(section.simplify, spec.preprocessing)]
+    stages: list[Stage] = [first, Simplify(section.simplify, spec.preprocessing, native)]
     stages += _further_formats(first, section)
     if chosen.calibration:
         batch = section.batch
         count = DYNAMIC_CALIBRATION_BATCH if batch == "dynamic" else int(batch)
-        stages.append(Calibrate(spec.preprocessing, count, chosen))
-    return [*stages, *(Quantize(name, spec.preprocessing) for name in quantized)]
+        stages.append(Calibrate(spec.preprocessing, count, chosen, native))
+    return [*stages, *(Quantize(name, spec.preprocessing, native) for name in quantized)]
 
 
 def _further_formats(export: Export, section: ExportConfig) -> list[Stage]:

@@ -22,6 +22,7 @@ from ...exporters.folding import fold
 from ...exporters.onnx import save_program, trace
 from ...exporters.weights.fitting import Origin
 from ...exporters.weights.sources import OWN, Source, build
+from ...runners.base import StorageFull
 from ...runners.bundles import scores
 from ...runners.machine.installed import versions
 from ..errors import MissingLibrary, StageError
@@ -255,7 +256,7 @@ def blaming(source: Source, exporter: str) -> Iterator[None]:
     """A module of a user's own may be more than an exporter can take: that is one line."""
     try:
         yield
-    except (ModelError, ExportOptionError, MissingLibrary, StageError, ImportError):
+    except (ModelError, ExportOptionError, MissingLibrary, StageError, StorageFull, ImportError):
         raise
     except Exception as error:
         if source.weights != OWN:

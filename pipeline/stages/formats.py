@@ -7,10 +7,11 @@ from dataclasses import dataclass, replace
 from typing import Any
 
 from ...exporters.base import Exporter
+from ...runners.machine.files import temporary_files
 from ...runners.machine.installed import versions
 from ..progress import Progress
 from ..storage.workspace import Transaction
-from .export import Export, blaming, plugin, run_exporter
+from .export import PROGRAM, Export, blaming, plugin, run_exporter
 
 # The variant whose weights are stored as float16, and the formats that have such weights.
 HALF, HALF_FORMATS = "fp16", ("openvino-ir",)
@@ -51,7 +52,8 @@ class ExportFormat:
         """See ``Stage.run``."""
         made = self.export.prepare()
         options = replace(made.options, half_weights=self.variant == HALF)
-        with blaming(self.export.spec.source, self.exporter.name):
+        size = transaction.artifact(PROGRAM).size
+        with blaming(self.export.spec.source, self.exporter.name), temporary_files(size):
             files = run_exporter(self.exporter, made, options)
         for suffix, data in files.items():
             transaction.write(f"{self.variant}{suffix}", data)

@@ -10,21 +10,20 @@ from __future__ import annotations
 
 import logging
 import sys
-from collections.abc import Callable, Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from collections.abc import Callable, Mapping, Sequence
 from functools import partial
 from pathlib import Path
 from types import SimpleNamespace
-from typing import Any
+from typing import Any, Self
 
 import numpy as np
 
-from ...runners.base import RunnerError, RunnerUnavailable
+from ...runners.base import RunnerError, RunnerUnavailable, SessionError
+from ...runners.machine.files import temporary_files
 from ...runners.targets import LOCAL
 from ...runners.workers import protocol, worker
 from ...runners.workers.launch import Worker
 from ..errors import StageError
-from ..storage.atomic import writing
 
 COMMAND = tuple(LOCAL.argv(module=__spec__.name))
 PATIENCE_SECONDS = 3600.0
@@ -32,35 +31,53 @@ PATIENCE_SECONDS = 3600.0
 PREPROCESSING_OPERATORS = ("Cast", "Transpose", "Slice", "Mul", "Add")
 
 Fields = protocol.Message
-Ask = Callable[..., None]
 
 
-@contextmanager
-def native(command: Sequence[str] = COMMAND, patience: float = PATIENCE_SECONDS) -> Iterator[Ask]:
-    """A worker, until this is left, that is asked for the operations below, by their names.
+class Native:
+    """A worker that is asked for the operations below, by their names. A context manager.
 
-    ``ask(operation, feeds, field=value, ...)`` returns when it is done. Raises ``ImportError``
-    for a library that isn't there, ``WorkspaceError`` for a file that can't be written, and
-    ``StageError`` if it fails otherwise, crashes or takes more than ``patience`` seconds.
+    It starts when it is first asked, and a fresh one after one that ended: a crash costs what was
+    asked for, and not what comes next.
     """
 
-    def ask(operation: str, feeds: Mapping[str, np.ndarray] | None = None, **fields: Any) -> None:
+    def __init__(self, command: Sequence[str] = COMMAND) -> None:
+        self._command = command
+        self._worker: Worker | None = None
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        worker, self._worker = self._worker, None
+        if worker:
+            worker.close()
+
+    def ask(
+        self,
+        operation: str,
+        feeds: Mapping[str, np.ndarray] | None = None,
+        patience: float = PATIENCE_SECONDS,
+        **fields: Any,
+    ) -> None:
+        """Return when it is done; the fields are the operation's.
+
+        Raises ``ImportError`` for a library that isn't there, ``StorageFull`` for a file that
+        can't be written, ``StageError`` if it fails otherwise, and ``WorkerError`` if the worker
+        crashes or takes more than ``patience`` seconds.
+        """
         told = {
             name: str(value) if isinstance(value, Path) else value for name, value in fields.items()
         }
         try:
-            reply, _ = running.request(operation, told, feeds or {}, patience)
+            self._worker = self._worker or Worker(self._command).__enter__()
+            self._worker.request(operation, told, feeds or {}, patience)
         except RunnerUnavailable as error:
             raise ImportError(str(error)) from error
-        except RunnerError as error:
+        except SessionError as error:
             raise StageError(f"{operation} failed: {error}") from error
-        if "unwritten" in reply:
-            number, reason, path = reply["unwritten"]
-            with writing(Path(path or "temporary files")):
-                raise OSError(number, reason)
-
-    with Worker(command) as running:
-        yield ask
+        except RunnerError:
+            self.__exit__()
+            raise
 
 
 def onnxsim(fields: Fields, _feeds: protocol.Blobs) -> None:
@@ -103,6 +120,7 @@ class Calibration:
         from onnxruntime.quantization import calibrate
 
         calibrate.save_tensors_data(self._calibrator.compute_data(), fields["output"])
+        self._calibrator = None  # the next stage's memory
 
 
 def quantize(fields: Fields, _feeds: protocol.Blobs) -> None:
@@ -161,12 +179,13 @@ def _answering(operation: Callable[[Fields, protocol.Blobs], None]) -> worker.Op
     """An operation as workers have them, with what the parent tells apart from other failures."""
 
     def answer(fields: Fields, feeds: protocol.Blobs) -> Any:
+        files = [Path(text) for text in fields.values() if isinstance(text, str)]
+        size = sum(file.stat().st_size for file in files if file.is_file())
         try:
-            operation(fields, feeds)
+            with temporary_files(size):
+                operation(fields, feeds)
         except ImportError as error:
             raise RunnerUnavailable(str(error)) from error
-        except OSError as error:
-            return {"unwritten": (error.errno, error.strerror, error.filename)}, {}
         return {}, {}
 
     return answer

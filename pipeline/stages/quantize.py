@@ -30,7 +30,7 @@ from ..storage.arrays import Arrays
 from ..storage.dataset import Dataset
 from ..storage.workspace import Transaction
 from . import graphs
-from .native import Ask, native
+from .native import Native
 from .samples import Samples
 from .simplify import FP32
 
@@ -48,6 +48,7 @@ class Calibrate:
     preprocessing: images.Preprocessing | None
     batch: int
     samples: Samples
+    native: Native
 
     name = "calibrate"
     requires: tuple[str, ...] = (FP32,)
@@ -65,11 +66,11 @@ class Calibrate:
 
     def run(self, transaction: Transaction, progress: Progress) -> Mapping[str, Any]:
         """See ``Stage.run``."""
-        with _prepared(transaction) as (ask, model):
+        with _prepared(transaction, self.native) as model:
             cache = model.with_name(CALIBRATION)
             for feeds in self._feeds():
-                ask("calibrate", feeds, model=model)
-            ask("ranges", output=cache)
+                self.native.ask("calibrate", feeds, model=model)
+            self.native.ask("ranges", output=cache)
             # The quantizer writes the tensors in the order of a set.
             try:
                 ranges = documents.text(json.loads(cache.read_text()), indent=1, sort_keys=True)
@@ -116,6 +117,7 @@ class Quantize:
 
     variant: str
     preprocessing: images.Preprocessing | None
+    native: Native
 
     requires: tuple[str, ...] = (FP32, CALIBRATION, goldens.FILE)
 
@@ -143,9 +145,9 @@ class Quantize:
 
     def run(self, transaction: Transaction, progress: Progress) -> Mapping[str, Any]:
         """See ``Stage.run``."""
-        with _prepared(transaction) as (ask, model):
+        with _prepared(transaction, self.native) as model:
             output = model.with_name(self.ensures[0])
-            ask(
+            self.native.ask(
                 "quantize",
                 model=model,
                 output=output,
@@ -191,9 +193,9 @@ def kernels(model: Path) -> dict[str, Any]:
 
 
 @contextmanager
-def _prepared(transaction: Transaction) -> Iterator[tuple[Ask, Path]]:
-    """A worker for the quantizer, and ``fp32.onnx`` as it prepared it, in a temporary folder."""
-    with tempfile.TemporaryDirectory(prefix="edgepipe-") as name, native() as ask:
+def _prepared(transaction: Transaction, native: Native) -> Iterator[Path]:
+    """``fp32.onnx`` as the quantizer prepared it, in a temporary folder."""
+    with tempfile.TemporaryDirectory(prefix="edgepipe-") as name:
         prepared = Path(name) / "prepared.onnx"
-        ask("prepare", source=transaction.path(FP32), output=prepared)
-        yield ask, prepared
+        native.ask("prepare", source=transaction.path(FP32), output=prepared)
+        yield prepared

@@ -15,25 +15,27 @@ from typing import Any
 
 import numpy as np
 
-from ...runners.base import RunnerError
+from ...runners.base import RunnerUnavailable, SessionError, WorkerError
 from ...runners.images import Preprocessing
 from ...runners.machine.installed import versions
 from ...runners.targets import LOCAL
 from ..cells.session import Cell, open_cell, run_goldens
-from ..errors import InputError, StageError, WorkspaceError
+from ..errors import InputError, StageError
 from ..numerics import metrics
 from ..numerics.precision import float_limit
 from ..progress import Progress
 from ..storage import goldens
 from ..storage.workspace import Transaction
 from .export import EXPORTED
-from .native import COMMAND, native
+from .native import Native
 
 FP32 = "fp32.onnx"
 PATIENCE_SECONDS = 600.0
 # How much further than torch's own float32 from float64 a rewritten graph may move, in dB:
 # 20 dB is ten times the error, which reordered sums stay under and a changed graph does not.
 MARGIN_DB = 20.0
+# Not for want of space: that isn't the model's fault.
+CAN_NOT_RUN = (RunnerUnavailable, SessionError, WorkerError, InputError)
 
 
 @dataclass(frozen=True)
@@ -42,7 +44,7 @@ class Simplify:
 
     wanted: bool
     preprocessing: Preprocessing | None
-    simplifier: tuple[str, ...] = COMMAND
+    native: Native
 
     name = "simplify"
     requires: tuple[str, ...] = (EXPORTED, goldens.FILE)
@@ -60,19 +62,15 @@ class Simplify:
     def run(self, transaction: Transaction, progress: Progress) -> Mapping[str, Any]:
         """See ``Stage.run``."""
         exported = transaction.path(EXPORTED)
+        sqnr_db, reason, died = None, "not asked for", False
         with tempfile.TemporaryDirectory(prefix="edgepipe-") as folder:
             output = Path(folder) / FP32
-            reason = self._simplify(exported, output) if self.wanted else "not asked for"
-            sqnr_db = None
-            if not reason:
+            if self.wanted:
                 recorded = goldens.Goldens.load(transaction.path(goldens.FILE))
-                sqnr_db, reason = self._compare(exported, output, recorded)
-                floor = float_limit(recorded.reference_sqnr_db, MARGIN_DB)
-                if not reason and sqnr_db < floor:
-                    reason = (
-                        f"onnxsim changed the outputs: {sqnr_db:.1f} dB against the model as "
-                        f"exported, at least {floor:.1f} dB expected"
-                    )
+                try:
+                    sqnr_db, reason = self._simplify(exported, output, recorded), ""
+                except _Lost as lost:
+                    reason, died = str(lost), isinstance(lost.__cause__, WorkerError)
             transaction.write(FP32, (exported if reason else output).read_bytes())
         if reason and self.wanted:
             progress.say(f"warning: going on with the model as exported: {reason}")
@@ -86,41 +84,48 @@ class Simplify:
             if sqnr_db is not None and math.isfinite(sqnr_db)
             else None,
             "summary": f"not simplified: {reason}" if reason else "same answers as exported",
+            # A worker may have been killed for its memory: that another one is, too, isn't said.
+            "again": died,
         }
 
-    def _simplify(self, source: Path, output: Path) -> str:
-        """Run the simplifier. Returns why it failed, or an empty string."""
-        try:
-            with native(self.simplifier, PATIENCE_SECONDS) as ask:
-                ask("onnxsim", source=source, output=output)
-        except (StageError, WorkspaceError, RunnerError, ImportError) as error:
-            return str(error)
-        return "" if output.is_file() else "onnxsim failed: it wrote no model"
-
-    def _compare(
-        self, exported: Path, simplified: Path, recorded: goldens.Goldens
-    ) -> tuple[float, str]:
+    def _simplify(self, exported: Path, output: Path, recorded: goldens.Goldens) -> float:
         """SQNR in dB of the simplified model's outputs against the exported one's, both run.
 
-        With what else is wrong with them, or an empty string. Equal outputs are infinitely near,
-        also where they are not finite.
+        Equal outputs are infinitely near, also where they are not finite.
         """
-        outputs = []
-        for path in (exported, simplified):
-            cell = Cell("fp32", "ort-cpu", LOCAL, "f32", path.name, threads=None)
-            try:
-                with open_cell(cell, path) as opened:
-                    outputs.append(run_goldens(opened, recorded, self.preprocessing))
-            except (RunnerError, InputError) as error:
-                if path == exported:
-                    raise StageError(
-                        f"the exported model does not run on ort-cpu: {error}"
-                    ) from error
-                return float("-inf"), f"onnxsim's model does not run: {error}"
-        before, after = outputs
+        try:
+            self.native.ask("onnxsim", patience=PATIENCE_SECONDS, source=exported, output=output)
+        except (StageError, WorkerError, ImportError) as error:
+            raise _Lost(str(error)) from error
+        if not output.is_file():
+            raise _Lost("onnxsim failed: it wrote no model")
+        try:
+            before = self._outputs(exported, recorded)
+        except CAN_NOT_RUN as error:
+            raise StageError(f"the exported model does not run on ort-cpu: {error}") from error
+        try:
+            after = self._outputs(output, recorded)
+        except CAN_NOT_RUN as error:
+            raise _Lost(f"onnxsim's model does not run: {error}") from error
         if list(after) != list(before):
             names = f"{', '.join(before)} to {', '.join(after)}"
-            return float("-inf"), f"onnxsim changed the outputs' names from {names}"
+            raise _Lost(f"onnxsim changed the outputs' names from {names}")
         if all(np.array_equal(after[name], before[name], equal_nan=True) for name in before):
-            return float("inf"), ""
-        return min(metrics.sqnr_db(after[name], before[name]) for name in before), ""
+            return float("inf")
+        sqnr_db = min(metrics.sqnr_db(after[name], before[name]) for name in before)
+        floor = float_limit(recorded.reference_sqnr_db, MARGIN_DB)
+        if not sqnr_db >= floor:
+            raise _Lost(
+                f"onnxsim changed the outputs: {sqnr_db:.1f} dB against the model as exported, "
+                f"at least {floor:.1f} dB expected"
+            )
+        return sqnr_db
+
+    def _outputs(self, model: Path, recorded: goldens.Goldens) -> Mapping[str, np.ndarray]:
+        cell = Cell("fp32", "ort-cpu", LOCAL, "f32", model.name, threads=None)
+        with open_cell(cell, model) as opened:
+            return run_goldens(opened, recorded, self.preprocessing)
+
+
+class _Lost(Exception):
+    """Why there is no simplified model."""

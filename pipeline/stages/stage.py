@@ -6,6 +6,7 @@ from collections.abc import Mapping, Sequence
 from time import perf_counter
 from typing import Any, Protocol
 
+from ...runners.machine.files import temporary_files
 from ..errors import MissingLibrary, StageError
 from ..progress import Progress
 from ..storage.manifest import Manifest, StageRecord, digest
@@ -30,7 +31,11 @@ class Stage(Protocol):
         ...
 
     def run(self, transaction: Transaction, progress: Progress) -> Mapping[str, Any]:
-        """Write the artifacts; return what there is to say about them, as JSON values."""
+        """Write the artifacts; return what there is to say about them, as JSON values.
+
+        With "again" the next export runs the stage although nothing has changed: for results
+        that it could do no better this time.
+        """
         ...
 
 
@@ -55,7 +60,8 @@ def run_stages(
             continue
         started = perf_counter()
         try:
-            result = stage.run(transaction, progress)
+            with temporary_files():
+                result = stage.run(transaction, progress)
         except ImportError as error:
             raise MissingLibrary(
                 f'stage {stage.name}: {error}; pip install "edgepipe[cpu,export]"'
@@ -72,9 +78,9 @@ def run_stages(
 
 
 def up_to_date(name: str, key: str, workspace: Workspace, before: Manifest) -> StageRecord | None:
-    """The record of an earlier run with the same key whose files are all intact."""
+    """The record of an earlier run that holds: of the same key, its files all intact."""
     record = before.stage(name)
-    if record is None or record.key != key:
+    if record is None or record.key != key or record.result.get("again"):
         return None
     intact = all(workspace.state(before, artifact) == "intact" for artifact in record.artifacts)
     return record if intact else None

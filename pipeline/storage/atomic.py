@@ -49,8 +49,10 @@ def writable(root: Path) -> None:
 
 
 @contextmanager
-def writing(path: Path, state: str = "What was there is unchanged") -> Iterator[None]:
-    """Turn a failed write into a ``WorkspaceError`` that says where and why."""
+def writing(
+    path: Path, state: str = "What was there is unchanged", instead: str = "choose another path"
+) -> Iterator[None]:
+    """Turn a failed write into a ``WorkspaceError`` that says where and why, and what to do."""
     try:
         yield
     except OSError as error:
@@ -58,7 +60,8 @@ def writing(path: Path, state: str = "What was there is unchanged") -> Iterator[
             errno.ENOSPC: "free some space",
             errno.EDQUOT: "free some space",
             errno.EFBIG: "raise the limit on the size of a file",
-        }.get(error.errno or 0, "choose another --workspace")
+            errno.ENOENT: f"make the folder {path.parent}, or {instead}",
+        }.get(error.errno or 0, instead)
         raise WorkspaceError(
             f"can't write {path}: {error.strerror or error}; {hint}. {state}"
         ) from error

@@ -30,6 +30,10 @@ class _Host(TypedDict, total=False):
     no_energy: str | None
 
 
+class OtherSchema(InputError):
+    """A document of an older or a newer edgepipe."""
+
+
 @dataclass(frozen=True)
 class Document:
     """What a command found: its fields are the document's, in their order.
@@ -53,16 +57,15 @@ class Document:
     def from_json(cls, found: Mapping[str, Any], where: object, again: str = "") -> Self:
         """Read what ``to_json`` wrote; ``where`` it stood is for messages, ``again`` the remedy.
 
-        Raises ``InputError`` for anything else, and for what an edgepipe of another schema wrote.
+        Raises ``InputError`` for anything else, ``OtherSchema`` for what another edgepipe wrote.
         """
         again = again or f"run `{cls.MADE_BY}` again"
         try:
             if (schema := found["schema_version"]) != cls.SCHEMA:
-                raise InputError(f"{where}: schema {schema}, this reads {cls.SCHEMA}; {again}")
+                raise OtherSchema(f"{where}: schema {schema}, this reads {cls.SCHEMA}; {again}")
             known = {name: found[name] for name in written(cls) if name in found}
             made = _adapter(cls).validate_python(known)
-            for host in (known.get("host", {}), *known.get("hosts", {}).values()):
-                _adapter(_Host).validate_python(host)
+            check_hosts(known.get("host", {}), *known.get("hosts", {}).values())
             return made
         except (ValueError, KeyError, TypeError) as error:
             why = documents.reason(error)
@@ -118,6 +121,12 @@ def plain(value: Any) -> Any:
     if isinstance(value, Path):
         return str(value)
     return None if isinstance(value, float) and not math.isfinite(value) else value
+
+
+def check_hosts(*hosts: Any) -> None:
+    """Raise ``ValueError`` for what can't be a machine's facts."""
+    for host in hosts:
+        _adapter(_Host).validate_python(host)
 
 
 @cache

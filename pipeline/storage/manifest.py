@@ -13,6 +13,7 @@ from typing_extensions import TypedDict
 
 from ...runners import documents
 from ...runners.images import Preprocessing
+from ...runners.machine.files import is_file_name
 from ..errors import IntegrityError, WorkspaceError
 
 SCHEMA_VERSION = 2
@@ -58,11 +59,6 @@ class _Model(TypedDict, total=False):
     calibration: _Data | None
     simplified: bool
     not_simplified_because: str | None
-
-
-def is_file_name(name: str) -> bool:
-    """Whether an artifact may be called that: a file of its folder, and no other."""
-    return Path(name).name == name and name not in ("", "..") and "\0" not in name
 
 
 @dataclass(frozen=True)

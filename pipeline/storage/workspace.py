@@ -14,21 +14,23 @@ import os
 import shutil
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager, suppress
+from functools import partial
 from pathlib import Path
 from typing import Any, Self
 
 from ...runners import documents
-from ...runners.machine.files import sha256_file, sync_folder, write_synced
+from ...runners.machine.files import is_file_name, sha256_file, sync_folder, write_synced
 from ...runners.machine.locks import hold
 from ..errors import IntegrityError, WorkspaceError
 from .atomic import writing
 from .document import Document
-from .manifest import RESTORE, Artifact, Manifest, Recommendation, StageRecord, is_file_name
+from .manifest import RESTORE, Artifact, Manifest, Recommendation, StageRecord
 
 MANIFEST = "manifest.json"
 STAGING, COMMIT = ".staging", ".commit"
 LOCK, HOLDER = ".lock", ".holder"
 TEMPORARY_SUFFIX = ".tmp"
+_writing = partial(writing, instead="choose another --workspace")
 # What judging commands leave beside the artifacts; not part of what the manifest describes.
 RESULTS = frozenset(
     {
@@ -57,14 +59,14 @@ class Workspace:
         The kernel frees the lock of a killed process. While another process holds it this one
         says who that is and waits. Raises ``WorkspaceError`` if the folder can't be written.
         """
-        with writing(self.folder):
+        with _writing(self.folder):
             self.folder.mkdir(parents=True, exist_ok=True)
             lock = hold(
                 self.folder / LOCK,
                 waiting=lambda: say(f"waiting for {self.folder}: in use by {self._holder()}"),
             )
         try:
-            with writing(self.folder):
+            with _writing(self.folder):
                 self._recover()
                 holder = f"process {os.getpid()} ({command})"
                 # A new file each time: writing to a left-over one also works in a read-only folder.
@@ -146,7 +148,7 @@ class Workspace:
         """Put one of ``RESULTS`` into the folder, whole or not at all."""
         path = self.folder / name
         temporary = self.folder / f".{name}{TEMPORARY_SUFFIX}"
-        with writing(path):
+        with _writing(path):
             try:
                 write_synced(temporary, data)
                 temporary.replace(path)
@@ -185,7 +187,7 @@ class Transaction:
         self.stages: dict[str, StageRecord] = {}
 
     def __enter__(self) -> Self:
-        with writing(self._staging):
+        with _writing(self._staging):
             self._staging.mkdir()
         return self
 
@@ -202,7 +204,7 @@ class Transaction:
 
     def write(self, name: str, data: bytes) -> None:
         """Stage a new artifact."""
-        with writing(self._folder / name):
+        with _writing(self._folder / name):
             write_synced(self._staging / name, data)
         self.written[name] = Artifact(hashlib.sha256(data).hexdigest(), len(data))
 
@@ -245,11 +247,11 @@ class Transaction:
             path = self._folder / name
             if path.is_dir() and not path.is_symlink():
                 raise IntegrityError(f"{path}: a folder stands in its place; move it elsewhere")
-        with writing(self._folder):
+        with _writing(self._folder):
             write_synced(self._staging / MANIFEST, manifest.to_json().encode())
             sync_folder(self._staging)
             self._staging.replace(self._folder / COMMIT)
-        with writing(self._folder, "The next command completes it"):
+        with _writing(self._folder, "The next command completes it"):
             sync_folder(self._folder)
             finish_commit(self._folder)
         return manifest

@@ -207,14 +207,10 @@ def unpack(path: Path, folder: Path) -> Bundle:
     then the folder's contents are not to be used.
     """
     try:
-        file = path.open("rb")
+        with path.open("rb") as file:
+            return _unpack(path, file, folder)
     except OSError as error:
         raise BundleUnreadable(f"{path}: {error.strerror or error}") from error
-    with file:
-        try:
-            return _unpack(path, file, folder)
-        except OSError as error:
-            raise BundleUnreadable(f"{path}: {error.strerror or error}") from error
 
 
 def read_index(path: Path) -> Index:
@@ -288,9 +284,7 @@ def parse(text: bytes, path: Path) -> Index:
             )
         index = TypeAdapter(Index).validate_json(text)
     except ValidationError as error:
-        first = error.errors(include_url=False)[0]
-        key = ".".join(map(str, first["loc"]))
-        raise BundleError(f"{path}: {INDEX}: {key}: {first['msg']}") from error
+        raise BundleError(f"{path}: {INDEX}: {documents.reason(error)}") from error
     except (ValueError, TypeError, KeyError, RecursionError) as error:
         raise BundleError(f"{path}: its {INDEX} is damaged ({error})") from error
     if problem := _disagreement(index):
@@ -313,18 +307,16 @@ def _disagreement(index: Index) -> str | None:
         return "no variants"
     named = [name for variant in index.variants.values() for name in variant.proofs()]
     for variant in index.variants.values():
+        if not variant.files or not all(variant.files.values()):
+            return "a variant without a file"
         for kind, files in variant.files.items():
             if formats.can_run_code(kind):
                 return f"a bundle holds no {kind}: reading one can run code"
-            if not files:
-                return "a variant without a file"
             if found := formats.misnamed(kind, files):
                 return found
     for name in (GOLDENS, *named, *index.evidence.values()):
         if name not in index.members:
             return f"{name} is named, but is no member"
-    if not all(variant.files for variant in index.variants.values()):
-        return "a variant without a file"
     for entry in (*index.gates, *index.recommended):
         if entry.variant not in index.variants:
             return f"there is no variant {entry.variant}"

@@ -14,7 +14,6 @@ whether onnxruntime may report home (``ORT_DISABLE_TELEMETRY=1`` before the firs
 
 from __future__ import annotations
 
-from collections.abc import Mapping
 from dataclasses import dataclass, replace
 from pathlib import Path
 from time import perf_counter
@@ -29,7 +28,7 @@ from ..machine import host
 from . import signature
 from .bundle import Bundle, Index, unpacked
 from .scores import kind_in, probabilities
-from .selection import Choice, choose
+from .selection import Choice, available, choose
 from .signature import Trust
 
 
@@ -144,7 +143,7 @@ def load_bundle(
         if trust:
             signature.check(bundle, trust)
         facts = host.facts()
-        formats = _available(bundle.index, runner)
+        formats = available(bundle.index, runner, _formats)
         choice = choose(bundle.index, facts, formats, variant=variant)
         if choice.misfit and not allow_unfit:
             raise SessionError(f"{choice.variant} is not one for this CPU: {choice.misfit}")
@@ -162,26 +161,8 @@ def _session(bundle: Bundle, choice: Choice) -> Session:
     return session
 
 
-def _available(index: Index, wanted: str | None) -> Mapping[str, tuple[str, ...]]:
-    """The formats of the runners that work here; none further once one takes all there is."""
-    formats: dict[str, tuple[str, ...]] = {}
-    reasons: dict[str, str] = {}
-    favoured = {found.runner for found in index.recommended}
-    names = sorted(registry.names(), key=lambda name: name not in favoured)
-    for name in (wanted,) if wanted else names:
-        try:
-            found = registry.get(name)
-            reason = found.unavailable()
-        except RunnerUnavailable as error:
-            reasons[name] = str(error)
-            continue
-        if reason:
-            reasons[name] = reason
-            continue
-        formats[name] = found.formats
-        if all(set(variant.files) & set(found.formats) for variant in index.variants.values()):
-            break
-    if not formats:
-        said = "; ".join(f"{name}: {reason}" for name, reason in reasons.items())
-        raise RunnerUnavailable(f"no runner for this bundle here: {said}")
-    return formats
+def _formats(runner: str) -> tuple[str, ...]:
+    found = registry.get(runner)
+    if reason := found.unavailable():
+        raise RunnerUnavailable(reason)
+    return found.formats

@@ -2,12 +2,12 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, replace
 from typing import Any
 
 from .. import registry
-from ..base import BundleError, SessionError, Settings
+from ..base import BundleError, RunnerError, RunnerUnavailable, SessionError, Settings
 from ..timing.plan import SINGLE_STREAM
 from .bundle import Index, Recommended
 
@@ -31,6 +31,38 @@ class Choice:
     recommended: bool
     misfit: str | None
     passed_over: Mapping[str, str]
+
+
+def available(
+    index: Index,
+    wanted: str | None,
+    formats_of: Callable[[str], tuple[str, ...]],
+    where: str = "here",
+) -> dict[str, tuple[str, ...]]:
+    """The formats of the runners that work on a machine, or of the one that is ``wanted``.
+
+    ``formats_of`` asks a runner, and raises ``RunnerError`` for one that doesn't work. Those that
+    the bundle has recommendations for are asked first, and none further once one takes all that
+    there is. Raises ``RunnerUnavailable`` if none is left.
+    """
+    found: dict[str, tuple[str, ...]] = {}
+    reasons: dict[str, str] = {}
+    favoured = {one.runner for one in index.recommended}
+    names = sorted(registry.names(), key=lambda name: name not in favoured)
+    for name in (wanted,) if wanted else names:
+        try:
+            found[name] = formats_of(name)
+        except RunnerError as error:
+            if not error.greeted:  # no worker starts there: the next one won't, either
+                raise
+            reasons[name] = str(error)
+            continue
+        if all(set(variant.files) & set(found[name]) for variant in index.variants.values()):
+            break
+    if not found:
+        said = "; ".join(f"{name}: {reason}" for name, reason in reasons.items())
+        raise RunnerUnavailable(f"no runner for this bundle {where}: {said}")
+    return found
 
 
 def choose(

@@ -28,7 +28,8 @@ from typing import Any
 from .. import documents, registry
 from ..backends import probe
 from ..base import RunnerError, RunnerOptionError, RunnerUnavailable, Settings
-from ..machine.files import cache_folder, write_synced
+from ..machine.files import cache_folder, is_file_name, write_synced
+from ..machine.installed import is_damaged
 from ..machine.locks import hold
 from ..targets import LOCAL
 from ..workers import command as commands
@@ -83,11 +84,8 @@ class Environment:
         """The first file that pip put there and that is missing or of another size, or ""."""
         for installed in distributions(path=[str(path) for path in self._site_packages()]):
             for file in installed.files or ():
-                path = Path(str(file.locate()))
-                if file.suffix == ".pyc" or file.size is None:
-                    continue
-                if not path.is_file() or path.stat().st_size != file.size:
-                    return f"{path.name} of {installed.name} is missing or cut"
+                if is_damaged(file):
+                    return f"{file.name} of {installed.name} is missing or cut"
         return ""
 
     def _site_packages(self) -> list[Path]:
@@ -120,12 +118,7 @@ def find(runner: str) -> Environment | None:
         found = TypeAdapter(Environment).validate_python(document)
     except (OSError, ValueError, KeyError, TypeError, AttributeError):
         return None
-    return found if _is_place(found.directory) else None
-
-
-def _is_place(name: str) -> bool:
-    """Whether a marker names a folder beside itself, and nothing elsewhere."""
-    return Path(name).name == name and name != ".." and "\0" not in name
+    return found if is_file_name(found.directory) else None
 
 
 def python_of(runner: str) -> str | None:

@@ -2,10 +2,21 @@
 
 from __future__ import annotations
 
+import errno
 import hashlib
 import os
+import shutil
 import sys
+import tempfile
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
+
+from ..base import StorageFull
+
+FULL = frozenset({errno.ENOSPC, errno.EDQUOT, errno.EFBIG})
+# What libraries write into temporary files at a time, in sizes of the model they are given.
+COPIES = 4
 
 
 def write_synced(path: Path, data: bytes) -> None:
@@ -14,6 +25,39 @@ def write_synced(path: Path, data: bytes) -> None:
         file.write(data)
         file.flush()
         os.fsync(file.fileno())
+
+
+@contextmanager
+def temporary_files(model_bytes: int = 0) -> Iterator[None]:
+    """Raise ``StorageFull`` for what fails because temporary files have no room.
+
+    Native code may not tell: whatever fails counts that is about a model of ``model_bytes`` while
+    there is no room for a few copies of it.
+    """
+    try:
+        yield
+    except Exception as error:
+        number = error.errno if isinstance(error, OSError) else None
+        folder = temporary_folder()
+        if number not in FULL:
+            if not model_bytes or shutil.disk_usage(folder).free >= COPIES * model_bytes:
+                raise
+            number = errno.ENOSPC
+        raise StorageFull(
+            f"can't write temporary files in {folder}: {os.strerror(number)}; free some space "
+            "there, or set TMPDIR to a folder that has more"
+        ) from error
+
+
+def temporary_folder() -> Path:
+    """Where a user's temporary files lie; those of a command have folders of their own in it."""
+    folder = Path(tempfile.gettempdir())
+    return next(one for one in (folder, *folder.parents) if not one.name.startswith("edgepipe-"))
+
+
+def is_file_name(name: str) -> bool:
+    """Whether it names a file of a folder, and nothing elsewhere."""
+    return Path(name).name == name and name not in ("", "..") and "\0" not in name
 
 
 def sha256_file(path: Path) -> str:

@@ -168,8 +168,7 @@ def limit_memory(share: float = 0.9) -> None:
     An allocation that can't be served then fails inside the runner, which reports it, instead
     of waking the kernel's OOM killer, which may pick the parent.
     """
-    limit, used = memory_limit()
-    available = max(0, min(_meminfo("MemAvailable") * 1024, limit - used))
+    available = free_memory()
     if available and sys.platform == "linux":
         import resource
 
@@ -177,6 +176,12 @@ def limit_memory(share: float = 0.9) -> None:
         limit = int(available * share)
         if soft == resource.RLIM_INFINITY or limit < soft:
             resource.setrlimit(resource.RLIMIT_DATA, (limit, hard))
+
+
+def free_memory() -> int:
+    """Bytes that a process could still have here: the kernel's estimate or the container's rest."""
+    limit, used = memory_limit()
+    return max(0, min(_meminfo("MemAvailable") * 1024, limit - used))
 
 
 def memory_limit(cgroups: Path = Path("/sys/fs/cgroup")) -> tuple[int, int]:

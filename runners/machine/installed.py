@@ -64,12 +64,13 @@ def _about(distribution: Distribution, folder: str) -> dict[str, Any]:
     return {
         "name": distribution.name,
         "version": distribution.version,
-        "damaged": [str(file) for file in files if _is_damaged(file)][:MOST_NAMED],
+        "damaged": [str(file) for file in files if is_damaged(file)][:MOST_NAMED],
         "openvino": distribution.version if folder == "openvino" else _openvino_release(files),
     }
 
 
-def _is_damaged(file: PackagePath) -> bool:
+def is_damaged(file: PackagePath) -> bool:
+    """Whether a distribution's file is missing, or of another size than the wheel's."""
     if file.suffix == ".pyc" or file.size is None:  # made after the installation, or RECORD itself
         return False
     try:

@@ -33,32 +33,45 @@ class Conditions:
     energy_j: float | None = None
 
 
-class Meter:
-    """Reads the machine's counters when made and again in ``read``."""
+class Watch:
+    """Reads the machine's counters over the stretches between ``resume`` and ``pause``."""
 
     def __init__(self) -> None:
-        self._energy = _energy_uj()
-        self._throttled = _throttled()
-        self._ticks = _ticks()
-        self._own = time.process_time()
+        self._seconds = self._own = 0.0
+        self._spent = [0] * 8
+        self._throttled = 0
+        self._energy: float | None = 0.0
+
+    def resume(self) -> None:
+        """What happens from now on counts."""
+        self._before = (_energy_uj(), _throttled(), _ticks(), time.process_time())
         self._started = time.perf_counter()
 
+    def pause(self) -> None:
+        """What happens from now on doesn't."""
+        self._seconds += time.perf_counter() - self._started
+        energy, throttled, ticks, own = self._before
+        self._own += time.process_time() - own
+        passed = [now - then for now, then in zip(_ticks(), ticks, strict=True)]
+        self._spent = [sum(both) for both in zip(self._spent, passed, strict=True)]
+        self._throttled += _throttled() - throttled
+        used = _joules(energy, _energy_uj())
+        self._energy = None if used is None or self._energy is None else self._energy + used
+
     def read(self) -> Conditions:
-        """What has happened since the meter was made."""
-        seconds = time.perf_counter() - self._started
-        own = time.process_time() - self._own
-        spent = [after - before for after, before in zip(_ticks(), self._ticks, strict=True)]
+        """What happened in all the stretches."""
+        spent = self._spent
         total = sum(spent)
         others = 0.0
         if total:
-            busy = sum(spent) - spent[IDLE] - spent[IOWAIT] - spent[STEAL]
-            others = max(0.0, busy - own * _ticks_per_second()) / total
+            busy = total - spent[IDLE] - spent[IOWAIT] - spent[STEAL]
+            others = max(0.0, busy - self._own * _ticks_per_second()) / total
         return Conditions(
-            seconds=seconds,
+            seconds=self._seconds,
             steal_percent=100 * spent[STEAL] / total if total else 0.0,
             others_percent=100 * others,
-            throttled=_throttled() - self._throttled,
-            energy_j=_joules(self._energy, _energy_uj()),
+            throttled=self._throttled,
+            energy_j=self._energy,
         )
 
 

@@ -1,4 +1,4 @@
-"""The measuring loop: warm up, then time runs of one session as a scenario says.
+"""The measuring loop: warm up, then time runs of one session, in slices, as a scenario says.
 
 The scenarios are MLPerf Inference's (inference_rules.adoc): one run after the other
 ("single-stream"), as many as the machine takes ("offline"), or runs that arrive at random
@@ -11,22 +11,29 @@ import gc
 from array import array
 from collections.abc import Mapping
 from dataclasses import dataclass, field
-from time import perf_counter_ns
+from time import perf_counter_ns, process_time_ns, sleep
 
 import numpy as np
 
 from ..base import Session, SessionError
-from .conditions import Conditions, Meter
+from .conditions import Conditions, Watch
 from .plan import OFFLINE, SERVER, SINGLE_STREAM, Kept, Load, Plan
 from .scenarios import Offline, Server
 
 WARM_UP_WINDOW_RUNS = 8
 WARM_UP_AGREEMENT = 0.02
+# Idle threads that wait in a loop take a neighbour's time; they have stopped when the process uses
+# less than a fifth of a core for a millisecond.
+REST_SECONDS = 0.001
+RESTING = 0.2
+MOST_REST_SECONDS = 0.1
 
 
 @dataclass(frozen=True)
 class Measurement:
     """``samples`` are int64 nanoseconds, one for each timed run, in order of completion.
+
+    ``slices`` is how many of them each slice took, one after the other.
 
     What they are depends on the scenario: how long the run took ("single-stream"), how long
     after the one before it the run was complete ("offline": they add up to the elapsed time),
@@ -36,6 +43,7 @@ class Measurement:
     of an untimed one on the same input, in units of that output's largest magnitude; it is
     infinite where a timed output has another shape, or is not finite. ``device_memory_mib`` is
     what the process then holds on a GPU, ``None`` where it holds none or nobody can say.
+    ``rests``: its threads stopped using the CPU soon after each slice.
     """
 
     samples: np.ndarray
@@ -44,37 +52,89 @@ class Measurement:
     deviation: float
     conditions: Conditions = field(default_factory=lambda: Conditions(0.0))
     device_memory_mib: float | None = None
+    slices: tuple[int, ...] = ()
+    rests: bool = True
+
+    def by_slice(self) -> list[np.ndarray]:
+        """The samples of each slice."""
+        return np.split(self.samples, np.cumsum(self.slices)[:-1])
 
 
-def measure(session: Session, feeds: Mapping[str, np.ndarray], plan: Plan) -> Measurement:
-    """Time ``session`` on ``feeds`` as ``plan`` says.
+class Timer:
+    """Times ``session`` on ``feeds`` as ``plan`` says, in as many slices as it is asked for.
 
     Raises ``SessionError`` if a run fails, or if the scenario needs several runs at once and
     the session can't have them.
     """
-    expected = session.run(feeds)
-    kept = Kept(sum(array.nbytes for array in expected.values()))
-    load = _load(session, feeds, plan)
-    enabled = gc.isenabled()
-    gc.collect()
-    gc.disable()  # a collection in the middle of a sample would be timed as inference
-    try:
-        warm_up_runs, settled = _warm_up(load, plan)
-        meter = Meter()
-        samples = load.timed(plan, kept)
-        conditions = meter.read()
-        load.afterwards(kept)
-    finally:
-        if enabled:
+
+    def __init__(self, session: Session, feeds: Mapping[str, np.ndarray], plan: Plan) -> None:
+        self._plan = plan
+        self._expected = session.run(feeds)
+        self._kept = Kept(sum(array.nbytes for array in self._expected.values()))
+        self._load = _load(session, feeds, plan)
+        self._watch = Watch()
+        self._slices: list[np.ndarray] = []
+        self._rests = True
+        self._warm_up_runs, self._settled = 0, False
+        # A collection in the middle of a sample would be timed as inference.
+        self._collecting = gc.isenabled()
+        gc.collect()
+        gc.disable()
+
+    def warm_up(self) -> None:
+        """Run until the times agree, or the plan's patience ends."""
+        self._warm_up_runs, self._settled = _warm_up(self._load, self._plan)
+
+    def wake(self) -> None:
+        """One run that doesn't count: what others did since the last slice is in the caches."""
+        self._load.warm_up(0.0, 1, perf_counter_ns() + int(self._plan.max_seconds * 1e9))
+
+    def slice(self) -> None:
+        """Time runs."""
+        self._watch.resume()
+        samples = self._load.timed(self._plan, self._kept)
+        self._watch.pause()
+        self._slices.append(np.frombuffer(samples, np.int64))
+
+    def rest(self) -> None:
+        """Wait until the session's idle threads use the CPU no more, or patience ends."""
+        limit = perf_counter_ns() + int(MOST_REST_SECONDS * 1e9)
+        while perf_counter_ns() < limit:
+            wall, own = perf_counter_ns(), process_time_ns()
+            sleep(REST_SECONDS)
+            if process_time_ns() - own < RESTING * (perf_counter_ns() - wall):
+                return
+        self._rests = False
+
+    def finish(self) -> Measurement:
+        """What all slices gave."""
+        self._load.afterwards(self._kept)
+        return Measurement(
+            samples=np.concatenate(self._slices),
+            warm_up_runs=self._warm_up_runs,
+            settled=self._settled,
+            deviation=max(_deviation(outputs, self._expected) for outputs in self._kept.outputs),
+            conditions=self._watch.read(),
+            slices=tuple(map(len, self._slices)),
+            rests=self._rests,
+        )
+
+    def close(self) -> None:
+        """Free what the load has beside the session."""
+        if self._collecting:
             gc.enable()
-        load.close()
-    return Measurement(
-        samples=np.frombuffer(samples, np.int64),
-        warm_up_runs=warm_up_runs,
-        settled=settled,
-        deviation=max(_deviation(outputs, expected) for outputs in kept.outputs),
-        conditions=conditions,
-    )
+        self._load.close()
+
+
+def measure(session: Session, feeds: Mapping[str, np.ndarray], plan: Plan) -> Measurement:
+    """One slice of a ``Timer``, after warming up."""
+    timer = Timer(session, feeds, plan)
+    try:
+        timer.warm_up()
+        timer.slice()
+        return timer.finish()
+    finally:
+        timer.close()
 
 
 def _load(session: Session, feeds: Mapping[str, np.ndarray], plan: Plan) -> Load:

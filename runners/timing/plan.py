@@ -17,7 +17,7 @@ KEPT_OUTPUT_BYTES = 64 << 20
 
 @dataclass(frozen=True)
 class Plan:
-    """How long to measure: at least ``seconds`` and ``min_samples``, but at most ``max_seconds``.
+    """How long a slice is: at least ``seconds`` and ``min_samples``, but at most ``max_seconds``.
 
     Warming up ends when two successive windows (each at least 8 runs and ``window_seconds``)
     are within 2 % of each other, or after ``warm_up_seconds``. ``rate`` is how many runs

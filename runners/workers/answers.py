@@ -1,12 +1,18 @@
-"""What a worker says: of a runner, of the session that it loaded, of a run."""
+"""What a worker says: of a runner, of the session that it loaded, of runs; read from its replies.
+
+What reads a reply raises ``KeyError``, ``TypeError``, ``ValueError`` or ``AttributeError`` where it
+lacks what the operation answers.
+"""
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
-from ..base import Placement, TensorSpec
+from ..base import NodeTime, NodeTimes, Placement, TensorSpec
+from ..timing.conditions import Conditions
+from ..timing.measure import Measurement
 
 if TYPE_CHECKING:
     import numpy as np
@@ -46,3 +52,52 @@ class Outputs:
     arrays: Mapping[str, np.ndarray]
     elapsed_ms: float
     peak_rss_mib: float
+
+
+def description(reply: Mapping[str, Any]) -> Description:
+    """Of "describe"."""
+    return Description(
+        formats=tuple(reply["formats"]),
+        precisions=tuple(reply["precisions"]),
+        reason=reply["reason"],
+        version=reply["version"],
+        devices=tuple(reply["devices"]),
+        tunables={name: tuple(values) for name, values in reply["tunables"].items()},
+    )
+
+
+def loaded(reply: Mapping[str, Any]) -> Loaded:
+    """Of "load"."""
+    return Loaded(
+        inputs=_specs(reply["inputs"]),
+        outputs=_specs(reply["outputs"]),
+        placement=Placement(**reply["placement"]),
+        runner_version=reply["runner_version"],
+        load_ms=reply["load_ms"],
+        from_cache=reply["from_cache"],
+    )
+
+
+def measured(reply: Mapping[str, Any], arrays: Mapping[str, Any]) -> tuple[Measurement, float]:
+    """Of "finish" and "measure": the measurement, and the peak memory in MiB."""
+    fields = dict(reply)
+    peak_rss_mib = fields.pop("peak_rss_mib")
+    conditions = Conditions(**fields.pop("conditions"))
+    slices = tuple(fields.pop("slices"))
+    samples = arrays["samples"]
+    if not slices or sum(slices) != len(samples):
+        raise ValueError(f"slices of {sum(slices)} samples, {len(samples)} came")
+    found = Measurement(samples, conditions=conditions, slices=slices, **fields)
+    return found, peak_rss_mib
+
+
+def node_times(reply: Mapping[str, Any]) -> NodeTimes:
+    """Of "profile"."""
+    nodes = (NodeTime(**{**node, "originals": tuple(node["originals"])}) for node in reply["nodes"])
+    return NodeTimes(reply["statistic"], reply["total_us"], tuple(nodes))
+
+
+def _specs(entries: Sequence[Mapping[str, Any]]) -> tuple[TensorSpec, ...]:
+    return tuple(
+        TensorSpec(entry["name"], entry["dtype"], tuple(entry["shape"])) for entry in entries
+    )

@@ -29,25 +29,22 @@ from typing import Any, Self
 import numpy as np
 
 from ..base import (
-    NodeTime,
     NodeTimes,
-    Placement,
-    PlacementError,
     RunnerError,
     RunnerUnavailable,
     SessionError,
     Settings,
-    TensorSpec,
+    StorageFull,
     WorkerCrashed,
     WorkerError,
     WorkerGarbage,
     WorkerTimeout,
 )
+from ..machine.files import temporary_files
 from ..targets import INSTALL, SSH_REMEDIES
-from ..timing.conditions import Conditions
 from ..timing.measure import Measurement
 from ..timing.plan import Plan
-from . import protocol
+from . import answers, protocol
 from .answers import Description, Loaded, Outputs
 
 STDERR_KEPT = 16 << 10
@@ -74,6 +71,7 @@ class Worker:
 
     argv: Sequence[str]
     timeouts: Timeouts = field(default_factory=Timeouts)
+    _pid: int | None = field(default=None, init=False)
 
     def __enter__(self) -> Self:
         self.start()
@@ -92,7 +90,10 @@ class Worker:
     def start(self) -> None:
         """Start the process. Raises ``RunnerUnavailable`` where there is no such command."""
         # Whatever the worker puts into temporary files goes when this side closes it.
-        self._folder = tempfile.TemporaryDirectory(prefix="edgepipe-", ignore_cleanup_errors=True)
+        with temporary_files():
+            self._folder = tempfile.TemporaryDirectory(
+                prefix="edgepipe-", ignore_cleanup_errors=True
+            )
         try:
             self._process = subprocess.Popen(
                 self.argv,
@@ -112,6 +113,7 @@ class Worker:
             raise unavailable from error
         assert self._process.stdin
         assert self._process.stdout
+        self._pid = self._process.pid
         self._stdin, self._stdout = self._process.stdin.fileno(), self._process.stdout.fileno()
         os.set_blocking(self._stdin, False)
         os.set_blocking(self._stdout, False)
@@ -129,14 +131,7 @@ class Worker:
         """Ask about a runner. Raises ``RunnerUnavailable`` for one that isn't there or broken."""
         reply, _ = self.request("describe", {"runner": runner}, {}, self.timeouts.load)
         with self._expecting("describe"):
-            return Description(
-                formats=tuple(reply["formats"]),
-                precisions=tuple(reply["precisions"]),
-                reason=reply["reason"],
-                version=reply["version"],
-                devices=tuple(reply["devices"]),
-                tunables={name: tuple(values) for name, values in reply["tunables"].items()},
-            )
+            return answers.description(reply)
 
     def load(
         self,
@@ -159,14 +154,7 @@ class Worker:
         blobs = {**files, **(cache or {})}
         reply, _ = self.request("load", fields, blobs, self.timeouts.load)
         with self._expecting("load"):
-            return Loaded(
-                inputs=_specs(reply["inputs"]),
-                outputs=_specs(reply["outputs"]),
-                placement=Placement(**reply["placement"]),
-                runner_version=reply["runner_version"],
-                load_ms=reply["load_ms"],
-                from_cache=reply["from_cache"],
-            )
+            return answers.loaded(reply)
 
     def cache(self) -> dict[str, bytes]:
         """The files that ``load`` left in its cache; empty if the runner has none."""
@@ -179,26 +167,61 @@ class Worker:
         with self._expecting("run"):
             return Outputs(arrays, reply["elapsed_ms"], reply["peak_rss_mib"])
 
+    def meter(self, threads: int) -> Mapping[str, Any]:
+        """Have the meter in place of a model: see ``timing.meter``; returns what it does."""
+        reply, _ = self.request("meter", {"threads": threads}, {}, self.timeouts.load)
+        return reply
+
+    def warm_up(self, feeds: Mapping[str, np.ndarray], plan: Plan) -> float:
+        """Get the loaded session ready for slices; returns the MiB that are free there then.
+
+        From now on the worker's process is stopped whenever it has no turn, if it is on this
+        machine: idle threads of a pool may wait in a loop, in another one's slice.
+        """
+        patience = plan.warm_up_seconds + self.timeouts.run
+        self._plan = plan
+        reply, _ = self.request("warm_up", {"plan": asdict(plan)}, feeds, patience)
+        self._signal(signal.SIGSTOP)
+        with self._expecting("warm_up"):
+            return float(reply["free_mib"])
+
+    def slice(self) -> None:
+        """Time the session for a slice; this side sleeps meanwhile."""
+        self._signal(signal.SIGCONT)
+        patience = 2 * self._plan.max_seconds + self.timeouts.run
+        self.request("slice", {"rest": not self._is_here}, {}, patience)
+        self._signal(signal.SIGSTOP)
+
+    def finish(self) -> tuple[Measurement, float]:
+        """What the slices gave: the measurement and the peak memory in MiB."""
+        self._signal(signal.SIGCONT)
+        reply, arrays = self.request("finish", {}, {}, self.timeouts.run)
+        with self._expecting("finish"):
+            return answers.measured(reply, arrays)
+
+    @property
+    def _is_here(self) -> bool:
+        """Whether the process that was started is the worker, and not one that leads to it."""
+        return self.hello.get("pid") == self._pid
+
+    def _signal(self, number: int) -> None:
+        if self._is_here and self._pid is not None:
+            with suppress(ProcessLookupError):
+                os.kill(self._pid, number)
+
     def measure(self, feeds: Mapping[str, np.ndarray], plan: Plan) -> tuple[Measurement, float]:
-        """Time the loaded session; returns the measurement and the peak memory in MiB."""
+        """``warm_up``, one slice and ``finish``, at a stretch."""
         patience = plan.warm_up_seconds + plan.max_seconds + self.timeouts.run
         reply, arrays = self.request("measure", {"plan": asdict(plan)}, feeds, patience)
         with self._expecting("measure"):
-            peak_rss_mib = reply.pop("peak_rss_mib")
-            conditions = Conditions(**reply.pop("conditions"))
-            return Measurement(arrays["samples"], conditions=conditions, **reply), peak_rss_mib
+            return answers.measured(reply, arrays)
 
     def profile(self, feeds: Mapping[str, np.ndarray], plan: Plan) -> tuple[np.ndarray, NodeTimes]:
         """Ns of each run of the session, which was loaded for it, and what its nodes take."""
         patience = plan.warm_up_seconds + plan.max_seconds + self.timeouts.run
         reply, arrays = self.request("profile", {"plan": asdict(plan)}, feeds, patience)
         with self._expecting("profile"):
-            nodes = (
-                NodeTime(**{**node, "originals": tuple(node["originals"])})
-                for node in reply["nodes"]
-            )
-            found = NodeTimes(reply["statistic"], reply["total_us"], tuple(nodes))
-            return arrays["samples"], found
+            return arrays["samples"], answers.node_times(reply)
 
     def request(
         self,
@@ -209,7 +232,7 @@ class Worker:
     ) -> tuple[protocol.Message, dict[str, Any]]:
         """Send one request and wait for its reply.
 
-        Raises ``RunnerUnavailable`` or ``SessionError`` if that is the reply, and a
+        Raises one of ``protocol.REFUSALS`` if that is the reply, and a
         ``WorkerError`` (after killing the process group) if there is none.
         """
         # Outside the try: what can't be encoded is the caller's mistake, not the worker's.
@@ -235,12 +258,9 @@ class Worker:
         except OSError as error:  # a file that was to be sent; half of it may be on its way
             self._kill()
             raise SessionError(f"{error.filename}: {error.strerror}") from error
-        if "unavailable" in message:
-            raise RunnerUnavailable(message["unavailable"])
-        if "misplaced" in message:
-            raise PlacementError(message["misplaced"])
-        if "failed" in message:
-            raise SessionError(message["failed"])
+        for name, kind in protocol.REFUSALS.items():
+            if name in message:
+                raise kind(message[name])
         return message, arrays
 
     def close(self) -> None:
@@ -263,7 +283,7 @@ class Worker:
             int(hello["host"]["physical_cores"])
         return hello
 
-    def _crash(self, operation: str) -> WorkerCrashed:
+    def _crash(self, operation: str) -> RunnerError:
         # The pipe broke, so the process has ended or is about to.
         try:
             status = self._process.wait(KILL_GRACE_SECONDS)
@@ -273,6 +293,8 @@ class Worker:
         self._kill()
         words = self._last_words()
         last = words.splitlines()[-1].strip() if words else ""
+        if self._process.returncode == protocol.FULL_STATUS:
+            return StorageFull(last)
         text = f"the worker ended during {operation!r}: {how}" + (f" ({last})" if last else "")
         remedy = next((SSH_REMEDIES[sign] for sign in SSH_REMEDIES if sign in last), None)
         return WorkerCrashed(f"{text}; {remedy}" if remedy else text, words)
@@ -362,12 +384,6 @@ def _wait(descriptor: int, event: int, deadline: float) -> None:
     remaining = deadline - time.monotonic()
     if remaining <= 0 or not poller.poll(remaining * 1000):
         raise TimeoutError
-
-
-def _specs(entries: Sequence[Mapping[str, Any]]) -> tuple[TensorSpec, ...]:
-    return tuple(
-        TensorSpec(entry["name"], entry["dtype"], tuple(entry["shape"])) for entry in entries
-    )
 
 
 def signal_name(number: int) -> str:

@@ -18,13 +18,24 @@ from typing import Any
 
 import numpy as np
 
+from ..base import PlacementError, RunnerError, RunnerUnavailable, SessionError, StorageFull
+
 VERSION = 1
 MAX_HEADER_BYTES = 1 << 20
 MAX_BODY_BYTES = 4 << 30  # of the arrays of a message, which lie in memory
 MAX_FILE_BYTES = 64 << 30  # of its files, which go from disk to disk
 CHUNK_BYTES = 1 << 20
+FULL_STATUS = 74  # EX_IOERR of sysexits.h: a worker that can't store what it is sent
 NUMBERS = "biufc"  # numpy's kinds that are nothing but their bytes
 REGISTERED = 2  # numpy.dtype.isbuiltin of a type that another package brought
+
+# Replies that are none, in the order that an error is looked up: PlacementError is a SessionError.
+REFUSALS: dict[str, type[RunnerError]] = {
+    "unavailable": RunnerUnavailable,
+    "misplaced": PlacementError,
+    "full": StorageFull,
+    "failed": SessionError,
+}
 
 Message = dict[str, Any]
 Blobs = dict[str, "np.ndarray | bytes | Path"]

@@ -38,6 +38,8 @@ from ..base import (
     Settings,
     TensorSpec,
 )
+from ..machine import isa
+from ..targets import Isa
 from ..timing.conditions import Conditions
 from ..timing.plan import SERVER, SINGLE_STREAM
 from . import protocol
@@ -69,13 +71,14 @@ class Script:
     """What a runner answers. ``answer`` makes outputs of feeds, both name -> ``[n, ...]``.
 
     ``inputs`` and ``outputs`` are the model's, ``reason`` is why the runner is unavailable.
-    ``ms`` is what a run takes, ``samples`` how many are taken in a visit, ``deviation`` and
+    ``ms`` is what a run takes, ``samples`` how many are taken in a generation, ``deviation`` and
     ``conditions`` are fields of the ``Measurement``; those of ``placement`` are what is read back
-    other than asked for. A runner that is not ``concurrent`` has one run at a time, ``cache`` is
-    what its loading leaves for the next one. ``fails`` has the error that each operation ends in:
-    "describe", "load", "cache", "run", "measure" or "profile"; without ``nodes`` it can't profile.
-    ``varies`` says which of all these are
-    otherwise with some settings: ``lambda settings: {"ms": 4.0 / settings.threads}``.
+    other than asked for. ``free_mib`` is left of the memory once it has warmed up. A runner that is
+    not ``concurrent`` has one run at a time, ``cache`` is what its loading leaves for the next one,
+    and without ``nodes`` it can't profile. ``fails`` has the error that each operation ends in:
+    "describe", "load", "cache", "run", "warm_up", "slice", "finish", "measure" or "profile".
+    ``varies`` says which of all these are otherwise with some settings:
+    ``lambda settings: {"ms": 4.0 / settings.threads}``.
     """
 
     answer: Callable[[Arrays], Arrays]
@@ -88,6 +91,7 @@ class Script:
     reason: str | None = None
     ms: float = 1.0
     samples: int = 100
+    free_mib: float = 4096.0
     deviation: float = 0.0
     conditions: Mapping[str, Any] = field(default_factory=dict)
     placement: Mapping[str, Any] = field(default_factory=dict)
@@ -100,6 +104,9 @@ class Script:
     def failing(self, **fails: RunnerError) -> Script:
         """The same, but for operations that end in an error."""
         return replace(self, fails={**self.fails, **fails})
+
+
+METER = Script(lambda _feeds: {}, (), ())
 
 
 @contextmanager
@@ -136,11 +143,15 @@ def scripted(
     def request(
         worker: Worker, operation: str, fields: Mapping[str, Any], blobs: Any, _timeout: float
     ) -> Reply:
+        cap = isa.cap_of(worker.argv)
         if operation == "hello":
-            return {**about, "host": host}, {}
+            return {**about, "host": host if cap is None else isa.capped(cap, host)}, {}
+        if operation == "meter":
+            sessions[id(worker)] = _Session(METER, fields, None)
+            return {"work": "none", "threads": fields["threads"]}, {}
         if operation in ("describe", "load"):
             script = _find(scripts, fields["runner"], fields.get("file", ""), blobs)
-            sessions[id(worker)] = _Session(script, fields)
+            sessions[id(worker)] = _Session(script, fields, cap)
         session = sessions[id(worker)]
         if operation in session.script.fails:
             raise copy.copy(session.script.fails[operation])
@@ -171,7 +182,8 @@ def _find(
 class _Session:
     """Answers requests by their names, as ``worker.operations`` do in a process."""
 
-    def __init__(self, script: Script, fields: Mapping[str, Any]) -> None:
+    def __init__(self, script: Script, fields: Mapping[str, Any], cap: Isa | None) -> None:
+        self._cap = cap
         self._settings = Settings(**fields.get("settings", {"threads": 1}))
         self.script = replace(script, **script.varies(self._settings))
 
@@ -207,6 +219,7 @@ class _Session:
             "streams": asked.streams or 2,
             "provider": provider,
             "nodes": {provider: 10},
+            "isa": None if self._cap is None else self._cap.logged[0],
         }
         return {
             "inputs": [asdict(spec) for spec in self._fixed(script.inputs)],
@@ -230,11 +243,19 @@ class _Session:
         total_us = sum(node.us for node in self.script.nodes)
         return asdict(NodeTimes("median", total_us, self.script.nodes)), arrays
 
-    def measure(self, fields: Mapping[str, Any], feeds: Arrays) -> Reply:
+    def warm_up(self, fields: Mapping[str, Any], feeds: Arrays) -> Reply:
         self._check(feeds)
-        script, plan = self.script, fields["plan"]
-        if plan["scenario"] != SINGLE_STREAM and not script.concurrent:
-            raise SessionError(f"{plan['scenario']}: this runner has one run at a time only")
+        self._plan, self._slices = fields["plan"], 0
+        if self._plan["scenario"] != SINGLE_STREAM and not self.script.concurrent:
+            raise SessionError(f"{self._plan['scenario']}: this runner has one run at a time only")
+        return {"free_mib": self.script.free_mib}, {}
+
+    def slice(self, _fields: Mapping[str, Any], _feeds: Arrays) -> Reply:
+        self._slices += 1
+        return {}, {}
+
+    def finish(self, _fields: Mapping[str, Any], _feeds: Arrays) -> Reply:
+        script, plan = self.script, self._plan
         jitter = np.random.default_rng(plan["seed"]).normal(1, JITTER, script.samples)
         samples = (1e6 * script.ms * jitter).astype(np.int64)
         seconds = float(samples.sum()) / 1e9
@@ -244,10 +265,17 @@ class _Session:
             "warm_up_runs": 8,
             "settled": True,
             "deviation": script.deviation,
+            "slices": [len(part) for part in np.array_split(samples, self._slices)],
+            "rests": True,
             "conditions": asdict(Conditions(**{"seconds": seconds, **script.conditions})),
             "device_memory_mib": None,
             "peak_rss_mib": 100.0,
         }, {"samples": samples}
+
+    def measure(self, fields: Mapping[str, Any], feeds: Arrays) -> Reply:
+        self.warm_up(fields, feeds)
+        self.slice(fields, feeds)
+        return self.finish(fields, feeds)
 
     def _fixed(self, specs: Sequence[TensorSpec]) -> list[TensorSpec]:
         """The specs with the batch that was asked for, where the model leaves it open."""

@@ -2,7 +2,8 @@
 
 It reads requests from stdin and answers on what was its stdout; whatever a library prints to
 stdout goes to stderr instead. It ends with its input, so that a worker on any machine ends
-with its parent: see ``watchdog``. Requests (see ``protocol`` for the wire format):
+with its parent: see ``watchdog``. With ``--isa NAME`` it computes as an older CPU, proves it, and
+has only those runners that can: see ``isa``. Requests (see ``protocol`` for the wire format):
 
     hello                      -> {version, edgepipe, pid, host}
     inspect                    -> {host, load, installed}
@@ -10,7 +11,11 @@ with its parent: see ``watchdog``. Requests (see ``protocol`` for the wire forma
     load {runner, settings, file, cache, profiled} + files -> {inputs, outputs, placement, …}
     cache                      -> {} + files
     run + feeds                -> {elapsed_ms} + outputs
-    measure {plan} + feeds     -> {warm_up_runs, settled, …} + samples
+    meter {threads}            -> {work, threads, numpy}
+    warm_up {plan} + feeds     -> {free_mib}
+    slice {rest}               -> {}
+    finish                     -> {warm_up_runs, settled, …} + samples
+    measure {plan} + feeds     -> the three in one
     profile {plan} + feeds     -> {statistic, total_us, nodes} + samples
 """
 
@@ -22,6 +27,7 @@ import subprocess
 import sys
 import tempfile
 from collections.abc import Callable, Iterator, Mapping
+from contextlib import AbstractContextManager, nullcontext
 from dataclasses import asdict, replace
 from importlib.metadata import version
 from io import BufferedReader
@@ -34,7 +40,6 @@ import numpy as np
 from .. import registry
 from ..base import (
     NO_PROFILER,
-    PlacementError,
     ProfiledSession,
     Profiler,
     Runner,
@@ -42,9 +47,13 @@ from ..base import (
     Session,
     SessionError,
     Settings,
+    StorageFull,
 )
-from ..machine import host, installed, own_process
-from ..timing.measure import measure
+from ..machine import host, installed, isa, own_process
+from ..machine.files import temporary_files
+from ..targets import Isa
+from ..timing import meter
+from ..timing.measure import Timer
 from ..timing.plan import Plan
 from ..timing.profile import profile
 from . import protocol, watchdog
@@ -64,12 +73,27 @@ def hello(_message: protocol.Message, _blobs: protocol.Blobs) -> Any:
 
 
 class Worker:
-    """Answers requests; holds at most one session."""
+    """Answers requests; holds at most one session. ``cap``: the older CPU that it computes as."""
 
-    def __init__(self) -> None:
+    def __init__(self, cap: Isa | None = None) -> None:
         self._session: Session | None = None
         self._profiled: ProfiledSession | None = None
+        self._timer: Timer | None = None
         self._cache = Path(os.devnull)
+        self._cap = cap
+        self._heard: list[str] = []
+
+    def hello(self, message: protocol.Message, blobs: protocol.Blobs) -> Any:
+        """As ``hello``; the machine is what it computes as.
+
+        Raises ``RunnerUnavailable`` where the CPU has not all of it: oneDNN would use less.
+        """
+        reply, files = hello(message, blobs)
+        if self._cap is not None:
+            if reason := isa.lacking(self._cap, reply["host"]):
+                raise RunnerUnavailable(reason)
+            reply["host"] = isa.capped(self._cap, reply["host"])
+        return reply, files
 
     def inspect(self, _message: protocol.Message, _blobs: protocol.Blobs) -> Any:
         """The machine and what is installed on it, for ``edgepipe doctor``."""
@@ -82,7 +106,7 @@ class Worker:
     def describe(self, message: protocol.Message, _blobs: protocol.Blobs) -> Any:
         """What a runner takes and has here, or the reason why it can't run here."""
         runner = registry.get(message["runner"])
-        reason = runner.unavailable()
+        reason = self._why_not(runner)
         return {
             "formats": runner.formats,
             "precisions": runner.precisions,
@@ -99,8 +123,7 @@ class Worker:
         ``profiled`` it is a session for ``profile``; a runner that has none refuses.
         """
         runner = registry.get(message["runner"])
-        reason = runner.unavailable()
-        if reason:
+        if reason := self._why_not(runner):
             raise RunnerUnavailable(reason)
         host.limit_memory()
         settings = Settings(**message["settings"])
@@ -115,17 +138,21 @@ class Worker:
                 place = self._cache if cached and name in cached else Path(folder)
                 data.rename(place / name)
             path, profiled = Path(folder) / message["file"], None
-            loading = perf_counter_ns()
-            if message.get("profiled"):
-                session = profiled = _profiler(runner).load_profiled(path, settings)
-            else:
-                session = runner.load(path, settings)
-            loaded = perf_counter_ns()
+            with self._listening():
+                loading = perf_counter_ns()
+                if message.get("profiled"):
+                    session = profiled = _profiler(runner).load_profiled(path, settings)
+                else:
+                    session = runner.load(path, settings)
+                loaded = perf_counter_ns()
+                placement = session.placement  # only now: see Session.placement
+        if self._cap is not None:
+            placement = replace(placement, isa=self._proven(self._cap, runner.name))
         self._session, self._profiled = session, profiled
         return {
             "inputs": [asdict(spec) for spec in session.inputs],
             "outputs": [asdict(spec) for spec in session.outputs],
-            "placement": asdict(session.placement),  # only now: see Session.placement
+            "placement": asdict(placement),
             "runner_version": runner.version(),
             "load_ms": (loaded - loading) / 1e6,
             "from_cache": getattr(session, "from_cache", False),
@@ -144,18 +171,51 @@ class Worker:
         elapsed = perf_counter_ns() - started
         return {"elapsed_ms": elapsed / 1e6, "peak_rss_mib": host.peak_rss_mib()}, outputs
 
-    def measure(self, message: protocol.Message, blobs: protocol.Blobs) -> Any:
-        """Time the session on one set of feeds."""
+    def meter(self, message: protocol.Message, _blobs: protocol.Blobs) -> Any:
+        """Get the meter ready in place of a model."""
+        self._session = meter.Meter(message["threads"])
+        return meter.description(message["threads"]), {}
+
+    def warm_up(self, message: protocol.Message, blobs: protocol.Blobs) -> Any:
+        """Get the session ready to be timed on one set of feeds."""
         session = self._loaded()
-        result = measure(session, _feeds(session, blobs), Plan(**message["plan"]))
+        self._timer = Timer(session, _feeds(session, blobs), Plan(**message["plan"]))
+        self._timer.warm_up()
+        return {"free_mib": host.free_memory() / 2**20}, {}
+
+    def slice(self, message: protocol.Message, _blobs: protocol.Blobs) -> Any:
+        """Time the session for a slice, after one run that doesn't count.
+
+        With ``rest`` the answer comes when its idle threads have stopped using the CPU.
+        """
+        timer = self._timing()
+        timer.wake()
+        timer.slice()
+        if message["rest"]:
+            timer.rest()
+        return {}, {}
+
+    def finish(self, _message: protocol.Message, _blobs: protocol.Blobs) -> Any:
+        """What the slices gave."""
+        result = self._timing().finish()
+        self._timing().close()
+        self._timer = None
         return {
             "warm_up_runs": result.warm_up_runs,
             "settled": result.settled,
             "deviation": result.deviation,
+            "slices": result.slices,
+            "rests": result.rests,
             "conditions": asdict(result.conditions),
             "device_memory_mib": host.device_memory_mib(),
             "peak_rss_mib": host.peak_rss_mib(),
         }, {"samples": result.samples}
+
+    def measure(self, message: protocol.Message, blobs: protocol.Blobs) -> Any:
+        """Warm up, time one slice, and say what it gave."""
+        self.warm_up(message, blobs)
+        self._timing().slice()
+        return self.finish(message, blobs)
 
     def profile(self, message: protocol.Message, blobs: protocol.Blobs) -> Any:
         """Say what each node of a session that was loaded for it takes."""
@@ -165,22 +225,49 @@ class Worker:
         samples, found = profile(session, _feeds(session, blobs), Plan(**message["plan"]))
         return asdict(found), {"samples": samples}
 
+    def _timing(self) -> Timer:
+        if self._timer is None:
+            raise SessionError("nothing was warmed up")
+        return self._timer
+
+    def _why_not(self, runner: Runner) -> str | None:
+        if self._cap is not None and (reason := registry.why_not_capped(runner.name, self._cap)):
+            return reason
+        with self._listening():  # it may run a probe, and oneDNN names itself once
+            return runner.unavailable()
+
+    def _listening(self) -> AbstractContextManager[None]:
+        return nullcontext() if self._cap is None else isa.listening(self._heard)
+
+    def _proven(self, cap: Isa, runner: str) -> str:
+        """What oneDNN says it uses. Raises ``SessionError`` if that isn't the cap."""
+        said = self._heard[0] if self._heard else "nothing"
+        if said not in cap.logged:
+            raise SessionError(
+                f"{runner} was to compute as {cap.value}, and says of what it uses: {said}"
+            )
+        return said
+
     def _loaded(self) -> Session:
         if self._session is None:
             raise SessionError("no model is loaded")
         return self._session
 
 
-def operations() -> dict[str, Operation]:
+def operations(cap: Isa | None = None) -> dict[str, Operation]:
     """What a new worker answers, by the name of the request."""
-    worker = Worker()
+    worker = Worker(cap)
     return {
-        "hello": hello,
+        "hello": worker.hello,
         "inspect": worker.inspect,
         "describe": worker.describe,
         "load": worker.load,
         "cache": worker.cache,
         "run": worker.run,
+        "meter": worker.meter,
+        "warm_up": worker.warm_up,
+        "slice": worker.slice,
+        "finish": worker.finish,
         "measure": worker.measure,
         "profile": worker.profile,
     }
@@ -233,16 +320,15 @@ def _reply(
     """The buffers of an operation's answer, or of why there is none."""
     try:
         # Encoded here: outputs that can't travel (text) are the session's failure too.
-        reply = protocol.encode(*answers[message["op"]](message, blobs))
-        header = next(reply)
-    except RunnerUnavailable as error:
-        yield from protocol.encode({"unavailable": _one_line(str(error))})
-    except PlacementError as error:
-        yield from protocol.encode({"misplaced": _one_line(str(error))})
-    except SessionError as error:
-        yield from protocol.encode({"failed": _one_line(str(error))})
+        with temporary_files():
+            reply = protocol.encode(*answers[message["op"]](message, blobs))
+            header = next(reply)
     except Exception as error:  # a runner may raise anything; the parent decides what it means
-        yield from protocol.encode({"failed": _one_line(f"{type(error).__name__}: {error}")})
+        found = (name for name, kind in protocol.REFUSALS.items() if isinstance(error, kind))
+        if name := next(found, ""):
+            yield from protocol.encode({name: _one_line(str(error))})
+        else:
+            yield from protocol.encode({"failed": _one_line(f"{type(error).__name__}: {error}")})
     else:
         yield header
         yield from reply
@@ -290,16 +376,22 @@ def _guard() -> subprocess.Popen[bytes]:
 def main(answers: Mapping[str, Operation] | None = None) -> None:
     """Serve on stdin and the original stdout: a worker's answers, unless others are given."""
     own_process.claim()
+    cap = isa.cap_of(sys.argv)
+    isa.compute_as(cap)
     signal.signal(signal.SIGINT, signal.SIG_IGN)  # the parent decides when a worker ends
     reader = os.fdopen(os.dup(0), "rb")
     writer = os.fdopen(os.dup(1), "wb")
     os.dup2(2, 1)
     sys.stdout = sys.stderr
-    _watchdog = _guard()  # kept: there is no waiting for it
     try:
-        serve(reader, writer, answers or operations())
+        with temporary_files():
+            _watchdog = _guard()  # kept: there is no waiting for it
+            serve(reader, writer, answers or operations(cap))
     except BrokenPipeError:
         os._exit(1)
+    except StorageFull as error:  # half a request is still in the pipe: this can't be answered
+        print(error, file=sys.stderr, flush=True)
+        os._exit(protocol.FULL_STATUS)
 
 
 if __name__ == "__main__":

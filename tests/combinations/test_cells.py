@@ -126,7 +126,7 @@ def test_a_report_joins_the_commands_cell_by_cell(
         if key != missing:
             assert row.bench.latency_ms
             assert row.bench.latency_ms.p50 == pytest.approx(MS[key], rel=0.01)
-            assert len(row.rounds) == row.bench.rounds
+            assert len(row.generations) == row.bench.generations
 
 
 @pytest.mark.parametrize("wrong", EVERY[::3], ids=" ".join)

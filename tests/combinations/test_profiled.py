@@ -65,7 +65,9 @@ def able(made: Made, *runners: str, **changes: Any) -> dict[str, Script]:
         case(("--scenario", "offline"), "--scenario: not with --profile", id="scenario"),
         case(("--concurrency", "2"), "--concurrency: not with --profile", id="concurrency"),
         case(("--rate", "20"), "--rate: not with --profile", id="rate"),
-        case(("--rounds", "5"), "--rounds: not with --profile", id="rounds"),
+        case(("--generations", "5"), "--generations: not with --profile", id="generations"),
+        case(("--reference", "fp32"), "--reference: not with --profile", id="reference"),
+        case(("--require", "valid"), "--require: not with --profile", id="require"),
         case(("--max-slowdown", "5%"), "--max-slowdown: not with", id="slowdown"),
         case(("--require-ep", "CPU=100%"), "--require-ep: not with --profile", id="require-ep"),
         case(("--batch", "sweep"), "batch", id="sweep"),
@@ -132,7 +134,7 @@ def test_the_fastest_cell_of_the_bench_is_looked_into(make: Make) -> None:
     # The fastest of all, but it can't say what its nodes take.
     scripts |= made.scripts("torch", formats=("pt2",), ms=0.1)
     with scripted(scripts):
-        bench(rounds=5)
+        bench(generations=5)
         found = profile(quick=True)
         named = profile(variants=("fp32",), runners=("ort-cpu",), quick=True)
     assert (found.cell.variant, found.cell.runner) == ("int8", "openvino")
@@ -145,7 +147,7 @@ def test_a_bench_of_other_files_does_not_choose(make: Make) -> None:
     scripts = able(made, "ort-cpu")
     scripts["ort-cpu/int8"] = replace(scripts["ort-cpu/int8"], ms=0.3)
     with scripted(scripts):
-        bench(rounds=5)
+        bench(generations=5)
         made.edition = "2"
         made.write()
         found = profile(quick=True)
@@ -267,6 +269,19 @@ def test_a_target_elsewhere_is_profiled_there(make: Make, command: Run, tmp_path
         done = command("bench", "--profile", "--quick", "--target", "box")
     assert done.code == 0, done.said
     assert done.out.startswith("fp32 / ort-cpu on box f32, batch 1")
+
+
+def test_a_target_that_computes_as_an_older_cpu_gives_an_estimate(make: Make, command: Run) -> None:
+    made = make(variants=("fp32",))
+    says = "isa-avx2: estimate: this CPU computing as AVX2 (oneDNN: Intel AVX2)"
+    with scripted(able(made, "ort-cpu", "openvino")):
+        done = command("bench", "--profile", "--quick", "--target", "isa-avx2")
+    assert done.code == 0, done.said
+    assert done.out.startswith("fp32 / openvino on isa-avx2 f32, batch 1")
+    assert f"  {says}" in done.out
+    for form in ("html", "markdown"):
+        _, path = write_report(format=form)
+        assert says in path.read_text()
 
 
 def test_the_report_shows_it_until_the_file_is_another_one(make: Make) -> None:

@@ -65,6 +65,17 @@ def test_every_variant_passes_and_runs_where_it_says(cache: Path, workspace: Pat
         assert cell["runner_version"].startswith("1.24")
 
 
+@pytest.mark.skipif("avx2" not in host.facts()["cpu_flags"], reason="needs AVX2")
+def test_it_computes_as_an_older_cpu_and_proves_it(cache: Path, workspace: Path) -> None:
+    flags = ("--runner", RUNNER, "--target", "isa-avx2", "--json", "--workspace", workspace)
+    done = command(cache, "parity", *flags)
+    assert done.returncode == 1, done.stdout + done.stderr
+    cells = {cell["variant"]: cell for cell in json.loads(done.stdout)["cells"]}
+    assert {cell["isa"] for cell in cells.values()} == {"Intel AVX2"}
+    assert (cells["int8"]["verdict"], cells["int8"]["fault"]) == ("fail", "saturation")
+    assert cells["int8-avx2"]["verdict"] == "pass"
+
+
 def test_bench_of_all_four_runners(cache: Path, workspace: Path) -> None:
     """No GPU here: three runners have numbers, the fourth has a reason and costs exit code 5."""
     if Path("/dev/nvidia0").exists():

@@ -30,7 +30,7 @@ from edgepipe.pipeline.progress import Silent
 from edgepipe.pipeline.settings import load as configuration
 from edgepipe.pipeline.stages.chain import stages_for, told
 from edgepipe.pipeline.stages.modelspec import settle
-from edgepipe.pipeline.stages.simplify import Simplify
+from edgepipe.pipeline.stages.native import Native
 from edgepipe.pipeline.stages.stage import run_stages
 from edgepipe.pipeline.storage.manifest import Manifest
 from edgepipe.pipeline.storage.workspace import Transaction, Workspace
@@ -205,6 +205,7 @@ class Listener(Silent):
 def simplify_with(root: Path, small: Small, program: str, progress: Silent) -> Manifest:
     """Export again with a Python program in the place of onnxsim."""
     given = configuration.load({"export": {**small.options, "variants": ("fp32",)}})
+    instead = Native((sys.executable, "-c", INSTEAD.format(program=program)))
     section, model = settle(given.export, given.model, named=False)
     place = Workspace(root, MODEL)
     with place.locked("edgepipe export", pytest.fail):
@@ -212,13 +213,8 @@ def simplify_with(root: Path, small: Small, program: str, progress: Silent) -> M
         before = replace(
             before, stages=tuple(stage for stage in before.stages if stage.name != "simplify")
         )
-        stages = [
-            replace(stage, simplifier=(sys.executable, "-c", INSTEAD.format(program=program)))
-            if isinstance(stage, Simplify)
-            else stage
-            for stage in stages_for(section)
-        ]
-        with Transaction(place, before) as transaction:
+        stages = stages_for(section, instead)
+        with Transaction(place, before) as transaction, instead:
             run_stages(stages, place, before, transaction, progress)
             return transaction.commit(**told(transaction, model))
 
@@ -280,7 +276,51 @@ def test_broken_simplifier_costs_the_simplification_and_nothing_else(
     Workspace(small_workspace, MODEL).verified()
 
 
+@pytest.mark.parametrize(("case", "kept"), [("segfault", False), ("error", True)])
+def test_a_simplifier_that_died_is_tried_again_and_one_that_refused_is_not(
+    edgepipe: Run, small: Small, small_workspace: Path, case: str, kept: bool
+) -> None:
+    simplify_with(small_workspace, small, SIMPLIFIERS[case][0], Listener())
+    again = ("export", *small.settings, "--variant", "fp32", "--workspace", small_workspace)
+    done = edgepipe(*again)
+    assert bool(re.search("^simplify +up to date$", done.stderr, re.MULTILINE)) is kept
+    manifest = Workspace(small_workspace, MODEL).verified()
+    assert manifest.model["simplified"] is not kept
+    assert re.search("^simplify +up to date$", edgepipe(*again).stderr, re.MULTILINE)
+
+
 # Full and read-only disks (FAULTS 20, 21) -----------------------------------------------------
+
+
+@contextmanager
+def of_size(folder: Path, size: str) -> Iterator[Path]:
+    """A disk of its own for temporary files."""
+    folder.mkdir()
+    mount = ["mount", "-t", "tmpfs", "-o", f"size={size}", "tmpfs", folder]
+    if os.geteuid() or subprocess.run(mount, capture_output=True).returncode:
+        pytest.skip("not root, or one that can't mount a tmpfs")
+    try:
+        yield folder
+    finally:
+        subprocess.run(["umount", folder], check=True)
+
+
+# What onnxsim writes, what a worker is sent, and what ONNX Runtime writes without a word.
+@pytest.mark.parametrize(
+    ("missing", "size"), [("fp32.onnx", "1m"), ("fp32.onnx", "10m"), ("int8.onnx", "10m")]
+)
+def test_full_temporary_folder_is_said_and_leaves_what_was_there(
+    edgepipe: Run, small: Small, small_workspace: Path, tmp_path: Path, missing: str, size: str
+) -> None:
+    (small_workspace / MODEL / missing).unlink()
+    before = snapshot(small_workspace / MODEL)
+    with of_size(tmp_path / "full", size) as full:
+        done = edgepipe(
+            *("export", *small.settings, "--workspace", small_workspace, "--quiet"),
+            env={"TMPDIR": str(full)},
+        )
+    refused(done, 3, f"can't write temporary files in {full}: No space left", "set TMPDIR")
+    assert snapshot(small_workspace / MODEL) == before
 
 
 def no_big_files() -> None:
@@ -649,7 +689,8 @@ WRONG = {
     "no tool table": Wrong(("pyproject.toml",), "tool = 3", file="pyproject.toml"),
     "no TOML": Wrong(("edgepipe.toml", "not valid TOML"), "[bench"),
     "wrong variable": Wrong(
-        ("bench.rounds", "environment", "lots"), environment={"EDGEPIPE_BENCH_ROUNDS": "lots"}
+        ("bench.generations", "environment", "lots"),
+        environment={"EDGEPIPE_BENCH_GENERATIONS": "lots"},
     ),
     "section as a variable": Wrong(
         ("bench", "environment"),

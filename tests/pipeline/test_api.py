@@ -57,14 +57,37 @@ def test_what_is_not_there_is_an_attribute_error() -> None:
 @pytest.mark.parametrize(
     ("given", "says"),
     [
-        ({"threads": 0}, r"bench.threads \(command line\): .* got 0"),
-        ({"thread": 1}, r"unknown key bench.thread \(command line\); did you mean threads\?"),
-        ({"quick": "perhaps"}, r"quick \(command line\): .* got 'perhaps'"),
+        ({"threads": 0}, r"bench.threads \(argument\): .* got 0"),
+        ({"thread": 1}, r"unknown key bench.thread \(argument\); did you mean threads\?"),
+        ({"quick": "perhaps"}, r"quick \(argument\): .* got 'perhaps'"),
+        ({"max-slowdown": "x"}, r"bench.max-slowdown \(argument\): .* got 'x'"),
+        ({"workspace": "a\0b"}, r"workspace \(argument\): a NUL"),
+        ({"targets": ["moon"]}, r"bench.targets: no 'moon'; known: haswell, local$"),
     ],
 )
 def test_a_wrong_value_is_one_line(given: dict[str, object], says: str) -> None:
     with pytest.raises(UsageError, match=says):
         pipeline.bench(**given)  # pyright: ignore[reportArgumentType]
+
+
+def test_a_value_that_is_missing_is_named() -> None:
+    with pytest.raises(UsageError, match=r"^bundle \(argument\): missing$"):
+        pipeline.verify()  # pyright: ignore[reportCallIssue]
+
+
+@pytest.mark.parametrize(
+    ("name", "args", "given", "says"),
+    [
+        ("bench", ["x"], {}, r"bench\(\) takes nothing by its place, and got 1 values"),
+        ("export", ["a", "b"], {}, r"export\(\) takes model alone by its place, and got 2 values"),
+        ("export", ["a"], {"model": "b"}, r"export\(\) got multiple values for argument 'model'"),
+    ],
+)
+def test_values_by_place_are_taken_as_python_takes_them(
+    name: str, args: list[str], given: dict[str, str], says: str
+) -> None:
+    with pytest.raises(TypeError, match=says):
+        getattr(pipeline, name)(*args, **given)
 
 
 def test_a_type_checker_refuses_what_is_wrong_and_nothing_else(tmp_path: Path) -> None:

@@ -25,8 +25,8 @@ from ..gather import Report
 
 # ``Samples.origin`` of inputs of the user's, and how the names of edgepipe's own begin.
 FOLDER, FILE, DIGITS = "folder", "file", "digits"
-Judged = CellResult | CellVerdict | CellAccuracy | ProfiledCell
-Asked = TypeVar("Asked", CellResult, CellVerdict, CellAccuracy, Judged, Tuned, Speed)
+Judged = CellResult | CellVerdict | CellAccuracy | Speed | ProfiledCell
+Asked = TypeVar("Asked", Judged, Tuned)
 
 
 def commands(report: Report) -> list[str]:
@@ -159,11 +159,7 @@ def _profile(found: ProfileResult) -> list[str]:
 
 
 def _compare(found: CompareResult) -> list[str]:
-    speeds = _ran(speed for row in found.models for speed in row.speeds)
-    flags = _repeated("--runner", (speed.runner for speed in speeds))
-    flags += _repeated("--variant", (speed.variant for speed in speeds))
-    threads = {speed.threads for speed in speeds if speed.threads}
-    flags += ["--threads", *threads] if len(threads) == 1 else []
+    flags = _cells(speed for row in found.models for speed in row.speeds)
     sizes = {row.input_size for row in found.models}
     if not found.artifacts and len(sizes) == 1:
         flags += ["--input-size", *sizes]

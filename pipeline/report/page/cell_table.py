@@ -6,13 +6,14 @@ from collections.abc import Callable
 from dataclasses import replace
 
 from ..gather import Report, Row
-from ..text import columns
-from ..text.table import NONE, Column, Table, Value
+from ..tables import columns
+from ..tables.formatting import NONE
+from ..tables.table import Column, Table, Value
 
 CELL = Column("cell", lambda row: row.name(" · "))
 BENCH = (
-    *(columns.P90, columns.P99, columns.SPEEDUP, columns.LOAD, columns.CACHED, columns.RSS),
-    *(columns.ENERGY, columns.SIZE, columns.ROUNDS),
+    *(columns.P90, columns.P99, columns.LOAD, columns.CACHED, columns.RSS),
+    *(columns.ENERGY, columns.SIZE, columns.GENERATIONS),
 )
 PARITY = (
     *(columns.SQNR, replace(columns.LIMIT, title="at least"), columns.FILE, columns.KERNELS),
@@ -36,12 +37,21 @@ def cells(report: Report) -> Table:
     speed = (columns.P50, columns.LATENCY_INTERVAL)
     if offline:
         speed = (columns.THROUGHPUT, columns.THROUGHPUT_INTERVAL)
-    shown += [_of("bench", columns.VERDICT, "not timed")]
-    shown += [_of("bench", column) for column in (*speed, *BENCH)]
+    reference = report.bench.reference if report.bench else ""
+    relative = (columns.speedup(reference), columns.SPEEDUP_INTERVAL)
+    shown += [_of("bench", columns.RELATIVE, "not timed")]
+    shown += [_of("bench", column) for column in (*relative, *speed)]
+    shown += [_of("bench", columns.TIMES, "not timed")]
+    shown += [_of("bench", column) for column in BENCH]
     shown += [_of("parity", columns.VERDICT, "not judged")]
     shown += [_of("parity", column) for column in PARITY]
     table = Table.of(shown, report.rows, "; ".join(["Every cell", *common]))
     return table.without(lambda column: NONE if column.figure else None)
+
+
+def timed(column: Column) -> Column:
+    """A column of bench's, for the rows of a report."""
+    return replace(column, get=lambda row: column.get(row.bench))
 
 
 def _of(command: str, column: Column, absent: str | None = None) -> Column:

@@ -3,24 +3,29 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import replace
 from typing import Any
 
-from ...judging.explanation import Explanation
+from ....runners.targets import estimate
 from ...numerics.intervals import SAMPLES_NEEDED
-from ...numerics.metrics import MEASURED
 from ...settings.making import SYNTHETIC
 from ...speed.bench_result import CellResult
+from ...speed.validity import INVALID
 from ..choice import speed
-from ..gather import Report, Row
-from ..text import columns
-from ..text.columns import figure
-from ..text.formatting import MIB, number
-from ..text.table import NONE, Column, Table
-from .cell_table import CELL
+from ..gather import Report
+from ..tables import columns
+from ..tables.formatting import NONE, cpu_of, mebibytes
+from ..tables.formatting import settings as options
+from ..tables.table import Column, Table, figure
+from ..text.benchmark import noise
+from .cell_table import CELL, timed
 
 LABELS_SHOWN = 12
-LAYERS_SHOWN = 5
+SETTINGS = (
+    CELL,
+    *(timed(one) for one in (columns.THREADS, columns.STREAMS)),
+    Column("options", lambda row: options({"options": row.bench.options}) or NONE),
+    Column("from", lambda row: "tune" if row.bench.tuned else "asked for"),
+)
 
 
 def identity(report: Report) -> list[tuple[str, str]]:
@@ -67,119 +72,52 @@ def _inputs(model: Mapping[str, Any]) -> str:
 
 def artifacts(report: Report) -> Table:
     """The files with their digests."""
-    rows = [
-        (name, f"{found.size / MIB:.2f}", found.sha256)
+    rows = (
+        (name, mebibytes(found.size, ".2f"), found.sha256)
         for name, found in report.manifest.artifacts.items()
-    ]
-    heads = (Column("File"), Column("MiB", figure=True), Column("SHA-256"))
+    )
+    heads = (Column("File"), figure("MiB"), Column("SHA-256"))
     return Table("Files of the workspace", heads, tuple(rows))
 
 
 def reasons(report: Report) -> list[tuple[str, str]]:
     """What is to be said of a cell, by its name."""
-    found = []
+    found = [("Times", note) for note in noise(report.bench.cells)] if report.bench else []
     for row in report.rows:
-        lines = []
-        if row.bench:
-            lines += [f"timing {row.bench.status}: {row.bench.reason}"] if row.bench.reason else []
-            lines += [f"timing {row.bench.verdict}: {'; '.join(row.bench.notes)}"] * bool(
-                row.bench.notes
-            )
-        if row.parity and row.parity.reason:
-            lines.append(f"parity {row.parity.verdict or row.parity.status}: {row.parity.reason}")
-        found += [(row.name(" · "), line) for line in lines]
+        name, timing, parity = row.name(" · "), row.bench, row.parity
+        if timing and timing.reason:
+            found.append((name, f"timing {timing.status}: {timing.reason}"))
+        if timing and timing.verdict == INVALID:
+            found.append((name, f"timing {timing.verdict}: {'; '.join(timing.notes)}"))
+        if parity and parity.reason:
+            found.append((name, f"parity {parity.verdict or parity.status}: {parity.reason}"))
     return found
 
 
 def comparisons(report: Report) -> Table | None:
     """New times against the baseline's, if bench was given one."""
     rows = [row for row in report.rows if row.bench and row.bench.comparison]
-    limit = figure("at most", lambda cell: f"{1 + cell.comparison.max_slowdown:.3g}")
-    why = Column("why", lambda cell: cell.comparison.reason or "")
-    shown = (columns.RATIO, columns.RATIO_INTERVAL, limit, columns.AGAINST_VERDICT, why)
-    baseline = report.bench.baseline if report.bench else None
-    return _dense(f"Compared with {baseline}", shown, "bench", rows) if rows else None
-
-
-def _dense(caption: str, shown: Sequence[Column], part: str, rows: Sequence[Row]) -> Table:
-    """A table of what one command says of these rows, without columns that say nothing."""
-
-    def of(column: Column) -> Column:
-        return replace(column, get=lambda row: column.get(getattr(row, part)))
-
-    return Table.of([CELL, *map(of, shown)], rows, caption).without(lambda _: "")
-
-
-def accuracy(report: Report) -> Table | None:
-    """Right answers on labelled images, and what was lost against the reference."""
-    if report.evaluation is None:
+    if not rows or report.bench is None:
         return None
-    data, reference = report.evaluation.data, report.evaluation.reference
-    shown = (columns.TOP1, columns.TOP1_INTERVAL, columns.TOP5, columns.DROP)
-    shown += (columns.DROP_INTERVAL, columns.ACCURACY_VERDICT, columns.WHY)
-    against = (
-        f", drops against {reference['variant']} on {reference['runner']}" if reference else ""
-    )
-    caption = f"{data['images']} images of {data['classes']} classes: {data['name']}{against}"
-    return _dense(caption, shown, "accuracy", [row for row in report.rows if row.accuracy])
-
-
-def worst_layers(cell: Explanation) -> Table | None:
-    """The layers of one cell that add the most error."""
-    if not cell.layers:
-        return None
-    rows = tuple(
-        (
-            layer.layer,
-            layer.operators,
-            _db(layer.sqnr_db, layer.state if layer.own_sqnr_db is None else MEASURED),
-            _db(layer.own_sqnr_db, layer.state),
-            number(layer.clipped, ".2%"),
-        )
-        for layer in cell.layers[:LAYERS_SHOWN]
-    )
-    heads = (
-        Column("layer"),
-        Column("operators"),
-        Column("SQNR so far, dB", figure=True),
-        Column("its own, dB", figure=True),
-        Column("values clipped", figure=True),
-    )
-    place = "" if cell.target == "local" else f" at {cell.target}"
-    caption = (
-        f"{cell.variant} · {cell.runner}{place}: the {len(rows)} worst of {len(cell.layers)} layers"
-    )
-    return Table(caption, heads, rows)
+    caption = f"Compared with {report.bench.baseline}"
+    return Table.of([CELL, *map(timed, columns.AGAINST)], rows, caption).without(lambda _: "")
 
 
 def settings(report: Report) -> Table | None:
     """The cells that don't run with the defaults."""
-    rows = tuple(
-        (
-            row.name(" · "),
-            NONE if cell.threads is None else str(cell.threads),
-            NONE if cell.streams is None else str(cell.streams),
-            ", ".join(f"{name} {value}" for name, value in cell.options.items()) or NONE,
-            "tune" if cell.tuned else "asked for",
-        )
+    rows = [
+        row
         for row in report.rows
-        if (cell := row.bench) and cell.status == "ok" and (cell.tuned or cell.options)
-    )
-    heads = (
-        Column("cell"),
-        Column("threads", figure=True),
-        Column("streams", figure=True),
-        Column("options"),
-        Column("from"),
-    )
-    return Table("Settings other than the defaults", heads, rows) if rows else None
+        if row.bench and row.bench.status == "ok" and (row.bench.tuned or row.bench.options)
+    ]
+    return Table.of(SETTINGS, rows, "Settings other than the defaults") if rows else None
 
 
 def hosts(report: Report) -> Table:
     """The machines that the figures come from, a column for each."""
     found = report.hosts
     facts: list[tuple[str, Callable[[Mapping[str, Any]], str]]] = [
-        ("CPU", lambda host: str(host.get("cpu", NONE))),
+        ("CPU", cpu_of),
         ("Flags", lambda host: _listing(host.get("cpu_flags", ())) or "none of note"),
         ("Cores", _cores),
         ("Virtual machine", lambda host: "yes" if host.get("virtual_machine") else "no"),
@@ -224,7 +162,7 @@ def limits(report: Report) -> list[str]:
         lines.append("The goldens are noise: fidelity on photographs was not measured.")
     timed = [row.bench for row in report.rows if row.bench and speed(row.bench)]
     if report.bench and report.bench.quick:
-        lines.append("The bench was a quick one: a single round, which carries no interval.")
+        lines.append("The bench was a quick one: a few short slices, which prove little.")
     if timed and all(cell.energy_mj is None for cell in timed):
         why = next(
             (host["no_energy"] for host in report.hosts.values() if host.get("no_energy")), ""
@@ -233,7 +171,12 @@ def limits(report: Report) -> list[str]:
     if timed and all(cell.load_cached_ms is None for cell in timed):
         lines.append("Loading from a runner's cache was not measured.")
     lines += _percentiles(timed)
-    if report.bench and len(report.bench.hosts) == 1:
+    lines += [
+        f"{target}: an {estimate(host['isa'])}; no evidence of such a machine."
+        for target, host in report.hosts.items()
+        if host.get("isa")
+    ]
+    if report.bench and sum(not host.get("isa") for host in report.bench.hosts.values()) == 1:
         lines.append("One machine was measured; another CPU may rank the cells differently.")
     if report.rows:
         lines.append(
@@ -246,25 +189,13 @@ def _percentiles(timed: Sequence[CellResult]) -> list[str]:
     """Which percentiles the samples don't carry."""
     lines = []
     for rank in (90, 99):
-        poor = [
-            cell
-            for cell in timed
-            if cell.latency_ms and getattr(cell.latency_ms, f"p{rank}") is None
-        ]
-        if poor:
-            some = (
-                "No cell"
-                if len(poor) == len(timed)
-                else f"{len(timed) - len(poor)} of {len(timed)} cells"
-            )
-            have = "has" if len(poor) >= len(timed) - 1 else "have"
-            lines.append(f"{some} {have} a p{rank}: that takes {SAMPLES_NEEDED[rank]} samples.")
+        known = [cell.latency_ms for cell in timed if cell.latency_ms]
+        have = len(timed) - sum(getattr(one, f"p{rank}") is None for one in known)
+        if have < len(timed):
+            some = f"{have} of {len(timed)} cells" if have else "No cell"
+            verb = "have" if have > 1 else "has"
+            lines.append(f"{some} {verb} a p{rank}: that takes {SAMPLES_NEEDED[rank]} samples.")
     return lines
-
-
-def _db(value: float | None, state: str) -> str:
-    """A distance, or what there is in its place: "equal", "broken", or a dash."""
-    return state if value is None and state != MEASURED else number(value, ".1f")
 
 
 def _cores(host: Mapping[str, Any]) -> str:

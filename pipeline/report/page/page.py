@@ -12,6 +12,7 @@ from ...judging.evaluate_result import EvaluationResult
 from ...judging.explanation import ExplainResult
 from ...judging.parity_result import ParityResult
 from ...numerics.metrics import BROKEN
+from ...numerics.ratios import MARGIN
 from ...profiling.profile_result import ProfileResult
 from ...speed.bench_result import SAMPLES
 from ...speed.compare import CompareResult
@@ -20,10 +21,13 @@ from ..choice import choose, speed
 from ..gather import Report
 from ..plots import pareto, plots
 from ..plots import profile as profile_plot
-from ..results import MISSING, OUTDATED
-from ..text.table import Table, Verdict, escaped
+from ..results import CURRENT, OUTDATED
+from ..tables.table import Table, Verdict, escaped
+from ..text import explanation, judged
 from . import cell_table, contents, models, profile, tuning
 from .again import commands, placeholders
+
+LAYERS_SHOWN = 5
 
 
 def html(report: Report) -> str:
@@ -43,22 +47,26 @@ def markdown(report: Report) -> str:
 
 def _contents(report: Report) -> dict[str, Any]:
     explained = report.explanation.cells if report.explanation else ()
+    evaluation = report.evaluation
     return {
         "model": report.manifest.model,
         "version": report.manifest.tools.get("edgepipe"),
         "outdated": [source for source in report.sources if source.state == OUTDATED],
-        "missing": {source.file: source for source in report.sources if source.state == MISSING},
-        "lacking": {source.file: source for source in report.sources if source.state != "current"},
+        "lacking": {source.file: source for source in report.sources if source.state != CURRENT},
         "choices": choose(report),
         "identity": contents.identity(report),
         "artifacts": contents.artifacts(report),
+        "margin": f"{MARGIN:.0%}",
         "cells": cell_table.cells(report) if report.rows else None,
         "reasons": contents.reasons(report),
         "absent": report.absent,
         "comparisons": contents.comparisons(report),
-        "accuracy": contents.accuracy(report),
-        "accuracy_notes": report.evaluation.notes if report.evaluation else (),
-        "explained": [(cell, contents.worst_layers(cell)) for cell in explained],
+        "accuracy": judged.accuracies(evaluation) if evaluation else None,
+        "accuracy_notes": judged.notes(evaluation) if evaluation else (),
+        "explained": [
+            (cell, explanation.worst_layers(cell, LAYERS_SHOWN) if cell.layers else None)
+            for cell in explained
+        ],
         "settings": contents.settings(report),
         "hosts": contents.hosts(report) if report.hosts else None,
         "tools": contents.tools(report),

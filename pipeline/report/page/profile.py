@@ -6,8 +6,8 @@ from typing import Any
 
 from ..gather import Report
 from ..plots import profile as plot
+from ..tables.formatting import cpu_of, moment
 from ..text import profile as text
-from ..text.formatting import moment
 
 
 def section(report: Report) -> dict[str, Any] | None:
@@ -15,14 +15,13 @@ def section(report: Report) -> dict[str, Any] | None:
     found = report.profile
     if found is None:
         return None
-    cpu = found.host.get("cpu", "an unknown CPU")
     return {
         "headline": text.headline(found),
         "duration": text.duration(found),
-        "machine": f"Measured on {cpu}, {moment(found.measured)}.",
+        "machine": f"Measured on {cpu_of(found.host)}, {moment(found.measured)}.",
         "operators": text.operators(found),
         "layers": text.layers(found),
-        "lines": [*text.between(found), *text.peaks(found), *found.notes],
+        "lines": text.remarks(found),
         "between": bool(found.between_int8),
         "legend": plot.legend(found),
         "undrawn": plot.undrawn(found),

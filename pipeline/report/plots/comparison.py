@@ -12,7 +12,7 @@ if TYPE_CHECKING:
 
 
 def svg(result: CompareResult) -> str:
-    """Published accuracy against measured time, one panel for each runner; area is file size.
+    """Published accuracy against measured time: see ``pareto``; area is the file's size.
 
     Raises ``ImportError`` without matplotlib.
     """
@@ -20,7 +20,7 @@ def svg(result: CompareResult) -> str:
     from matplotlib.figure import Figure
     from matplotlib.lines import Line2D
 
-    height = 4.5 * max(1, len(pareto.runners_of(result.models)))
+    height = 4.5 * max(1, len(pareto.panels_of(result.models)))
     figure = Figure(figsize=(9, height), layout="constrained")
     FigureCanvasAgg(figure)  # measures text for the names
     if colors := pareto.colors_of(result.models, pareto.ON_WHITE):

@@ -1,21 +1,26 @@
-"""Published accuracy against measured time: which model to take, one panel for each runner."""
+"""Published accuracy against measured time: which model to take.
+
+A panel holds what may be compared: one runner on one target, in one precision.
+"""
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping, Sequence
+from collections import Counter
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from itertools import pairwise
 from typing import TYPE_CHECKING, Any
 
 from ...speed.validity import VALID
-from ..text.formatting import ms
+from ..tables.formatting import MIB, ms
 from .annotations import Point, log_ruler, place_labels
 from .inline_svg import QUIET, SERIES, SURFACE, VARIABLES, figure_of
 
 if TYPE_CHECKING:
     from ...speed.compare import Candidate, Speed
 
-MIB = 1 << 20
+    Drawn = tuple[Candidate, Speed, Point]
+
 # The area of the largest file's disc, in square points, for each pixel of the panel's width.
 AREA = 0.9
 PANEL, MARGIN = 330, 30  # heights in pixels
@@ -42,44 +47,62 @@ IN_PAGE = Palette({"fp32": SERIES[0], "int8": SERIES[1]}, SERIES[3], QUIET, SURF
 
 def pareto(models: Sequence[Candidate], width: int) -> str | None:
     """The plot as SVG for a page, ``width`` pixels wide; ``None`` if there is nothing to draw."""
-    runners = runners_of(models)
-    if not runners:
+    panels = panels_of(models)
+    if not panels:
         return None
-    with figure_of(width, MARGIN + PANEL * len(runners)) as (figure, finish):
+    with figure_of(width, MARGIN + PANEL * len(panels)) as (figure, finish):
         draw(figure, models, IN_PAGE)
         described = "; ".join(
-            f"{row.model} {speed.variant} on {runner}: p50 {ms(x)} ms, top-1 {y:.1f} %"
-            for runner in runners
-            for row, speed, (x, y) in _points(models, runner)
+            f"{row.model} {speed.variant} on {title}: p50 {ms(x)} ms, top-1 {y:.1f} %"
+            for title, points in panels.items()
+            for row, speed, (x, y) in points
         )
         return finish("pareto", f"Accuracy against latency. {described}")
 
 
 def draw(figure: Any, models: Sequence[Candidate], palette: Palette) -> None:
-    """Fill a figure with a panel for each runner, one below the other."""
-    runners = runners_of(models)
-    if not runners:
+    """Fill a figure with the panels, one below the other."""
+    panels = panels_of(models)
+    if not panels:
         return
     figure.get_layout_engine().set(h_pad=0.1)
-    panels = figure.subplots(len(runners), 1, squeeze=False)[:, 0]
-    for axes, runner in zip(panels, runners, strict=True):
-        _panel(axes, list(_points(models, runner)), palette)
-        axes.set_title(runner, loc="left", fontsize=12)
-    panels[-1].set_xlabel("p50 latency, ms")
-    for axes, runner in zip(panels, runners, strict=True):
-        _names(axes, list(_points(models, runner)), palette)
+    places = figure.subplots(len(panels), 1, squeeze=False)[:, 0]
+    for axes, (title, points) in zip(places, panels.items(), strict=True):
+        _panel(axes, points, palette)
+        axes.set_title(title, loc="left", fontsize=12)
+    places[-1].set_xlabel("p50 latency, ms")
+    for axes, points in zip(places, panels.values(), strict=True):
+        _names(axes, points, palette)
 
 
-def runners_of(models: Sequence[Candidate]) -> list[str]:
-    """The runners that have something to draw, in the order of the results."""
-    names = dict.fromkeys(speed.runner for row in models for speed in row.speeds)
-    return [name for name in names if any(_points(models, name))]
+def panels_of(models: Sequence[Candidate]) -> dict[str, list[Drawn]]:
+    """What has a time and a published accuracy (ms and per cent), by the titles of the panels.
+
+    The precision is told where a runner was measured in several, a target that isn't this machine.
+    """
+    drawn = [
+        (row, speed, (speed.p50_ms, row.published_top1))
+        for row in models
+        for speed in row.speeds
+        if speed.p50_ms and row.published_top1
+    ]
+    conditions = {(speed.runner, speed.precision) for _, speed, _ in drawn}
+    several = Counter(runner for runner, _ in conditions)
+    panels: dict[str, list[Drawn]] = {}
+    for row, speed, point in drawn:
+        title = speed.runner
+        if several[speed.runner] > 1:
+            title += f" in {speed.precision}"
+        if speed.target != "local":
+            title += f" at {speed.target}"
+        panels.setdefault(title, []).append((row, speed, point))
+    return panels
 
 
 def colors_of(models: Sequence[Candidate], palette: Palette) -> list[tuple[str, str]]:
     """Each variant that is drawn with its colour, for a legend."""
-    drawn = [speed for name in runners_of(models) for _, speed, _ in _points(models, name)]
-    return [(name, palette.of(name)) for name in sorted({speed.variant for speed in drawn})]
+    variants = {speed.variant for points in panels_of(models).values() for _, speed, _ in points}
+    return [(name, palette.of(name)) for name in sorted(variants)]
 
 
 def legend_in_page(models: Sequence[Candidate]) -> dict[str, str]:
@@ -88,15 +111,7 @@ def legend_in_page(models: Sequence[Candidate]) -> dict[str, str]:
     return {name: f"var({VARIABLES[color]})" for name, color in colors}
 
 
-def _points(models: Sequence[Candidate], runner: str) -> Iterator[tuple[Candidate, Speed, Point]]:
-    """What has a time on the runner and a published accuracy: ms and per cent."""
-    for row in models:
-        for speed in row.speeds:
-            if speed.runner == runner and speed.p50_ms and row.published_top1:
-                yield row, speed, (speed.p50_ms, row.published_top1)
-
-
-def _panel(axes: Any, points: Sequence[tuple[Candidate, Speed, Point]], palette: Palette) -> None:
+def _panel(axes: Any, points: Sequence[Drawn], palette: Palette) -> None:
     times = [x for _, _, (x, _) in points]
     log_ruler(axes, min(times), max(times))
     axes.set_ylabel("ImageNet top-1, %")
@@ -125,7 +140,7 @@ def _panel(axes: Any, points: Sequence[tuple[Candidate, Speed, Point]], palette:
         axes.scatter([x], [y], s=9, color=color, zorder=4)  # a small model's disc is a speck
 
 
-def _names(axes: Any, points: Sequence[tuple[Candidate, Speed, Point]], palette: Palette) -> None:
+def _names(axes: Any, points: Sequence[Drawn], palette: Palette) -> None:
     """Each model's name once, at its fastest variant: all of them are at the same height."""
     fastest: dict[str, Point] = {}
     for row, _, point in points:
@@ -136,11 +151,11 @@ def _names(axes: Any, points: Sequence[tuple[Candidate, Speed, Point]], palette:
     place_labels(axes, labels, _bars(points) + steps, (), palette.quiet, nameless)
 
 
-def _front(points: Sequence[tuple[Candidate, Speed, Point]]) -> list[Point]:
+def _front(points: Sequence[Drawn]) -> list[Point]:
     return sorted(point for _, speed, point in points if speed.pareto)
 
 
-def _bars(points: Sequence[tuple[Candidate, Speed, Point]]) -> list[tuple[Point, Point]]:
+def _bars(points: Sequence[Drawn]) -> list[tuple[Point, Point]]:
     """From each model's fastest variant to its slowest."""
     by_model: dict[str, list[Point]] = {}
     for row, _, point in points:

@@ -10,11 +10,11 @@ import numpy as np
 
 from ...judging.explanation import Explanation
 from ...numerics.metrics import BROKEN
-from ...speed.validity import MAX_ROUND_SPREAD, VALID
+from ...speed.validity import INVALID, MAX_SPREAD
 from ...verdicts import PASS
 from ..choice import Speed, speed
 from ..gather import Row
-from ..text.formatting import ms
+from ..tables.formatting import ms
 from .annotations import Point, log_ruler, place_labels
 from .inline_svg import BAD, BAND, INK, QUIET, SERIES, SURFACE, VARIABLES, figure_of
 
@@ -55,18 +55,19 @@ def tradeoff(rows: Sequence[Row], width: int) -> str | None:
 
 
 def distributions(rows: Sequence[Row], width: int) -> str | None:
-    """Each round of each cell as a row: median, quartiles, 5 % to 95 %, and what lies outside.
+    """Each generation of each cell as a row: median, quartiles, 5 % to 95 %, and what lies outside.
 
     Times are relative to the cell's own median, so that all cells share one ruler.
     """
-    shown = [row for row in rows if row.rounds and row.bench]
+    shown = [row for row in rows if row.generations and row.bench]
     if not shown:
         return None
-    step = 9.0  # pixels for a round
+    step = 9.0  # pixels for a generation
     heads = [
-        sum(len(row.rounds) for row in shown[:place]) + 3.2 * place for place in range(len(shown))
+        sum(len(row.generations) for row in shown[:place]) + 3.2 * place
+        for place in range(len(shown))
     ]
-    total = heads[-1] + len(shown[-1].rounds) + 3
+    total = heads[-1] + len(shown[-1].generations) + 3
     colors = _colors(rows)
     with figure_of(width, int(total * step) + 56) as (figure, finish):
         axes = figure.add_subplot()
@@ -74,7 +75,7 @@ def distributions(rows: Sequence[Row], width: int) -> str | None:
         axes.set_xscale("log")
         axes.set_xlim(lowest, highest)
         axes.set_ylim(total - 0.5, -1)
-        axes.axvspan(1 - MAX_ROUND_SPREAD, 1 + MAX_ROUND_SPREAD, color=BAND, linewidth=0)
+        axes.axvspan(1 - MAX_SPREAD, 1 + MAX_SPREAD, color=BAND, linewidth=0)
         axes.axvline(1, color=QUIET, linewidth=1)
         ticks = _ticks(lowest, highest, width)
         axes.set_xticks(ticks, [f"{tick:g}×" for tick in ticks])
@@ -84,9 +85,9 @@ def distributions(rows: Sequence[Row], width: int) -> str | None:
         axes.grid(visible=False, axis="y")
         axes.set_xlabel("time of a run ÷ the cell's own p50")
         for row, top in zip(shown, heads, strict=True):
-            _rounds(axes, row, top, colors[row.runner], pixels=width)
+            _generations(axes, row, top, colors[row.runner], pixels=width)
         described = "; ".join(f"{row.name()}: {_spoken(row)}" for row in shown)
-        return finish("distributions", f"Distribution of latencies by round. {described}")
+        return finish("distributions", f"Distribution of latencies by generation. {described}")
 
 
 def layers(cells: Sequence[Explanation], width: int) -> str | None:
@@ -117,7 +118,7 @@ def _point(axes: Any, row: Row, found: Speed, color: str, area: float) -> Point:
     assert row.bench
     height = _height(row)
     assert height is not None
-    holds = row.bench.verdict == VALID and row.parity is not None and row.parity.verdict == PASS
+    holds = row.bench.verdict != INVALID and row.parity is not None and row.parity.verdict == PASS
     if found.low is not None and found.high is not None:
         axes.plot([found.low, found.high], [height] * 2, color=color, linewidth=2, alpha=0.8)
     axes.scatter(
@@ -188,14 +189,16 @@ def _ticks(lowest: float, highest: float, width: int) -> list[float]:
 
 
 def _span(rows: Sequence[Row]) -> tuple[float, float]:
-    ratios = [np.concatenate(row.rounds) / np.median(np.concatenate(row.rounds)) for row in rows]
+    ratios = [
+        np.concatenate(row.generations) / np.median(np.concatenate(row.generations)) for row in rows
+    ]
     lowest = min(float(one.min()) for one in ratios)
     highest = max(float(one.max()) for one in ratios)
     return min(0.85, lowest * 0.98), max(1.25, highest * 1.04)
 
 
-def _rounds(axes: Any, row: Row, top: float, color: str, pixels: int) -> None:
-    everything = np.concatenate(row.rounds)
+def _generations(axes: Any, row: Row, top: float, color: str, pixels: int) -> None:
+    everything = np.concatenate(row.generations)
     middle = np.median(everything)
     assert row.bench
     runs = f"p50 {ms(float(middle))} ms, {len(everything):,} runs, {row.bench.verdict}"
@@ -210,8 +213,8 @@ def _rounds(axes: Any, row: Row, top: float, color: str, pixels: int) -> None:
             color=shade,
         )
     low, high = np.log(axes.get_xlim())
-    heights = [top + 1.2 + number for number in range(len(row.rounds))]
-    ratios = [samples / middle for samples in row.rounds]
+    heights = [top + 1.2 + number for number in range(len(row.generations))]
+    ratios = [samples / middle for samples in row.generations]
     least, first, half, third, most = np.transpose(
         [np.percentile(one, (5, 25, 50, 75, 95)) for one in ratios]
     )
@@ -228,9 +231,9 @@ def _rounds(axes: Any, row: Row, top: float, color: str, pixels: int) -> None:
 
 
 def _spoken(row: Row) -> str:
-    everything = np.concatenate(row.rounds)
+    everything = np.concatenate(row.generations)
     middle, late = np.percentile(everything, (50, 95))
-    return f"{len(row.rounds)} rounds, median {middle:.3g} ms, 95 % below {late:.3g} ms"
+    return f"{len(row.generations)} generations, median {middle:.3g} ms, 95 % below {late:.3g} ms"
 
 
 def _layers(axes: Any, cell: Explanation) -> None:

@@ -1,97 +1,142 @@
-"""What bench and tune found, as tables for a terminal of 100 columns."""
+"""What bench found, as tables for a terminal of 100 columns."""
 
 from __future__ import annotations
 
+import re
 from collections.abc import Sequence
 from textwrap import wrap
 
 from rich.console import RenderableType
 
 from ....runners.timing.plan import OFFLINE, SERVER, SINGLE_STREAM
+from ...numerics.ratios import MARGIN, SAME, UNDECIDED
 from ...speed.bench_result import BenchResult, CellResult
-from ...speed.tune import TuneResult
-from . import columns
-from .formatting import WIDTH, number, row_name, settings, table, text
-from .table import Column, Table
+from ...speed.ranking import Pick, cost, pick
+from ...speed.validity import INVALID
+from ..tables import columns
+from ..tables.columns import AGAINST, RUNNER, TARGET, VARIANT
+from ..tables.formatting import WIDTH, number, row_name, text
+from ..tables.table import Column, Table
 
 SHOWN = {
     SINGLE_STREAM: (
-        *(columns.P50, columns.LATENCY_INTERVAL, columns.P90, columns.SPEEDUP),
-        *(columns.LOAD, columns.CACHED, columns.RSS, columns.SIZE),
+        *(columns.P50, columns.LATENCY_INTERVAL, columns.P90),
+        *(columns.LOAD, columns.RSS, columns.SIZE),
     ),
     OFFLINE: (
         *(columns.STREAMS, columns.BATCH, columns.THROUGHPUT, columns.THROUGHPUT_INTERVAL),
-        *(columns.SPEEDUP, columns.RSS),
+        columns.RSS,
     ),
     SERVER: (
         *(columns.STREAMS, columns.RATE, columns.THROUGHPUT),
         *(columns.P50, columns.P90, columns.P99, columns.RSS),
     ),
 }
-COMPARED = (
-    *(columns.VARIANT, columns.RUNNER, columns.TARGET, columns.RATIO, columns.RATIO_INTERVAL),
-    *(columns.AGAINST_VERDICT, columns.AGAINST_WHY),
-)
+# More rows than this are counted and not named.
+FEW = 3
+FIGURE = re.compile(r"[-+]?\d+(?:\.\d+)?")
+MORE = "more --generations, or --threads 1, which is several times steadier,"
 
 
 def bench_table(result: BenchResult) -> str:
-    """The cells of a bench with what qualifies them below."""
-    measured = [cell for cell in result.cells if cell.status == "ok"]
-    shown = Table.of(_columns(result.scenario, measured), measured)
+    """The cells of a bench, the fastest first, with what qualifies them and what to ship below."""
+    measured = sorted((cell for cell in result.cells if cell.status == "ok"), key=cost)
+    shown = Table.of(_columns(result, measured), measured)
     parts: list[RenderableType] = [shown.text()] if measured else []
     if any(cell.comparison for cell in measured):
-        compared = Table.of(COMPARED, [cell for cell in measured if cell.comparison])
+        rows = [cell for cell in measured if cell.comparison]
+        compared = Table.of((*_place(rows), *AGAINST), rows).without(lambda _: "")
         parts += [f"  compared with {result.baseline}:", compared.text()]
     parts += [*_notes(result.cells), *(f"  {problem}" for problem in result.problems)]
-    return text(*parts, _host(result))
+    return text(*parts, _host(result), *_advice(result))
 
 
-def tune_table(result: TuneResult) -> str:
-    """What tune recommends for each cell, and why it doesn't for the others."""
-    shown = table("variant", "runner", "target", "settings", ">default", ">tuned", "verdict")
+def advantage(found: Pick) -> str:
+    """How a cell compares with its reference: "2.41 [2.33–2.50] times as fast as fp32"."""
+    row, against = found.row, found.against
+    if against is None or found.pair is None:
+        return ""
+    low, high = row.speedup_ci95 or (None, None)
+    ends = f" [{number(low, '.2f')}–{number(high, '.2f')}]" if low else ""
+    relative = row.against_reference
+    if relative == SAME:
+        return f"as fast as {against.variant}, within {MARGIN:.0%}: {row.speedup:.2f}{ends}"
+    doubt = ", undecided" if relative == UNDECIDED else ""
+    return f"{row.speedup:.2f}{ends} times as fast as {against.variant}{doubt}"
+
+
+def why_this(found: Pick, rows: Sequence[CellResult]) -> str:
+    """Why it is this one of those that are equally fast; empty where nothing is."""
+    others = [row for row in (found.fastest, *found.same) if row != found.row]
+    if not others:
+        return ""
+    names = ", ".join(row_name(other, rows) for other in others)
+    nearer = all((found.row.sqnr_db or 999) - (row.sqnr_db or 999) >= 0.5 for row in others)
+    why = "is more faithful" if nearer else "is as faithful and not larger"
+    return f"as fast within {MARGIN:.0%}, but {names}: this one {why}"
+
+
+def _advice(result: BenchResult) -> list[str]:
+    """What to ship of each target, in a sentence each."""
     lines = []
-    for cell in result.cells:
-        name = "/".join(part for part in (cell.variant, cell.runner, cell.target) if part)
-        if cell.status == "ok":
-            shown.add_row(
-                cell.variant,
-                cell.runner,
-                cell.target,
-                settings(cell.settings) or "–",
-                number(cell.default_ms, ".2f"),
-                number(cell.tuned_ms, ".2f"),
-                cell.verdict or "",
-            )
-        line = f"{name}: {cell.reason}" if cell.status == "ok" else f"{name}: {cell.status}: "
-        line += "" if cell.status == "ok" else str(cell.reason)
-        lines += wrap(line, WIDTH, initial_indent="  ", subsequent_indent="    ")
-    parts: list[RenderableType] = [shown] if shown.row_count else []
-    about = f"  ms an image, {result.cells[0].scenario}; {result.seconds:.0f} s"
-    return text(*parts, *lines, about)
+    good = [row for row in result.cells if row.status == "ok" and row.verdict != INVALID]
+    if result.scenario == SERVER:
+        return []
+    for target in dict.fromkeys(row.target for row in good):
+        rows = [row for row in good if row.target == target]
+        found = pick(result, rows)
+        where = "" if target == "local" else f"On {target}: "
+        line = f"{where}Ship {row_name(found.row, rows)}"
+        parts = [part for part in (advantage(found), why_this(found, rows)) if part]
+        if found.undecided:
+            names = ", ".join(row_name(row, rows) for row in found.undecided)
+            parts.append(f"not told apart from {names}: {MORE} would")
+        line += f": {'; '.join(parts)}" if parts else ""
+        lines += wrap(f"{line}. Its outputs are for `edgepipe parity` to judge.", WIDTH)
+    return ["", *lines] if lines else []
 
 
-def _columns(scenario: str, cells: Sequence[CellResult]) -> list[Column]:
+def _columns(result: BenchResult, cells: Sequence[CellResult]) -> list[Column]:
     """What the scenario has to show, and only columns that tell cells apart or say something."""
-    target = [columns.TARGET] if any(cell.target != "local" for cell in cells) else []
+    relative = [columns.speedup(result.reference), columns.SPEEDUP_INTERVAL, columns.RELATIVE]
+    if not any(cell.speedup for cell in cells):
+        relative = []
     energy = [columns.ENERGY] if any(cell.energy_mj is not None for cell in cells) else []
-    place = [columns.VARIANT, columns.RUNNER, *target, columns.PRECISION, columns.THREADS]
-    return [*place, *SHOWN[scenario], *energy, columns.VERDICT]
+    return [*_place(cells), *relative, *SHOWN[result.scenario], *energy, columns.TIMES]
+
+
+def _place(cells: Sequence[CellResult]) -> list[Column]:
+    telling = {"target": TARGET, "precision": columns.PRECISION, "threads": columns.THREADS}
+    found = [column for name, column in telling.items() if _varies(name, cells)]
+    return [VARIANT, RUNNER, *found]
+
+
+def _varies(name: str, cells: Sequence[CellResult]) -> bool:
+    usual = {"target": "local", "precision": "f32"}.get(name)
+    return len({getattr(cell, name) for cell in cells} | ({usual} if usual else set())) > 1
+
+
+def noise(cells: Sequence[CellResult]) -> list[str]:
+    """What is to be said of the times: once, whatever its figures are in each row."""
+    measured = [cell for cell in cells if cell.status == "ok"]
+    said: dict[str, list[tuple[CellResult, str]]] = {}
+    for cell in measured:
+        for note in cell.notes:
+            said.setdefault(FIGURE.sub("#", note), []).append((cell, note))
+    lines = []
+    for found in said.values():
+        names = ", ".join(row_name(cell, measured) for cell, _ in found)
+        who = f"{len(found)} of {len(measured)} rows" if len(found) > FEW else names
+        some = f" ({who})" if len(found) < len(measured) else ""
+        lines.append(f"{_merged([note for _, note in found])}{some}")
+    return lines
 
 
 def _notes(cells: Sequence[CellResult]) -> list[str]:
-    """What a reader must know: what holds for all cells, then a line for each other cell."""
-    measured = [cell for cell in cells if cell.status == "ok"]
-    common = [
-        note
-        for note in (measured[0].notes if measured else ())
-        if all(note in cell.notes for cell in measured)
-    ]
-    lines = [f"  {note}" for note in common]
-    for cell in measured:
-        own = [note for note in cell.notes if note not in common]
-        if own:
-            line = f"{row_name(cell, measured)}: {'; '.join(own)}"
-            lines += wrap(line, WIDTH, initial_indent="  ", subsequent_indent="    ")
+    """What a reader must know of the times, and why cells have none."""
+    lines = []
+    for note in noise(cells):
+        lines += wrap(note, WIDTH, initial_indent="  ", subsequent_indent="    ")
     absent: dict[str, list[str]] = {}
     for cell in cells:
         if cell.status != "ok":
@@ -103,6 +148,18 @@ def _notes(cells: Sequence[CellResult]) -> list[str]:
                 names.append(name)
     lines += [f"  {', '.join(names)}: {reason}" for reason, names in absent.items()]
     return lines
+
+
+def _merged(notes: Sequence[str]) -> str:
+    """Notes that differ in their figures only, as one: "generations differ by 12 to 93%"."""
+    figures = [FIGURE.findall(note) for note in notes]
+    ranges = []
+    for column in zip(*figures, strict=True):
+        ordered = sorted(column, key=float)
+        same = ordered[0] == ordered[-1]
+        ranges.append(ordered[0] if same else f"{ordered[0]} to {ordered[-1]}")
+    given = iter(ranges)
+    return FIGURE.sub(lambda _: next(given), notes[0])
 
 
 def _settings(cells: Sequence[CellResult]) -> list[str]:
@@ -119,6 +176,11 @@ def _settings(cells: Sequence[CellResult]) -> list[str]:
     return lines
 
 
+def _threads(result: BenchResult) -> str:
+    counts = {cell.threads for cell in result.cells if cell.status == "ok"}
+    return f", {counts.pop()} threads" if len(counts) == 1 else ""
+
+
 def _host(result: BenchResult) -> str:
     if not result.hosts:
         return ""
@@ -128,7 +190,7 @@ def _host(result: BenchResult) -> str:
     batches = sorted({cell.batch for cell in result.cells if cell.batch})
     lines = [
         f"{result.model['name']} ({result.model['weights']} weights), "
-        f"batch {', '.join(map(str, batches))}; times in ms, RSS and size in MiB"
+        f"batch {', '.join(map(str, batches))}{_threads(result)}; times in ms, RSS and size in MiB"
     ]
     lines += _settings(result.cells)
     for target, host in result.hosts.items():

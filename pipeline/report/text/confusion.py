@@ -1,4 +1,4 @@
-"""What a training came to: its confusion matrix as text for the terminal and as a plot."""
+"""What a training came to, with its confusion matrix, as text for the terminal."""
 
 from __future__ import annotations
 
@@ -6,7 +6,8 @@ import shlex
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from . import formatting
+from ..tables import formatting
+from ..tables.table import Column, Table, figure
 
 if TYPE_CHECKING:
     from ...training.train import TrainResult
@@ -29,7 +30,8 @@ def text(result: TrainResult) -> str:
         f"  {_next_command(result)}",
     ]
     few = len(result.labels) <= MATRIX_CLASSES
-    return formatting.text(_matrix(result) if few else _mix_ups(result), *lines)
+    shown = _matrix(result) if few else _mix_ups(result)
+    return formatting.text(shown.text(), *lines)
 
 
 def _next_command(result: TrainResult) -> str:
@@ -39,21 +41,23 @@ def _next_command(result: TrainResult) -> str:
     return shlex.join(("edgepipe", "export", *flags))
 
 
-def _matrix(result: TrainResult) -> formatting.Table:
-    made = formatting.table("is \\ taken for", *(f">{label[:8]}" for label in result.labels))
-    for label, row in zip(result.labels, result.confusion, strict=True):
-        made.add_row(label[:16], *(str(value) if value else "·" for value in row))
-    return made
+def _matrix(result: TrainResult) -> Table:
+    heads = (Column("is \\ taken for"), *(figure(label[:8]) for label in result.labels))
+    rows = (
+        (label[:16], *(str(value) if value else "·" for value in row))
+        for label, row in zip(result.labels, result.confusion, strict=True)
+    )
+    return Table("", heads, tuple(rows))
 
 
-def _mix_ups(result: TrainResult) -> formatting.Table:
+def _mix_ups(result: TrainResult) -> Table:
     wrong = [
         (value, result.labels[i], result.labels[j], sum(row))
         for i, row in enumerate(result.confusion)
         for j, value in enumerate(row)
         if i != j and value
     ]
-    made = formatting.table("is", "taken for", ">times", ">of")
-    for value, label, taken, total in sorted(wrong, key=lambda one: -one[0])[:MIX_UPS_SHOWN]:
-        made.add_row(label, taken, str(value), str(total))
-    return made
+    most = sorted(wrong, key=lambda one: -one[0])[:MIX_UPS_SHOWN]
+    rows = ((label, taken, str(value), str(total)) for value, label, taken, total in most)
+    heads = (Column("is"), Column("taken for"), figure("times"), figure("of"))
+    return Table("", heads, tuple(rows))

@@ -1,28 +1,47 @@
-"""An explanation as text for the terminal and as a plot."""
+"""An explanation as text for the terminal, and its layers as a table."""
 
 from __future__ import annotations
 
-import math
+from rich.console import RenderableType
 
-from ...judging.explanation import Explanation
+from ...judging.explanation import Explanation, LayerError, Step
+from ...numerics.metrics import MEASURED
 from ...verdicts import FAIL
-from . import formatting
+from ..tables import formatting
+from ..tables.columns import distance
+from ..tables.formatting import number
+from ..tables.table import Column, Table, Verdict, figure
 
 LAYERS_SHOWN = 10
 
 
+def _so_far(layer: LayerError) -> str:
+    # The state is the layer's own where that was measured.
+    return distance(layer.sqnr_db, layer.state if layer.own_sqnr_db is None else MEASURED)
+
+
+LAYERS = (
+    Column("layer", lambda layer: layer.layer),
+    Column("operators", lambda layer: layer.operators),
+    figure("SQNR so far, dB", _so_far, "SQNR dB"),
+    figure("its own, dB", lambda layer: distance(layer.own_sqnr_db, layer.state), "its own dB"),
+    figure("values clipped", lambda layer: number(layer.clipped, ".2%"), "clipped"),
+)
+STEPS = (
+    Column("step", lambda step: step.name),
+    Column("file", lambda step: step.file),
+    Column("verdict", lambda step: Verdict(step.verdict)),
+    figure("SQNR dB", lambda step: distance(step.sqnr_db, step.state)),
+    figure("step adds dB", lambda step: distance(step.step_sqnr_db, MEASURED)),
+)
+
+
 def text(explanation: Explanation) -> str:
     """The steps, the worst layers and the findings of one cell."""
-    steps = formatting.table("", "step", "file", "verdict", ">SQNR dB", ">step adds dB")
-    for step in explanation.steps:
-        mark = "→" if step.name == explanation.step else ""
-        figures = (_db(step.sqnr_db), _db(step.step_sqnr_db))
-        steps.add_row(mark, step.name, step.file, step.verdict, *figures)
-    layers = formatting.table("layer", "operators", ">SQNR dB", ">its own dB", ">clipped")
-    for layer in explanation.layers[:LAYERS_SHOWN]:
-        clipped = "–" if layer.clipped is None else f"{layer.clipped:.2%}"
-        figures = (_db(layer.sqnr_db), _db(layer.own_sqnr_db), clipped)
-        layers.add_row(layer.layer, layer.operators, *figures)
+
+    def mark(step: Step) -> str:
+        return "→" if step.name == explanation.step else ""
+
     blamed = {step.reason: step.name for step in reversed(explanation.steps) if step.reason}
     lines = [f"  {name}: {reason}" for reason, name in reversed(blamed.items())]
     lines += [f"  {finding.text}" for finding in explanation.findings]
@@ -30,8 +49,22 @@ def text(explanation: Explanation) -> str:
     more = len(explanation.layers) - LAYERS_SHOWN
     if more > 0:
         lines.append(f"  and {more} better layers, see explain.json and explain.svg")
-    parts = [headline(explanation), steps]
-    return "\n" + formatting.text(*parts, *([layers] if explanation.layers else []), *lines)
+    steps = Table.of([Column("", mark), *STEPS], explanation.steps)
+    parts: list[RenderableType] = [headline(explanation), steps.text()]
+    if explanation.layers:
+        parts.append(worst_layers(explanation, LAYERS_SHOWN).text())
+    return "\n" + formatting.text(*parts, *lines)
+
+
+def worst_layers(explanation: Explanation, most: int) -> Table:
+    """The layers that add the most error."""
+    place = "" if explanation.target == "local" else f" at {explanation.target}"
+    worst = explanation.layers[:most]
+    caption = (
+        f"{explanation.variant} · {explanation.runner}{place}: "
+        f"the {len(worst)} worst of {len(explanation.layers)} layers"
+    )
+    return Table.of(LAYERS, worst, caption)
 
 
 def headline(explanation: Explanation) -> str:
@@ -45,11 +78,3 @@ def headline(explanation: Explanation) -> str:
         verb = f"has the verdict {explanation.verdict}, but breaks at"
     layer = f", layer {explanation.layer}" if explanation.layer else ""
     return f"{cell} {verb} step {explanation.step}{layer}"
-
-
-def _db(value: float | None) -> str:
-    if value is None:
-        return "–"
-    if math.isfinite(value):
-        return f"{value:.1f}"
-    return "equal" if value > 0 else "broken"

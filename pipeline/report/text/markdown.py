@@ -2,46 +2,33 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-
-from ...judging.evaluate_result import CellAccuracy, EvaluationResult
-from ...judging.parity_result import CellVerdict, ParityResult
-from . import columns
-from .columns import FILE, KERNELS, PRECISION, RUNNER, TARGET, VARIANT
-from .formatting import row_name
-from .table import Column, Table, Verdict
+from ...judging.evaluate_result import EvaluationResult
+from ...judging.parity_result import ParityResult
+from ..tables.table import Table, Verdict
+from . import judged
 
 MARKS = {"pass": "✅ pass", "fail": "❌ fail", "inconclusive": "❔ inconclusive"}
-PLACE = (VARIANT, RUNNER, TARGET, PRECISION)
-PARITY = (columns.VERDICT, columns.SQNR, columns.LIMIT, FILE, KERNELS, columns.COSINE)
-ACCURACY = (columns.ACCURACY_VERDICT, columns.TOP1, columns.TOP5, columns.DROP)
 
 
 def parity(result: ParityResult) -> str:
     """A table of the cells, and below it the reasons of those that did not pass."""
-    title = f"### edgepipe parity: {result.model['name']} ({result.model['weights']} weights)"
-    shown = _table((*PLACE, *PARITY, columns.TOP1_AGREEMENT), result.cells)
-    return "\n".join([title, "", shown, *_reasons(result.cells)]) + "\n"
+    return _document("parity", result, judged.verdicts(result), judged.reasons(result.cells))
 
 
 def evaluation(result: EvaluationResult) -> str:
     """A table of the cells, and below it the reasons of those that did not pass."""
-    title = f"### edgepipe evaluate: {result.model['name']} ({result.model['weights']} weights)"
-    data = result.data
-    about = f"{data['images']} images of {data['classes']} classes: {data['name']}"
-    shown = _table((*PLACE, *ACCURACY, columns.DROP_INTERVAL, FILE, KERNELS), result.cells)
-    notes = [f"* {note}" for note in result.notes]
-    return "\n".join([title, "", about, "", shown, *_reasons(result.cells), *notes]) + "\n"
+    return _document("evaluate", result, judged.accuracies(result), judged.notes(result))
 
 
-def _table(shown: Sequence[Column], cells: Sequence[CellVerdict | CellAccuracy]) -> str:
-    return Table.of(shown, cells, blank="").markdown(_marked)
+def _document(
+    command: str, result: ParityResult | EvaluationResult, shown: Table, notes: list[str]
+) -> str:
+    model = result.model
+    title = f"### edgepipe {command}: {model['name']} ({model['weights']} weights)"
+    lines = "\n".join(f"* {note}" for note in notes)
+    parts = (title, shown.caption, shown.markdown(_marked), lines)
+    return "\n\n".join(filter(None, parts)) + "\n"
 
 
 def _marked(verdict: Verdict) -> str:
     return MARKS.get(verdict.word, verdict.word)
-
-
-def _reasons(cells: Sequence[CellVerdict | CellAccuracy]) -> list[str]:
-    reasons = [f"* **{row_name(cell, cells)}**: {cell.reason}" for cell in cells if cell.reason]
-    return ["", *reasons] if reasons else []

@@ -2,11 +2,10 @@
 
 from __future__ import annotations
 
-from ...profiling.profile_result import LayerTime, OperatorTime, Peak, ProfileResult, cost_of_float
-from . import formatting
-from .columns import figure, shown
-from .formatting import ms
-from .table import Column, Table
+from ...profiling.profile_result import LayerTime, Peak, ProfileResult, cost_of_float
+from ..tables import formatting
+from ..tables.formatting import ms, number
+from ..tables.table import Column, Table, figure
 
 LAYERS_SHOWN = 10
 FLOATS_SHOWN = 8
@@ -17,7 +16,7 @@ NAME_WIDTH = 28
 def text(result: ProfileResult) -> str:
     """The cell, its operators, its costliest layers, and what is to be said of them."""
     more = len(result.layers) - LAYERS_SHOWN
-    lines = [*between(result), *peaks(result), *result.notes]
+    lines = remarks(result)
     lines += [f"and {more} cheaper layers, see {result.FILE}"] if more > 0 else []
     tables = [operators(result).text(), layers(result).text()]
     heads = [headline(result), f"  {duration(result)}"]
@@ -46,20 +45,22 @@ def duration(result: ProfileResult) -> str:
     )
 
 
+def remarks(result: ProfileResult) -> list[str]:
+    """What is to be said of the tables."""
+    estimates = formatting.estimates({result.cell.target: result.host}, [result.cell])
+    return [*between(result), *peaks(result), *result.notes, *estimates]
+
+
 def operators(result: ProfileResult) -> Table:
     """The time of each operator in each precision."""
-
-    def row(one: OperatorTime) -> tuple[str, ...]:
-        return one.operator, one.precision, str(one.nodes), _us(one.us), f"{one.share:.1%}"
-
     heads = (
-        Column("operator"),
-        Column("precision"),
-        Column("nodes", figure=True),
-        Column("µs a run", figure=True, brief="µs"),
-        Column("share", figure=True),
+        Column("operator", lambda one: one.operator),
+        Column("precision", lambda one: one.precision),
+        figure("nodes", lambda one: str(one.nodes)),
+        figure("µs a run", lambda one: _us(one.us), "µs"),
+        figure("share", lambda one: f"{one.share:.1%}"),
     )
-    return Table("By operator", heads, tuple(map(row, result.operators)))
+    return Table.of(heads, result.operators, "By operator")
 
 
 def layers(result: ProfileResult, count: int = LAYERS_SHOWN) -> Table:
@@ -72,8 +73,8 @@ def layers(result: ProfileResult, count: int = LAYERS_SHOWN) -> Table:
         figure("µs a run", lambda one: _us(one.us), brief="µs"),
         figure("conversions, µs", _converted, brief="conv."),
         figure("share", lambda one: f"{one.share:.1%}"),
-        figure("GMAC/s", lambda one: shown(one.gmacs_per_s, ".1f")),
-        figure("of the peak", lambda one: shown(one.peak_share, ".0%"), brief="of peak"),
+        figure("GMAC/s", lambda one: number(one.gmacs_per_s, ".1f")),
+        figure("of the peak", lambda one: number(one.peak_share, ".0%"), brief="of peak"),
         Column("kernel", lambda one: one.kernel),
     )
     title = f"The {len(found)} costliest of {len(result.layers)} layers"

@@ -5,22 +5,24 @@ from __future__ import annotations
 from ...shipping.deploy import WOULD_DEPLOY, Deployment
 from ...shipping.package import Packaged
 from ...shipping.verify_result import Verification
-from .formatting import ms, table, text
+from ..tables.formatting import cpu_of, mebibytes, ms, text
+from ..tables.table import Column, Table, figure
 
-MIB = 1 << 20
+HEADS = (Column("file"), figure("MiB"), Column("sha256"))
 
 
 def packaged(result: Packaged) -> str:
     """The archive and what it holds."""
-    shown = table("file", ">  MiB", "sha256")
-    for name, member in result.bundle.members.items():
-        shown.add_row(name, f"{member.size / MIB:.2f}", member.sha256[:12])
+    rows = tuple(
+        (name, mebibytes(member.size, ".2f"), member.sha256[:12])
+        for name, member in result.bundle.members.items()
+    )
     signed = "signed" if result.signed else "not signed"
     lines = [f"  {note}" for note in result.notes]
     for name in result.bundle.waived:
         lines.append(f"  {name}: packaged because it was allowed; the bundle says so")
-    size = f"{result.size / MIB:.1f} MiB, {signed}"
-    return text(shown, *lines, f"{result.path}  ({size})")
+    size = f"{mebibytes(result.size)} MiB, {signed}"
+    return text(Table("", HEADS, rows).text(), *lines, f"{result.path}  ({size})")
 
 
 def verification(result: Verification) -> str:
@@ -35,7 +37,7 @@ def verification(result: Verification) -> str:
         f"  {result.bundle['name']} {result.bundle['digest'][:16]}, "
         f"release {result.bundle['release']}, proven at {result.bundle['created'] or 'no time'}, "
         f"packaged by edgepipe {result.bundle['edgepipe']}",
-        f"  {host['cpu']}: {flags}",
+        f"  {cpu_of(host)}: {flags}",
         f"  {result.variant} ({result.file}) on {result.runner} {result.runner_version}, "
         f"{result.precision}, {result.threads} threads; {settings}",
     ]
@@ -60,7 +62,8 @@ def _latency(result: Verification) -> list[str]:
     there = ""
     if result.recorded_p50_ms is not None:
         there = f"; {ms(result.recorded_p50_ms)} ms on the build machine ({result.recorded_on})"
-    return [f"  p50 {ms(result.p50_ms)} ms in half a second{there}; not judged"]
+    judged = "an estimate, not judged" if result.host.get("isa") else "not judged"
+    return [f"  p50 {ms(result.p50_ms)} ms in half a second{there}; {judged}"]
 
 
 def deployment(result: Deployment) -> str:
@@ -70,7 +73,7 @@ def deployment(result: Deployment) -> str:
         lines.append(f"  {result.reason}")
     lines += [f"  {name} was removed" for name in result.removed]
     verb = "to send" if result.outcome == WOULD_DEPLOY else "sent"
-    size = f"{result.bytes_sent / MIB:.1f} MiB"
+    size = f"{mebibytes(result.bytes_sent)} MiB"
     lines.append(f"  {verb}: {size}; before: {result.before or 'nothing'}")
     serves, back = result.current or "nothing", result.previous or "nothing"
     return text(*lines, f"  current: {serves}; previous: {back}")

@@ -8,34 +8,38 @@ from typing import Any
 
 from rich.console import RenderableType
 
-from ...judging.evaluate_result import CellAccuracy, EvaluationResult
-from ...judging.parity_result import CellVerdict, ParityResult
+from ...judging.evaluate_result import EvaluationResult
+from ...judging.parity_result import ParityResult
 from ...judging.predict import Prediction, PredictResult
 from ...machine.doctor import Diagnosis
 from ...machine.inventory import Inventory
 from ...settings import placement
 from ...settings.making import SYNTHETIC
 from ...storage.manifest import Manifest
-from . import columns, explanation
-from .formatting import MIB, apart, ms, row_name, table, text
-from .table import Table
+from ..tables import columns
+from ..tables.formatting import NONE, estimates, mebibytes, ms, row_name, text
+from ..tables.table import Column, Table, figure
+from . import explanation, judged
 
-PLACE = (columns.VARIANT, columns.RUNNER, columns.TARGET, columns.PRECISION)
 IMAGE_WIDTH = 40
-TWICE_COLUMNS = (columns.FILE, columns.KERNELS)
 TWICE = "file: the int8 file's own arithmetic against torch; kernels: the runner against that"
 
 
 def export_table(manifest: Manifest) -> str:
     """The variants that an export left in the workspace."""
-    shown = table("variant", "file", ">  MiB", "sha256", "what it is")
+    heads = (
+        *map(Column, ("variant", "file")),
+        figure("MiB"),
+        *map(Column, ("sha256", "what it is")),
+    )
+    rows = []
     for variant, files in manifest.variants.items():
         for name in (name for main in files.values() for name in manifest.files(main)):
             artifact = manifest.artifacts[name]
             about = _about(manifest, name) if name in files.values() else "belongs to it"
-            size = f"{artifact.size / MIB:.2f}"
-            shown.add_row(variant, name, size, artifact.sha256[:12], about)
-    parts: list[RenderableType] = [shown]
+            size = mebibytes(artifact.size, ".2f")
+            rows.append((variant, name, size, artifact.sha256[:12], about))
+    parts: list[RenderableType] = [Table("", heads, tuple(rows)).text()]
     if (manifest.model["calibration"] or {}).get("from") == SYNTHETIC:
         parts.append("  int8 is calibrated on synthetic images: try it, don't ship it")
     return text(*parts)
@@ -48,18 +52,15 @@ def parity(result: ParityResult) -> str:
 
 def _parity_table(result: ParityResult) -> str:
     """The cells of a parity run with the reasons below it."""
-    ran = [cell for cell in result.cells if cell.status == "ok"]
-    twice = any(cell.file_max_abs is not None or cell.fault for cell in result.cells)
-    shown = [*PLACE, columns.VERDICT, columns.SQNR, columns.LIMIT, *TWICE_COLUMNS[: 2 * twice]]
-    shown += [columns.COSINE, columns.MAX_REL, columns.TOP1_AGREEMENT, columns.SAMPLES]
-    parts: list[RenderableType] = [Table.of(shown, ran).text()] if ran else []
+    shown = judged.verdicts(result)
+    parts: list[RenderableType] = [shown.text()] if shown.rows else []
     for cell in result.cells:
         if note := placement.spread(cell.placement, cell.provider or ""):
             parts.append(f"  {row_name(cell, result.cells)}: {note}")
-    parts += _reasons(result.cells)
-    parts += _problems(result.problems)
+    parts += [f"  {line}" for line in (*judged.reasons(result.cells), *result.problems)]
+    parts += [f"  {line}" for line in estimates(result.hosts, result.cells)]
     parts.append(f"  torch's float32 {_reference(result.reference)} on these goldens")
-    if twice:
+    if columns.FILE in shown.columns:
         parts.append(f"  {TWICE}")
     return text(*parts)
 
@@ -72,43 +73,12 @@ def _reference(sqnr_db: float) -> str:
 
 def evaluation_table(result: EvaluationResult) -> str:
     """The cells of an evaluation with the reasons below it."""
-    ran = [cell for cell in result.cells if cell.status == "ok"]
-    twice = any(cell.file_max_abs is not None for cell in result.cells)
-    shown = [*PLACE, columns.ACCURACY_VERDICT, columns.TOP1, columns.TOP1_INTERVAL, columns.TOP5]
-    shown += [columns.DROP, columns.DROP_INTERVAL, columns.P_VALUE, *TWICE_COLUMNS[: 2 * twice]]
-    if all(cell.target == "local" for cell in ran):
-        shown.remove(columns.TARGET)
-    parts: list[RenderableType] = [Table.of(shown, ran).text()] if ran else []
-    parts += _reasons(result.cells)
-    data, reference = result.data, result.reference
-    parts.append(
-        f"  {data['images']} images of {data['classes']} classes: {data['name']}; "
-        "drops in percentage points, positive where accuracy was lost"
-    )
-    if reference:
-        place = f"{reference['variant']} on {reference['runner']} ({reference['target']})"
-        limit = "no limit given (--max-drop)"
-        if result.max_drop is not None:
-            limit = f"at most {result.max_drop:g} points may be lost"
-        parts.append(f"  compared with {place}; {limit}")
-    if twice:
-        parts.append(f"  {TWICE} (SQNR in dB, on the goldens; parity judges it)")
-    parts += [f"  {note}" for note in result.notes]
-    return text(*parts)
-
-
-def _reasons(cells: Sequence[CellVerdict | CellAccuracy]) -> list[str]:
-    """A line for each cell with something to say, and one for each runner that isn't there."""
-    lines: dict[str, None] = {}
-    for cell in cells:
-        if cell.reason:
-            state = "" if cell.status == "ok" else f"{cell.status}: "
-            variant = "" if cell.status == "unavailable" else cell.variant
-            place = "/".join(part for part in (variant, cell.runner, cell.target) if part)
-            others = apart(cell, cells) if variant else {}
-            others.pop("target", None)
-            lines[f"  {' '.join((place, *others.values()))}: {state}{cell.reason}"] = None
-    return list(lines)
+    shown = judged.accuracies(result)
+    parts: list[RenderableType] = [shown.text()] if shown.rows else []
+    lines = [shown.caption, *judged.notes(result), *estimates(result.hosts, result.cells)]
+    if columns.FILE in shown.columns:
+        lines.append(f"{TWICE} (SQNR in dB, on the goldens; parity judges it)")
+    return text(*parts, *(f"  {line}" for line in lines))
 
 
 def environments_table(environments: Sequence[Mapping[str, Any]]) -> str:
@@ -125,24 +95,21 @@ def environments_table(environments: Sequence[Mapping[str, Any]]) -> str:
 
 def runners_table(result: Inventory) -> str:
     """Every runner, and below the table why some can't run and what to do about it."""
-    columns = ("runner", "target", "status", "version", "devices", "takes", "precisions", "from")
-    shown = table(*columns)
+    heads = ("runner", "target", "status", "version", "devices", "takes", "precisions", "from")
+    rows = []
     reasons: dict[str, list[str]] = {}
     for runner in result.runners:
-        shown.add_row(
-            runner.name,
-            runner.target,
-            runner.status,
-            runner.version or "–",
-            *(", ".join(x) or "–" for x in (runner.devices, runner.formats, runner.precisions)),
-            runner.origin or "edgepipe",
-        )
+        able = (runner.devices, runner.formats, runner.precisions)
+        place = (runner.name, runner.target, runner.status, runner.version or NONE)
+        known = (", ".join(one) or NONE for one in able)
+        rows.append((*place, *known, runner.origin or "edgepipe"))
         if runner.reason:
             wanted = runner.install and runner.install not in runner.reason
             remedy = f"; {runner.install}" if wanted else ""
             reasons.setdefault(runner.reason + remedy, []).append(
                 f"{runner.name} on {runner.target}"
             )
+    shown = Table("", tuple(map(Column, heads)), tuple(rows)).text()
     return text(shown, *(f"  {', '.join(names)}: {reason}" for reason, names in reasons.items()))
 
 
@@ -159,10 +126,6 @@ def diagnosis(result: Diagnosis) -> str:
     return "\n".join(lines)
 
 
-def _problems(problems: Sequence[str]) -> list[str]:
-    return [f"  {problem}" for problem in problems]
-
-
 def _about(manifest: Manifest, name: str) -> str:
     if name.endswith(".pt2"):
         return "torch.export program, for the torch runner"
@@ -172,11 +135,9 @@ def _about(manifest: Manifest, name: str) -> str:
 
 def predictions(result: PredictResult) -> str:
     """A line for each guess of the images that were read, and one for each that wasn't."""
-    shown = table("image", "label", ">probability", ">decode", ">run")
-    for prediction in result.predictions:
-        for row in _rows(prediction):
-            shown.add_row(*row)
-    parts: list[RenderableType] = [shown] if shown.row_count else []
+    heads = (*map(Column, ("image", "label")), *map(figure, ("probability", "decode", "run")))
+    rows = tuple(row for prediction in result.predictions for row in _rows(prediction))
+    parts: list[RenderableType] = [Table("", heads, rows).text()] if rows else []
     parts += [
         f"  {prediction.error}" for prediction in result.predictions if prediction.error is not None
     ]
@@ -185,12 +146,16 @@ def predictions(result: PredictResult) -> str:
         f"  {result.model['name']} {result.variant} / {result.runner}{place}, {result.precision}, "
         f"{result.threads} threads; times in ms, the first run's with what starts only then"
     )
+    if result.isa:
+        parts.append(
+            f"  {result.target}: this CPU computing as an older one (oneDNN: {result.isa})"
+        )
     if result.scores == "probabilities":
         parts.append("  the model gives probabilities itself: shown as they are")
     return text(*parts)
 
 
-def _rows(prediction: Prediction) -> list[list[str]]:
+def _rows(prediction: Prediction) -> list[tuple[str, ...]]:
     rows = []
     for place, guess in enumerate(prediction.top):
         times = ["", ""]
@@ -199,5 +164,5 @@ def _rows(prediction: Prediction) -> list[list[str]]:
         name = prediction.image if place == 0 else ""
         if len(name) > IMAGE_WIDTH:
             name = "…" + name[1 - IMAGE_WIDTH :]
-        rows.append([name, guess.label, f"{guess.probability:.1%}", *times])
+        rows.append((name, guess.label, f"{guess.probability:.1%}", *times))
     return rows

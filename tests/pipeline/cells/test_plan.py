@@ -13,7 +13,7 @@ from edgepipe.pipeline.cells.plan import plan
 from edgepipe.pipeline.errors import IntegrityError, UsageError
 from edgepipe.pipeline.settings.judging import CellsConfig
 from edgepipe.pipeline.settings.load import Config
-from edgepipe.pipeline.settings.machine import Places
+from edgepipe.pipeline.settings.machine import Places, RunnerConfig
 from edgepipe.pipeline.storage import made_here
 from edgepipe.pipeline.storage.manifest import Artifact, Manifest, Recommendation
 from edgepipe.runners import registry
@@ -94,6 +94,37 @@ def test_a_refusal_says_what_the_runner_takes() -> None:
     section = CellsConfig(runners=("ort-cpu",), variants=("int8",), precisions=("bf16",))
     _, (one,) = plan(FOLDER, MANIFEST, section, Places())
     assert one.reason == "ort-cpu computes in f32, not bf16"
+
+
+def test_a_target_that_computes_as_an_older_cpu_has_the_runners_that_can() -> None:
+    asked = CellsConfig(targets=("local", "isa-avx2"), variants=("fp32",))
+    cells, refused = plan(FOLDER, MANIFEST, asked, Places())
+    capped = {cell.runner for cell in cells if cell.target.isa}
+    assert capped == {"openvino", "ort-openvino"}
+    assert {"ort-cpu", "torch"} <= {cell.runner for cell in cells if not cell.target.isa}
+    assert refused == [], "nobody asked for ort-cpu there"
+
+
+@pytest.mark.parametrize(
+    ("target", "instead"),
+    [("isa-avx2", "--target haswell emulates"), ("isa-avx2-vnni", "an emulator that has")],
+)
+def test_another_runner_that_was_named_is_one_row_there(target: str, instead: str) -> None:
+    asked = CellsConfig(runners=("ort-cpu", "openvino"), targets=("local", target))
+    cells, (one,) = plan(FOLDER, MANIFEST, asked, Places())
+    assert ("ort-cpu", "local") in {(cell.runner, cell.target.name) for cell in cells}
+    assert (one.variant, one.runner, one.target) == ("", "ort-cpu", target)
+    assert one.status == "unavailable"
+    assert one.reason.startswith("ort-cpu can't compute as AVX2")
+    assert instead in one.reason
+
+
+def test_only_the_cpu_computes_as_an_older_one() -> None:
+    places = Places(runners={"openvino": RunnerConfig(device="GPU")})
+    asked = CellsConfig(runners=("openvino",), targets=("isa-avx2",))
+    cells, (one,) = plan(FOLDER, MANIFEST, asked, places)
+    assert cells == []
+    assert one.reason.startswith("openvino on GPU can't compute as AVX2")
 
 
 def test_a_runner_that_can_not_be_asked_is_one_row(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -21,8 +21,8 @@ from edgepipe.pipeline.numerics import metrics
 from edgepipe.pipeline.storage.goldens import Goldens
 from edgepipe.runners.images import Preprocessing
 from edgepipe.runners.machine import host
+from edgepipe.runners.targets import BUILT_IN_TARGETS, LOCAL
 from edgepipe.runners.targets import HASWELL as HASWELL_TARGET
-from edgepipe.runners.targets import LOCAL
 
 Run = Callable[..., CompletedProcess[str]]
 
@@ -173,6 +173,50 @@ def test_int8_saturates_on_an_emulated_haswell_and_int8_avx2_holds(
         assert cell["file_sqnr_db"] > 25, "the file is good on every CPU"
         assert (cell["kernels_sqnr_db"] < cell["kernels_limit_db"]) == fails
         assert not fails or "int8-avx2 is the variant for it" in cell["reason"]
+
+
+@pytest.mark.skipif("avx2" not in host.facts()["cpu_flags"], reason="needs AVX2")
+def test_int8_saturates_on_a_cpu_that_computes_as_avx2_and_int8_avx2_holds(
+    workspace: Path, edgepipe: Run
+) -> None:
+    flags = ("--target", "isa-avx2", "--workspace", workspace)
+    done = edgepipe("parity", *flags, "--json")
+    assert done.returncode == 1, done.stdout
+    document = json.loads(done.stdout)
+    assert document["hosts"]["isa-avx2"]["isa"] == "AVX2"
+    cells = {cell["variant"]: cell for cell in document["cells"] if cell["runner"] == "openvino"}
+    assert list(cells) == ["fp32", "int8", "int8-avx2"]
+    for variant, cell in cells.items():
+        fails = variant == "int8"
+        assert cell["isa"] == "Intel AVX2"
+        assert (cell["verdict"], cell["fault"]) == (
+            ("fail", "saturation") if fails else ("pass", None)
+        )
+        assert not fails or "int8-avx2 is the variant for it" in cell["reason"]
+    assert "ort-cpu" not in {cell["runner"] for cell in document["cells"]}
+    again = edgepipe("parity", "--from", workspace / "mobilenet_v2" / "parity.npz")
+    assert "isa-avx2: estimate: this CPU computing as AVX2" in again.stdout
+    done = edgepipe("parity", *flags, "--runner", "ort-cpu")
+    assert done.returncode == 5
+    assert "--target haswell emulates such a CPU" in done.stdout
+
+
+@haswell
+def test_computing_as_avx2_gives_what_the_emulated_haswell_does(exported: Path) -> None:
+    """Measured: bit for bit. A kernel of OpenVINO's own may add in another order elsewhere."""
+    folder = exported / "mobilenet_v2"
+    goldens = Goldens.load(folder / "goldens.npz")
+    preprocessing = Preprocessing.from_json(
+        json.loads((folder / "manifest.json").read_text())["preprocessing"]
+    )
+    answers = {}
+    for target in (BUILT_IN_TARGETS["isa-avx2"], HASWELL_TARGET, LOCAL):
+        cell = Cell("int8", "openvino", target, "f32", "int8.onnx", 1)
+        with open_cell(cell, folder / "int8.onnx") as opened:
+            answers[target.name] = run_goldens(opened, goldens, preprocessing, 2)["logits"]
+    assert metrics.sqnr_db(answers["isa-avx2"], answers["haswell"]) > 100
+    if not host.saturates(host.facts()):
+        assert metrics.sqnr_db(answers["local"], answers["haswell"]) < 40
 
 
 @haswell

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import io
 import json
 from collections.abc import Mapping
 from dataclasses import replace
@@ -273,6 +274,23 @@ def test_a_recording_is_judged_again_without_running(tmp_path: Path) -> None:
     (tmp_path / "old.npz").write_bytes(replace(made, own={}).to_bytes())
     with pytest.raises(InputError, match="run `edgepipe parity` again"):
         Recording.load(tmp_path / "old.npz")
+
+
+def test_a_recording_with_any_field_spoiled_is_refused(tmp_path: Path) -> None:
+    outputs, own = cell(31.0, 29.0)
+    arrays = dict(np.load(io.BytesIO(recording(ran("int8", outputs), int8=own).to_bytes())))
+    about = json.loads(arrays.pop("about").tobytes())
+    (row,) = about["cells"]
+    spoiled: list[tuple[str, dict[str, object]]] = [
+        *((name, {**about, name: [[]]}) for name in about),
+        *((name, {**about, "cells": [{**row, name: [[]]}]}) for name in row),
+        ("host", {**about, "cells": [{**row, "host": {"physical_cores": "two"}}]}),
+    ]
+    for name, document in spoiled:
+        text = np.frombuffer(json.dumps(document).encode(), np.uint8)
+        np.savez(tmp_path / "parity.npz", **arrays, about=text)
+        with pytest.raises(InputError, match=r"parity\.npz: "):
+            pytest.fail(f"{name}: {Recording.load(tmp_path / 'parity.npz')}")
 
 
 @pytest.mark.parametrize(

@@ -58,6 +58,8 @@ def findings(done: CompletedProcess[str]) -> dict[str, dict[str, Any]]:
         (doctor.int8_kernels, facts(cpu_flags=["avx2"]), "warning", "no VNNI, no AMX"),
         (doctor.int8_kernels, facts(cpu_flags=[]), "warning", "not even AVX2"),
         (doctor.int8_kernels, facts(cpu_flags=[], machine="aarch64"), "ok", "aarch64"),
+        (doctor.older_cpus, facts(cpu_flags=["avx2", "fma", "avx512f"]), "ok", "isa-avx2, isa-avx"),
+        (doctor.older_cpus, facts(cpu_flags=[]), "ok", "none"),
         (doctor.governor, facts(), "ok", "performance"),
         (doctor.governor, facts(governor="powersave"), "warning", "powersave"),
         (doctor.governor, facts(governor=None), "ok", "does not set"),
@@ -81,8 +83,9 @@ def test_this_environment_has_no_problem(edgepipe: Run) -> None:
     done = edgepipe("doctor", "--json")
     assert done.returncode == 0, done.stdout
     found = findings(done)
-    checks = ("cores", "int8", "governor", "machine", "load", "wheels", "files", "openvino")
-    assert set(found) == {f"local: {check}" for check in (*checks, "telemetry", "leftovers")}
+    checks = ("cores", "int8", "older CPUs", "governor", "machine", "load", "wheels", "files")
+    checks += ("openvino", "telemetry", "leftovers", "oneDNN")
+    assert set(found) == {f"local: {check}" for check in checks}
     wheels = found["local: wheels"]["what"]
     assert "onnxruntime 1." in wheels
     assert "openvino 20" in wheels
@@ -191,7 +194,18 @@ def test_environments_of_runners_are_looked_at_too(edgepipe: Run, tmp_path: Path
     assert found[f"openvino ({sys.executable}): wheels"]["status"] == "ok"
 
 
-def test_an_emulated_target_is_refused(edgepipe: Run) -> None:
-    done = edgepipe("doctor", "--target", "haswell")
+@pytest.mark.parametrize(
+    ("target", "says"), [("haswell", "emulated"), ("isa-avx2", "computes as another CPU")]
+)
+def test_a_target_that_is_no_machine_is_refused(edgepipe: Run, target: str, says: str) -> None:
+    done = edgepipe("doctor", "--target", target)
     assert (done.returncode, done.stdout) == (2, "")
-    assert "emulated" in done.stderr
+    assert says in done.stderr
+
+
+def test_a_cap_in_the_environment_is_told(edgepipe: Run) -> None:
+    done = edgepipe("doctor", "--json", env={"ONEDNN_MAX_CPU_ISA": "AVX2"})
+    found = findings(done)["local: oneDNN"]
+    assert found["status"] == "warning"
+    assert found["what"].startswith("ONEDNN_MAX_CPU_ISA=AVX2 is set")
+    assert "--target isa-avx2" in found["remedy"]

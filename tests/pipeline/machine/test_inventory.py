@@ -84,6 +84,15 @@ def test_the_built_in_runners_are_listed_with_their_facts(edgepipe: Run) -> None
         assert row["precisions"][0] == "f32"
 
 
+def test_a_runner_that_a_target_is_not_for_has_a_reason_and_nothing_to_install(
+    edgepipe: Run,
+) -> None:
+    found = rows(edgepipe("runners", "--target", "isa-avx2", "--json"))
+    for name in ("ort-cpu", "torch"):
+        assert (found[name]["status"], found[name]["install"]) == ("unavailable", None)
+        assert "can't compute as AVX2" in found[name]["reason"]
+
+
 def test_a_missing_library_is_a_reason_and_the_command_that_installs_it(
     edgepipe: Run, plugins: Path
 ) -> None:

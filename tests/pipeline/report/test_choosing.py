@@ -19,8 +19,8 @@ def test_models_stand_side_by_side_with_their_sources(made_up: MadeUp) -> None:
     text = plain(made_up.page())
     assert "Models of the zoo; random weights; 224 pixels; 1000 classes" in text
     assert "mobilenet_v2 3,504,872 301 6.0 14.0 4.0 91.0 72.2" in text
-    assert "mobilenet_v2 · int8 ◆ 2.00 1.80–2.20 100 ✓ valid" in text
-    assert "squeezenet1_1 · fp32 5.00 4.50–5.50 100 ✓ valid" in text
+    assert "mobilenet_v2 · int8 ort-cpu ◆ 2.00 1.80–2.20 100 ✓ valid" in text
+    assert "squeezenet1_1 · fp32 ort-cpu 5.00 4.50–5.50 100 ✓ valid" in text
     assert "on A CPU & more, 2026-01-02 03:04 UTC" in text
     assert "Top-1 of mobilenet_v2, squeezenet1_1: a paper." in text
     assert "Not measured: edgepipe compare --convolutions does" in text
@@ -48,6 +48,38 @@ def test_the_plot_names_every_model_at_both_widths(made_up: MadeUp) -> None:
     assert "Not drawn, for want of a published accuracy: my_own." in plain(text)
 
 
+def test_precisions_have_rows_and_panels_of_their_own(made_up: MadeUp) -> None:
+    both = tuple(
+        replace(speed, precision=precision, p50_ms=(speed.p50_ms or 0) * share)
+        for precision, share in (("f32", 1.0), ("bf16", 0.5))
+        for speed in ROWS[0].speeds
+    )
+    made_up.compare(replace(ROWS[0], speeds=both), ROWS[1])
+    page = made_up.page()
+    text = plain(page)
+    assert "mobilenet_v2 · fp32 ort-cpu f32 3.00" in text
+    assert "mobilenet_v2 · fp32 ort-cpu bf16 1.50" in text
+    assert "mobilenet_v2 int8 on ort-cpu in bf16: p50 1.00 ms" in page
+    assert "squeezenet1_1 int8 on ort-cpu in f32: p50 3.33 ms" in page
+    assert ">ort-cpu in bf16<" in page
+    assert "--precision f32 --precision bf16" in text
+
+
+def test_targets_have_rows_and_panels_of_their_own_and_their_machines_names(
+    made_up: MadeUp,
+) -> None:
+    both = tuple(
+        replace(speed, target=target) for target in ("local", "atom-01") for speed in ROWS[0].speeds
+    )
+    hosts = {"local": HOST, "atom-01": {**HOST, "cpu": "A small one"}}
+    made_up.compare(replace(ROWS[0], speeds=both), hosts=hosts)
+    page = made_up.page()
+    text = plain(page)
+    assert "mobilenet_v2 · int8 ort-cpu atom-01 ◆ 2.00" in text
+    assert "on A CPU & more (local) and A small one (atom-01), 2026" in text
+    assert ">ort-cpu at atom-01<" in page
+
+
 def test_convolutions_are_compared_by_arithmetic_and_by_the_clock(made_up: MadeUp) -> None:
     made_up.compare(*ROWS, convolutions=(convolution(),))
     for form in ("html", "markdown"):
@@ -70,7 +102,7 @@ def test_one_round_gives_no_interval_and_a_missing_runner_its_reason(made_up: Ma
     )
     made_up.compare(replace(ROWS[0], speeds=(speed, absent)), quick=True)
     text = plain(made_up.page())
-    assert "mobilenet_v2 · fp32 ◆ 3.00 – 100 ◐ noisy" in text
+    assert "mobilenet_v2 · fp32 ort-cpu ◆ 3.00 – 100 ◐ noisy" in text
     assert "mobilenet_v2 fp32/ort-cpu: one short round" in text
     assert "ort-cuda: unavailable: no GPU" in text
     assert "○ unavailable" not in text  # no columns for what gave nothing

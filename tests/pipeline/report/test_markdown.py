@@ -19,8 +19,8 @@ def test_markdown_has_the_same_facts_in_tables_that_hold(full: MadeUp) -> None:
     assert len(set(widths)) <= len(heads)
     for part in ("## Recommendation", "is the fastest of the 7 cells that pass", "98.74%"):
         assert part in text
-    assert "| cell | bench: verdict | bench: p50 ms |" in text
-    assert "| int8 · ort-cpu | ✓ valid | 2." in text
+    assert "| cell | bench: speed | bench: × fp32 | bench: 95 % interval | bench: p50 ms |" in text
+    assert "| int8 · ort-cpu | ✓ faster | 2.32 | 2.27–2.37 | 2." in text
     assert "\n\n\n" not in text
 
 

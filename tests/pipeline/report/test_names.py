@@ -7,7 +7,7 @@ from typing import Any
 
 import pytest
 
-from edgepipe.pipeline.report.text.formatting import row_name
+from edgepipe.pipeline.report.tables.formatting import row_name
 
 
 def row(**facts: Any) -> Any:

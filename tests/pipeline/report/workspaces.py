@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
+import itertools
 import json
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import asdict, replace
 from pathlib import Path
 from typing import Any
@@ -15,8 +16,9 @@ from edgepipe.pipeline.judging.evaluate_result import CellAccuracy, EvaluationRe
 from edgepipe.pipeline.judging.explanation import ExplainResult, Explanation, LayerError, Step
 from edgepipe.pipeline.judging.gates import Gate
 from edgepipe.pipeline.judging.parity_result import CellVerdict, ParityResult
-from edgepipe.pipeline.numerics.intervals import interval
 from edgepipe.pipeline.numerics.paired import Drop
+from edgepipe.pipeline.numerics.ratios import Ratio
+from edgepipe.pipeline.numerics.ratios import verdict as verdict_of
 from edgepipe.pipeline.profiling.profile_result import (
     LayerTime,
     Node,
@@ -26,9 +28,16 @@ from edgepipe.pipeline.profiling.profile_result import (
     ProfileResult,
 )
 from edgepipe.pipeline.report.gather import Report
-from edgepipe.pipeline.speed.bench_result import BenchResult, CellResult, Latency
+from edgepipe.pipeline.speed.bench_result import (
+    BenchResult,
+    CellResult,
+    Latency,
+    Pair,
+    over_generations_ms,
+)
 from edgepipe.pipeline.speed.compare import Candidate, CompareResult, Speed, with_fronts
 from edgepipe.pipeline.speed.convolutions import Convolution, Timed
+from edgepipe.pipeline.speed.ranking import cost
 from edgepipe.pipeline.speed.tune import Trial, Tuned, TuneResult
 from edgepipe.pipeline.storage.goldens import reference_json
 from edgepipe.pipeline.storage.manifest import Artifact, Manifest, Recommendation
@@ -135,16 +144,16 @@ class MadeUp:
         (self.folder / "manifest.json").write_text(manifest.to_json())
         self.hashes = {name: found.sha256 for name, found in artifacts.items()}
 
-    def bench(self, *cells: CellResult, rounds: int = 6, **changes: Any) -> None:
+    def bench(self, *cells: CellResult, generations: int = 6, **changes: Any) -> None:
         """Bench's files. The samples of the cells are of the right count and median."""
         random = np.random.default_rng(7)
-        samples = tuple(self._samples(random, cell, rounds) for cell in cells)
+        samples = tuple(self._samples(random, cell, generations) for cell in cells)
         measured = [
             replace(
                 cell,
                 samples=sum(map(len, found)),
-                rounds=len(found),
-                round_ms=tuple(float(np.median(one)) / 1e6 for one in found),
+                generations=len(found),
+                generation_ms=tuple(float(np.median(one)) / 1e6 for one in found),
             )
             if found
             else cell
@@ -161,7 +170,10 @@ class MadeUp:
             scenario="single-stream",
             quick=False,
             baseline=None,
+            reference="fp32",
             cells=tuple(measured),
+            pairs=tuple(_pairs(measured)),
+            meters={},
             artifacts=self.hashes,
             problems=(),
             samples=samples,
@@ -308,29 +320,40 @@ class MadeUp:
 
     @staticmethod
     def _samples(
-        random: np.random.Generator, cell: CellResult, rounds: int
+        random: np.random.Generator, cell: CellResult, generations: int
     ) -> tuple[np.ndarray, ...]:
         if cell.status != "ok" or cell.latency_ms is None:
             return ()
         scale = cell.latency_ms.p50 * 1e6
         return tuple(
             (scale * random.normal(1, 0.01) * (1 + random.gamma(1.2, 0.02, 150))).astype(np.int64)
-            for _ in range(rounds)
+            for _ in range(generations)
         )
 
     @staticmethod
     def _timed(cell: CellResult, found: tuple[np.ndarray, ...]) -> CellResult:
         everything = np.concatenate(found) / 1e6
-        low, high = interval(cell.round_ms)
+        typical = over_generations_ms(cell.generation_ms)
         assert cell.latency_ms
-        middle = float(np.median(everything))
         latency = replace(
             cell.latency_ms,
-            p50=middle,
+            p50=typical.value,
+            mean=float(everything.mean()),
             p90=float(np.percentile(everything, 90)),
-            ci95=(min(low, middle), max(high, middle)),
+            ci95=typical.ci95,
         )
         return replace(cell, latency_ms=latency)
+
+
+def _pairs(cells: Sequence[CellResult], half: float = 0.03) -> Iterator[Pair]:
+    """As the cells' times have it, each with an interval of 3 % to both sides."""
+    for first, second in itertools.combinations(range(len(cells)), 2):
+        costs = [cost(cells[place]) for place in (first, second)]
+        if max(costs) < float("inf") and cells[first].target == cells[second].target:
+            ratio = costs[1] / costs[0]
+            found = Ratio(ratio, ratio * (1 - half), ratio * (1 + half))
+            verdict = verdict_of(found.inverse, 8)
+            yield Pair(first, second, ratio, found.ci95, verdict)
 
 
 def timed(variant: str, runner: str, verdict: str = "valid", **changes: Any) -> CellResult:
@@ -351,6 +374,8 @@ def timed(variant: str, runner: str, verdict: str = "valid", **changes: Any) -> 
         latency_ms=Latency(milliseconds, None, None, milliseconds, 0.1, (milliseconds,) * 2),
         throughput_per_s=1000 / milliseconds,
         speedup=4.9 / milliseconds,
+        speedup_ci95=(4.8 / milliseconds, 5.0 / milliseconds),
+        against_reference=None if variant == "fp32" else "faster",
         load_ms=40.0,
         peak_rss_mib=103.4,
         size_bytes=int(MIB.get(variant, 3) * 2**20),

@@ -20,17 +20,17 @@ def test_flags_over_environment_over_toml_over_pyproject(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     (tmp_path / "pyproject.toml").write_text(
-        "[tool.edgepipe.bench]\nthreads = 1\nrounds = 11\nseconds = 0.5\n"
+        "[tool.edgepipe.bench]\nthreads = 1\ngenerations = 11\nseconds = 0.5\n"
         "[tool.edgepipe.export]\ninput-size = 96\n"
     )
-    (tmp_path / "edgepipe.toml").write_text("[bench]\nthreads = 2\nrounds = 12\n")
+    (tmp_path / "edgepipe.toml").write_text("[bench]\nthreads = 2\ngenerations = 12\n")
     monkeypatch.setenv("EDGEPIPE_BENCH_THREADS", "3")
-    config = load({"bench": {"rounds": 14, "seconds": None}}, tmp_path)
-    assert config.bench.rounds == 14
+    config = load({"bench": {"generations": 14, "seconds": None}}, tmp_path)
+    assert config.bench.generations == 14
     assert config.bench.threads == 3
     assert config.bench.seconds == 0.5
     assert config.export.input_size == 96
-    assert load({}, tmp_path).bench.rounds == 12
+    assert load({}, tmp_path).bench.generations == 12
 
 
 def test_lists_in_the_environment_are_separated_by_commas(
@@ -59,9 +59,21 @@ def test_targets_and_interpreters(tmp_path: Path) -> None:
     assert config.target("local").name == "local"
 
 
+def test_a_target_of_ones_own_can_compute_as_an_older_cpu(tmp_path: Path) -> None:
+    (tmp_path / "edgepipe.toml").write_text(
+        '[targets.box]\nssh = "box"\npython = "/opt/python"\nisa = "avx2-vnni"\n'
+        '[targets.isa-avx2]\ncommand = ["nice", "{python}"]\n'
+    )
+    places = load({}, tmp_path).places
+    assert places.target("box").isa == "avx2-vnni"
+    assert places.target("isa-avx512-core").isa == "avx512-core"
+    assert places.target("isa-avx2").isa is None, "one's own comes before a built-in one"
+
+
 @pytest.mark.parametrize(
     ("text", "says"),
     [
+        ("[targets.a]\ncommand = ['c']\nisa = 'avx3'", r"targets\.a\.isa .*avx2"),
         ("[bench]\nthread = 2", r"unknown key bench\.thread \(edgepipe\.toml\); .*threads\?"),
         ("workspaces = 'x'", r"unknown key workspaces .*workspace\?"),
         ("[export]\ninput-sice = 2", r"unknown key export\.input-sice .*input-size\?"),

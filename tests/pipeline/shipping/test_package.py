@@ -14,6 +14,7 @@ from typing import Any
 import pytest
 
 from edgepipe.pipeline import package
+from edgepipe.pipeline.report.tables.formatting import ms
 from edgepipe.pipeline.storage.manifest import Manifest, Recommendation
 from edgepipe.runners.bundles.bundle import unpacked
 
@@ -110,7 +111,7 @@ def test_the_card_the_bill_and_the_requirements_say_what_was_measured(bundle: Pa
         assert bench
         for cell in bench["cells"]:
             if cell["latency_ms"]:
-                assert f"| {cell['latency_ms']['p50']:.2f} | – | {cell['verdict']} |" in card
+                assert f"| {ms(cell['latency_ms']['p50'])} | – | {cell['verdict']} |" in card
         pins = dict(
             line.split("==")
             for line in (found.folder / "requirements/cpu.txt").read_text().splitlines()
@@ -154,7 +155,9 @@ def test_only_the_variants_that_were_asked_for_are_in_it(measured: Path, tmp_pat
     [
         (("--format", "openvino-ir"), "run `edgepipe export --format openvino-ir`"),
         (("--variant", "fp16"), "run `edgepipe export --variant fp16`"),
-        (("--sign-certificate", "c.pem"), "a certificate signs nothing without its key"),
+        (("--sign-certificate", "c"), "sign-certificate: signs nothing without package.sign-key"),
+        (("--sign-chain", "c"), "package.sign-chain: signs nothing without package.sign-key"),
+        (("--sign-chain", "c", "--sign-key", "k"), "without package.sign-certificate"),
     ],
 )
 def test_what_is_not_there_is_a_usage_error(
@@ -244,6 +247,34 @@ def test_a_failure_on_a_cpu_that_int8_is_not_for_is_none(ready: Path, tmp_path: 
 
     edit(ready / "mobilenet_v2" / "parity.json", change)
     assert package(workspace=ready, output=tmp_path).bundle.waived == ()
+
+
+def test_what_passed_on_a_cpu_that_computes_as_another_one_is_no_proof(
+    ready: Path, edgepipe: Run
+) -> None:
+    edit(ready / "mobilenet_v2" / "parity.json", lambda it: it["hosts"]["local"].update(isa="AVX2"))
+    done = edgepipe("package", "--workspace", ready)
+    assert done.returncode == 1
+    assert "no cell passed with fp32.onnx" in done.stderr
+
+
+def test_the_card_has_no_times_of_a_cpu_that_another_one_computed_as(
+    ready: Path, tmp_path: Path
+) -> None:
+    def there(document: dict[str, Any]) -> None:
+        found = [{**cell, "target": "isa-avx2", "isa": "Intel AVX2"} for cell in document["cells"]]
+        for cell in found:
+            if cell.get("latency_ms"):
+                cell["latency_ms"] = {**cell["latency_ms"], "p50": 123456.0}
+        document["cells"] += found
+        document["hosts"]["isa-avx2"] = {**document["hosts"]["local"], "isa": "AVX2"}
+
+    for name in ("parity.json", "bench.json"):
+        edit(ready / "mobilenet_v2" / name, there)
+    with unpacked(package(workspace=ready, output=tmp_path).path) as found:
+        card = (found.folder / "MODEL_CARD.md").read_text()
+    assert "123456" not in card
+    assert "On isa-avx2, an estimate: this CPU computing as AVX2." in card
 
 
 def test_an_untrained_model_is_refused_unless_allowed_by_name(ready: Path, edgepipe: Run) -> None:

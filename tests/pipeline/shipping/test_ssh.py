@@ -17,7 +17,7 @@ import subprocess
 import sys
 import time
 from collections.abc import Callable, Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from subprocess import CompletedProcess
 from typing import Any
@@ -323,6 +323,16 @@ def test_a_path_may_start_at_the_far_home(box: Box) -> None:
     home = os.path.relpath(box.python, Path.home())
     with Worker(Target.over_ssh("box", "box", f"~/{home}", box.options).argv()) as worker:
         assert worker.hello["host"]["name"]
+
+
+def test_a_box_computes_as_an_older_cpu(box: Box, edgepipe: Run, tmp_path: Path) -> None:
+    (tmp_path / "edgepipe.toml").write_text(box.toml() + 'isa = "avx2"\n')
+    done = edgepipe("runners", "--target", "box", "--json", env={"ONEDNN_MAX_CPU_ISA": "SSE41"})
+    rows = {row["name"]: row for row in json.loads(done.stdout)["runners"]}
+    assert "can't compute as AVX2" in rows["ort-cpu"]["reason"]
+    assert "No module named 'openvino'" in rows["openvino"]["reason"], "it isn't on the box"
+    with Worker(replace(box.target(), isa="avx2").argv()) as worker:
+        assert worker.hello["host"]["isa"] == "AVX2"
 
 
 def test_an_option_in_place_of_a_host_is_refused(box: Box, edgepipe: Run, tmp_path: Path) -> None:

@@ -124,6 +124,14 @@ def test_the_pareto_front_is_each_runners_own() -> None:
     assert fronts == {("exact", "ort-cpu"), ("quick", "ort-cpu"), ("exact", "openvino")}
 
 
+@pytest.mark.parametrize("other", [{"precision": "bf16"}, {"target": "atom-01"}], ids=str)
+def test_the_pareto_front_is_of_like_conditions(other: dict[str, str]) -> None:
+    slow, fast = candidate("exact", 80.0, openvino=5.0), candidate("exact", 80.0, openvino=1.0)
+    elsewhere = replace(fast.speeds[0], **other)
+    (row,) = with_fronts([replace(slow, speeds=(*slow.speeds, elsewhere))])
+    assert [speed.pareto for speed in row.speeds] == [True, True]
+
+
 def test_why_figures_are_missing_is_said() -> None:
     result = compare(("squeezenet1_1",), static=True)
     (row,) = result.models

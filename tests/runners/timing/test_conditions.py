@@ -48,6 +48,17 @@ def machine(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Machine:
     return Machine(tmp_path, monkeypatch)
 
 
+def watching() -> conditions.Watch:
+    watch = conditions.Watch()
+    watch.resume()
+    return watch
+
+
+def stopped(watch: conditions.Watch) -> conditions.Conditions:
+    watch.pause()
+    return watch.read()
+
+
 HZ = os.sysconf("SC_CLK_TCK")
 
 
@@ -67,36 +78,36 @@ def test_who_took_the_cpu_time(
     cpus: int, own: float, busy: float, stolen: float, others: float, machine: Machine
 ) -> None:
     """Shares of one second of so many CPUs."""
-    meter = conditions.Meter()
+    watch = watching()
     ticks = cpus * HZ
     idle = ticks - round(busy * ticks) - round(stolen * ticks)
     machine.goes_on(own * cpus, user=round(busy * ticks), idle=idle, steal=round(stolen * ticks))
-    found = meter.read()
+    found = stopped(watch)
     assert found.others_percent == pytest.approx(others)
     assert found.steal_percent == pytest.approx(100 * stolen)
     assert found.seconds == 1.0
 
 
 def test_waiting_for_a_disk_is_nobodys_work(machine: Machine) -> None:
-    meter = conditions.Meter()
+    watch = watching()
     machine.goes_on(0.0, iowait=HZ)
-    assert meter.read().others_percent == 0
+    assert stopped(watch).others_percent == 0
 
 
 def test_a_machine_that_counts_nothing_has_no_neighbours(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(conditions, "STAT", tmp_path / "nothing")
-    found = conditions.Meter().read()
+    found = stopped(watching())
     assert (found.others_percent, found.steal_percent) == (0, 0)
 
 
 @LINUX
 def test_percentages_are_percentages() -> None:
     before = conditions._ticks()
-    meter = conditions.Meter()
+    watch = watching()
     time.sleep(0.05)
-    found = meter.read()
+    found = stopped(watch)
     assert sum(conditions._ticks()) > sum(before) > 0
     assert 0 <= found.steal_percent <= 100
     assert 0 <= found.others_percent <= 100
@@ -109,10 +120,10 @@ def test_energy_of_all_packages_in_joules(tmp_path: Path, monkeypatch: pytest.Mo
     rapl(tmp_path / "intel-rapl:0:0", "core", 1)
     second = rapl(tmp_path / "intel-rapl:1", "package-1", 999_000_000)
     rapl(tmp_path / "intel-rapl:2", "psys", 1)
-    meter = conditions.Meter()
+    watch = watching()
     (first / "energy_uj").write_text("7500000\n")
     (second / "energy_uj").write_text("500000\n")  # started again at 1000 J
-    assert meter.read().energy_j == pytest.approx(2.5 + 1.5)
+    assert stopped(watch).energy_j == pytest.approx(2.5 + 1.5)
     assert conditions.energy() is None
 
 
@@ -120,12 +131,12 @@ def test_energy_that_is_not_there_is_absent_with_the_reason_and_not_zero(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(conditions, "POWERCAP", tmp_path)
-    assert conditions.Meter().read().energy_j is None
+    assert stopped(watching()).energy_j is None
     assert "no RAPL counters" in (conditions.energy() or "")
     zone = rapl(tmp_path / "intel-rapl:0", "package-0", 1)
     (zone / "energy_uj").unlink()
     (zone / "energy_uj").mkdir()  # as unreadable as a file of root's, also for root
-    assert conditions.Meter().read().energy_j is None
+    assert stopped(watching()).energy_j is None
     assert "can't be read" in (conditions.energy() or "")
 
 
@@ -134,6 +145,6 @@ def test_thermal_events_are_counted(tmp_path: Path, monkeypatch: pytest.MonkeyPa
     folder = tmp_path / "cpu0" / "thermal_throttle"
     folder.mkdir(parents=True)
     (folder / "core_throttle_count").write_text("3\n")
-    meter = conditions.Meter()
+    watch = watching()
     (folder / "core_throttle_count").write_text("5\n")
-    assert meter.read().throttled == 2
+    assert stopped(watch).throttled == 2

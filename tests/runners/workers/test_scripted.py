@@ -9,7 +9,7 @@ from typing import Any
 import numpy as np
 import pytest
 
-from edgepipe.pipeline.speed.rounds import timing
+from edgepipe.pipeline.speed.turns import Schedule
 from edgepipe.runners import registry
 from edgepipe.runners.base import (
     RunnerUnavailable,
@@ -35,7 +35,7 @@ SETTINGS = Settings(1)
 def conversation() -> dict[str, Any]:
     """What every operation of a worker replies: the fields, and the names of the blobs."""
     settings = asdict(SETTINGS)
-    plan = asdict(timing(0.01))
+    plan = asdict(Schedule(seconds=0.01).plan(0))
     load = {"runner": "ort-cpu", "file": "network.onnx", "settings": settings, "cache": None}
     with Worker(LOCAL.argv()) as worker:
         replies = {"hello": (worker.hello, {})}
@@ -74,7 +74,7 @@ def test_it_starts_no_process(monkeypatch: pytest.MonkeyPatch) -> None:
     with scripted({"ort-cpu": SCRIPT}), Worker(LOCAL.argv()) as worker:
         loaded = worker.load("ort-cpu", CASE.files, SETTINGS)
         assert (loaded.placement.precision, loaded.placement.threads) == ("f32", 1)
-        measurement, _ = worker.measure(CASE.feeds, timing(0.01))
+        measurement, _ = worker.measure(CASE.feeds, Schedule(seconds=0.01).plan(0))
     assert len(measurement.samples) == SCRIPT.samples
 
 

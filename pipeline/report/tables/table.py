@@ -7,19 +7,23 @@ from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
 from typing import Any
 
+from rich import box
 from rich import table as rich
 
+from ...numerics.ratios import FASTER, SLOWER, UNDECIDED
 from ...speed.tune import RECOMMENDED
 from ...speed.validity import INVALID, NOISY, VALID
 from ...verdicts import FAIL, INCONCLUSIVE, PASS
-from . import formatting
+from .formatting import NONE
 
-NONE = "–"
 GOOD, WARN, BAD, PLAIN = "good", "warn", "bad", "plain"
 TONES = {
     PASS: GOOD,
     VALID: GOOD,
     RECOMMENDED: GOOD,
+    FASTER: GOOD,
+    SLOWER: BAD,
+    UNDECIDED: WARN,
     INCONCLUSIVE: WARN,
     NOISY: WARN,
     FAIL: BAD,
@@ -54,7 +58,8 @@ Get = Callable[[Any], Value | None]
 class Column:
     """``get`` is its value in a row, ``None`` where there is none. A ``figure`` stands right.
 
-    ``group`` spans the columns of one command, ``brief`` is the heading where room is scarce.
+    ``group`` spans the columns of one command. ``brief`` is the heading where room is scarce, and
+    a ``wide`` one is left out there.
     """
 
     title: str
@@ -62,6 +67,12 @@ class Column:
     figure: bool = False
     group: str = ""
     brief: str = ""
+    wide: bool = False
+
+
+def figure(title: str, get: Get = str, brief: str = "", group: str = "") -> Column:
+    """A column that stands right."""
+    return Column(title, get, figure=True, brief=brief, group=group)
 
 
 @dataclass(frozen=True)
@@ -73,17 +84,14 @@ class Table:
     rows: tuple[tuple[Value, ...], ...]
 
     @classmethod
-    def of(
-        cls, columns: Sequence[Column], things: Iterable[Any], caption: str = "", blank: str = NONE
-    ) -> Table:
-        """A row for each of these things; ``blank`` stands where it has no value."""
+    def of(cls, columns: Sequence[Column], things: Iterable[Any], caption: str = "") -> Table:
+        """A row for each of these things."""
 
-        def value(column: Column, thing: Any) -> Value:
-            found = column.get(thing)
-            return blank if found is None else found
+        def row(thing: Any) -> tuple[Value, ...]:
+            found = (column.get(thing) for column in columns)
+            return tuple(NONE if value is None else value for value in found)
 
-        rows = tuple(tuple(value(column, thing) for column in columns) for thing in things)
-        return cls(caption, tuple(columns), rows)
+        return cls(caption, tuple(columns), tuple(map(row, things)))
 
     def without(self, empty: Callable[[Column], str | None]) -> Table:
         """The same without columns that have nothing but what is ``empty`` for them."""
@@ -109,10 +117,14 @@ class Table:
 
     def text(self) -> rich.Table:
         """For a terminal."""
-        heads = (">" * column.figure + (column.brief or column.title) for column in self.columns)
-        made = formatting.table(*heads)
+        made = rich.Table(box=box.SIMPLE_HEAD, padding=0, pad_edge=False)
+        for one in self.columns:
+            if not one.wide:
+                side = "right" if one.figure else "left"
+                made.add_column(one.brief or one.title, justify=side, no_wrap=True)
         for row in self.rows:
-            made.add_row(*(one.word if isinstance(one, Verdict) else one for one in row))
+            shown = (value for one, value in zip(self.columns, row, strict=True) if not one.wide)
+            made.add_row(*(one.word if isinstance(one, Verdict) else one for one in shown))
         return made
 
     def markdown(self, verdict: Callable[[Verdict], str] = str) -> str:

@@ -1,18 +1,19 @@
-"""What the tables for a terminal are made of."""
+"""Figures, names and times as they are shown, and the width of a terminal."""
 
 from __future__ import annotations
 
 import io
 import sys
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
-from rich.box import SIMPLE_HEAD
 from rich.console import Console
-from rich.table import Table
+
+from ....runners.targets import estimate
 
 WIDTH = 100
 MIB = 1 << 20
+NONE = "–"
 # What may tell one row from another of the same variant and runner, and how it is said.
 APART = {
     "device": "{}",
@@ -21,15 +22,6 @@ APART = {
     "threads": "{} threads",
     "target": "on {}",
 }
-
-
-def table(*columns: str) -> Table:
-    """Columns that start with ">" are set to the right."""
-    made = Table(box=SIMPLE_HEAD, padding=0, pad_edge=False)
-    for column in columns:
-        right = column.startswith(">")
-        made.add_column(column.lstrip(">"), justify="right" if right else "left", no_wrap=True)
-    return made
 
 
 def text(*parts: Any) -> str:
@@ -42,6 +34,22 @@ def text(*parts: Any) -> str:
     output = console.file
     assert isinstance(output, io.StringIO)
     return output.getvalue().rstrip()
+
+
+def cpu_of(host: Mapping[str, Any]) -> str:
+    """What a machine's CPU is called, and what it computes as where that is another one."""
+    name = str(host.get("cpu", "an unknown CPU"))
+    return f"{name} computing as {host['isa']}" if host.get("isa") else name
+
+
+def estimates(hosts: Mapping[str, Mapping[str, Any]], rows: Sequence[Any]) -> list[str]:
+    """A line for each target that computes as an older CPU, with oneDNN's word for it."""
+    lines = []
+    for target, host in hosts.items():
+        if host.get("isa"):
+            said = next((row.isa for row in rows if row.target == target and row.isa), "nothing")
+            lines.append(f"{target}: {estimate(host['isa'])} (oneDNN: {said})")
+    return lines
 
 
 def row_name(row: Any, rows: Sequence[Any]) -> str:
@@ -63,7 +71,12 @@ def apart(row: Any, rows: Sequence[Any]) -> dict[str, str]:
 
 def number(value: float | None, form: str) -> str:
     """A figure, or a dash where there is none."""
-    return "–" if value is None else format(value, form)
+    return NONE if value is None else format(value, form)
+
+
+def interval(ends: Sequence[float] | None, show: Callable[[float], str], to: str = "–") -> str:
+    """Both ends, or a dash where there is no interval."""
+    return to.join(map(show, ends)) if ends else NONE
 
 
 def millions(value: float | None) -> str:
@@ -71,9 +84,9 @@ def millions(value: float | None) -> str:
     return number(None if value is None else value / 1e6, ",.0f")
 
 
-def mebibytes(value: float | None) -> str:
+def mebibytes(value: float | None, form: str = ".1f") -> str:
     """Bytes as MiB, or a dash where there is no figure."""
-    return number(None if value is None else value / MIB, ".1f")
+    return number(None if value is None else value / MIB, form)
 
 
 def settings(found: Mapping[str, Any]) -> str:
@@ -85,13 +98,13 @@ def settings(found: Mapping[str, Any]) -> str:
 
 def moment(when: str | None) -> str:
     """A time in UTC (ISO 8601) to the minute; a dash for ``None``."""
-    return "–" if when is None else f"{when[:16].replace('T', ' ')} UTC"
+    return NONE if when is None else f"{when[:16].replace('T', ' ')} UTC"
 
 
 def ms(value: float | None) -> str:
     """Three significant digits for what is below 100 ms; a dash for ``None``."""
     if value is None:
-        return "–"
+        return NONE
     if 0 < value < 1:
         return f"{value:.4f}" if value < 0.1 else f"{value:.3f}"
     return f"{value:.2f}" if value < 10 else f"{value:.1f}" if value < 100 else f"{value:.0f}"

@@ -1,0 +1,1 @@
+"""Tables: what stands in them, and the forms they are shown in."""

@@ -1,0 +1,463 @@
+"""Turns: all cells stay alive side by side and run for a slice each, in cycles of random order.
+
+What the machine does meanwhile meets all cells alike, so that their ratios hold where no time does.
+What is left is the luck of a process (where its threads and its memory came to lie): everything
+is started anew in each of several generations, and intervals are taken over those. One cell runs
+twice, as its own control: how far that pair is from one is what this machine can tell just now.
+
+The parent sleeps while a slice runs, and a slice is over only when its threads are at rest.
+"""
+
+from __future__ import annotations
+
+import random
+from collections.abc import Callable, Mapping, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import ExitStack, suppress
+from dataclasses import dataclass, field, replace
+from time import monotonic
+from typing import Any, Self
+
+import numpy as np
+
+from ...runners.base import RunnerError, SessionError
+from ...runners.images import Preprocessing
+from ...runners.targets import Target
+from ...runners.timing.measure import Measurement
+from ...runners.timing.plan import OFFLINE, SERVER, SINGLE_STREAM, Plan
+from ...runners.workers.launch import Worker
+from ..cells.session import (
+    Cell,
+    OpenCell,
+    load_cell,
+    open_cell,
+    run_goldens,
+    shares_fate,
+    start_worker,
+    status_of,
+)
+from ..judging.gates import mismatch
+from ..numerics import metrics, ratios
+from ..numerics.ratios import Ratio
+from ..progress import Progress
+from ..settings.speed import GENERATIONS
+from ..storage.goldens import FILE, Goldens, preprocessing_of
+from ..storage.manifest import Manifest
+from ..storage.workspace import Workspace
+
+CONTROL, METER = "control", "meter"
+
+CHECKED_GOLDENS = 16
+# Of every generation after the first: whether it is the same model still.
+CHECKED_AGAIN = 2
+
+QUICK_GENERATIONS, FEWEST_CYCLES = 3, 3
+SLICE_SECONDS = {SINGLE_STREAM: 0.05, OFFLINE: 0.2}
+SLICE_RUNS = 5
+# Random arrivals make a queue, and a queue needs time: the server has one long turn.
+SERVER_RUNS = 16
+WARM_UP_SECONDS = 0.5
+QUICK_SECONDS = 0.15
+# A cell that takes so much longer to set up than it is timed has every second generation only.
+MOST_SETTING_UP = 4.0
+# More cells than this in a cycle, or less memory than the largest of them had once more and a half,
+# and the others have turns of their own, with the same reference.
+MOST_IN_TURNS = 16
+SPARE_MEMORY = 1.5
+
+
+@dataclass(frozen=True, eq=False)
+class Source:
+    """The workspace that cells are measured from: its files, and what goes into the models."""
+
+    workspace: Workspace
+    manifest: Manifest
+    goldens: Goldens
+    preprocessing: Preprocessing | None
+
+    @classmethod
+    def of(cls, workspace: Workspace, manifest: Manifest) -> Self:
+        """Read what the measuring needs from a locked and verified workspace."""
+        goldens = Goldens.load(workspace.folder / FILE)
+        return cls(workspace, manifest, goldens, preprocessing_of(manifest))
+
+
+@dataclass(frozen=True)
+class Entry:
+    """A cell that has turns, with where its files come from.
+
+    ``role`` is "control" for its twin, or "meter" for the fixed work beside it.
+    """
+
+    cell: Cell
+    source: Source
+    role: str = ""
+
+
+@dataclass(frozen=True)
+class Schedule:
+    """How often and for how long each cell is timed: ``seconds`` in each of the generations."""
+
+    generations: int = GENERATIONS
+    seconds: float = 0.5
+    scenario: str = SINGLE_STREAM
+    rate: float = 0.0
+
+    @property
+    def cycles(self) -> int:
+        """Turns of each cell in a generation."""
+        if self.scenario == SERVER:
+            return 1
+        return max(FEWEST_CYCLES, round(self.seconds / SLICE_SECONDS[self.scenario]))
+
+    def plan(self, seed: int) -> Plan:
+        """What a worker is told of its slices."""
+        single = self.scenario == SERVER
+        seconds = self.seconds if single else self.seconds / self.cycles
+        return Plan(
+            seconds=seconds,
+            min_samples=SERVER_RUNS if single else SLICE_RUNS,
+            max_seconds=max(30.0, 5 * seconds),
+            window_seconds=min(0.05, self.seconds / 4),
+            warm_up_seconds=max(WARM_UP_SECONDS, self.seconds),
+            scenario=self.scenario,
+            rate=self.rate,
+            seed=seed,
+        )
+
+
+@dataclass
+class Visits:
+    """What came back from a cell's generations so far; ``error`` ends them.
+
+    ``cycles`` are the ms for a run in each slice, by turn: the generation, and which of the groups
+    that could be alive together it was in. The reference is in all of them.
+    """
+
+    cycles: dict[tuple[int, int], np.ndarray] = field(default_factory=dict)
+    measurements: list[Measurement] = field(default_factory=list)
+    opened: list[OpenCell] = field(default_factory=list)
+    load_ms: list[float] = field(default_factory=list)
+    first_ms: list[float] = field(default_factory=list)
+    peak_rss_mib: list[float] = field(default_factory=list)
+    sqnr_db: list[float] = field(default_factory=list)
+    set_up_seconds: float = 0.0
+    about: Mapping[str, Any] = field(default_factory=dict)
+    error: RunnerError | None = None
+
+    def figures(self) -> list[float]:
+        """What each generation says: the median of its slices, in ms for a run."""
+        return [float(np.median(slices)) for slices in self.cycles.values()]
+
+
+def figure(samples: np.ndarray, scenario: str) -> float:
+    """Ms for a run: the median of the samples; offline, where they add up, their mean."""
+    return float((np.mean if scenario == OFFLINE else np.median)(samples)) / 1e6
+
+
+class Turns:
+    """Measures entries side by side.
+
+    On each target the first one that runs is the reference, which is in the turns of all others
+    and is run twice where there are others. With ``meter`` the meter takes turns with them, too.
+    """
+
+    def __init__(
+        self,
+        entries: Sequence[Entry],
+        schedule: Schedule,
+        progress: Progress,
+        *,
+        meter: bool = False,
+    ) -> None:
+        self._schedule, self._progress = schedule, progress
+        self._groups: dict[Target, list[list[Entry]]] = {}
+        for target in dict.fromkeys(entry.cell.target for entry in entries):
+            group = [entry for entry in entries if entry.cell.target == target]
+            more = [replace(group[0], role=METER)] if meter else []
+            self._groups[target] = [[*group, *more]]
+        self.visits = {entry: Visits() for groups in self._groups.values() for entry in groups[0]}
+        self._references: dict[Target, Entry] = {}
+        self._started = monotonic()
+        self._state = ""
+
+    def run(self, enough: Callable[[], bool] = lambda: False, at_least: int = 1) -> None:
+        """All generations, or fewer once ``enough``, which must not look at what was measured."""
+        total = self._schedule.generations
+        for number in range(total):
+            self._state = self._so_far(number)
+            self._progress.step(number, total, self._state)
+            for target in self._groups:
+                self._target(number, target)
+            if number + 1 >= at_least and enough():
+                break
+        self._progress.step(1, 1, "")
+
+    def logs(self, new: Entry, old: Entry) -> list[float]:
+        """The log ratios of new/old of the generations that both were in; see ``ratios``."""
+        of_new, of_old = (self.visits[one].cycles for one in (new, old))
+        found = []
+        for number in range(self._schedule.generations):
+            both = [turn for turn in of_new if turn[0] == number and turn in of_old]
+            if both:
+                cycles = [np.concatenate([of[turn] for turn in both]) for of in (of_new, of_old)]
+                found.append(ratios.of_cycles(cycles[0], cycles[1]))
+            elif (by_reference := self._by_reference(number, new, old)) is not None:
+                found.append(by_reference)
+        return found
+
+    def ratio(self, new: Entry, old: Entry) -> Ratio | None:
+        """How the times for a run compare, as new/old, on one target.
+
+        ``None`` where they never met. Never surer than the control pair there.
+        """
+        logs = self.logs(new, old) if new.cell.target == old.cell.target else []
+        return ratios.over_generations(logs, self.least(new.cell.target)) if logs else None
+
+    def least(self, target: Target) -> float:
+        """Half the width that the control pair on a target asks of every interval there."""
+        reference = self._references.get(target)
+        control = reference and replace(reference, role=CONTROL)
+        if reference is None or control not in self.visits:
+            return 0.0
+        return ratios.half_width_of(self.logs(control, reference))
+
+    def meters(self, entry: Entry) -> list[float]:
+        """The logs of an entry's time in runs of its target's meter, one for each generation."""
+        for other in self._group(entry.cell.target):
+            if other.role == METER and self.visits[other].error is None:
+                return self.logs(entry, other)
+        return []
+
+    def _group(self, target: Target) -> list[Entry]:
+        return [entry for entry in self.visits if entry.cell.target == target]
+
+    def _by_reference(self, number: int, new: Entry, old: Entry) -> float | None:
+        """By way of the cell that was in the turns of both."""
+        reference = self._references[new.cell.target]
+        parts = []
+        for one in (new, old):
+            of_one, of_it = (self.visits[entry].cycles for entry in (one, reference))
+            turns = [turn for turn in of_one if turn[0] == number and turn in of_it]
+            if not turns:
+                return None
+            parts.append(ratios.of_cycles(of_one[turns[0]], of_it[turns[0]]))
+        return parts[0] - parts[1]
+
+    def _so_far(self, number: int) -> str:
+        """How wide the widest interval is so far, and what is left."""
+        total = self._schedule.generations
+        text = f"generation {number + 1}/{total}"
+        if number < 1:
+            return text
+        left = (monotonic() - self._started) / number * (total - number)
+        widest = 0.0
+        for target in self._groups:
+            first = self._references.get(target)
+            others = [entry for entry in self._group(target) if entry.role != METER]
+            found = [self.ratio(entry, first) for entry in others if first and entry != first]
+            widths = [one.high / one.low - 1 for one in found if one and one.ci95]
+            widest = max([widest, *widths])
+        wide = f", widest interval {widest:.1%}" if widest else ""
+        return f"{text}{wide}, {left:.0f} s left"
+
+    def _target(self, number: int, target: Target) -> None:
+        """One generation of a target; the first one finds out which cells fit into it together."""
+        groups = self._groups[target]
+        place = 0
+        while place < len(groups):
+            left = self._turns((number, place), groups[place])
+            if left:
+                fitted = [entry for entry in groups[place] if entry not in left]
+                reference = self._references[target]
+                shared = [one for one in fitted if replace(one, role="") == reference]
+                shared = [one for one in shared if one.role != METER]
+                groups[place : place + 1] = [fitted, [*shared, *left]]
+            place += 1
+
+    def _turns(self, turn: tuple[int, int], entries: list[Entry]) -> list[Entry]:
+        """The slices of a group; returns those of its entries that don't fit beside the others."""
+        number, _ = turn
+        shuffle = random.Random(f"{turn}")
+        due = [entry for entry in entries if self._due(entry, number)]
+        order = due if number == 0 else shuffle.sample(due, len(due))
+        alive: dict[Entry, Worker] = {}
+        waiting = list(order)
+        with ExitStack() as stack:
+            workers = self._start_all(order, stack) if number else {}
+            while waiting:
+                entry = waiting.pop(0)
+                self._progress.step(number, self._schedule.generations, self._shown(entry))
+                free_mib = self._set_up(entry, turn, workers.get(entry), stack, alive)
+                if number:
+                    continue
+                if entry in alive and not entry.role and self._has_control(entry):
+                    twin = replace(entry, role=CONTROL)
+                    self.visits[twin] = Visits()
+                    entries.insert(entries.index(entry) + 1, twin)
+                    waiting.insert(0, twin)
+                if self._full(free_mib, alive):
+                    break
+            for _ in range(self._schedule.cycles):
+                for entry in shuffle.sample(list(alive), len(alive)):
+                    self._guarded(entry, alive, alive[entry].slice)
+            for entry in list(alive):
+                self._guarded(entry, alive, lambda entry=entry: self._finish(entry, alive, turn))
+        return [entry for entry in waiting if self.visits[entry].error is None]
+
+    def _has_control(self, entry: Entry) -> bool:
+        """Whether an entry that runs is its target's reference from now on, and is to run twice."""
+        target = entry.cell.target
+        if target in self._references:
+            return False
+        self._references[target] = entry
+        others = [one for one in self._group(target) if one.role != METER and one != entry]
+        return self._schedule.scenario != SERVER and bool(others)
+
+    def _due(self, entry: Entry, number: int) -> bool:
+        visits = self.visits[entry]
+        costly = visits.set_up_seconds > MOST_SETTING_UP * max(0.25, self._schedule.seconds)
+        return visits.error is None and not (costly and number % 2)
+
+    def _full(self, free_mib: float | None, alive: Mapping[Entry, Worker]) -> bool:
+        """Whether nothing more fits beside those that are alive (a pair does in any case)."""
+        if free_mib is None or len(alive) < 3:
+            return False
+        largest = max((max(self.visits[one].peak_rss_mib, default=0.0) for one in alive), default=0)
+        return len(alive) >= MOST_IN_TURNS or free_mib < SPARE_MEMORY * largest
+
+    def _start_all(self, order: Sequence[Entry], stack: ExitStack) -> dict[Entry, Worker]:
+        """Workers that have imported what they need: side by side, as nothing is timed here."""
+
+        def start(entry: Entry) -> Worker | RunnerError:
+            try:
+                worker = start_worker(entry.cell)
+            except RunnerError as error:
+                return error
+            if entry.role != METER:
+                with suppress(RunnerError):  # which loading will meet as well
+                    worker.describe(entry.cell.runner)
+            return worker
+
+        known = [one.opened[0] for one in self.visits.values() if one.opened]
+        cores = int(known[0].worker.hello["host"]["physical_cores"]) if known else 1
+        started: dict[Entry, Worker] = {}
+        with ThreadPoolExecutor(max(1, min(cores, len(order)))) as pool:
+            for entry, worker in zip(order, pool.map(start, order), strict=True):
+                if isinstance(worker, RunnerError):
+                    self._lost(entry, worker)
+                else:
+                    stack.callback(worker.close)
+                    started[entry] = worker
+        return started
+
+    def _set_up(
+        self,
+        entry: Entry,
+        turn: tuple[int, int],
+        worker: Worker | None,
+        stack: ExitStack,
+        alive: dict[Entry, Worker],
+    ) -> float | None:
+        """Load an entry, check it and warm it up; returns the MiB that are free then."""
+        visits = self.visits[entry]
+        if visits.error is not None:
+            return None
+        began = monotonic()
+        try:
+            if worker is None:
+                worker = start_worker(entry.cell)
+                stack.callback(worker.close)
+            if entry.role == METER:
+                cores = int(worker.hello["host"]["physical_cores"])
+                visits.about = worker.meter(entry.cell.threads or cores)
+                feeds: Mapping[str, np.ndarray] = {}
+            else:
+                feeds = self._loaded(entry, turn, worker)
+            free_mib = worker.warm_up(feeds, self._schedule.plan(turn[0]))
+        except RunnerError as error:
+            self._lost(entry, error)
+            return None
+        alive[entry] = worker
+        visits.set_up_seconds = max(visits.set_up_seconds, monotonic() - began)
+        return free_mib
+
+    def _loaded(
+        self, entry: Entry, turn: tuple[int, int], worker: Worker
+    ) -> Mapping[str, np.ndarray]:
+        """Load a cell and check its outputs; returns what it is timed on."""
+        cell, source, visits = entry.cell, entry.source, self.visits[entry]
+        opened = load_cell(worker, cell, source.workspace.folder / cell.file)
+        name = opened.loaded.inputs[0].name
+        feeds, _, _ = next(source.goldens.batches(source.preprocessing, name, opened.batch))
+        first = worker.run(feeds)
+        count = CHECKED_AGAIN if turn[0] else CHECKED_GOLDENS
+        outputs = run_goldens(opened, source.goldens, source.preprocessing, count)
+        expected = {name: rows[:count] for name, rows in source.goldens.fp32.items()}
+        if problem := mismatch(outputs, expected):
+            raise SessionError(problem)
+        visits.sqnr_db.append(
+            min(metrics.sqnr_db(outputs[name], expected[name]) for name in expected)
+        )
+        visits.opened.append(opened)
+        visits.load_ms.append(opened.loaded.load_ms)
+        visits.first_ms.append(first.elapsed_ms)
+        visits.peak_rss_mib.append(first.peak_rss_mib)
+        return feeds
+
+    def _finish(self, entry: Entry, alive: Mapping[Entry, Worker], turn: tuple[int, int]) -> None:
+        visits = self.visits[entry]
+        measurement, peak_rss_mib = alive[entry].finish()
+        visits.measurements.append(measurement)
+        parts = measurement.by_slice()
+        visits.cycles[turn] = np.array([figure(part, self._schedule.scenario) for part in parts])
+        if visits.peak_rss_mib:
+            visits.peak_rss_mib[-1] = peak_rss_mib
+
+    def _guarded(
+        self, entry: Entry, alive: dict[Entry, Worker], operation: Callable[[], None]
+    ) -> None:
+        try:
+            operation()
+        except RunnerError as error:
+            del alive[entry]
+            self._lost(entry, error)
+
+    def _lost(self, entry: Entry, error: RunnerError) -> None:
+        """Note why an entry has no more turns; what others miss for the same reason isn't tried."""
+        if self.visits[entry].error is not None:
+            return
+        self.visits[entry].error = error
+        if entry.role:
+            return
+        for other, visits in self.visits.items():
+            if other.role != METER and shares_fate(other.cell, entry.cell, error):
+                visits.error = visits.error or error
+        if status_of(error) == "failed":
+            self._progress.say(f"{entry.cell}: failed: {error}")
+
+    def _shown(self, entry: Entry) -> str:
+        return f"{self._state}: {entry.role or entry.cell}"
+
+
+def hosts(visits: Mapping[Entry, Visits]) -> dict[str, Mapping[str, object]]:
+    """Facts about the machines that were measured on, by target."""
+    return {
+        entry.cell.target.name: found.opened[0].worker.hello["host"]
+        for entry, found in visits.items()
+        if found.opened
+    }
+
+
+def cached_load_ms(entry: Entry) -> float | None:
+    """Loading in a fresh worker with the cache that a first load made; ``None`` without one.
+
+    Raises ``RunnerError``.
+    """
+    cell, model = entry.cell, entry.source.workspace.folder / entry.cell.file
+    with open_cell(cell, model, cache={}) as first:
+        cache = first.worker.cache()
+    if not cache:
+        return None
+    with open_cell(cell, model, cache=cache) as second:
+        return second.loaded.load_ms if second.loaded.from_cache else None
