@@ -25,6 +25,8 @@ if TYPE_CHECKING:
     from .judging.predict import PredictResult, predict
     from .machine.doctor import Diagnosis, doctor
     from .machine.inventory import Inventory, runners
+    from .profiling.profile import profile
+    from .profiling.profile_result import ProfileResult
     from .report.write import write_junit, write_markdown, write_plot, write_report
     from .shipping.deploy import Deployment, deploy
     from .shipping.package import Packaged, package
@@ -47,6 +49,8 @@ ROOMS = {
     "TrainResult": ".training.train",
     "bench": ".speed.bench",
     "BenchResult": ".speed.bench_result",
+    "profile": ".profiling.profile",
+    "ProfileResult": ".profiling.profile_result",
     "tune": ".speed.tune",
     "TuneResult": ".speed.tune",
     "compare": ".speed.compare",
@@ -83,6 +87,7 @@ __all__ = [
     "Packaged",
     "ParityResult",
     "PredictResult",
+    "ProfileResult",
     "TrainResult",
     "TuneResult",
     "Verification",
@@ -96,6 +101,7 @@ __all__ = [
     "package",
     "parity",
     "predict",
+    "profile",
     "runners",
     "train",
     "tune",

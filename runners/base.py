@@ -16,7 +16,7 @@ from __future__ import annotations
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Protocol
+from typing import TYPE_CHECKING, Any, Protocol, runtime_checkable
 
 if TYPE_CHECKING:
     import numpy as np
@@ -236,6 +236,67 @@ class Cached(Protocol):
     @property
     def from_cache(self) -> bool:
         """Whether this one was."""
+        ...
+
+
+# What is answered for a runner that isn't a ``Profiler``.
+NO_PROFILER = "{} can't say what its nodes take: it has no profiler"
+
+
+@dataclass(frozen=True)
+class NodeTime:
+    """What a node of the graph takes in one run, as the runner executes it.
+
+    ``operator`` is what the runner calls it ("QLinearConv"), ``kernel`` what executes it, empty
+    where nobody says. ``precision`` is that of the arithmetic: "int8", "f32", "bf16", …
+    ``originals`` are names of the nodes and tensors of the file that became this one, as far as
+    the runner tells. ``us`` are microseconds, 0 for what is too short to be seen.
+    """
+
+    name: str
+    operator: str
+    kernel: str
+    precision: str
+    provider: str
+    us: float
+    originals: tuple[str, ...] = ()
+
+
+@dataclass(frozen=True)
+class NodeTimes:
+    """The nodes in the order they are executed in. ``statistic`` says what their times are over
+    the runs: their "median", or the "mean" of a runner that only adds up. ``total_us`` is the same
+    of what all of them take in a run; medians do not add up to that.
+    """
+
+    statistic: str
+    total_us: float
+    nodes: tuple[NodeTime, ...]
+
+
+class ProfiledSession(Session, Protocol):
+    """A session that keeps the times of its nodes, which makes its runs a little slower."""
+
+    @property
+    def most_runs(self) -> int | None:
+        """How many runs it can keep, the first ones included; ``None`` for any number."""
+        ...
+
+    def begin(self) -> None:
+        """Leave out what ran before: it warmed up."""
+        ...
+
+    def times(self) -> NodeTimes:
+        """Of the runs since ``begin``; asked once. Raises ``SessionError`` if there are none."""
+        ...
+
+
+@runtime_checkable
+class Profiler(Protocol):
+    """What a runner has beside ``Runner`` if it can tell how long each node takes."""
+
+    def load_profiled(self, model: Path, settings: Settings) -> ProfiledSession:
+        """As ``load``, with whatever keeps the times of nodes turned on."""
         ...
 
 

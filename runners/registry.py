@@ -27,8 +27,9 @@ class Entry:
     ``formats`` and ``precisions`` are repeated here so that cells can be planned without importing
     the runner; ``formats`` is ``None`` for a plug-in, which has to be asked. ``device`` is what it
     runs on unless told otherwise, ``extra`` is edgepipe's extra that installs it. ``origin`` is the
-    distribution that brings the runner, with its version; edgepipe's own have none.
-    ``onednn``: it computes with oneDNN, which can be told to compute as an older CPU.
+    distribution that brings the runner, with its version; edgepipe's own have none. ``profiles``
+    says of those that they are a ``Profiler``. ``onednn``: it computes with oneDNN, which can be
+    told to compute as an older CPU.
     """
 
     name: str
@@ -39,6 +40,7 @@ class Entry:
     extra: str = ""
     origin: str | None = None
     precisions: tuple[str, ...] = ("f32",)
+    profiles: bool = False
     onednn: bool = False
 
 
@@ -54,6 +56,7 @@ BUILT_IN = {
             'pip install "edgepipe[cpu]"',
             ("onnx",),
             extra="cpu",
+            profiles=True,
         ),
         Entry(
             "openvino",
@@ -62,6 +65,7 @@ BUILT_IN = {
             ("openvino-ir", "onnx"),
             extra="openvino",
             precisions=OPENVINO_PRECISIONS,
+            profiles=True,
             onednn=True,
         ),
         Entry(

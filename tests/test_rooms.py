@@ -21,6 +21,7 @@ ORDER = (
     "pipeline/report/text",
     "pipeline/shipping",
     "pipeline/report/tables",
+    "pipeline/profiling",
     "pipeline/speed",
     "pipeline/judging",
     "pipeline/training",

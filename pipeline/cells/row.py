@@ -7,7 +7,7 @@ from dataclasses import dataclass, field, fields
 from typing import Any, Self
 
 from ...runners.base import RunnerError
-from ...runners.workers.launch import Loaded
+from ...runners.workers.answers import Loaded
 from .plan import Refused
 from .session import Cell, status_of
 

@@ -15,7 +15,8 @@ from ...runners.base import PlacementError, RunnerError, RunnerUnavailable, Sess
 from ...runners.bundles import formats
 from ...runners.images import Preprocessing
 from ...runners.targets import Target
-from ...runners.workers.launch import Loaded, Timeouts, Worker
+from ...runners.workers.answers import Loaded
+from ...runners.workers.launch import Timeouts, Worker
 from ..errors import InputError, UsageError
 from ..storage.goldens import Goldens, valid_rows
 
@@ -148,7 +149,7 @@ def status_of(error: RunnerError) -> str:
 
 @contextmanager
 def open_cell(
-    cell: Cell, model: Path, cache: Mapping[str, bytes] | None = None
+    cell: Cell, model: Path, cache: Mapping[str, bytes] | None = None, *, profiled: bool = False
 ) -> Iterator[OpenCell]:
     """Start a worker on the cell's target and load the cell's file in it, with ``Worker.load``.
 
@@ -157,7 +158,7 @@ def open_cell(
     """
     worker = start_worker(cell)
     try:
-        yield load_cell(worker, cell, model, cache)
+        yield load_cell(worker, cell, model, cache, profiled=profiled)
     finally:
         worker.close()
 
@@ -169,12 +170,17 @@ def start_worker(cell: Cell) -> Worker:
 
 
 def load_cell(
-    worker: Worker, cell: Cell, model: Path, cache: Mapping[str, bytes] | None = None
+    worker: Worker,
+    cell: Cell,
+    model: Path,
+    cache: Mapping[str, bytes] | None = None,
+    *,
+    profiled: bool = False,
 ) -> OpenCell:
     """Load the cell's file in a worker. Raises as ``open_cell``."""
     files = _files(cell, model)
     settings = cell.settings(int(worker.hello["host"]["physical_cores"]))
-    loaded = worker.load(cell.runner, files, settings, cache)
+    loaded = worker.load(cell.runner, files, settings, cache, profiled)
     audit(loaded, cell.allow_fallback)
     return OpenCell(worker, loaded, cell.batch)
 

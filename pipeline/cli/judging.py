@@ -52,7 +52,7 @@ def predict(
 ) -> None:
     """Ask one variant on one runner what is in these images."""
     from .. import predict as run
-    from ..report.text import predictions
+    from ..report.text import terminal
 
     result = run(**said, progress=options.progress(quiet))
-    options.show(result, as_json, predictions.predictions)
+    options.show(result, as_json, terminal.predictions)

@@ -14,14 +14,36 @@ from .declared import declared
 
 @declared("speed:BenchRequest")
 def bench(
-    said: Mapping[str, Any], as_json: options.Json = False, quiet: options.Quiet = False
+    said: Mapping[str, Any],
+    profile: Annotated[
+        bool, typer.Option("--profile", help="Say what one cell's operators and layers take.")
+    ] = False,
+    as_json: options.Json = False,
+    quiet: options.Quiet = False,
 ) -> None:
     """Time every variant on every runner, and check its outputs."""
+    if profile:
+        _profile(said, as_json, quiet)
+        return
     from .. import bench as run
     from ..report.text.benchmark import bench_table
 
     result = run(**said, progress=options.progress(quiet))
     options.show(result, as_json, bench_table)
+
+
+def _profile(said: Mapping[str, Any], as_json: bool, quiet: bool) -> None:
+    from .. import profile as run
+    from ..errors import UsageError
+    from ..report.text import profile as shown
+    from ..settings.speed import ProfileRequest
+
+    for name in said:
+        if name not in ProfileRequest.model_fields:
+            flag = "--" + name.replace("_", "-")
+            raise UsageError(f"{flag}: not with --profile, which looks into one run of one cell")
+    result = run(**said, progress=options.progress(quiet))
+    options.show(result, as_json, shown.text)
 
 
 @declared("speed:TuneRequest")

@@ -12,7 +12,8 @@ from dataclasses import dataclass
 from ...runners import registry
 from ...runners.base import RunnerError, RunnerUnavailable
 from ...runners.targets import Target
-from ...runners.workers.launch import Description, Worker
+from ...runners.workers.answers import Description
+from ...runners.workers.launch import Worker
 from ..cells.plan import not_there, python_of
 from ..cells.session import status_of, timeouts_of
 from ..settings.load import load

@@ -20,6 +20,7 @@ from ..judging.parity_result import ParityResult
 from ..judging.predict import PredictResult
 from ..machine.doctor import Diagnosis
 from ..machine.inventory import Inventory
+from ..profiling.profile_result import ProfileResult
 from ..shipping.deploy import Deployment
 from ..shipping.package import Packaged
 from ..shipping.verify_result import Verification
@@ -32,7 +33,15 @@ from ..storage.manifest import Manifest
 from ..storage.workspace import MANIFEST
 from ..training.train import TrainResult
 
-KEPT = (BenchResult, ParityResult, EvaluationResult, ExplainResult, TuneResult, CompareResult)
+KEPT = (
+    BenchResult,
+    ProfileResult,
+    ParityResult,
+    EvaluationResult,
+    ExplainResult,
+    TuneResult,
+    CompareResult,
+)
 PRINTED = (PredictResult, TrainResult, Packaged, Verification, Deployment, Inventory, Diagnosis)
 PLAIN = {
     str: "string",

@@ -12,6 +12,7 @@ import numpy as np
 from ..judging.evaluate_result import CellAccuracy, EvaluationResult
 from ..judging.explanation import ExplainResult
 from ..judging.parity_result import CellVerdict, ParityResult
+from ..profiling.profile_result import ProfileResult
 from ..speed.bench_result import BenchResult, CellResult
 from ..speed.compare import CompareResult
 from ..speed.tune import TuneResult
@@ -62,6 +63,7 @@ class Report:
     evaluation: EvaluationResult | None
     explanation: ExplainResult | None
     tuning: TuneResult | None
+    profile: ProfileResult | None
     comparison: CompareResult | None
     rows: tuple[Row, ...]
 
@@ -116,6 +118,7 @@ def gather(folder: Path, manifest: Manifest) -> Report:
         evaluation=evaluation,
         explanation=noted(results.read(folder, ExplainResult, manifest)),
         tuning=noted(results.read(folder, TuneResult, manifest)),
+        profile=noted(results.read(folder, ProfileResult, manifest)),
         comparison=noted(results.read_comparison(folder.parent)),
         rows=tuple(_rows(bench, parity, evaluation, samples)),
         sources=tuple(sources),

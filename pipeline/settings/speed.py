@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from pathlib import Path
-from typing import Annotated, ClassVar, Literal
+from typing import Annotated, Any, ClassVar, Literal
 
 from pydantic import Field
 
@@ -77,6 +78,22 @@ class BenchRequest(BenchConfig, OfModel):
         Path | None, Help("Compare with another workspace, in turns.", metavar="DIR")
     ] = None
     quick: Annotated[bool, QUICK] = False
+
+
+class ProfileRequest(CellsConfig, OfModel):
+    """``edgepipe bench --profile``: where the time of one cell goes, by operator and by layer."""
+
+    table: ClassVar[str] = BenchConfig.table
+    batch: Annotated[
+        Positive | None, Help("Images in a run, for a dynamic batch.", unset="the model's")
+    ] = None
+    seconds: Annotated[Seconds, Help("Least time profiled in a round.")] = 0.5
+    quick: Annotated[bool, Help("One short round: a smoke test.")] = False
+
+    @classmethod
+    def table_fields(cls) -> Mapping[str, Any]:
+        """Its keys are those of ``[bench]`` that make sense for one cell."""
+        return BenchConfig.model_fields
 
 
 class TuneConfig(CellsConfig):

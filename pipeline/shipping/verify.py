@@ -20,7 +20,8 @@ from ...runners.bundles.selection import Choice, available, choose
 from ...runners.bundles.signature import Trust
 from ...runners.targets import Target
 from ...runners.timing.plan import Plan
-from ...runners.workers.launch import Loaded, Worker
+from ...runners.workers.answers import Loaded
+from ...runners.workers.launch import Worker
 from ..cells.arithmetic import Arithmetic
 from ..cells.plan import abilities_of, python_of
 from ..cells.row import read_back

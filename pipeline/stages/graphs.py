@@ -7,6 +7,7 @@ name in the float graph and in the graph that ONNX Runtime's quantizer made of i
 
 from __future__ import annotations
 
+import math
 from collections import defaultdict
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
@@ -33,13 +34,17 @@ class Layer:
     """``name`` is the module it came from where the graph tells, "features.1.conv.0.0".
 
     ``operators`` are its nodes' ("Conv+Clip"), ``tensor`` its output as the float graph calls
-    it, ``reads`` the tensors of the layers before it.
+    it, ``reads`` the tensors of the layers before it. ``parts`` are the names of its nodes and of
+    their outputs. ``macs`` are its multiply-accumulates, ``None`` where a shape is not known: of
+    one image where the batch is dynamic, else of a run.
     """
 
     name: str
     operators: str
     tensor: str
     reads: frozenset[str]
+    parts: frozenset[str] = frozenset()
+    macs: int | None = None
 
 
 @dataclass(frozen=True)
@@ -204,7 +209,36 @@ class LayerGraph:
             if behind and behind[0].op_type == DEQUANTIZE:
                 self._pairs[tensor] = _Pair(consumers[0], behind[0])
         operators = "+".join(node.op_type for node in chain)
-        return Layer(_name(chain), operators, tensor, reads)
+        parts = {tensor}.union(*({node.name, *node.output} for node in chain)) - {""}
+        counts = [self._multiply_accumulates(node) for node in chain]
+        macs = None if None in counts else sum(count or 0 for count in counts)
+        return Layer(_name(chain), operators, tensor, reads, frozenset(parts), macs)
+
+    def _multiply_accumulates(self, node: Any) -> int | None:
+        """As ``exporters.complexity`` counts them; ``None`` where a shape isn't known."""
+        if node.op_type not in ("Conv", "ConvTranspose", "Gemm", "MatMul"):
+            return 0
+        source, weight, output = map(self._shape, (*node.input[:2], node.output[0]))
+        if source is None or weight is None or output is None:
+            return None
+        if node.op_type == "Conv":
+            return math.prod(output) * math.prod(weight[1:])
+        if node.op_type == "ConvTranspose":
+            return math.prod(source) * math.prod(weight[1:])
+        transposed = any(one.name == "transA" and one.i for one in node.attribute)
+        return math.prod(output) * source[-2 if transposed else -1]
+
+    def _shape(self, tensor: str) -> tuple[int, ...] | None:
+        """A tensor's shape with 1 for a dynamic batch; ``None`` if another side is not known."""
+        if tensor in self._initializers:
+            return tuple(self._initializers[tensor].dims)
+        known = self._types.get(tensor)
+        if known is None or not known.tensor_type.HasField("shape"):
+            return None
+        sides = [side.dim_value for side in known.tensor_type.shape.dim]
+        if sides and sides[0] == 0:
+            sides[0] = 1
+        return None if 0 in sides else tuple(sides)
 
     def _goes_into_activation(self, tensor: str) -> bool:
         consumers = self._consumers[tensor]

@@ -24,6 +24,7 @@ from .. import registry
 from ..base import Placement, PlacementError, RunnerUnavailable, SessionError, Settings, TensorSpec
 from ..machine import host, own_process
 from . import probe
+from .onnxruntime_trace import TracedSession
 from .queues import ThreadQueue
 
 if TYPE_CHECKING:
@@ -87,13 +88,14 @@ class Provider:
     """An execution provider, its options, and a plug-in's devices (none for a built-in one).
 
     ``keep_graph_in`` names a file for the optimized graph, which a provider that compiles nodes
-    can't write down.
+    can't write down. ``trace_in`` is a folder for the times of its nodes.
     """
 
     name: str
     options: Mapping[str, str] = field(default_factory=dict)
     devices: Sequence[Any] = ()
     keep_graph_in: Path | None = None
+    trace_in: Path | None = None
 
     def session(self, model: str | bytes, settings: Settings) -> Any:
         """An ``InferenceSession`` on this provider, and on no other unless a fallback is allowed.
@@ -104,6 +106,9 @@ class Provider:
         options = session_options(settings)
         if self.keep_graph_in:
             options.optimized_model_filepath = str(self.keep_graph_in)
+        if self.trace_in:
+            options.enable_profiling = True
+            options.profile_file_prefix = str(self.trace_in / "trace")
         providers: list[Any] = [(self.name, dict(self.options))]
         if self.devices:
             options.add_provider_for_devices(list(self.devices), dict(self.options))
@@ -182,31 +187,42 @@ class OrtCpu:
 
     def load(self, model: Path, settings: Settings) -> OrtSession:
         """See ``Runner.load``. Only f32 on the CPU: the provider has no other precision."""
-        if (settings.precision, settings.device) != ("f32", "CPU"):
-            raise SessionError(
-                f"ort-cpu runs f32 on CPU, not {settings.precision} on {settings.device}"
-            )
-
-        settings.refuse_unknown(self.name, self.tunables)
-
-        def place(session: Any) -> Placement:
-            return Placement(
-                "CPU",
-                "f32",
-                settings.threads,
-                assigned_nodes(session),
-                provider=CPU,
-                device_name=host.cpu_name(),
-                precision_from="only one",
-                streams=streams_of(settings),
-            )
-
+        self._check(settings)
+        place = functools.partial(_on_cpu, settings)
         cached = Path(settings.cache) / CACHED_MODEL if settings.cache else None
         if cached is not None and cached.is_file():
             optimized = create(cached, replace(settings, optimize=False), Provider(CPU))
             return OrtSession(optimized, place, from_cache=True)
         provider = Provider(CPU, keep_graph_in=cached if settings.optimize else None)
         return OrtSession(create(model, settings, provider), place)
+
+    def load_profiled(self, model: Path, settings: Settings) -> TracedSession:
+        """See ``Profiler.load_profiled``. The trace goes into a temporary folder."""
+        self._check(settings)
+        folder = tempfile.TemporaryDirectory(prefix="edgepipe-", ignore_cleanup_errors=True)
+        session = create(model, settings, Provider(CPU, trace_in=Path(folder.name)))
+        loaded = OrtSession(session, functools.partial(_on_cpu, settings))
+        return TracedSession(loaded, session.end_profiling, folder)
+
+    def _check(self, settings: Settings) -> None:
+        if (settings.precision, settings.device) != ("f32", "CPU"):
+            raise SessionError(
+                f"ort-cpu runs f32 on CPU, not {settings.precision} on {settings.device}"
+            )
+        settings.refuse_unknown(self.name, self.tunables)
+
+
+def _on_cpu(settings: Settings, session: Any) -> Placement:
+    return Placement(
+        "CPU",
+        "f32",
+        settings.threads,
+        assigned_nodes(session),
+        provider=CPU,
+        device_name=host.cpu_name(),
+        precision_from="only one",
+        streams=streams_of(settings),
+    )
 
 
 def streams_of(settings: Settings) -> int:

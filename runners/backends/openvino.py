@@ -8,7 +8,15 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from .. import registry
-from ..base import Placement, RunnerUnavailable, SessionError, Settings, TensorSpec
+from ..base import (
+    NodeTimes,
+    Placement,
+    RunnerUnavailable,
+    SessionError,
+    Settings,
+    TensorSpec,
+)
+from .openvino_counters import Counters
 
 if TYPE_CHECKING:
     import numpy as np
@@ -109,6 +117,30 @@ class OpenVinoSession:
         self._compiled = self._request = self._proven = None
 
 
+class CountedOpenVinoSession(OpenVinoSession):
+    """The same behind the ``ProfiledSession`` protocol, of a model compiled with ``PERF_COUNT``."""
+
+    most_runs = None
+
+    def __init__(self, model: Any, compiled: Any, placement: Placement) -> None:
+        super().__init__(model, compiled, placement)
+        self._counters = Counters(compiled, self._request)
+
+    def run(self, feeds: Mapping[str, np.ndarray]) -> dict[str, np.ndarray]:
+        """See ``Session.run``."""
+        outputs = super().run(feeds)
+        self._counters.ran()
+        return outputs
+
+    def begin(self) -> None:
+        """See ``ProfiledSession.begin``."""
+        self._counters.begin()
+
+    def times(self) -> NodeTimes:
+        """See ``ProfiledSession.times``: means over the runs."""
+        return self._counters.times(self.placement.device)
+
+
 class OpenVino:
     """``openvino``: native OpenVINO, set for latency unless it may choose its streams."""
 
@@ -135,6 +167,14 @@ class OpenVino:
         OpenVINO computes in bf16 where the CPU can, unless told otherwise, and takes bf16 for
         f16 on such a CPU: the precision is set, read back, and has to be the one asked for.
         """
+        return OpenVinoSession(*self._compile(model, settings))
+
+    def load_profiled(self, model: Path, settings: Settings) -> CountedOpenVinoSession:
+        """See ``Profiler.load_profiled``."""
+        return CountedOpenVinoSession(*self._compile(model, settings, PERF_COUNT=True))
+
+    def _compile(self, model: Path, settings: Settings, **more: Any) -> tuple[Any, Any, Placement]:
+        """The model as read, as compiled with ``more`` properties, and how it is placed."""
         library = _library()
         if settings.precision not in PRECISIONS:
             raise SessionError(f"openvino has no precision {settings.precision!r}")
@@ -149,7 +189,7 @@ class OpenVino:
             read = core.read_model(model)
             if settings.batch is not None:
                 _fix_batch(read, settings.batch)
-            compiled = core.compile_model(read, settings.device, _properties(settings))
+            compiled = core.compile_model(read, settings.device, _properties(settings) | more)
         except RuntimeError as error:
             raise SessionError(f"openvino can't load the model: {error}") from error
         placement = _placement(core, compiled, settings)
@@ -157,7 +197,7 @@ class OpenVino:
             raise SessionError(
                 f"openvino runs {placement.precision} on this device, not {settings.precision}"
             )
-        return OpenVinoSession(read, compiled, placement)
+        return read, compiled, placement
 
 
 def _properties(settings: Settings) -> dict[str, Any]:

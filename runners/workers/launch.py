@@ -29,13 +29,12 @@ from typing import Any, Self
 import numpy as np
 
 from ..base import (
-    Placement,
+    NodeTimes,
     RunnerError,
     RunnerUnavailable,
     SessionError,
     Settings,
     StorageFull,
-    TensorSpec,
     WorkerCrashed,
     WorkerError,
     WorkerGarbage,
@@ -43,10 +42,10 @@ from ..base import (
 )
 from ..machine.files import temporary_files
 from ..targets import INSTALL, SSH_REMEDIES
-from ..timing.conditions import Conditions
 from ..timing.measure import Measurement
 from ..timing.plan import Plan
-from . import protocol
+from . import answers, protocol
+from .answers import Description, Loaded, Outputs
 
 STDERR_KEPT = 16 << 10
 KILL_GRACE_SECONDS = 5.0
@@ -60,42 +59,6 @@ class Timeouts:
     start: float = 60.0
     load: float = 180.0
     run: float = 60.0
-
-
-@dataclass(frozen=True)
-class Description:
-    """What a worker said about a runner. ``reason`` is why it can't run there, if it can't."""
-
-    formats: tuple[str, ...]
-    precisions: tuple[str, ...]
-    reason: str | None
-    version: str | None
-    devices: tuple[str, ...]
-    tunables: Mapping[str, tuple[Any, ...]]
-
-
-@dataclass(frozen=True)
-class Loaded:
-    """What a worker said about the session it loaded. Times are in ms.
-
-    ``from_cache``: the cache that came with the request had what the runner needed.
-    """
-
-    inputs: tuple[TensorSpec, ...]
-    outputs: tuple[TensorSpec, ...]
-    placement: Placement
-    runner_version: str
-    load_ms: float
-    from_cache: bool
-
-
-@dataclass(frozen=True)
-class Outputs:
-    """The outputs of one run, with its time in ms and the worker's peak memory in MiB."""
-
-    arrays: Mapping[str, np.ndarray]
-    elapsed_ms: float
-    peak_rss_mib: float
 
 
 @dataclass
@@ -168,14 +131,7 @@ class Worker:
         """Ask about a runner. Raises ``RunnerUnavailable`` for one that isn't there or broken."""
         reply, _ = self.request("describe", {"runner": runner}, {}, self.timeouts.load)
         with self._expecting("describe"):
-            return Description(
-                formats=tuple(reply["formats"]),
-                precisions=tuple(reply["precisions"]),
-                reason=reply["reason"],
-                version=reply["version"],
-                devices=tuple(reply["devices"]),
-                tunables={name: tuple(values) for name, values in reply["tunables"].items()},
-            )
+            return answers.description(reply)
 
     def load(
         self,
@@ -183,26 +139,22 @@ class Worker:
         files: Mapping[str, bytes | Path],
         settings: Settings,
         cache: Mapping[str, bytes] | None = None,
+        profiled: bool = False,
     ) -> Loaded:
         """Send a model's files (the main one first) and load it. See ``Runner.load``.
 
         Neither end holds a file that is given as a path in its memory.
 
-        With a ``cache`` (what ``cache`` returned, or empty) the runner may use and fill it.
+        With a ``cache`` (what ``cache`` returned, or empty) the runner may use and fill it. Only
+        a session that is ``profiled`` can be asked for its ``profile``.
         """
         fields: dict[str, Any] = {"runner": runner, "file": next(iter(files))}
         fields |= {"settings": asdict(settings), "cache": None if cache is None else list(cache)}
+        fields["profiled"] = profiled
         blobs = {**files, **(cache or {})}
         reply, _ = self.request("load", fields, blobs, self.timeouts.load)
         with self._expecting("load"):
-            return Loaded(
-                inputs=_specs(reply["inputs"]),
-                outputs=_specs(reply["outputs"]),
-                placement=Placement(**reply["placement"]),
-                runner_version=reply["runner_version"],
-                load_ms=reply["load_ms"],
-                from_cache=reply["from_cache"],
-            )
+            return answers.loaded(reply)
 
     def cache(self) -> dict[str, bytes]:
         """The files that ``load`` left in its cache; empty if the runner has none."""
@@ -244,8 +196,9 @@ class Worker:
     def finish(self) -> tuple[Measurement, float]:
         """What the slices gave: the measurement and the peak memory in MiB."""
         self._signal(signal.SIGCONT)
-        reply = self.request("finish", {}, {}, self.timeouts.run)
-        return self._measured("finish", *reply, self._slices)
+        reply, arrays = self.request("finish", {}, {}, self.timeouts.run)
+        with self._expecting("finish"):
+            return answers.measured(reply, arrays, self._slices)
 
     @property
     def _is_here(self) -> bool:
@@ -260,21 +213,16 @@ class Worker:
     def measure(self, feeds: Mapping[str, np.ndarray], plan: Plan) -> tuple[Measurement, float]:
         """``warm_up``, one slice and ``finish``, at a stretch."""
         patience = plan.warm_up_seconds + plan.max_seconds + self.timeouts.run
-        reply = self.request("measure", {"plan": asdict(plan)}, feeds, patience)
-        return self._measured("measure", *reply, 1)
+        reply, arrays = self.request("measure", {"plan": asdict(plan)}, feeds, patience)
+        with self._expecting("measure"):
+            return answers.measured(reply, arrays, 1)
 
-    def _measured(
-        self, operation: str, reply: protocol.Message, arrays: Mapping[str, Any], count: int
-    ) -> tuple[Measurement, float]:
-        with self._expecting(operation):
-            peak_rss_mib = reply.pop("peak_rss_mib")
-            conditions = Conditions(**reply.pop("conditions"))
-            slices = tuple(reply.pop("slices"))
-            samples = arrays["samples"]
-            if len(slices) != count or not all(slices) or sum(slices) != len(samples):
-                raise ValueError(f"{len(samples)} samples in slices of {slices}")
-            measured = Measurement(samples, conditions=conditions, slices=slices, **reply)
-            return measured, peak_rss_mib
+    def profile(self, feeds: Mapping[str, np.ndarray], plan: Plan) -> tuple[np.ndarray, NodeTimes]:
+        """Ns of each run of the session, which was loaded for it, and what its nodes take."""
+        patience = plan.warm_up_seconds + plan.max_seconds + self.timeouts.run
+        reply, arrays = self.request("profile", {"plan": asdict(plan)}, feeds, patience)
+        with self._expecting("profile"):
+            return arrays["samples"], answers.node_times(reply)
 
     def request(
         self,
@@ -437,12 +385,6 @@ def _wait(descriptor: int, event: int, deadline: float) -> None:
     remaining = deadline - time.monotonic()
     if remaining <= 0 or not poller.poll(remaining * 1000):
         raise TimeoutError
-
-
-def _specs(entries: Sequence[Mapping[str, Any]]) -> tuple[TensorSpec, ...]:
-    return tuple(
-        TensorSpec(entry["name"], entry["dtype"], tuple(entry["shape"])) for entry in entries
-    )
 
 
 def signal_name(number: int) -> str:

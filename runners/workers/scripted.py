@@ -27,7 +27,17 @@ from unittest import mock
 import numpy as np
 
 from .. import registry
-from ..base import Placement, RunnerError, RunnerUnavailable, SessionError, Settings, TensorSpec
+from ..base import (
+    NO_PROFILER,
+    NodeTime,
+    NodeTimes,
+    Placement,
+    RunnerError,
+    RunnerUnavailable,
+    SessionError,
+    Settings,
+    TensorSpec,
+)
 from ..machine import isa
 from ..targets import Isa
 from ..timing.conditions import Conditions
@@ -66,9 +76,10 @@ class Script:
     ``deviation`` and ``conditions`` are fields of the ``Measurement``; those of ``placement`` are
     what is read back other than asked for. ``free_mib`` is left of the memory once it has warmed
     up. A runner that is not ``concurrent`` has one run at a time, ``cache`` is what its loading
-    leaves for the next one. ``fails`` has the error that each operation ends in: "describe",
-    "load", "cache", "run", "warm_up", "slice", "finish" or "measure". ``varies`` says which of all
-    these are otherwise with some settings: ``lambda settings: {"ms": 4.0 / settings.threads}``.
+    leaves for the next one, and without ``nodes`` it can't profile. ``fails`` has the error that
+    each operation ends in: "describe", "load", "cache", "run", "warm_up", "slice", "finish",
+    "measure" or "profile". ``varies`` says which of all these are otherwise with some settings:
+    ``lambda settings: {"ms": 4.0 / settings.threads}``.
     """
 
     answer: Callable[[Arrays], Arrays]
@@ -88,6 +99,7 @@ class Script:
     placement: Mapping[str, Any] = field(default_factory=dict)
     concurrent: bool = True
     cache: Mapping[str, bytes] = field(default_factory=dict)
+    nodes: tuple[NodeTime, ...] = ()
     fails: Mapping[str, RunnerError] = field(default_factory=dict)
     varies: Callable[[Settings], Mapping[str, Any]] = lambda _settings: {}
 
@@ -199,6 +211,8 @@ class _Session:
             can = f"{' and '.join(script.precisions)} on {' and '.join(script.devices)}"
             raise SessionError(f"{runner} runs {can}, not {asked.precision} on {asked.device}")
         asked.refuse_unknown(runner, script.tunables)
+        if fields.get("profiled") and not script.nodes:
+            raise SessionError(NO_PROFILER.format(runner))
         provider = f"{asked.device}ExecutionProvider"
         placed = {
             "device": asked.device,
@@ -227,6 +241,11 @@ class _Session:
         self._check(feeds)
         said = {"elapsed_ms": self.script.ms, "peak_rss_mib": 100.0}
         return said, self.script.answer(feeds)
+
+    def profile(self, fields: Mapping[str, Any], feeds: Arrays) -> Reply:
+        _, arrays = self.measure(fields, feeds)
+        total_us = sum(node.us for node in self.script.nodes)
+        return asdict(NodeTimes("median", total_us, self.script.nodes)), arrays
 
     def warm_up(self, fields: Mapping[str, Any], feeds: Arrays) -> Reply:
         self._check(feeds)

@@ -8,7 +8,7 @@ has only those runners that can: see ``isa``. Requests (see ``protocol`` for the
     hello                      -> {version, edgepipe, pid, host}
     inspect                    -> {host, load, installed}
     describe {runner}          -> {formats, precisions, reason, version, devices}
-    load {runner, settings, file, cache} + files -> {inputs, outputs, placement, load_ms, …}
+    load {runner, settings, file, cache, profiled} + files -> {inputs, outputs, placement, …}
     cache                      -> {} + files
     run + feeds                -> {elapsed_ms} + outputs
     meter {threads}            -> {work, threads, numpy}
@@ -16,6 +16,7 @@ has only those runners that can: see ``isa``. Requests (see ``protocol`` for the
     slice {rest}               -> {}
     finish                     -> {warm_up_runs, settled, …} + samples
     measure {plan} + feeds     -> the three in one
+    profile {plan} + feeds     -> {statistic, total_us, nodes} + samples
 """
 
 from __future__ import annotations
@@ -38,6 +39,9 @@ import numpy as np
 
 from .. import registry
 from ..base import (
+    NO_PROFILER,
+    ProfiledSession,
+    Profiler,
     Runner,
     RunnerUnavailable,
     Session,
@@ -51,6 +55,7 @@ from ..targets import Isa
 from ..timing import meter
 from ..timing.measure import Timer
 from ..timing.plan import Plan
+from ..timing.profile import profile
 from . import protocol, watchdog
 
 MAX_REASON = 600
@@ -72,6 +77,7 @@ class Worker:
 
     def __init__(self, cap: Isa | None = None) -> None:
         self._session: Session | None = None
+        self._profiled: ProfiledSession | None = None
         self._timer: Timer | None = None
         self._cache = Path(os.devnull)
         self._cap = cap
@@ -113,7 +119,8 @@ class Worker:
     def load(self, message: protocol.Message, blobs: protocol.Blobs) -> Any:
         """Load the model files that came with the request; ``file`` names the main one.
 
-        ``cache`` names those that an earlier load left in its cache, ``None`` for no cache.
+        ``cache`` names those that an earlier load left in its cache, ``None`` for no cache. With
+        ``profiled`` it is a session for ``profile``; a runner that has none refuses.
         """
         runner = registry.get(message["runner"])
         if reason := self._why_not(runner):
@@ -130,14 +137,18 @@ class Worker:
                     raise protocol.ProtocolError(f"model file name {name!r}")
                 place = self._cache if cached and name in cached else Path(folder)
                 data.rename(place / name)
+            path, profiled = Path(folder) / message["file"], None
             with self._listening():
                 loading = perf_counter_ns()
-                session = runner.load(Path(folder) / message["file"], settings)
+                if message.get("profiled"):
+                    session = profiled = _profiler(runner).load_profiled(path, settings)
+                else:
+                    session = runner.load(path, settings)
                 loaded = perf_counter_ns()
                 placement = session.placement  # only now: see Session.placement
         if self._cap is not None:
             placement = replace(placement, isa=self._proven(self._cap, runner.name))
-        self._session = session
+        self._session, self._profiled = session, profiled
         return {
             "inputs": [asdict(spec) for spec in session.inputs],
             "outputs": [asdict(spec) for spec in session.outputs],
@@ -206,6 +217,14 @@ class Worker:
         self._timing().slice()
         return self.finish(message, blobs)
 
+    def profile(self, message: protocol.Message, blobs: protocol.Blobs) -> Any:
+        """Say what each node of a session that was loaded for it takes."""
+        session = self._profiled
+        if session is None:
+            raise SessionError("no model is loaded to be profiled")
+        samples, found = profile(session, _feeds(session, blobs), Plan(**message["plan"]))
+        return asdict(found), {"samples": samples}
+
     def _timing(self) -> Timer:
         if self._timer is None:
             raise SessionError("nothing was warmed up")
@@ -250,6 +269,7 @@ def operations(cap: Isa | None = None) -> dict[str, Operation]:
         "slice": worker.slice,
         "finish": worker.finish,
         "measure": worker.measure,
+        "profile": worker.profile,
     }
 
 
@@ -312,6 +332,13 @@ def _reply(
     else:
         yield header
         yield from reply
+
+
+def _profiler(runner: Runner | Profiler) -> Profiler:
+    """A runner as the ``Profiler`` that it may be, too."""
+    if isinstance(runner, Profiler):
+        return runner
+    raise SessionError(NO_PROFILER.format(runner.name))
 
 
 def _feeds(session: Session, blobs: protocol.Blobs) -> dict[str, np.ndarray]:

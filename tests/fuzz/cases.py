@@ -93,6 +93,7 @@ def result(random: Random, world: World, folder: Path) -> tuple[str, tuple[str, 
         "evaluation.json": SELDOM,
         "explain.json": SELDOM,
         "tune.json": SELDOM,
+        "profile.json": SELDOM,
         "../compare.json": SELDOM,
     }
     name = random.choice(list(read))

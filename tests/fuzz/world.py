@@ -60,6 +60,7 @@ COMMANDS = (
     ("parity", *ORT, "--explain"),
     ("parity", *ORT, "--runner", "openvino"),
     ("bench", *ORT, "--quick"),
+    ("bench", *ORT, "--profile", "--variant", "fp32", "--quick"),
     ("evaluate", *ORT, "--data", "photos"),
     ("tune", *ORT, "--variant", "fp32", "--budget", "5"),
     ("compare", "--workspace", "artifacts", "--runner", "ort-cpu", "--quick", "--no-training"),

@@ -14,6 +14,7 @@ from ....runners.images import PRESETS, Preprocessing
 from ....runners.timing.plan import SINGLE_STREAM
 from ...judging.evaluate_result import CellAccuracy
 from ...judging.parity_result import CellVerdict
+from ...profiling.profile_result import ProfiledCell, ProfileResult
 from ...settings.making import SYNTHETIC
 from ...speed.bench_result import CellResult
 from ...speed.candidates import Speed
@@ -25,7 +26,7 @@ from ..gather import Report
 
 # ``Samples.origin`` of inputs of the user's, and how the names of edgepipe's own begin.
 FOLDER, FILE, DIGITS = "folder", "file", "digits"
-Judged = CellResult | CellVerdict | CellAccuracy | Speed
+Judged = CellResult | CellVerdict | CellAccuracy | Speed | ProfiledCell
 Asked = TypeVar("Asked", Judged, Tuned)
 
 
@@ -38,6 +39,7 @@ def commands(report: Report) -> list[str]:
         cells = report.bench.cells
         flags = [*_cells(cells), *_scenario(cells)]
         lines.append(_line("edgepipe bench", *flags, *(["--quick"] if report.bench.quick else [])))
+    lines += _profile(report.profile) if report.profile else []
     if report.parity:
         samples = max((cell.samples for cell in report.parity.cells), default=0)
         counted = ["--samples", samples] if samples else []
@@ -146,6 +148,15 @@ def _tune(report: Report) -> list[str]:
         "--scenario", (cell.scenario for cell in named if cell.scenario != SINGLE_STREAM)
     )
     return [_line("edgepipe tune", *flags, "--budget", f"{report.tuning.budget:g}")]
+
+
+def _profile(found: ProfileResult) -> list[str]:
+    cell = found.cell
+    flags = [*_places([cell]), *_repeated("--precision", filter(None, [cell.precision]))]
+    flags += ["--threads", cell.threads] if cell.threads and not cell.tuned else []
+    flags += ["--batch", cell.batch] if found.model["batch"] == "dynamic" else []
+    flags += ["--quick"] * found.quick
+    return [_line(ProfileResult.MADE_BY, *flags)]
 
 
 def _compare(found: CompareResult) -> list[str]:

@@ -13,16 +13,18 @@ from ...judging.explanation import ExplainResult
 from ...judging.parity_result import ParityResult
 from ...numerics.metrics import BROKEN
 from ...numerics.ratios import MARGIN
+from ...profiling.profile_result import ProfileResult
 from ...speed.bench_result import SAMPLES
 from ...speed.compare import CompareResult
 from ...speed.tune import TuneResult
 from ..choice import choose, speed
 from ..gather import Report
 from ..plots import pareto, plots
+from ..plots import profile as profile_plot
 from ..results import CURRENT, OUTDATED
 from ..tables.table import Table, Verdict, escaped
 from ..text import explanation, judged
-from . import cell_table, contents, models, tuning
+from . import cell_table, contents, models, profile, tuning
 from .again import commands, placeholders
 
 LAYERS_SHOWN = 5
@@ -72,12 +74,14 @@ def _contents(report: Report) -> dict[str, Any]:
         "placeholders": placeholders(report),
         "limits": contents.limits(report),
         "tuned": tuning.section(report),
+        "profiled": profile.section(report),
         "compared": models.section(report),
         "files": {
             "parity": ParityResult.FILE,
             "evaluation": EvaluationResult.FILE,
             "explanation": ExplainResult.FILE,
             "tuning": TuneResult.FILE,
+            "profile": ProfileResult.FILE,
             "comparison": CompareResult.FILE,
         },
         "samples_file": SAMPLES,
@@ -103,6 +107,7 @@ def _plots(report: Report) -> dict[str, Any]:
         "distributions": both(lambda width: plots.distributions(rows, width)),
         "broken": any(layer.state == BROKEN for cell in explained for layer in cell.layers),
         "layers": both(lambda width: plots.layers(explained, width)),
+        "profile": both(lambda width: profile_plot.layers(report.profile, width)),
         "runner_colors": plots.runner_colors(rows),
         "pareto": both(lambda width: pareto.pareto(models, width)),
         "variant_colors": pareto.legend_in_page(models),

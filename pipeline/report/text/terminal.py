@@ -10,16 +10,18 @@ from rich.console import RenderableType
 
 from ...judging.evaluate_result import EvaluationResult
 from ...judging.parity_result import ParityResult
+from ...judging.predict import Prediction, PredictResult
 from ...machine.doctor import Diagnosis
 from ...machine.inventory import Inventory
 from ...settings import placement
 from ...settings.making import SYNTHETIC
 from ...storage.manifest import Manifest
 from ..tables import columns
-from ..tables.formatting import NONE, estimates, mebibytes, row_name, text
+from ..tables.formatting import NONE, estimates, mebibytes, ms, row_name, text
 from ..tables.table import Column, Table, figure
 from . import explanation, judged
 
+IMAGE_WIDTH = 40
 TWICE = "file: the int8 file's own arithmetic against torch; kernels: the runner against that"
 
 
@@ -129,3 +131,38 @@ def _about(manifest: Manifest, name: str) -> str:
         return "torch.export program, for the torch runner"
     stage = manifest.maker(name)
     return str(stage.result.get("summary", "")) if stage else ""
+
+
+def predictions(result: PredictResult) -> str:
+    """A line for each guess of the images that were read, and one for each that wasn't."""
+    heads = (*map(Column, ("image", "label")), *map(figure, ("probability", "decode", "run")))
+    rows = tuple(row for prediction in result.predictions for row in _rows(prediction))
+    parts: list[RenderableType] = [Table("", heads, rows).text()] if rows else []
+    parts += [
+        f"  {prediction.error}" for prediction in result.predictions if prediction.error is not None
+    ]
+    place = "" if result.target == "local" else f" on {result.target}"
+    parts.append(
+        f"  {result.model['name']} {result.variant} / {result.runner}{place}, {result.precision}, "
+        f"{result.threads} threads; times in ms, the first run's with what starts only then"
+    )
+    if result.isa:
+        parts.append(
+            f"  {result.target}: this CPU computing as an older one (oneDNN: {result.isa})"
+        )
+    if result.scores == "probabilities":
+        parts.append("  the model gives probabilities itself: shown as they are")
+    return text(*parts)
+
+
+def _rows(prediction: Prediction) -> list[tuple[str, ...]]:
+    rows = []
+    for place, guess in enumerate(prediction.top):
+        times = ["", ""]
+        if place == 0:
+            times = [ms(prediction.decode_ms or 0), ms(prediction.run_ms or 0)]
+        name = prediction.image if place == 0 else ""
+        if len(name) > IMAGE_WIDTH:
+            name = "…" + name[1 - IMAGE_WIDTH :]
+        rows.append((name, guess.label, f"{guess.probability:.1%}", *times))
+    return rows

@@ -68,8 +68,8 @@ def test_a_browser_shows_it_without_scrolling_sideways_or_complaining(
     assert found, done.stdout[-2000:]
     measured = json.loads(html.unescape(found[1]))
     assert measured["scroll"] == measured["client"]
-    assert measured["plots"] == 4
+    assert measured["plots"] == 5
     assert measured["widest"] <= width
-    assert measured["tables"] == 13
+    assert measured["tables"] == 15
     assert measured["text"] >= 10.5  # pixels on the screen
     assert "CONSOLE" not in done.stderr

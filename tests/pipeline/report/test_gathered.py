@@ -38,6 +38,7 @@ def test_a_bare_export_says_what_would_make_the_rest(made_up: MadeUp, form: str)
         ("evaluation.json", "evaluation.json is missing; edgepipe evaluate makes it"),
         ("explain.json", "explain.json is missing; edgepipe parity --explain makes it"),
         ("tune.json", "tune.json is missing; edgepipe tune makes it"),
+        ("profile.json", "profile.json is missing; edgepipe bench --profile makes it"),
         ("../compare.json", "compare.json is missing; edgepipe compare makes it"),
     ],
 )
@@ -51,6 +52,7 @@ def test_one_missing_file_costs_its_own_part_only(made_up: MadeUp, file: str, sa
     assert ("98.74%" in text) == (file != "evaluation.json")
     assert ("features.28.conv" in text) == (file != "explain.json")
     assert ("not in the final" in text) == (file != "tune.json")
+    assert ("between int8 layers: node_mean" in text) == (file != "profile.json")
     assert ("squeezenet1_1" in text) == (file != "../compare.json")
 
 

@@ -25,6 +25,7 @@ def test_a_page_has_every_part_in_its_order(full: MadeUp, full_page: str) -> Non
         "Speed against fidelity",
         "Distribution of latencies",
         "Cells",
+        "Where the time goes",
         "Tuned settings",
         "Accuracy",
         "SQNR by layer",
@@ -35,7 +36,7 @@ def test_a_page_has_every_part_in_its_order(full: MadeUp, full_page: str) -> Non
         "Limits",
         "What was exported",
     ]
-    assert text.count("<svg") == 8  # four plots, each for a desk and for a phone
+    assert text.count("<svg") == 10  # five plots, each for a desk and for a phone
     said = plain(text)
     assert "out of date" not in said
     assert "makes it" not in said

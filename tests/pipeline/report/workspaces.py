@@ -19,6 +19,14 @@ from edgepipe.pipeline.judging.parity_result import CellVerdict, ParityResult
 from edgepipe.pipeline.numerics.paired import Drop
 from edgepipe.pipeline.numerics.ratios import Ratio
 from edgepipe.pipeline.numerics.ratios import verdict as verdict_of
+from edgepipe.pipeline.profiling.profile_result import (
+    LayerTime,
+    Node,
+    OperatorTime,
+    Peak,
+    ProfiledCell,
+    ProfileResult,
+)
 from edgepipe.pipeline.report.gather import Report
 from edgepipe.pipeline.speed.bench_result import (
     BenchResult,
@@ -207,6 +215,58 @@ class MadeUp:
         )
         self.place.write(replace(result, **changes))
 
+    def profile(self, **changes: Any) -> None:
+        """Of the int8 variant on ort-cpu: int8 but for the first layer and the pooling."""
+        times = (
+            LayerTime("features.0.0", "Conv+Clip", "Conv", "f32", 280.0, 180.0, 0.46),
+            LayerTime(
+                "features.1", "Conv", "QLinearConv", "int8", 240.0, 30.0, 0.27, 10**7, 41.7, 0.1
+            ),
+            LayerTime(
+                *("node_mean", "ReduceMean", "ReduceMean", "f32", 20.0, 10.0, 0.03),
+                between_int8=True,
+                around_us=40.0,
+            ),
+            LayerTime("classifier.1", "Gemm", "QGemm", "int8", 240.0, 0.0, 0.24, 12800, 0.05, 0.0),
+        )
+        nodes = tuple(
+            Node(*(one.layer, one.kernel, "", one.precision, "CPU", one.us), 0.25, one.layer, False)
+            for one in times
+        )
+        cell = ProfiledCell(
+            *("int8", "ort-cpu", "local", "ok"),
+            precision="f32",
+            threads=2,
+            batch=1,
+            options={},
+            tuned=False,
+            chosen="",
+        )
+        result = ProfileResult(
+            artifacts={"int8.onnx": self.hashes["int8.onnx"]},
+            model=MODEL,
+            host=HOST,
+            measured="2026-01-02T03:04:05+00:00",
+            quick=False,
+            cell=cell,
+            runs=100,
+            rounds=5,
+            statistic="median",
+            wall_us=1000.0,
+            profiled_us=1100.0,
+            overhead=0.1,
+            round_us=(1000.0,) * 5,
+            nodes_us=1050.0,
+            covered=0.95,
+            macs=10_012_800,
+            peaks=(Peak("int8", 400.0, None, "AVX-512 VNNI", "QLinearMatMul", "a product", 99),),
+            operators=(OperatorTime("QLinearConv", "int8", 1, 240.0, 0.27),),
+            layers=times,
+            nodes=nodes,
+            notes=(),
+        )
+        self.place.write(replace(result, **changes))
+
     def compare(self, *rows: Candidate, **changes: Any) -> None:
         """Compare's file, beside the models' folders."""
         result = CompareResult(
@@ -238,6 +298,7 @@ class MadeUp:
         )
         self.explain(explained("int8", "ort-cpu"), explained("int8-avx2", "openvino"))
         self.tune(tuned("int8", "ort-cpu"), untuned("fp32", "ort-cpu"))
+        self.profile()
         rows = (candidate("mobilenet_v2", 72.154, 3.0), candidate("squeezenet1_1", 58.178, 5.0))
         self.compare(*rows, convolutions=(convolution(),))
 

@@ -30,7 +30,8 @@ from edgepipe.runners.machine import host
 from edgepipe.runners.targets import LOCAL
 from edgepipe.runners.timing.measure import Measurement
 from edgepipe.runners.timing.plan import Plan
-from edgepipe.runners.workers.launch import Loaded, Outputs, Timeouts, Worker
+from edgepipe.runners.workers.answers import Loaded, Outputs
+from edgepipe.runners.workers.launch import Timeouts, Worker
 
 Arrays = dict[str, np.ndarray]
 Answer = Callable[[Worker], Any]

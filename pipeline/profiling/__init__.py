@@ -1,0 +1,1 @@
+"""Where the time goes: one cell by operator and by layer, against what the machine can do."""
