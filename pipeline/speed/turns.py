@@ -45,7 +45,7 @@ SLICE_SECONDS = {SINGLE_STREAM: 0.05, OFFLINE: 0.2}
 SLICE_RUNS = 5
 # Random arrivals make a queue, and a queue needs time: the server has one long turn.
 SERVER_RUNS = 16
-WARM_UP_SECONDS = 0.1
+WARM_UP_SECONDS = 0.06
 QUICK_SECONDS = 0.15
 # A cell that takes so much longer to set up than it is timed has every second generation only.
 MOST_SETTING_UP = 4.0
