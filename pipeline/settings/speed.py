@@ -25,9 +25,10 @@ class BenchConfig(PlacedConfig):
 
     table: ClassVar[str] = "bench"
     scenario: Annotated[
-        Literal["single-stream", "offline", "server"],
+        Literal["single-stream", "offline", "server", "cold"],
         Help(
-            "single-stream (latency), offline (throughput), server (random arrivals).",
+            "single-stream (latency), offline (throughput), server (random arrivals), "
+            "cold (a run now and then).",
             metavar="NAME",
         ),
     ] = "single-stream"

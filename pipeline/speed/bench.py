@@ -12,8 +12,7 @@ from typing import Any
 
 import numpy as np
 
-from ...runners.base import RunnerError
-from ...runners.timing.plan import SERVER, SINGLE_STREAM
+from ...runners.timing.plan import COLD, SERVER, SINGLE_STREAM
 from ..cells.plan import Refused, key_of, plan
 from ..cells.session import Cell, timeable
 from ..errors import ExitCode, UsageError
@@ -47,9 +46,18 @@ from .bench_result import (
     over_generations_ms,
     unmet,
 )
-from .turns import QUICK_GENERATIONS, QUICK_SECONDS, Schedule, Turns
+from .turns import Turns
 from .validity import INVALID, judge, of_quick_run
-from .visits import METER, Entry, Source, Visits, cached_load_ms, hosts
+from .visits import (
+    METER,
+    QUICK_GENERATIONS,
+    QUICK_SECONDS,
+    Entry,
+    Schedule,
+    Source,
+    Visits,
+    hosts,
+)
 
 # A sweep goes on while a larger batch computes this much more in a second.
 MIN_GAIN = 0.05
@@ -150,7 +158,7 @@ def plan_cells(
         source.workspace.folder, source.manifest, section, places, section.scenario
     )
     timeable(cells)
-    streams = 1 if section.scenario == SINGLE_STREAM else section.concurrency
+    streams = 1 if section.scenario in (SINGLE_STREAM, COLD) else section.concurrency
     batch = None if section.batch == "sweep" else section.batch
     set_up = [cell if cell.tuned else replace(cell, streams=streams, batch=batch) for cell in cells]
     return set_up, refused
@@ -187,7 +195,9 @@ class _Run:
         order = sorted(entries, key=lambda entry: entry.cell.variant != self._section.reference)
         single = self._section.scenario == SINGLE_STREAM
         together = [*order, *partners]
-        turns = Turns(together, self._schedule(), self._progress, meter=single)
+        turns = Turns(
+            together, self._schedule(), self._progress, meter=single, cached=not self._quick
+        )
         turns.run()
         visits = turns.visits
         self.hosts |= hosts(visits)
@@ -301,18 +311,10 @@ class _Run:
         if visits.error is not None:
             return failed_row(entry.cell, self._section.scenario, visits.error)
         verdict, notes = self._verdict(entry, visits)
-        load_cached_ms = None
-        if not self._quick:
-            try:
-                load_cached_ms = cached_load_ms(entry)
-            except RunnerError as error:  # what was measured holds all the same
-                notes = (*notes, f"loading from a cache was not measured: {error}")
-        return replace(
-            measured_row(entry, visits, self._section.scenario, self._section.rate),
-            verdict=verdict,
-            notes=notes,
-            load_cached_ms=load_cached_ms,
-        )
+        if visits.uncached:  # what was measured holds all the same
+            notes = (*notes, f"loading from a cache was not measured: {visits.uncached}")
+        row = measured_row(entry, visits, self._section.scenario, self._section.rate)
+        return replace(row, verdict=verdict, notes=notes)
 
     def _verdict(self, entry: Entry, visits: Visits) -> tuple[str, tuple[str, ...]]:
         placed, section = visits.opened[0].loaded.placement, self._section

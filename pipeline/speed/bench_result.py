@@ -94,6 +94,7 @@ class CellResult(CellRow):
     load_ms: float | None = None
     load_ms_ci95: tuple[float, float] | None = None
     load_cached_ms: float | None = None
+    load_cached_ms_ci95: tuple[float, float] | None = None
     first_inference_ms: float | None = None
     first_inference_ms_ci95: tuple[float, float] | None = None
     peak_rss_mib: float | None = None
@@ -240,6 +241,7 @@ def measured_row(entry: Entry, visits: Visits, scenario: str, rate: float | None
     artifacts = entry.source.manifest.artifacts
     figures = visits.figures()
     typical, load, first = map(over_generations_ms, (figures, visits.load_ms, visits.first_ms))
+    cached = over_generations_ms(visits.cached_ms) if visits.cached_ms else None
     samples = np.concatenate([found.samples for found in visits.measurements]) / 1e6
     return CellResult.ran(
         cell,
@@ -259,6 +261,8 @@ def measured_row(entry: Entry, visits: Visits, scenario: str, rate: float | None
         sqnr_db=_finite(visits.sqnr_db[0]),
         load_ms=load.value,
         load_ms_ci95=load.ci95,
+        load_cached_ms=cached.value if cached else None,
+        load_cached_ms_ci95=cached.ci95 if cached else None,
         first_inference_ms=first.value,
         first_inference_ms_ci95=first.ci95,
         peak_rss_mib=max(visits.peak_rss_mib),

@@ -34,9 +34,17 @@ from . import candidates
 from .bench_result import CellResult, exit_code, failed_row, measured_row
 from .candidates import VARIANTS, Candidate, Speed, architectures, exported
 from .convolutions import Convolution, by_arithmetic, by_the_clock
-from .turns import QUICK_GENERATIONS, QUICK_SECONDS, Schedule, Turns
+from .turns import Turns
 from .validity import judge, of_quick_run
-from .visits import Entry, Source, Visits, hosts
+from .visits import (
+    QUICK_GENERATIONS,
+    QUICK_SECONDS,
+    Entry,
+    Schedule,
+    Source,
+    Visits,
+    hosts,
+)
 
 # What the published counts and accuracies are for.
 TRAINING_BATCH, TRAINING_STEPS = 8, 3

@@ -36,8 +36,8 @@ from ..storage.manifest import CellKey, Recommendation
 from ..storage.workspace import Transaction, Workspace
 from ..verdicts import INCONCLUSIVE, PASS, exit_code
 from .bench_result import over_generations_ms
-from .turns import Schedule, Turns
-from .visits import Entry, Source, Visits
+from .turns import Turns
+from .visits import Entry, Schedule, Source, Visits
 
 EXPLORING_GENERATIONS = 3
 FINAL_GENERATIONS, FEWEST_FINAL = 12, 5

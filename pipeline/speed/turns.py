@@ -14,14 +14,14 @@ import random
 from collections.abc import Callable, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import ExitStack, suppress
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from time import monotonic
 
 import numpy as np
 
 from ...runners.base import RunnerError, SessionError
 from ...runners.targets import Target
-from ...runners.timing.plan import OFFLINE, SERVER, SINGLE_STREAM, Plan
+from ...runners.timing.plan import COLD, SERVER
 from ...runners.workers.launch import Worker
 from ..cells.session import (
     load_cell,
@@ -34,19 +34,11 @@ from ..judging.gates import mismatch
 from ..numerics import metrics, ratios
 from ..numerics.ratios import Ratio
 from ..progress import Progress
-from ..settings.speed import GENERATIONS
 from ..storage.goldens import valid_rows
-from .visits import CONTROL, METER, Entry, Visits, figure
+from .visits import CONTROL, METER, Entry, Schedule, Visits, figure
 
 CHECKED_GOLDENS = 16
 
-QUICK_GENERATIONS, FEWEST_CYCLES = 3, 3
-SLICE_SECONDS = {SINGLE_STREAM: 0.05, OFFLINE: 0.2}
-SLICE_RUNS = 5
-# Random arrivals make a queue, and a queue needs time: the server has one long turn.
-SERVER_RUNS = 16
-WARM_UP_SECONDS = 0.06
-QUICK_SECONDS = 0.15
 # A cell that takes so much longer to set up than it is timed has every second generation only.
 MOST_SETTING_UP = 4.0
 # More cells than this in a cycle, or less memory than the largest of them had once more and a half,
@@ -57,52 +49,12 @@ SPARE_MEMORY = 1.5
 SIDE_BY_SIDE = 2
 
 
-@dataclass(frozen=True)
-class Schedule:
-    """How often and for how long each cell is timed: ``seconds`` in each of the generations."""
-
-    generations: int = GENERATIONS
-    seconds: float = 0.4
-    scenario: str = SINGLE_STREAM
-    rate: float = 0.0
-
-    @property
-    def cycles(self) -> int:
-        """Turns of each cell in a generation."""
-        if self.scenario == SERVER:
-            return 1
-        return max(FEWEST_CYCLES, round(self.seconds / SLICE_SECONDS[self.scenario]))
-
-    def period(self, seconds: float) -> int:
-        """In every how many cycles a cell has a turn whose slice takes this long."""
-        found = 1
-        while self.cycles // (2 * found) >= FEWEST_CYCLES and seconds > 2 * found * (
-            self.seconds / self.cycles
-        ):
-            found *= 2
-        return found
-
-    def plan(self, seed: int) -> Plan:
-        """What a worker is told of its slices."""
-        single = self.scenario == SERVER
-        seconds = self.seconds if single else self.seconds / self.cycles
-        return Plan(
-            seconds=seconds,
-            min_samples=SERVER_RUNS if single else SLICE_RUNS,
-            max_seconds=max(30.0, 5 * seconds),
-            window_seconds=WARM_UP_SECONDS / 8,
-            warm_up_seconds=WARM_UP_SECONDS,
-            scenario=self.scenario,
-            rate=self.rate,
-            seed=seed,
-        )
-
-
 class Turns:
     """Measures entries side by side.
 
     On each target the first one that runs is the reference, which is in the turns of all others
-    and is run twice where there are others. With ``meter`` the meter takes turns with them, too.
+    and is run twice where there are others. With ``meter`` the meter takes turns with them, too,
+    and with ``cached`` every second generation loads from the runner's cache first.
     """
 
     def __init__(
@@ -112,7 +64,9 @@ class Turns:
         progress: Progress,
         *,
         meter: bool = False,
+        cached: bool = False,
     ) -> None:
+        self._cached = cached
         self._schedule, self._progress = schedule, progress
         self._groups: dict[Target, list[list[Entry]]] = {}
         for target in dict.fromkeys(entry.cell.target for entry in entries):
@@ -282,7 +236,7 @@ class Turns:
         """Whether nothing more fits beside those that are alive (a pair does in any case)."""
         if free_mib is None or len(alive) < 3:
             return False
-        largest = max((max(self.visits[one].peak_rss_mib, default=0.0) for one in alive), default=0)
+        largest = max(self.visits[one].resident_mib for one in alive)
         return len(alive) >= MOST_IN_TURNS or free_mib < SPARE_MEMORY * largest
 
     def _start_all(self, order: Sequence[Entry], stack: ExitStack) -> dict[Entry, Worker]:
@@ -330,6 +284,8 @@ class Turns:
                 visits.about = worker.meter(entry.cell.threads or cores)
                 feeds: Mapping[str, np.ndarray] = {}
             else:
+                if visits.from_cache:
+                    worker = self._from_cache(entry, worker, stack)
                 feeds = self._loaded(entry, turn, worker)
             free_mib = worker.warm_up(feeds, self._schedule.plan(turn[0]))
         except RunnerError as error:
@@ -362,22 +318,50 @@ class Turns:
             min(metrics.sqnr_db(outputs[name], expected[name]) for name in expected)
         )
         visits.opened.append(opened)
-        visits.load_ms.append(opened.loaded.load_ms)
-        visits.first_ms.append(first.elapsed_ms)
-        visits.peak_rss_mib.append(first.peak_rss_mib)
+        visits.resident_mib = first.peak_rss_mib
+        if not visits.from_cache:  # else that process has loaded it before
+            visits.load_ms.append(opened.loaded.load_ms)
+            visits.first_ms.append(first.elapsed_ms)
         return feeds
+
+    def _from_cache(self, entry: Entry, worker: Worker, stack: ExitStack) -> Worker:
+        """Load once with the cache, and let that go; the worker, or another one after a crash."""
+        cell, visits = entry.cell, self.visits[entry]
+        model = entry.source.workspace.folder / cell.file
+        try:
+            loaded = load_cell(worker, cell, model, visits.cache).loaded
+            visits.cached_ms += [loaded.load_ms] if loaded.from_cache else []
+        except RunnerError as error:
+            visits.uncached, visits.cache = error, {}
+            worker.close()
+            worker = start_worker(cell)
+            stack.callback(worker.close)
+        return worker
+
+    def _make_cache(self, entry: Entry, worker: Worker) -> None:
+        """After the first generation, whose worker isn't needed any more."""
+        visits = self.visits[entry]
+        try:
+            load_cell(worker, entry.cell, entry.source.workspace.folder / entry.cell.file, {})
+            visits.cache = worker.cache()
+        except RunnerError as error:
+            visits.uncached = error
 
     def _finish(self, entry: Entry, alive: Mapping[Entry, Worker], turn: tuple[int, int]) -> None:
         visits = self.visits[entry]
         measurement, peak_rss_mib = alive[entry].finish()
+        if not visits.from_cache:
+            # What a cold run sweeps the caches with is none of the model's.
+            cold = self._schedule.scenario == COLD
+            visits.peak_rss_mib.append(visits.resident_mib if cold else peak_rss_mib)
+        if self._cached and not entry.role and not visits.measurements:
+            self._make_cache(entry, alive[entry])
         visits.measurements.append(measurement)
         parts = measurement.by_slice()
         visits.cycles[turn] = np.full(self._schedule.cycles, np.nan)
         visits.cycles[turn][self._met.pop(entry)] = [
             figure(part, self._schedule.scenario) for part in parts
         ]
-        if visits.peak_rss_mib:
-            visits.peak_rss_mib[-1] = peak_rss_mib
 
     def _guarded(
         self, entry: Entry, alive: dict[Entry, Worker], operation: Callable[[], None]

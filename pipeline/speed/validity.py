@@ -103,8 +103,6 @@ def _noise(measurements: Sequence[Measurement], scenario: str) -> list[str]:
     noise += interference(measurements)
     if not all(found.rests for found in measurements):
         noise.append("its idle threads keep the CPU busy, which slows the other cells down")
-    if not all(found.settled for found in measurements):
-        noise.append("did not settle while warming up")
     return noise
 
 

@@ -1,4 +1,4 @@
-"""What takes turns, and what came back from it."""
+"""What takes turns, how often and how long, and what came back from it."""
 
 from __future__ import annotations
 
@@ -11,13 +11,22 @@ import numpy as np
 from ...runners.base import RunnerError
 from ...runners.images import Preprocessing
 from ...runners.timing.measure import Measurement
-from ...runners.timing.plan import OFFLINE
-from ..cells.session import Cell, OpenCell, open_cell
+from ...runners.timing.plan import COLD, OFFLINE, SERVER, SINGLE_STREAM, Plan
+from ..cells.session import Cell, OpenCell
+from ..settings.speed import GENERATIONS
 from ..storage.goldens import FILE, Goldens, preprocessing_of
 from ..storage.manifest import Manifest
 from ..storage.workspace import Workspace
 
 CONTROL, METER = "control", "meter"
+
+QUICK_GENERATIONS, FEWEST_CYCLES = 3, 3
+SLICE_SECONDS = {SINGLE_STREAM: 0.05, OFFLINE: 0.2, COLD: 0.2}
+SLICE_RUNS = {SINGLE_STREAM: 5, OFFLINE: 5, COLD: 3}
+# Random arrivals make a queue, and a queue needs time: the server has one long turn.
+SERVER_RUNS = 16
+WARM_UP_SECONDS = 0.06
+QUICK_SECONDS = 0.15
 
 
 @dataclass(frozen=True, eq=False)
@@ -48,24 +57,75 @@ class Entry:
     role: str = ""
 
 
+@dataclass(frozen=True)
+class Schedule:
+    """How often and for how long each cell is timed: ``seconds`` in each of the generations."""
+
+    generations: int = GENERATIONS
+    seconds: float = 0.4
+    scenario: str = SINGLE_STREAM
+    rate: float = 0.0
+
+    @property
+    def cycles(self) -> int:
+        """Turns of each cell in a generation."""
+        if self.scenario == SERVER:
+            return 1
+        return max(FEWEST_CYCLES, round(self.seconds / SLICE_SECONDS[self.scenario]))
+
+    def period(self, seconds: float) -> int:
+        """In every how many cycles a cell has a turn whose slice takes this long."""
+        found = 1
+        while self.cycles // (2 * found) >= FEWEST_CYCLES and seconds > 2 * found * (
+            self.seconds / self.cycles
+        ):
+            found *= 2
+        return found
+
+    def plan(self, seed: int) -> Plan:
+        """What a worker is told of its slices."""
+        single = self.scenario == SERVER
+        seconds = self.seconds if single else self.seconds / self.cycles
+        return Plan(
+            seconds=seconds,
+            min_samples=SERVER_RUNS if single else SLICE_RUNS[self.scenario],
+            max_seconds=max(30.0, 5 * seconds),
+            window_seconds=WARM_UP_SECONDS / 8,
+            warm_up_seconds=WARM_UP_SECONDS,
+            scenario=self.scenario,
+            rate=self.rate,
+            seed=seed,
+        )
+
+
 @dataclass
 class Visits:
     """What came back from a cell's generations so far; ``error`` ends them.
 
     ``cycles`` are the ms for a run in each slice, by turn: the generation, and which of the groups
-    that could be alive together it was in. The reference is in all of them.
+    that could be alive together it was in. The reference is in all of them. ``cache`` is what the
+    runner keeps to load sooner, ``uncached`` why that wasn't tried to its end.
     """
 
     cycles: dict[tuple[int, int], np.ndarray] = field(default_factory=dict)
     measurements: list[Measurement] = field(default_factory=list)
     opened: list[OpenCell] = field(default_factory=list)
     load_ms: list[float] = field(default_factory=list)
+    cached_ms: list[float] = field(default_factory=list)
     first_ms: list[float] = field(default_factory=list)
     peak_rss_mib: list[float] = field(default_factory=list)
     sqnr_db: list[float] = field(default_factory=list)
     set_up_seconds: float = 0.0
+    resident_mib: float = 0.0
     about: Mapping[str, Any] = field(default_factory=dict)
+    cache: Mapping[str, bytes] = field(default_factory=dict)
+    uncached: RunnerError | None = None
     error: RunnerError | None = None
+
+    @property
+    def from_cache(self) -> bool:
+        """Whether the next generation loads from the runner's cache first, and counts for that."""
+        return bool(self.cache) and len(self.measurements) % 2 == 1
 
     def figures(self) -> list[float]:
         """What each generation says: the median of its slices, in ms for a run."""
@@ -84,17 +144,3 @@ def hosts(visits: Mapping[Entry, Visits]) -> dict[str, Mapping[str, object]]:
         for entry, found in visits.items()
         if found.opened
     }
-
-
-def cached_load_ms(entry: Entry) -> float | None:
-    """Loading in a fresh worker with the cache that a first load made; ``None`` without one.
-
-    Raises ``RunnerError``.
-    """
-    cell, model = entry.cell, entry.source.workspace.folder / entry.cell.file
-    with open_cell(cell, model, cache={}) as first:
-        cache = first.worker.cache()
-    if not cache:
-        return None
-    with open_cell(cell, model, cache=cache) as second:
-        return second.loaded.load_ms if second.loaded.from_cache else None

@@ -1,32 +1,26 @@
 """The measuring loop: warm up, then time runs of one session, in slices, as a scenario says.
 
-The scenarios are MLPerf Inference's (inference_rules.adoc): one run after the other
+Three scenarios are MLPerf Inference's (inference_rules.adoc): one run after the other
 ("single-stream"), as many as the machine takes ("offline"), or runs that arrive at random
-("server").
+("server"). The fourth is a run now and then ("cold").
 """
 
 from __future__ import annotations
 
 import gc
-from array import array
 from collections.abc import Mapping
 from dataclasses import dataclass, field
-from time import perf_counter_ns, process_time_ns, sleep
+from time import perf_counter_ns
 
 import numpy as np
 
 from ..base import Session, SessionError
 from .conditions import Conditions, Watch
-from .plan import OFFLINE, SERVER, SINGLE_STREAM, Kept, Load, Plan
-from .scenarios import Offline, Server
+from .plan import COLD, OFFLINE, SERVER, SINGLE_STREAM, Kept, Load, Plan
+from .scenarios import Cold, Offline, Server, SingleStream, rest
 
 WARM_UP_WINDOW_RUNS = 8
 WARM_UP_AGREEMENT = 0.02
-# Idle threads that wait in a loop take a neighbour's time; they have stopped when the process uses
-# less than a fifth of a core for a millisecond.
-REST_SECONDS = 0.001
-RESTING = 0.2
-MOST_REST_SECONDS = 0.1
 
 
 @dataclass(frozen=True)
@@ -35,7 +29,7 @@ class Measurement:
 
     ``slices`` is how many of them each slice took, one after the other.
 
-    What they are depends on the scenario: how long the run took ("single-stream"), how long
+    What they are depends on the scenario: how long the run took ("single-stream", "cold"), how long
     after the one before it the run was complete ("offline": they add up to the elapsed time),
     or how long after its arrival ("server": waiting for its turn included).
 
@@ -98,13 +92,7 @@ class Timer:
 
     def rest(self) -> None:
         """Wait until the session's idle threads use the CPU no more, or patience ends."""
-        limit = perf_counter_ns() + int(MOST_REST_SECONDS * 1e9)
-        while perf_counter_ns() < limit:
-            wall, own = perf_counter_ns(), process_time_ns()
-            sleep(REST_SECONDS)
-            if process_time_ns() - own < RESTING * (perf_counter_ns() - wall):
-                return
-        self._rests = False
+        self._rests = rest() and self._rests
 
     def finish(self) -> Measurement:
         """What all slices gave."""
@@ -138,8 +126,8 @@ def measure(session: Session, feeds: Mapping[str, np.ndarray], plan: Plan) -> Me
 
 
 def _load(session: Session, feeds: Mapping[str, np.ndarray], plan: Plan) -> Load:
-    if plan.scenario == SINGLE_STREAM:
-        return SingleStream(session, feeds)
+    if plan.scenario in (SINGLE_STREAM, COLD):
+        return (Cold if plan.scenario == COLD else SingleStream)(session, feeds)
     if not hasattr(session, "queue"):
         raise SessionError(f"{plan.scenario}: this runner has one run at a time only")
     return {OFFLINE: Offline, SERVER: Server}[plan.scenario](session, feeds)
@@ -157,47 +145,6 @@ def _warm_up(load: Load, plan: Plan) -> tuple[int, bool]:
             return runs, True
         previous = pace
     return runs, False
-
-
-class SingleStream:
-    """One run after the other; the next one starts when the last one is over."""
-
-    def __init__(self, session: Session, feeds: Mapping[str, np.ndarray]) -> None:
-        self._session, self._feeds = session, feeds
-
-    def warm_up(self, seconds: float, runs: int, limit_ns: int) -> tuple[int, float]:
-        """See ``Load.warm_up``; the pace is the median of the runs."""
-        window = array("q")
-        started = perf_counter_ns()
-        while (
-            len(window) < runs or perf_counter_ns() - started < seconds * 1e9
-        ) and perf_counter_ns() < limit_ns:
-            before = perf_counter_ns()
-            self._session.run(self._feeds)
-            window.append(perf_counter_ns() - before)
-        return len(window), float(np.median(window)) if window else 0.0
-
-    def timed(self, plan: Plan, kept: Kept) -> array[int]:
-        """See ``Load.timed``. Eight bytes a sample: what is kept here is in the peak RSS, too."""
-        run, feeds, clock = self._session.run, self._feeds, perf_counter_ns
-        samples = array("q")
-        started = clock()
-        enough, limit = started + int(plan.seconds * 1e9), started + int(plan.max_seconds * 1e9)
-        while True:
-            before = clock()
-            outputs = run(feeds)
-            after = clock()
-            samples.append(after - before)
-            kept.offer(outputs)
-            if (after >= enough and len(samples) >= plan.min_samples) or after >= limit:
-                kept.outputs.append(outputs)
-                return samples
-
-    def afterwards(self, kept: Kept) -> None:
-        """The last timed outputs are kept already."""
-
-    def close(self) -> None:
-        """Nothing to free."""
 
 
 def _deviation(outputs: Mapping[str, np.ndarray], expected: Mapping[str, np.ndarray]) -> float:

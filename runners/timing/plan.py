@@ -9,7 +9,7 @@ from typing import Protocol
 
 import numpy as np
 
-SINGLE_STREAM, OFFLINE, SERVER = "single-stream", "offline", "server"
+SINGLE_STREAM, OFFLINE, SERVER, COLD = "single-stream", "offline", "server", "cold"
 
 KEPT_OUTPUTS = 256
 KEPT_OUTPUT_BYTES = 64 << 20

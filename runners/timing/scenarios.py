@@ -1,4 +1,4 @@
-"""Scenarios with several runs at once: all that the machine takes, or what arrives."""
+"""What the scenarios put on a session: runs in a row, now and then, as many as go, or arrivals."""
 
 from __future__ import annotations
 
@@ -11,7 +11,85 @@ from typing import Any
 
 import numpy as np
 
+from ..base import Session
+from .conditions import largest_cache
 from .plan import Kept, Plan
+
+# Idle threads that wait in a loop take a neighbour's time; they have stopped when the process uses
+# less than a fifth of a core for a millisecond.
+REST_SECONDS, RESTING, MOST_REST_SECONDS = 0.001, 0.2, 0.2
+
+
+class SingleStream:
+    """One run after the other; the next one starts when the last one is over."""
+
+    def __init__(self, session: Session, feeds: Mapping[str, np.ndarray]) -> None:
+        self._session, self._feeds = session, feeds
+
+    def warm_up(self, seconds: float, runs: int, limit_ns: int) -> tuple[int, float]:
+        """See ``Load.warm_up``; the pace is the median of the runs."""
+        window = array("q")
+        started = perf_counter_ns()
+        while (
+            len(window) < runs or perf_counter_ns() - started < seconds * 1e9
+        ) and perf_counter_ns() < limit_ns:
+            before = perf_counter_ns()
+            self._session.run(self._feeds)
+            window.append(perf_counter_ns() - before)
+        return len(window), float(np.median(window)) if window else 0.0
+
+    def before(self) -> None:
+        """What comes between two runs and isn't timed."""
+
+    def timed(self, plan: Plan, kept: Kept) -> array[int]:
+        """See ``Load.timed``. Eight bytes a sample: what is kept here is in the peak RSS, too."""
+        run, feeds, clock = self._session.run, self._feeds, perf_counter_ns
+        samples = array("q")
+        started = clock()
+        enough, limit = started + int(plan.seconds * 1e9), started + int(plan.max_seconds * 1e9)
+        while True:
+            self.before()
+            before = clock()
+            outputs = run(feeds)
+            after = clock()
+            samples.append(after - before)
+            kept.offer(outputs)
+            if (after >= enough and len(samples) >= plan.min_samples) or after >= limit:
+                kept.outputs.append(outputs)
+                return samples
+
+    def afterwards(self, kept: Kept) -> None:
+        """The last timed outputs are kept already."""
+
+    def close(self) -> None:
+        """Nothing to free."""
+
+
+class Cold(SingleStream):
+    """A run now and then, as of a box that classifies a picture a minute.
+
+    Before each of them the session's threads have gone to sleep, and other data is in the caches.
+    """
+
+    def __init__(self, session: Session, feeds: Mapping[str, np.ndarray]) -> None:
+        super().__init__(session, feeds)
+        self._other = np.zeros(2 * largest_cache(), np.uint8)
+
+    def before(self) -> None:
+        """Wait until the pool sleeps, and write twice as much as the caches hold."""
+        rest()
+        self._other += 1
+
+
+def rest() -> bool:
+    """Wait until this process's idle threads use the CPU no more, and say whether they came to."""
+    limit = perf_counter_ns() + int(MOST_REST_SECONDS * 1e9)
+    while perf_counter_ns() < limit:
+        wall, own = perf_counter_ns(), time.process_time_ns()
+        time.sleep(REST_SECONDS)
+        if time.process_time_ns() - own < RESTING * (perf_counter_ns() - wall):
+            return True
+    return False
 
 
 class _Queued:

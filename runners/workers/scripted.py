@@ -41,7 +41,7 @@ from ..base import (
 from ..machine import isa
 from ..targets import Isa
 from ..timing.conditions import Conditions
-from ..timing.plan import SERVER, SINGLE_STREAM
+from ..timing.plan import OFFLINE, SERVER
 from . import protocol
 from .launch import Worker
 
@@ -250,7 +250,7 @@ class _Session:
     def warm_up(self, fields: Mapping[str, Any], feeds: Arrays) -> Reply:
         self._check(feeds)
         self._plan, self._slices = fields["plan"], 0
-        if self._plan["scenario"] != SINGLE_STREAM and not self.script.concurrent:
+        if self._plan["scenario"] in (OFFLINE, SERVER) and not self.script.concurrent:
             raise SessionError(f"{self._plan['scenario']}: this runner has one run at a time only")
         return {"free_mib": self.script.free_mib}, {}
 

@@ -8,7 +8,7 @@ from textwrap import wrap
 
 from rich.console import RenderableType
 
-from ....runners.timing.plan import OFFLINE, SERVER, SINGLE_STREAM
+from ....runners.timing.plan import COLD, OFFLINE, SERVER, SINGLE_STREAM
 from ...numerics.ratios import MARGIN, SAME, UNDECIDED
 from ...speed.bench_result import BenchResult, CellResult
 from ...speed.ranking import Pick, cost, pick
@@ -18,11 +18,13 @@ from ..tables.columns import AGAINST, RUNNER, TARGET, VARIANT
 from ..tables.formatting import WIDTH, number, row_name, text
 from ..tables.table import Column, Table
 
+ONE_BY_ONE = (
+    *(columns.P50, columns.LATENCY_INTERVAL, columns.P90),
+    *(columns.LOAD, columns.RSS, columns.SIZE),
+)
 SHOWN = {
-    SINGLE_STREAM: (
-        *(columns.P50, columns.LATENCY_INTERVAL, columns.P90),
-        *(columns.LOAD, columns.RSS, columns.SIZE),
-    ),
+    SINGLE_STREAM: ONE_BY_ONE,
+    COLD: ONE_BY_ONE,
     OFFLINE: (
         *(columns.STREAMS, columns.BATCH, columns.THROUGHPUT, columns.THROUGHPUT_INTERVAL),
         columns.RSS,

@@ -88,7 +88,6 @@ def test_outputs_that_change_only_while_timed_make_a_cell_invalid() -> None:
         ([*FOUR, measurement(steal_percent=7.0)], "7 % of the CPU time was stolen"),
         ([*FOUR, measurement(others_percent=30.0)], "other processes took 30 % of the CPU time"),
         ([*FOUR, measurement(throttled=3)], "slowed down 3 times because of its heat"),
-        ([*FOUR, measurement(settled=False)], "did not settle"),
         ([*FOUR, measurement(rests=False)], "idle threads keep the CPU busy"),
         (TWO, "too few generations: 2, at least 3"),
         ([measurement(samples=9)] * 5, "too few samples: 45, at least 64"),

@@ -9,7 +9,7 @@ from typing import Any
 import numpy as np
 import pytest
 
-from edgepipe.pipeline.speed.turns import Schedule
+from edgepipe.pipeline.speed.visits import Schedule
 from edgepipe.runners import registry
 from edgepipe.runners.base import (
     RunnerUnavailable,
