@@ -39,13 +39,13 @@ CLI = (sys.executable, "-m", "edgepipe.pipeline.cli")
 
 
 def bench_p50(workspace: Path, runner: str, variant: str, threads: int) -> float:
-    """p50 in ms as bench reports it: one round, so that it can be paired."""
+    """p50 in ms as bench reports it: one generation, so that it can be paired."""
     result = bench(
         workspace=workspace,
         runners=(runner,),
         variants=(variant,),
         threads=threads,
-        rounds=1,
+        generations=1,
         seconds=SECONDS,
     )
     latency = result.cells[0].latency_ms
@@ -60,7 +60,7 @@ def offline_throughput(workspace: Path, variant: str) -> float:
         runners=("openvino",),
         variants=(variant,),
         scenario="offline",
-        rounds=1,
+        generations=1,
         seconds=3 * SECONDS,
     )
     throughput = result.cells[0].throughput_per_s

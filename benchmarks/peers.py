@@ -33,10 +33,11 @@ from harness import CLI, bench_p50, interval, paired
 
 from edgepipe.pipeline.cells.plan import python_of
 from edgepipe.pipeline.cells.session import Cell, open_cell, run_goldens
-from edgepipe.pipeline.numerics import intervals, metrics
+from edgepipe.pipeline.numerics import metrics, ratios
 from edgepipe.pipeline.progress import Stderr
 from edgepipe.pipeline.settings import load as configuration
-from edgepipe.pipeline.speed.rounds import Entry, Rounds, Source
+from edgepipe.pipeline.speed.turns import Turns
+from edgepipe.pipeline.speed.visits import Entry, Schedule, Source
 from edgepipe.pipeline.storage import dataset, digits
 from edgepipe.pipeline.storage.workspace import Workspace
 from edgepipe.runners import images
@@ -44,15 +45,13 @@ from edgepipe.runners.base import RunnerError
 from edgepipe.runners.environments import own_wheel
 from edgepipe.runners.machine import host
 from edgepipe.runners.targets import LOCAL
-from edgepipe.runners.timing.plan import SINGLE_STREAM, Plan
 
 MODEL = "mobilenet_v2"
 PARTS = ("costs", "quality", "latency", "benchmark_app")
 RUNNERS = ("ort-cpu", "openvino", "ort-openvino")
 EDGEPIPE = {"int8": "int8.onnx", "int8-avx2": "int8-avx2.onnx"}
-TIMING = Plan(
-    seconds=1.0, min_samples=64, max_seconds=30.0, window_seconds=0.1, warm_up_seconds=2.0
-)
+# Of each model in a generation.
+SECONDS = 1.0
 
 
 @dataclass(frozen=True)
@@ -264,19 +263,17 @@ def judge(entry: Entry) -> tuple[float, int, int]:
 def latency(
     source: Source, runners: Iterable[str], threads: Iterable[int], rounds: int
 ) -> dict[tuple[str, int], dict[str, list[float]]]:
-    """p50 in ms of each round, by runner and threads, then by model."""
+    """p50 in ms of each generation, by runner and threads, then by model."""
     found = {}
     for runner in runners:
         for count in threads:
             group = entries(source, runner, count)
-            running = Rounds([list(group.values())], TIMING, Stderr())
-            running.run(rounds, lambda: False)
-            figures = {
-                name: running.visits[entry].figures(SINGLE_STREAM) for name, entry in group.items()
-            }
+            turns = Turns(list(group.values()), Schedule(rounds, SECONDS), Stderr())
+            turns.run()
+            figures = {name: turns.visits[entry].figures() for name, entry in group.items()}
             found[runner, count] = {name: ms for name, ms in figures.items() if len(ms) == rounds}
             for name, entry in group.items():
-                if error := running.visits[entry].error:
+                if error := turns.visits[entry].error:
                     print(f"{runner}, {name}: {error}")
     return found
 
@@ -309,10 +306,9 @@ def compare(
 
 
 def over(ms: Sequence[float], best: Sequence[float]) -> tuple[str, str]:
-    """The paired ratio of two models' rounds, and its 95 % interval."""
-    ratio = intervals.paired_ratio(ms, best)
-    low, high = intervals.ratio_interval(ms, best, paired=True)
-    return f"{ratio:.2f}", f"{low:.2f} to {high:.2f}"
+    """The paired ratio of two models' generations, and its 95 % interval."""
+    found = ratios.over_generations(np.log(np.divide(ms, best)).tolist())
+    return f"{found.value:.2f}", f"{found.low:.2f} to {found.high:.2f}"
 
 
 def benchmark_app_p50(model: Path) -> float:
@@ -333,13 +329,15 @@ def second_opinion(folder: Path, pairs: int) -> None:
     rows = []
     place, threads = folder / "artifacts", host.physical_cores()
     for variant in ("fp32", "int8"):
-        ratios = paired(
+        pairs_of = paired(
             lambda name=variant: bench_p50(place, "openvino", name, threads),
             lambda name=variant: benchmark_app_p50(place / MODEL / f"{name}.onnx"),
             pairs,
         )
-        low, high = interval(ratios)
-        rows.append((variant, str(threads), f"{np.median(ratios):.3f}", f"{low:.3f} to {high:.3f}"))
+        low, high = interval(pairs_of)
+        rows.append(
+            (variant, str(threads), f"{np.median(pairs_of):.3f}", f"{low:.3f} to {high:.3f}")
+        )
     show(("model", "threads", "edgepipe / benchmark_app", "95 % interval"), rows)
 
 
@@ -357,7 +355,9 @@ def main() -> None:
     parser.add_argument("--only", action="append", choices=PARTS, help="may be repeated")
     parser.add_argument("--runner", action="append", choices=RUNNERS, help="may be repeated")
     parser.add_argument("--threads", action="append", type=int, help="may be repeated: 1 and 2")
-    parser.add_argument("--rounds", type=int, default=7, help="rounds, and pairs of benchmark_app")
+    parser.add_argument(
+        "--rounds", type=int, default=7, help="generations, and pairs of benchmark_app"
+    )
     parser.add_argument(
         "--repeats",
         type=int,

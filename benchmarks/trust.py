@@ -1,31 +1,55 @@
-"""Do bench's verdicts hold? What it calls valid is measured again, and what is slower is told.
+"""Whether bench's verdicts hold, on this machine as it is and beside one who burns its cores.
 
-    python benchmarks/trust.py repeat [--runs 1]
-    python benchmarks/trust.py gate [--tries 20]
+    python benchmarks/trust.py ratios [--benches 20] [--threads 1] [--threads 2] [--neighbour]
+    python benchmarks/trust.py gate [--benches 20] [--neighbour]
+    python benchmarks/trust.py meter [--benches 20] [--neighbour]
+    python benchmarks/trust.py record FILE [--generations 40] [--neighbour]
 
-repeat: full benches in a row, each held against the one before. Of the cells that a bench calls
-valid, how many have their next p50 in its interval, widened by 3 %? At least 95 % should.
+ratios: benches of fp32, int8 and a copy of int8 under another name. The copy is as fast as int8, so
+its interval should hold one (in 18 of 20 on each runner) and hardly ever be called faster or slower
+(once in 80); int8 should be called faster than fp32 each time.
 
-gate: the regression gate against the same workspace (no alarm in 19 of 20), and against one
-whose int8 model is 10 % slower (an alarm in 19 of 20). A hook in the workers makes it so: it
-waits after each run for a tenth of what the run took.
+gate: ``--rerun-baseline`` against the same files, which should never fail, and against a workspace
+that was 10 % faster, which should (18 of 20). A hook in the workers makes it so: it waits after
+each run for a tenth of what the run took.
+
+meter: every bench is held against the file of the one before, though nothing has changed: how far
+the time in runs of the meter moves, and how often that is called slower.
+
+record: the slices of the three models on both runners, for the test of what intervals cover.
 """
 
 from __future__ import annotations
 
 import argparse
-import itertools
+import json
+import math
+import multiprocessing
 import os
+import random
 import shutil
+import statistics as stats
 import tempfile
-from collections import Counter
+import time
+from collections import Counter, defaultdict
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from pathlib import Path
 
-from edgepipe.pipeline import bench, export
-from edgepipe.pipeline.storage.workspace import Transaction, Workspace
+import numpy as np
 
-MODEL, RUNNERS = "mobilenet_v2", ("ort-cpu", "openvino", "torch")
-WIDER = 0.03
+from edgepipe.pipeline import bench, export
+from edgepipe.pipeline.cells.session import Cell
+from edgepipe.pipeline.progress import SILENT
+from edgepipe.pipeline.speed.bench_result import BenchResult
+from edgepipe.pipeline.speed.turns import Turns
+from edgepipe.pipeline.speed.visits import Entry, Schedule, Source
+from edgepipe.pipeline.storage.workspace import Transaction, Workspace
+from edgepipe.runners.targets import LOCAL
+
+MODEL, RUNNERS = "mobilenet_v2", ("ort-cpu", "openvino")
+COPY = "int8-copy"
+VARIANTS = ("fp32", "int8", COPY)
 SLOWER = "edgepipe-benchmark-slower"
 # Loaded by every Python that finds it on PYTHONPATH, the workers' among them.
 HOOK = f"""
@@ -72,32 +96,69 @@ sys.meta_path.insert(0, Finder())
 """
 
 
-def repeat(workspace: Path, runs: int) -> None:
-    """A bench, and ``runs`` more after it."""
-    held = valid = 0
-    verdicts: Counter[str | None] = Counter()
-    benches = (bench(workspace=workspace, runners=RUNNERS) for _ in range(runs + 1))
-    for first, second in itertools.pairwise(benches):
-        for one, two in zip(first.cells, second.cells, strict=True):
-            verdicts[one.verdict] += 1
-            if one.verdict != "valid" or one.latency_ms is None or two.latency_ms is None:
-                continue
-            low, high = one.latency_ms.ci95
-            inside = low * (1 - WIDER) <= two.latency_ms.p50 <= high * (1 + WIDER)
-            valid, held = valid + 1, held + inside
-            print(
-                f"{one.variant:<10} {one.runner:<9} {one.latency_ms.p50:7.3f} ms "
-                f"[{low:.3f}-{high:.3f}]  then {two.latency_ms.p50:7.3f}  "
-                f"{'inside' if inside else 'OUTSIDE'} ({one.rounds} rounds)",
-                flush=True,
+@contextmanager
+def neighbour(burns: bool) -> Iterator[None]:
+    """Somebody else at work on every core, now more and now less, if ``burns``."""
+    cores = range(os.cpu_count() or 1) if burns else ()
+    others = [multiprocessing.Process(target=_burn, args=(core,), daemon=True) for core in cores]
+    for other in others:
+        other.start()
+    try:
+        yield
+    finally:
+        for other in others:
+            other.kill()
+
+
+def _burn(seed: int) -> None:
+    """A share of a core that changes every 0.2 to 3 seconds, in pieces of 10 ms."""
+    chance = random.Random(seed)
+    while True:
+        share, until = chance.random(), time.monotonic() + chance.uniform(0.2, 3.0)
+        while time.monotonic() < until:
+            busy = time.monotonic() + 0.01 * share
+            while time.monotonic() < busy:
+                pass
+            time.sleep(0.01 * (1 - share))
+
+
+def ratios(workspace: Path, benches: int, threads: Sequence[int]) -> None:
+    """Benches of two that are equal and one that isn't."""
+    for count in threads:
+        held: Counter[str] = Counter()
+        verdicts: defaultdict[str, Counter[str | None]] = defaultdict(Counter)
+        widths: defaultdict[str, list[float]] = defaultdict(list)
+        seconds = []
+        for number in range(benches):
+            began = time.monotonic()
+            result = bench(
+                workspace=workspace,
+                runners=RUNNERS,
+                variants=VARIANTS,
+                reference="int8",
+                threads=count,
             )
-        print(
-            f"inside: {held} of {valid} valid cells (at least 95 %); {dict(verdicts)}", flush=True
-        )
+            seconds.append(time.monotonic() - began)
+            shown = []
+            for row in result.cells:
+                if row.variant == "int8":
+                    continue
+                low, high = row.speedup_ci95 or (math.nan, math.nan)
+                name = f"{row.variant}/{row.runner}"
+                verdicts[name][row.against_reference] += 1
+                widths[name].append(high / low - 1)
+                held[name] += low <= 1 <= high
+                shown.append(f"{name} {row.speedup:.3f} [{low:.3f}-{high:.3f}]")
+            print(f"{number + 1}: {seconds[-1]:.0f} s; {'; '.join(shown)}", flush=True)
+        print(f"threads {count}: {stats.median(seconds):.0f} s, at most {max(seconds):.0f}")
+        for name, found in verdicts.items():
+            wide = f"median width {stats.median(widths[name]):.1%}"
+            one = f", holds 1: {held[name]} of {benches}" if COPY in name else ""
+            print(f"  {name}: {dict(found)}, {wide}{one}", flush=True)
 
 
-def gate(workspace: Path, tries: int) -> None:
-    """The gate on a workspace that is as fast, and on one that isn't."""
+def gate(workspace: Path, benches: int) -> None:
+    """The gate against a workspace that was as fast, and against one that was faster."""
     with tempfile.TemporaryDirectory() as folder:
         hook = Path(folder) / "hook"
         hook.mkdir()
@@ -108,22 +169,91 @@ def gate(workspace: Path, tries: int) -> None:
         _mark(slow)
         for name, other, wanted in (("no change", same, "pass"), ("10 % slower", slow, "fail")):
             verdicts: Counter[str] = Counter()
-            ratios = []
-            for _ in range(tries):
+            found, seconds = [], []
+            for _ in range(benches):
+                began = time.monotonic()
                 result = bench(
                     workspace=other,
                     rerun_baseline=workspace,
                     runners=("ort-cpu",),
                     variants=("int8",),
                     threads=1,
-                    seconds=0.3,
                 )
-                found = result.cells[0].comparison
-                assert found, result.cells[0].reason
-                verdicts[found.verdict] += 1
-                ratios.append(found.ratio or 0.0)
-            shown = " ".join(f"{ratio:.3f}" for ratio in sorted(ratios))
-            print(f"{name}: {dict(verdicts)}, {wanted} wanted; ratios {shown}", flush=True)
+                seconds.append(time.monotonic() - began)
+                comparison = result.cells[0].comparison
+                assert comparison, result.cells[0].reason
+                verdicts[comparison.verdict] += 1
+                low, high = comparison.ci95 or (math.nan, math.nan)
+                found.append(f"{comparison.ratio:.3f} [{low:.3f}-{high:.3f}]")
+                print(f"  {found[-1]} {comparison.verdict}, {seconds[-1]:.0f} s", flush=True)
+            print(f"{name}: {dict(verdicts)}, {wanted} wanted; at most {max(seconds):.0f} s")
+
+
+def meter(workspace: Path, benches: int) -> None:
+    """Benches of the same files one after the other, each held against the file before."""
+    verdicts: Counter[str] = Counter()
+    moves: defaultdict[str, list[float]] = defaultdict(list)
+    before: BenchResult | None = None
+    kept = workspace / MODEL / "before.json"
+    for _ in range(benches + 1):
+        result = bench(
+            workspace=workspace,
+            runners=RUNNERS,
+            variants=("fp32", "int8"),
+            threads=1,
+            baseline=kept if before else None,
+        )
+        for row, old in zip(result.cells, before.cells if before else (), strict=False):
+            assert row.comparison
+            verdicts[row.comparison.verdict] += 1
+            moved = math.log(_typical(row.in_meters) / _typical(old.in_meters))
+            in_ms = math.log(_typical(row.generation_ms) / _typical(old.generation_ms))
+            moves["in runs of the meter"].append(moved)
+            moves["in ms"].append(in_ms)
+            name = f"{row.variant}/{row.runner}"
+            print(f"  {name}: {moved:+.3f} in meters, {in_ms:+.3f} in ms", flush=True)
+        (workspace / MODEL / BenchResult.FILE).rename(kept)
+        before = result
+    for unit, found in moves.items():
+        most = max(map(abs, found))
+        print(f"{unit}: standard deviation {stats.stdev(found):.3f}, at most {most:.3f}")
+    print(f"verdicts on no change, at 10 %: {dict(verdicts)}")
+
+
+def record(workspace: Path, file: Path, generations: int, threads: int) -> None:
+    """Slices as they come, and nothing judged: name -> ms of ``[generation, cycle]``."""
+    place = Workspace(workspace, MODEL)
+    with place.exported("benchmark", print) as manifest:
+        source = Source.of(place, manifest)
+        entries = [
+            Entry(Cell(variant, runner, LOCAL, "f32", f"{variant}.onnx", threads), source)
+            for runner in RUNNERS
+            for variant in VARIANTS
+        ]
+        turns = Turns(entries, Schedule(generations), SILENT)
+        turns.run()
+    found = {
+        f"{entry.cell.variant}/{entry.cell.runner}": np.array(
+            list(visits.cycles.values()), np.float32
+        )
+        for entry, visits in turns.visits.items()
+        if not entry.role
+    }
+    np.savez_compressed(file, allow_pickle=False, **found)
+
+
+def _typical(figures: Sequence[float]) -> float:
+    return stats.geometric_mean(figures)
+
+
+def _add_copy(workspace: Path) -> None:
+    """The same file under another name, as a variant of its own."""
+    folder = workspace / MODEL
+    shutil.copy(folder / "int8.onnx", folder / f"{COPY}.onnx")
+    manifest = json.loads((folder / "manifest.json").read_text())
+    manifest["artifacts"][f"{COPY}.onnx"] = manifest["artifacts"]["int8.onnx"]
+    manifest["variants"][COPY] = {"onnx": f"{COPY}.onnx"}
+    (folder / "manifest.json").write_text(json.dumps(manifest))
 
 
 def _mark(root: Path) -> None:
@@ -142,16 +272,24 @@ def _mark(root: Path) -> None:
 def main() -> None:
     """Measure and print."""
     parser = argparse.ArgumentParser(description=__doc__)
-    parser.add_argument("what", choices=("repeat", "gate"))
-    parser.add_argument("--runs", type=int, default=1)
-    parser.add_argument("--tries", type=int, default=20)
-    arguments = parser.parse_args()
+    parser.add_argument("what", choices=("ratios", "gate", "meter", "record"))
+    parser.add_argument("file", type=Path, nargs="?")
+    parser.add_argument("--benches", type=int, default=20)
+    parser.add_argument("--generations", type=int, default=40)
+    parser.add_argument("--threads", type=int, action="append")
+    parser.add_argument("--neighbour", action="store_true")
+    asked = parser.parse_args()
     with tempfile.TemporaryDirectory() as folder:
-        export(workspace=Path(folder))
-        if arguments.what == "repeat":
-            repeat(Path(folder), arguments.runs)
-        else:
-            gate(Path(folder), arguments.tries)
+        workspace = Path(folder) / "artifacts"
+        export(workspace=workspace)
+        _add_copy(workspace)
+        with neighbour(asked.neighbour):
+            if asked.what == "ratios":
+                ratios(workspace, asked.benches, asked.threads or (1, 2))
+            elif asked.what == "record":
+                record(workspace, asked.file, asked.generations, (asked.threads or [1])[0])
+            else:
+                (gate if asked.what == "gate" else meter)(workspace, asked.benches)
 
 
 if __name__ == "__main__":
