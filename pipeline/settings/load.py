@@ -159,6 +159,7 @@ def _check_names(config: Config) -> None:
                 (f"{command}.precisions", section.precisions, PRECISIONS),
             )
         ),
+        ("bench.reference", [config.bench.reference], VARIANTS),
         ("predict.variant", [config.predict.variant], VARIANTS),
         ("predict.runner", [config.predict.runner], runners),
         ("predict.target", [config.predict.target], targets),
