@@ -49,6 +49,7 @@ DOUBTS: Mapping[str, tuple[dict[str, Any], tuple[object, ...], str, int, str]] =
         "overloaded",
     ),
     "energy": ({"conditions": {"energy_j": 5.0}}, (), "valid", 0, ""),
+    "cold": ({}, ("--scenario", "cold"), "valid", 0, ""),
     "microseconds": ({"ms": 0.004}, (), "valid", 0, ""),
     "minutes": ({"ms": 1e5}, (), "valid", 0, ""),
     "a cache": ({"cache": {"model.bin": b"x"}}, (), "valid", 0, ""),

@@ -14,8 +14,9 @@ import pytest
 from edgepipe.runners.backends.queues import ThreadQueue
 from edgepipe.runners.base import Placement, SessionError, Settings, TensorSpec
 from edgepipe.runners.targets import LOCAL
+from edgepipe.runners.timing import scenarios
 from edgepipe.runners.timing.measure import measure
-from edgepipe.runners.timing.plan import OFFLINE, SERVER, Plan
+from edgepipe.runners.timing.plan import COLD, OFFLINE, SERVER, Plan
 from edgepipe.runners.workers.launch import Worker
 
 Arrays = dict[str, np.ndarray]
@@ -116,6 +117,42 @@ def test_a_run_that_fails_under_load_fails_the_measurement(scenario: str) -> Non
 
     with pytest.raises(SessionError, match="out of beads"):
         measure(Sleeper(0.001, answer=answer), FEEDS, replace(PLAN, scenario=scenario, rate=400.0))
+
+
+def test_a_cold_run_waits_until_the_pool_sleeps_and_finds_other_data_in_the_caches(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    swept, awake_until, early = [], [0.0], []
+    cache = 1 << 20
+    monkeypatch.setattr(scenarios, "largest_cache", lambda: cache)
+    before = scenarios.Cold.before
+
+    def watched(cold: scenarios.Cold) -> None:
+        before(cold)
+        swept.append(cold._other.nbytes)
+
+    monkeypatch.setattr(scenarios.Cold, "before", watched)
+
+    class Spinner(Sleeper):
+        def run(self, feeds: Mapping[str, np.ndarray]) -> Arrays:
+            if swept:  # not while it warms up
+                early.append(time.perf_counter() < awake_until[0])
+            awake_until[0] = time.perf_counter() + 0.03
+            threading.Thread(target=self.spin, args=(awake_until[0],)).start()
+            return RIGHT
+
+        @staticmethod
+        def spin(until: float) -> None:
+            while time.perf_counter() < until:
+                pass
+
+    plan = replace(PLAN, scenario=COLD, seconds=0.1, min_samples=3, warm_up_seconds=0.0)
+    found = measure(Spinner(), FEEDS, plan)
+    assert len(found.samples) >= 3
+    assert early
+    assert not any(early)
+    assert set(swept) == {2 * cache}
+    assert found.samples.max() < 30e6  # neither the waiting nor the sweeping is timed
 
 
 def test_a_session_without_a_queue_is_refused() -> None:
