@@ -6,6 +6,7 @@ import threading
 import time
 from array import array
 from collections.abc import Mapping
+from pathlib import Path
 from time import perf_counter_ns
 from typing import Any
 
@@ -15,9 +16,9 @@ from ..base import Session
 from .conditions import largest_cache
 from .plan import Kept, Plan
 
-# Idle threads that wait in a loop take a neighbour's time; they have stopped when the process uses
-# less than a fifth of a core for a millisecond.
-REST_SECONDS, RESTING, MOST_REST_SECONDS = 0.001, 0.2, 0.2
+# Idle threads that wait in a loop take the time of whoever runs next.
+REST_SECONDS, MOST_REST_SECONDS = 0.001, 0.2
+TASKS = Path("/proc/self/task")
 
 
 class SingleStream:
@@ -82,12 +83,24 @@ class Cold(SingleStream):
 
 
 def rest() -> bool:
-    """Wait until this process's idle threads use the CPU no more, and say whether they came to."""
+    """Wait until no other thread of this process wants the CPU; whether they came to that."""
     limit = perf_counter_ns() + int(MOST_REST_SECONDS * 1e9)
     while perf_counter_ns() < limit:
-        wall, own = perf_counter_ns(), time.process_time_ns()
         time.sleep(REST_SECONDS)
-        if time.process_time_ns() - own < RESTING * (perf_counter_ns() - wall):
+        if not _others_run():
+            return True
+    return False
+
+
+def _others_run() -> bool:
+    """By their state (proc_pid_stat(5)): on a busy machine one that spins needs not be running."""
+    own = str(threading.get_native_id())
+    for task in TASKS.glob("[0-9]*/stat"):
+        try:
+            state = task.read_text().rpartition(")")[2].split()[0]
+        except OSError:  # it has ended
+            continue
+        if state == "R" and task.parent.name != own:
             return True
     return False
 
