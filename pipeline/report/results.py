@@ -88,7 +88,7 @@ def read_samples(
                 for part in np.split(array, np.cumsum(arrays[f"{name}.generations"])[:-1])
             )
             for name, array in arrays.items()
-            if not name.endswith(".generations")
+            if name.isdigit()
         }
     except FileNotFoundError:
         return {}, source(MISSING)

@@ -4,9 +4,9 @@ from __future__ import annotations
 
 import itertools
 import math
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import ExitStack
-from dataclasses import replace
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
@@ -17,6 +17,7 @@ from ..cells.plan import Refused, key_of, plan
 from ..cells.session import Cell, timeable
 from ..errors import ExitCode, UsageError
 from ..numerics import ratios
+from ..numerics.ratios import Ratio
 from ..progress import Progress
 from ..settings import placement
 from ..settings.load import load_exported
@@ -115,15 +116,17 @@ def measure_cells(
     """
     if section.scenario == SERVER and section.rate is None:
         raise UsageError("the server scenario needs a --rate, in runs per second")
+    if section.scenario == SERVER and {"decided", "faster"} & set(section.require):
+        raise UsageError("--require: the server scenario has no ratios to decide by, only times")
     ratios.require()
     cells, refused = plan_cells(source, section, places)
     partners = _partners(cells, old, section, places)
     run = _Run(source, section, quick, progress, baseline, partners)
     results = run.sweep(cells) if section.batch == "sweep" else run.measure(cells)
-    results += [(CellResult.refused(one, scenario=section.scenario), ()) for one in refused]
-    rows = [row for row, _ in results]
+    results += [_Timed(CellResult.refused(one, scenario=section.scenario)) for one in refused]
+    rows = [one.row for one in results]
     problems = placement.unmet([row.provider or "" for row in rows], section.require_ep)
-    lacking = unmet(rows, section.require)
+    lacking = unmet(rows, section.require, section.reference, quick=quick)
     return BenchResult(
         model=source.manifest.model,
         host=next(iter(run.hosts.values()), {}),
@@ -134,13 +137,14 @@ def measure_cells(
         baseline=str(old.workspace.folder) if old else str(baseline.path) if baseline else None,
         cells=tuple(rows),
         artifacts=source.manifest.digests,
-        pairs=tuple(run.pairs),
+        pairs=tuple(run.pairs(rows)),
         meters=run.meters,
         problems=(*problems, *(text for text, _ in lacking)),
         exit_code=ExitCode.GATE_FAILED
         if problems
         else exit_code(rows, section, [verdict for _, verdict in lacking]),
-        samples=tuple(samples for _, samples in results),
+        samples=tuple(one.samples for one in results),
+        cycle_ms=tuple(one.cycle_ms for one in results),
     )
 
 
@@ -164,6 +168,15 @@ def plan_cells(
     return set_up, refused
 
 
+@dataclass(frozen=True)
+class _Timed:
+    """A row with its samples and its slices."""
+
+    row: CellResult
+    samples: tuple[np.ndarray, ...] = ()
+    cycle_ms: np.ndarray = field(default_factory=lambda: np.empty(0))
+
+
 class _Run:
     """One bench: cells are measured once, or again and again with larger batches."""
 
@@ -184,10 +197,9 @@ class _Run:
         self._partners = partners
         self.hosts: dict[str, Mapping[str, Any]] = {}
         self.meters: dict[str, Mapping[str, Any]] = {}
-        self.pairs: list[Pair] = []
-        self._rows = 0
+        self._pairs: list[tuple[CellResult, CellResult, Ratio, str]] = []
 
-    def measure(self, cells: Sequence[Cell]) -> list[tuple[CellResult, tuple[np.ndarray, ...]]]:
+    def measure(self, cells: Sequence[Cell]) -> list[_Timed]:
         """The rows of these cells, with their samples."""
         entries = [Entry(cell, self._source) for cell in cells]
         partners = [self._partners[cell] for cell in cells if cell in self._partners]
@@ -213,12 +225,13 @@ class _Run:
                 row = replace(row, in_meters=tuple(map(math.exp, turns.meters(entry))))
                 row = self._against(row, entry, entries, turns)
                 row = self._compared(row, entry, turns)
-            samples = tuple(found.samples for found in visits[entry].measurements)
-            results.append((row, samples if row.status == "ok" else ()))
-        self._pair(entries, [row for row, _ in results], turns)
+            ran = visits[entry] if row.status == "ok" else Visits()
+            cycle_ms = np.array(list(ran.cycles.values()))
+            results.append(_Timed(row, tuple(ran.samples()), cycle_ms))
+        self._pair(entries, [one.row for one in results], turns)
         return results
 
-    def sweep(self, cells: Sequence[Cell]) -> list[tuple[CellResult, tuple[np.ndarray, ...]]]:
+    def sweep(self, cells: Sequence[Cell]) -> list[_Timed]:
         """``measure`` with every batch that still brings each cell more throughput."""
         results = []
         best: dict[Cell, float] = {}
@@ -228,10 +241,10 @@ class _Run:
             if batch == BATCHES[0]:
                 results += found
             else:  # a model with a batch of its own has no row for any other
-                results += [(row, samples) for row, samples in found if row.status == "ok"]
+                results += [one for one in found if one.row.status == "ok"]
             grown = []
-            for cell, (row, _) in zip(going, found, strict=True):
-                throughput = row.throughput_per_s or 0.0
+            for cell, one in zip(going, found, strict=True):
+                throughput = one.row.throughput_per_s or 0.0
                 if throughput > best.get(cell, 0.0) * (1 + MIN_GAIN):
                     grown.append(cell)
                 best[cell] = max(throughput, best.get(cell, 0.0))
@@ -274,16 +287,23 @@ class _Run:
         return row
 
     def _pair(self, entries: Sequence[Entry], rows: Sequence[CellResult], turns: Turns) -> None:
-        """Keep how every two of the rows compare, by their places in the document."""
+        """Keep how every two of the rows compare."""
         measured = [place for place, row in enumerate(rows) if row.status == "ok"]
+        if self._section.scenario == SERVER:
+            return
         for first, second in itertools.combinations(measured, 2):
-            found = turns.ratio(entries[second], entries[first])
-            if found and self._section.scenario != SERVER:
-                logs = turns.logs(entries[second], entries[first])
-                verdict = ratios.verdict(found.inverse, len(logs))
-                places = (self._rows + first, self._rows + second)
-                self.pairs.append(Pair(*places, found.value, found.ci95, verdict))
-        self._rows += len(rows)
+            if found := turns.ratio(entries[second], entries[first]):
+                count = len(turns.logs(entries[second], entries[first]))
+                verdict = ratios.verdict(found.inverse, count)
+                self._pairs.append((rows[first], rows[second], found, verdict))
+
+    def pairs(self, rows: Sequence[CellResult]) -> Iterator[Pair]:
+        """How every two rows compare that took turns, by their places among these."""
+        places = {id(row): place for place, row in enumerate(rows)}
+        for first, second, found, verdict in self._pairs:
+            if id(first) in places and id(second) in places:
+                place, other = places[id(first)], places[id(second)]
+                yield Pair(place, other, found.value, found.ci95, verdict)
 
     def _compared(self, row: CellResult, entry: Entry, turns: Turns) -> CellResult:
         usual = MAX_SLOWDOWN_OF_FILE if self._baseline else MAX_SLOWDOWN

@@ -159,6 +159,7 @@ class BenchResult(Result):
     exit_code: ExitCode = field(default=ExitCode.OK, metadata=UNWRITTEN)
     # Each cell's raw samples, a generation after the other, in ns: see ``samples_file``.
     samples: tuple[tuple[np.ndarray, ...], ...] = field(default=(), metadata=UNWRITTEN)
+    cycle_ms: tuple[np.ndarray, ...] = field(default=(), metadata=UNWRITTEN)
 
     def pair(self, row: CellResult, against: CellResult) -> Pair | None:
         """How one row compares with another, if they took turns."""
@@ -174,13 +175,17 @@ class BenchResult(Result):
         """The raw samples as a compressed ``.npz``.
 
         ``N`` holds those of row N of ``cells``, int64 ns, and ``N.generations`` how many of them
-        each generation took.
+        each generation took; ``N.cycle_ms`` are ms for a run of ``[turn, cycle]``, NaN where it had
+        no turn: the ratio of two rows is made from these.
         """
         arrays: dict[str, np.ndarray] = {}
         for number, generations in enumerate(self.samples):
             if generations:
                 arrays[f"{number}"] = np.concatenate(generations)
                 arrays[f"{number}.generations"] = np.array([len(part) for part in generations])
+        for number, cycle_ms in enumerate(self.cycle_ms):
+            if len(cycle_ms):
+                arrays[f"{number}.cycle_ms"] = cycle_ms
         buffer = io.BytesIO()
         np.savez_compressed(buffer, allow_pickle=False, **arrays)
         return buffer.getvalue()
@@ -198,22 +203,28 @@ def compare(
     return Comparison(verdict, max_slowdown, ratio.value, ratio.ci95, baseline_ms)
 
 
-def unmet(rows: Sequence[CellResult], required: Sequence[str]) -> list[tuple[str, str]]:
-    """What of the rows is not as required, each with the verdict on it: see ``BenchConfig``.
-
-    A row that is the reference, or has none, is neither faster nor undecided.
-    """
+def unmet(
+    rows: Sequence[CellResult], required: Sequence[str], reference: str, *, quick: bool
+) -> list[tuple[str, str]]:
+    """What of the rows is not as ``required``, each with the verdict on it: see ``BenchConfig``."""
     found = []
+    ratios = {"decided", "faster"} & set(required)
     for row in rows:
         if row.status != "ok":
             continue
         name, relative = f"{row.variant} / {row.runner}", row.against_reference
         if "valid" in required and row.verdict == NOISY:
             found.append((f"{name}: noisy, valid is required", INCONCLUSIVE))
-        if relative == UNDECIDED and {"decided", "faster"} & set(required):
-            found.append((f"{name}: undecided against the reference", INCONCLUSIVE))
+        if not ratios or row.variant == reference:
+            continue
+        if relative is None:
+            found.append((f"{name}: there is no {reference} to hold it against", INCONCLUSIVE))
+        elif quick or relative == UNDECIDED:
+            why = "a quick bench decides nothing" if quick else f"undecided against {reference}"
+            found.append((f"{name}: {why}", INCONCLUSIVE))
         elif "faster" in required and relative in (SAME, SLOWER):
-            found.append((f"{name}: {relative}, faster than the reference is required", FAIL))
+            said = "as fast as" if relative == SAME else "slower than"
+            found.append((f"{name}: {said} {reference}, faster is required", FAIL))
     return found
 
 
@@ -242,7 +253,7 @@ def measured_row(entry: Entry, visits: Visits, scenario: str, rate: float | None
     figures = visits.figures()
     typical, load, first = map(over_generations_ms, (figures, visits.load_ms, visits.first_ms))
     cached = over_generations_ms(visits.cached_ms) if visits.cached_ms else None
-    samples = np.concatenate([found.samples for found in visits.measurements]) / 1e6
+    samples = np.concatenate(visits.samples()) / 1e6
     return CellResult.ran(
         cell,
         opened.loaded,

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
 from typing import Any, Self
 
@@ -129,7 +129,18 @@ class Visits:
 
     def figures(self) -> list[float]:
         """What each generation says: the median of its slices, in ms for a run."""
-        return [float(np.nanmedian(slices)) for slices in self.cycles.values()]
+        return [float(np.nanmedian(slices)) for slices in self._joined(self.cycles.values())]
+
+    def samples(self) -> list[np.ndarray]:
+        """The samples of each generation, int64 ns."""
+        return self._joined(found.samples for found in self.measurements)
+
+    def _joined(self, parts: Iterable[np.ndarray]) -> list[np.ndarray]:
+        """Of each generation what its turns gave: the reference may have had several."""
+        found: dict[int, list[np.ndarray]] = {}
+        for (number, _), part in zip(self.cycles, parts, strict=True):
+            found.setdefault(number, []).append(part)
+        return [np.concatenate(parts) for parts in found.values()]
 
 
 def figure(samples: np.ndarray, scenario: str) -> float:

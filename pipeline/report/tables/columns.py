@@ -88,6 +88,13 @@ def _throughput_interval(cell: CellResult) -> str | None:
     return interval(cell.throughput_ci95, "{:.1f}".format)
 
 
+def _relative(cell: CellResult) -> Value:
+    if cell.status != "ok":
+        return Verdict(cell.status)
+    alone = "reference" if cell.speedup else NONE
+    return Verdict(cell.against_reference) if cell.against_reference else alone
+
+
 def _speedup_interval(cell: CellResult) -> str | None:
     return interval(cell.speedup_ci95, "{:.2f}".format)
 
@@ -99,7 +106,7 @@ def speedup(reference: str) -> Column:
 
 # Against the reference, and whether the figures beside hold by themselves.
 SPEEDUP_INTERVAL = figure("95 % interval", _speedup_interval)
-RELATIVE = Column("speed", lambda cell: Verdict(cell.against_reference or cell.status), brief="is")
+RELATIVE = Column("speed", _relative, brief="is")
 TIMES = Column("times", _verdict)
 P50, P90, P99 = map(_percentile, (50, 90, 99))
 LATENCY_INTERVAL = figure("95 % interval", _latency_interval)

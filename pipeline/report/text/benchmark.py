@@ -82,7 +82,7 @@ def _advice(result: BenchResult) -> list[str]:
     """What to ship of each target, in a sentence each."""
     lines = []
     good = [row for row in result.cells if row.status == "ok" and row.verdict != INVALID]
-    if result.scenario == SERVER:
+    if result.scenario == SERVER or result.quick:
         return []
     for target in dict.fromkeys(row.target for row in good):
         rows = [row for row in good if row.target == target]

@@ -34,6 +34,8 @@ COSTS = (
 SPEEDS = (
     figure("p50 ms", lambda one: f"{FRONT} {ms(one.p50_ms)}" if one.pareto else ms(one.p50_ms)),
     figure("95 % interval", lambda one: interval(one.ci95_ms, ms)),
+    figure("of the first's time", lambda one: number(one.ratio, ".2f"), "/ first"),
+    figure("95 % interval", lambda one: interval(one.ratio_ci95, "{:.2f}".format)),
     *(RSS, VERDICT),
 )
 CONVOLUTIONS = (
