@@ -67,8 +67,8 @@ class Block:
         shown = re.sub(r"\\\n\s*", " ", self.text)
         lines = re.findall(r"^\$ (.+)$", shown, re.M)
         if self.language == "yaml":
-            lines = re.findall(r"^\s*- (?:run: )?(.*\bedgepipe .+)$", shown, re.M)
-        parts = (part for line in lines for part in re.split(r" && | >> ", line))
+            lines = re.findall(r"^\s*(?:- )?(?:run: )?(.*\bedgepipe .+)$", shown, re.M)
+        parts = (part for line in lines for part in re.split(r" && | \|\| | >> ", line))
         return [shlex.split(part, comments=True) for part in parts]
 
 

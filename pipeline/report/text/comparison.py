@@ -95,7 +95,8 @@ def speeds(result: CompareResult) -> Table | None:
     ]
     machines = " and ".join(cpus)
     caption = f"Measured by turns on {machines}, {moment(result.measured)}"
-    return Table.of(_speed_columns(timings), timings, caption) if timings else None
+    shown = Table.of(_speed_columns(timings), timings, caption)
+    return shown.without(lambda column: NONE if column.figure else None) if timings else None
 
 
 def convolutions(shapes: Sequence[Convolution]) -> Table | None:

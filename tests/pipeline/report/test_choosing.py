@@ -103,7 +103,7 @@ def test_one_round_gives_no_interval_and_a_missing_runner_its_reason(made_up: Ma
     )
     made_up.compare(replace(ROWS[0], speeds=(speed, absent)), quick=True)
     text = plain(made_up.page())
-    assert "mobilenet_v2 · fp32 ort-cpu ◆ 3.00 – 100 ◐ noisy" in text
+    assert "mobilenet_v2 · fp32 ort-cpu ◆ 3.00 100 ◐ noisy" in text
     assert "mobilenet_v2 fp32/ort-cpu: one short round" in text
     assert "ort-cuda: unavailable: no GPU" in text
     assert "○ unavailable" not in text  # no columns for what gave nothing
