@@ -29,8 +29,8 @@ from edgepipe.runners.workers.scripted import Script, scripted
 from ...made import NAME, VARIANTS, Made
 
 RUNNERS = ("ort-cpu", "openvino")
-MS: Mapping[tuple[str, str], float] = {
-    (runner, variant): 1 + 0.4 * place
+MS: Mapping[str, float] = {
+    f"{runner}/{variant}": 1 + 0.4 * place
     for place, (runner, variant) in enumerate(itertools.product(RUNNERS, VARIANTS))
 }
 # Beside the reference and its twin there is room for one more.
@@ -46,21 +46,25 @@ def made(tmp_path: Path) -> Made:
 def scripts(made: Made, **changes: Any) -> dict[str, Script]:
     """Both runners, each of whose files takes a time of its own."""
     return {
-        f"{runner}/{variant}": made.script(variant, **{"ms": ms, **changes})
-        for (runner, variant), ms in MS.items()
+        name: made.script(name.partition("/")[2], **{"ms": ms, **changes})
+        for name, ms in MS.items()
     }
 
 
-def by_name(result: BenchResult) -> dict[tuple[str, str], CellResult]:
-    return {(row.runner, row.variant): row for row in result.cells}
+def name_of(row: CellResult) -> str:
+    return f"{row.runner}/{row.variant}"
+
+
+def by_name(result: BenchResult) -> dict[str, CellResult]:
+    return {name_of(row): row for row in result.cells}
 
 
 def times_of(rows: tuple[CellResult, ...], result: BenchResult) -> None:
     """Every two rows are compared, and rightly."""
     for one, other in itertools.combinations(rows, 2):
         pair = result.pair(other, one)
-        assert pair, (one.runner, one.variant, other.runner, other.variant)
-        expected = MS[other.runner, other.variant] / MS[one.runner, one.variant]
+        assert pair, (name_of(one), name_of(other))
+        expected = MS[name_of(other)] / MS[name_of(one)]
         assert pair.ratio == pytest.approx(expected, rel=0.01)
         assert pair.ci95
         assert pair.ci95[0] <= pair.ratio <= pair.ci95[1]
@@ -107,9 +111,7 @@ def test_ratios_hold_between_cells_that_were_never_alive_together(
     """Each group meets another machine: only by way of the reference are they comparable."""
     weather = Weather()
     cast = {
-        name: made.script(
-            name.partition("/")[2], varies=weather.slows(MS[tuple(name.split("/"))]), **room
-        )
+        name: made.script(name.partition("/")[2], varies=weather.slows(MS[name]), **room)
         for name in scripts(made)
     }
     with scripted(cast), weather.over(monkeypatch):
@@ -119,9 +121,7 @@ def test_ratios_hold_between_cells_that_were_never_alive_together(
     assert len(result.pairs) == 15
     times_of(result.cells, result)
     for row in result.cells:
-        assert row.speedup == pytest.approx(
-            MS[row.runner, "fp32"] / MS[row.runner, row.variant], rel=0.01
-        )
+        assert row.speedup == pytest.approx(MS[f"{row.runner}/fp32"] / MS[name_of(row)], rel=0.01)
         assert max(row.generation_ms) > 3 * min(row.generation_ms)  # the weather was there
 
 
@@ -183,8 +183,8 @@ def test_a_cell_that_crashes_in_a_later_generation_loses_only_itself(
         return {"fails": {operation: CRASH}} if next(loads) >= good else {}
 
     cast = scripts(made, **room)
-    key = ("ort-cpu", lost)
-    cast["/".join(key)] = made.script(lost, ms=MS[key], varies=later, **room)
+    key = f"ort-cpu/{lost}"
+    cast[key] = made.script(lost, ms=MS[key], varies=later, **room)
     with scripted(cast):
         result = bench(workspace=made.root, runners=RUNNERS)
     rows = by_name(result)
@@ -196,8 +196,8 @@ def test_a_cell_that_crashes_in_a_later_generation_loses_only_itself(
     times_of(tuple(rows.values()), result)
     alone = room and lost == "fp32"  # what linked the groups was there for a while only
     assert all(len(row.in_meters) == 8 for row in rows.values()) or alone
-    assert rows["openvino", "int8"].speedup
-    assert bool(rows["ort-cpu", "int8-avx2"].speedup) == (lost != "fp32")
+    assert rows["openvino/int8"].speedup
+    assert bool(rows["ort-cpu/int8-avx2"].speedup) == (lost != "fp32")
 
 
 @pytest.mark.parametrize("room", [{}, LITTLE], ids=["room", "little room"])
@@ -223,12 +223,12 @@ def test_without_the_reference_another_cell_is_in_everyones_turns(
     cast = {}
     for name, script in scripts(made, **room).items():
         bad = name.startswith(missing)
-        changes = {"varies": weather.slows(MS[tuple(name.split("/"))])}
+        changes = {"varies": weather.slows(MS[name])}
         fine = made.script(name.partition("/")[2], **changes, **room)
         cast[name] = script.failing(load=error) if bad else fine
     with scripted(cast), weather.over(monkeypatch):
         result = bench(workspace=made.root, runners=RUNNERS, scenario="offline")
-    bad = [row for row in result.cells if f"{row.runner}/{row.variant}".startswith(missing)]
+    bad = [row for row in result.cells if name_of(row).startswith(missing)]
     assert {row.status for row in bad} == {status}
     left = tuple(row for row in result.cells if row not in bad)
     assert all(row.status == "ok" and row.generations >= 8 for row in left)
@@ -251,7 +251,7 @@ def test_every_target_has_a_reference_of_its_own(
     monkeypatch.chdir(tmp_path)
     weather = Weather()
     cast = {
-        name: made.script(name.partition("/")[2], varies=weather.slows(MS[tuple(name.split("/"))]))
+        name: made.script(name.partition("/")[2], varies=weather.slows(MS[name]))
         for name in scripts(made)
     }
     with scripted(cast), weather.over(monkeypatch):
@@ -266,9 +266,7 @@ def test_every_target_has_a_reference_of_its_own(
     for target in ("local", "nice"):
         times_of(tuple(row for row in result.cells if row.target == target), result)
     for row in result.cells:
-        assert row.speedup == pytest.approx(
-            MS["ort-cpu", "fp32"] / MS["ort-cpu", row.variant], 0.01
-        )
+        assert row.speedup == pytest.approx(MS["ort-cpu/fp32"] / MS[name_of(row)], 0.01)
 
 
 class Clock:
@@ -318,7 +316,7 @@ def test_a_slow_cell_has_fewer_turns_and_meets_the_others_in_all_of_them(
     for new, old in itertools.combinations(entries, 2):
         found = turns.ratio(new, old)
         assert found
-        expected = MS["ort-cpu", new.cell.variant] / MS["ort-cpu", old.cell.variant]
+        expected = MS[f"ort-cpu/{new.cell.variant}"] / MS[f"ort-cpu/{old.cell.variant}"]
         assert found.value == pytest.approx(expected, rel=0.01)
         assert len(turns.logs(new, old)) == 4
     assert [entry.role for entry in turns.visits if entry.role] == [CONTROL]
@@ -339,8 +337,8 @@ def test_what_takes_long_to_load_is_started_in_every_second_generation_only(
     with scripted(scripts(made)):
         result = bench(workspace=made.root, runners=("ort-cpu",), scenario="offline")
     rows = by_name(result)
-    assert rows["ort-cpu", "int8"].generations == 4
-    assert rows["ort-cpu", "fp32"].generations == 8
+    assert rows["ort-cpu/int8"].generations == 4
+    assert rows["ort-cpu/fp32"].generations == 8
     times_of(result.cells, result)
 
 

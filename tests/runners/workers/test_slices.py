@@ -8,6 +8,7 @@ import subprocess
 import sys
 import tempfile
 import time
+from collections import deque
 from collections.abc import Callable
 from pathlib import Path
 
@@ -202,8 +203,7 @@ def test_a_slice_that_ends_badly_says_how(
         processes = family(worker)
         worker.warm_up(FEEDS, plan)
         with pytest.raises(error, match=says):
-            for _ in range(60):
-                worker.slice()
+            deque((worker.slice() for _ in range(60)), maxlen=0)
     assert gone(processes)
 
 
