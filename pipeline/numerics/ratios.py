@@ -37,7 +37,7 @@ class Ratio:
     @property
     def inverse(self) -> Ratio:
         """The same of the two the other way round."""
-        return Ratio(1 / self.value, 1 / self.high, 1 / self.low)
+        return Ratio(1 / self.value, 1 / self.high, 1 / self.low if self.low else math.inf)
 
     @property
     def ci95(self) -> tuple[float, float] | None:

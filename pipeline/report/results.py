@@ -18,6 +18,7 @@ from ..storage.manifest import Manifest
 from ..storage.workspace import Workspace
 
 CURRENT, MISSING, OUTDATED = "current", "missing", "out of date"
+OTHERS = "made by another edgepipe"
 
 Found = TypeVar("Found", bound=Result)
 
@@ -44,7 +45,7 @@ def read(folder: Path, kind: type[Found], manifest: Manifest) -> tuple[Found | N
     try:
         result = kind.load(folder / kind.FILE)
     except OtherSchema:
-        return None, source(OUTDATED, "made by another edgepipe")
+        return None, source(OUTDATED, OTHERS)
     if result is None:
         return None, source(MISSING)
     if stale := result.stale(manifest.digests):
@@ -55,7 +56,10 @@ def read(folder: Path, kind: type[Found], manifest: Manifest) -> tuple[Found | N
 def read_comparison(root: Path) -> tuple[CompareResult | None, Source]:
     """``read`` for the models of a workspace, each held against its own manifest."""
     source = partial(Source, CompareResult.FILE, CompareResult.MADE_BY)
-    result = CompareResult.load(root / CompareResult.FILE)
+    try:
+        result = CompareResult.load(root / CompareResult.FILE)
+    except OtherSchema:
+        return None, source(OUTDATED, OTHERS)
     if result is None:
         return None, source(MISSING)
     for model, artifacts in result.artifacts.items():

@@ -112,12 +112,16 @@ def measure_cells(
 
     A cell that fails keeps its reason and the others go on. Cells are judged by those of
     ``baseline``, or of the workspace ``old``, which is measured along with this one. Raises
-    ``UsageError`` for an emulated target, whose timings would mean nothing.
+    ``UsageError`` for an emulated target, whose timings would mean nothing, and for a reference
+    that the workspace does not have.
     """
     if section.scenario == SERVER and section.rate is None:
         raise UsageError("the server scenario needs a --rate, in runs per second")
     if section.scenario == SERVER and {"decided", "faster"} & set(section.require):
         raise UsageError("--require: the server scenario has no ratios to decide by, only times")
+    asked = section.reference != BenchConfig.model_fields["reference"].default
+    if asked and section.reference not in source.manifest.variants:
+        raise UsageError(f"reference: no {section.reference!r} in {source.workspace.folder}")
     ratios.require()
     cells, refused = plan_cells(source, section, places)
     partners = _partners(cells, old, section, places)

@@ -106,3 +106,9 @@ def test_what_was_measured_on_another_day_is_compared_with_care() -> None:
     assert careful.low == pytest.approx(close.low * math.exp(-0.05))
     assert careful.high == pytest.approx(close.high * math.exp(0.05))
     assert ratios.compare([0.1] * 5, [0.0] * 5, 0.05).high == pytest.approx(math.exp(0.15))
+
+
+def test_a_single_generation_has_an_inverse_without_an_interval_as_well() -> None:
+    found = ratios.over_generations([math.log(2.0)]).inverse
+    assert (found.value, found.ci95) == (pytest.approx(0.5), None)
+    assert ratios.verdict(found, 1) == "undecided"

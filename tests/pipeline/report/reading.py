@@ -7,6 +7,8 @@ import re
 from html.parser import HTMLParser
 
 HOSTILE = "<script>alert(1)</script> & \"'|`*](x)"
+# The same in Markdown, where none of it means anything either.
+ESCAPED = "&lt;script&gt;alert(1)&lt;/script&gt; &amp; \"'\\|\\`\\*\\](x)"
 
 
 class Page(HTMLParser):

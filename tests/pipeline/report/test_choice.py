@@ -65,7 +65,7 @@ def test_an_estimate_of_another_cpu_is_told_and_not_recommended(made_up: MadeUp)
     assert there.row is None
     assert there.sentence.startswith(
         "On isa-avx2, an estimate: this CPU computing as AVX2. "
-        "No recommendation; the fastest that passes: int8-avx2 on openvino, p50 "
+        "No recommendation; the fastest that passes: int8-avx2 on openvino at isa-avx2, p50 "
     )
     page = plain(made_up.page())
     assert "computing as AVX2" in page

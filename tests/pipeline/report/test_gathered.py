@@ -97,23 +97,56 @@ def test_samples_of_another_bench_are_not_shown(made_up: MadeUp) -> None:
     [
         ("bench.json", "{", "can't be read"),
         ("bench.json", "[]", "can't be read"),
-        ("parity.json", '{"schema_version": 2}', "schema 2, this reads 1"),
+        ("parity.json", '{"cells": []}', "'schema_version'"),
         ("parity.json", '{"schema_version": 1}', "artifacts: Field required"),
         ("evaluation.json", '{"schema_version": NaN}', "NaN is no JSON number"),
         ("explain.json", '{"schema_version": 1, "artifacts": {}, "cells": [1]}', "cells.0"),
         ("bench.npz", "no archive", "can't be read"),
-        ("tune.json", '{"schema_version": 1, "cells": []}', "artifacts: Field required"),
+        ("tune.json", '{"schema_version": 2, "cells": []}', "artifacts: Field required"),
         ("../compare.json", '{"schema_version": 1, "artifacts": 7}', "artifacts: Input should be"),
     ],
 )
 def test_a_damaged_file_is_an_error_that_names_it(
     made_up: MadeUp, file: str, content: str, why: str
 ) -> None:
+    made_up.everything()
     (made_up.folder / file).write_text(content)
     with pytest.raises(InputError, match=re.escape(why)) as caught:
         made_up.page()
     assert str((made_up.folder / file).resolve()) in str(caught.value)
     assert not (made_up.folder / "report.html").exists()
+
+
+@pytest.mark.parametrize("form", ["html", "markdown"])
+@pytest.mark.parametrize(
+    ("file", "shown"),
+    [
+        ("bench.json", "2.40–2.50"),
+        ("parity.json", "126.8"),
+        ("evaluation.json", "98.74%"),
+        ("explain.json", "features.28.conv"),
+        ("tune.json", "not in the final"),
+        ("profile.json", "between int8 layers: node_mean"),
+        ("../compare.json", "squeezenet1_1"),
+    ],
+)
+def test_a_file_of_another_edgepipe_is_out_of_date_and_costs_its_own_part_only(
+    made_up: MadeUp, file: str, shown: str, form: str
+) -> None:
+    """Rounds were no generations: what an earlier bench wrote can't be read as today's."""
+    made_up.everything()
+    path = made_up.folder / file
+    document = json.loads(path.read_text())
+    other = document["schema_version"] - 1
+    path.write_text(json.dumps({"schema_version": other, "cells": [{"rounds": 5}]}))
+    text = plain(made_up.page(format=form))
+    assert re.search(rf"{path.name}`?: made by another edgepipe", text)
+    assert shown not in text
+    assert "mobilenet_v2" in text
+    if file == "bench.json":
+        assert "No recommendation: bench.json is out of date (made by another edgepipe)" in text
+        assert "there is no bench.json that it belongs to" in text
+        assert "126.8" in text  # parity's
 
 
 def test_the_command_on_a_real_workspace(workspace: Path, edgepipe: Run, tmp_path: Path) -> None:
