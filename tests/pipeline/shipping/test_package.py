@@ -111,7 +111,9 @@ def test_the_card_the_bill_and_the_requirements_say_what_was_measured(bundle: Pa
         assert bench
         for cell in bench["cells"]:
             if cell["latency_ms"]:
-                assert f"| {ms(cell['latency_ms']['p50'])} | – | {cell['verdict']} |" in card
+                low, high = map(ms, cell["latency_ms"]["ci95"])
+                p50 = ms(cell["latency_ms"]["p50"])
+                assert f"| {p50} | {low}–{high} | {cell['verdict']} |" in card
         pins = dict(
             line.split("==")
             for line in (found.folder / "requirements/cpu.txt").read_text().splitlines()
