@@ -122,7 +122,7 @@ def test_ratios_hold_between_cells_that_were_never_alive_together(
     times_of(result.cells, result)
     for row in result.cells:
         assert row.speedup == pytest.approx(MS[f"{row.runner}/fp32"] / MS[name_of(row)], rel=0.01)
-        assert max(row.generation_ms) > 3 * min(row.generation_ms)  # the weather was there
+        assert max(row.generation_ms) > 1.9 * min(row.generation_ms)  # the weather was there
 
 
 def test_the_meter_counts_in_every_group(made: Made) -> None:
