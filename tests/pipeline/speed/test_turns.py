@@ -322,8 +322,9 @@ def test_a_slow_cell_has_fewer_turns_and_meets_the_others_in_all_of_them(
     assert [entry.role for entry in turns.visits if entry.role] == [CONTROL]
 
 
-def test_what_takes_long_to_load_is_started_in_every_second_generation_only(
-    made: Made, monkeypatch: pytest.MonkeyPatch
+@pytest.mark.parametrize(("asked", "slow"), [(8, 4), (5, 3), (4, 4), (3, 3), (2, 2)])
+def test_what_takes_long_to_load_is_started_in_every_second_generation_if_enough_are_left(
+    asked: int, slow: int, made: Made, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     clock = Clock(monkeypatch, dict.fromkeys(VARIANTS, 0.05))
     loaded = Worker.load
@@ -335,10 +336,12 @@ def test_what_takes_long_to_load_is_started_in_every_second_generation_only(
     monkeypatch.setattr(Worker, "load", slowly)
     # Also without the meter, which has no file.
     with scripted(scripts(made)):
-        result = bench(workspace=made.root, runners=("ort-cpu",), scenario="offline")
+        result = bench(
+            workspace=made.root, runners=("ort-cpu",), scenario="offline", generations=asked
+        )
     rows = by_name(result)
-    assert rows["ort-cpu/int8"].generations == 4
-    assert rows["ort-cpu/fp32"].generations == 8
+    assert rows["ort-cpu/int8"].generations == slow
+    assert rows["ort-cpu/fp32"].generations == asked
     times_of(result.cells, result)
 
 
