@@ -7,7 +7,7 @@ from collections.abc import Callable, Sequence
 from dataclasses import asdict, dataclass
 
 from ...runners.targets import estimate
-from ...runners.timing.plan import OFFLINE, SERVER
+from ...runners.timing.plan import COLD, OFFLINE, SERVER
 from ..judging.gates import default_gate
 from ..judging.parity_result import ParityResult
 from ..numerics.precision import kind_of
@@ -192,6 +192,8 @@ def _caveats(report: Report, found: Pick, best: Row, others: list[Row]) -> list[
         caveats.append("The weights are untrained: its speed counts, its answers mean nothing.")
     if best.bench.scenario == SERVER:
         caveats.append(f"Under random arrivals, {best.bench.rate:g} runs a second.")
+    if best.bench.scenario == COLD:
+        caveats.append("Of runs now and then: the pool slept, the caches held other data.")
     if best.bench.tuned:
         caveats.append(f"It runs with the settings that tune recommends{_tuned_on(report, best)}.")
     names = {id(row.bench): row.name() for row in others}

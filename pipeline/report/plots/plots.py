@@ -197,11 +197,17 @@ def _span(rows: Sequence[Row]) -> tuple[float, float]:
     return min(0.85, lowest * 0.98), max(1.25, highest * 1.04)
 
 
+def _p50(row: Row) -> float:
+    """As bench has it; offline, where it has none, of all samples."""
+    found = row.bench and row.bench.latency_ms
+    return found.p50 if found else float(np.median(np.concatenate(row.generations)))
+
+
 def _generations(axes: Any, row: Row, top: float, color: str, pixels: int) -> None:
     everything = np.concatenate(row.generations)
-    middle = np.median(everything)
+    middle = _p50(row)
     assert row.bench
-    runs = f"p50 {ms(float(middle))} ms, {len(everything):,} runs, {row.bench.verdict}"
+    runs = f"p50 {ms(middle)} ms, {len(everything):,} runs, {row.bench.verdict}"
     for text, place, side, shade in ((row.name(" · "), 0, "left", INK), (runs, 1, "right", QUIET)):
         axes.annotate(
             text,
