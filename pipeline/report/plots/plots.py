@@ -189,9 +189,7 @@ def _ticks(lowest: float, highest: float, width: int) -> list[float]:
 
 
 def _span(rows: Sequence[Row]) -> tuple[float, float]:
-    ratios = [
-        np.concatenate(row.generations) / np.median(np.concatenate(row.generations)) for row in rows
-    ]
+    ratios = [np.concatenate(row.generations) / _p50(row) for row in rows]
     lowest = min(float(one.min()) for one in ratios)
     highest = max(float(one.max()) for one in ratios)
     return min(0.85, lowest * 0.98), max(1.25, highest * 1.04)
