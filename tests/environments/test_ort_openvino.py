@@ -83,7 +83,7 @@ def test_bench_of_all_four_runners(cache: Path, workspace: Path) -> None:
     runners = ("ort-cpu", "openvino", RUNNER, "ort-cuda")
     flags = [part for name in runners for part in ("--runner", name)]
     bench = ("bench", "--variant", "fp32", "--json", "--workspace", workspace)
-    done = command(cache, *bench, *flags, "--rounds", "1", "--seconds", "0.2")
+    done = command(cache, *bench, *flags, "--generations", "2", "--seconds", "0.2")
     assert done.returncode == 5, done.stderr
     cells = {cell["runner"]: cell for cell in json.loads(done.stdout)["cells"]}
     for name in runners[:3]:
