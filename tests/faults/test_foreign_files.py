@@ -22,6 +22,7 @@ from edgepipe.pipeline.report.results import read, read_samples
 from edgepipe.pipeline.settings.load import _read_toml
 from edgepipe.pipeline.speed.baseline import Baseline
 from edgepipe.pipeline.speed.bench_result import BenchResult
+from edgepipe.pipeline.speed.bench_result import BenchResult
 from edgepipe.pipeline.storage import npz
 from edgepipe.pipeline.storage.goldens import Goldens
 from edgepipe.pipeline.storage.manifest import Manifest, digest
@@ -108,6 +109,23 @@ NPZ: dict[str, Callable[[], bytes]] = {
 }
 
 
+# The samples belong to a bench, here to one of nothing.
+BENCH = BenchResult(
+    artifacts={},
+    model={},
+    host={},
+    hosts={},
+    scenario="single-stream",
+    quick=False,
+    baseline=None,
+    reference="fp32",
+    cells=(),
+    pairs=(),
+    meters={},
+    problems=(),
+)
+
+
 @pytest.mark.parametrize("kind", NPZ)
 def test_every_reader_of_arrays_refuses(kind: str, tmp_path: Path) -> None:
     path = tmp_path / "bench.npz"
@@ -116,7 +134,7 @@ def test_every_reader_of_arrays_refuses(kind: str, tmp_path: Path) -> None:
         lambda: Goldens.load(path),
         lambda: Arithmetic.load(path),
         lambda: Recording.load(path),
-        lambda: read_samples(tmp_path, None),
+        lambda: read_samples(tmp_path, BENCH),
     ):
         with pytest.raises(InputError, match=r"bench\.npz"):
             reading()
@@ -150,7 +168,7 @@ def test_older_results_name_the_command_that_renews_them(tmp_path: Path) -> None
         (made.folder / name).write_text('{"schema_version": 0, "cells": []}')
     with pytest.raises(InputError, match="schema 0, this reads 1; run `edgepipe parity`"):
         package(workspace=tmp_path, output=tmp_path / "bundles")
-    with pytest.raises(InputError, match="schema 0, this reads 1; measure the baseline"):
+    with pytest.raises(InputError, match="schema 0, this reads 2; measure the baseline"):
         Baseline.load(made.folder / "bench.json")
 
 
