@@ -22,7 +22,6 @@ from edgepipe.pipeline.report.results import read, read_samples
 from edgepipe.pipeline.settings.load import _read_toml
 from edgepipe.pipeline.speed.baseline import Baseline
 from edgepipe.pipeline.speed.bench_result import BenchResult
-from edgepipe.pipeline.speed.bench_result import BenchResult
 from edgepipe.pipeline.storage import npz
 from edgepipe.pipeline.storage.goldens import Goldens
 from edgepipe.pipeline.storage.manifest import Manifest, digest
