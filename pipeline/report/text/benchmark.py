@@ -75,7 +75,8 @@ def why_this(found: Pick, rows: Sequence[CellResult]) -> str:
     names = ", ".join(row_name(other, rows) for other in others)
     nearer = all((found.row.sqnr_db or 999) - (row.sqnr_db or 999) >= 0.5 for row in others)
     why = "is more faithful" if nearer else "is as faithful and not larger"
-    return f"as fast within {MARGIN:.0%}, but {names}: this one {why}"
+    verb = "is" if len(others) == 1 else "are"
+    return f"{names} {verb} as fast within {MARGIN:.0%}, this one {why}"
 
 
 def _advice(result: BenchResult) -> list[str]:
