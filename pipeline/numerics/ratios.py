@@ -28,16 +28,25 @@ FASTER, SLOWER, SAME, UNDECIDED = "faster", "slower", "same", "undecided"
 
 @dataclass(frozen=True)
 class Ratio:
-    """A ratio of two times, or a time, with the ends of its 95 % interval."""
+    """A ratio of two times, or a time, with the ends of its 95 % interval.
+
+    ``generations`` is how many it was found in: of two measurements, in the shorter one.
+    """
 
     value: float
     low: float
     high: float
+    generations: int
 
     @property
     def inverse(self) -> Ratio:
         """The same of the two the other way round."""
-        return Ratio(1 / self.value, 1 / self.high, 1 / self.low if self.low else math.inf)
+        low, high = 1 / self.high, 1 / self.low if self.low else math.inf
+        return Ratio(1 / self.value, low, high, self.generations)
+
+    def scaled(self, factor: float) -> Ratio:
+        """The same, so many times as large."""
+        return Ratio(factor * self.value, factor * self.low, factor * self.high, self.generations)
 
     @property
     def ci95(self) -> tuple[float, float] | None:
@@ -62,10 +71,7 @@ def over_generations(logs: Sequence[float], least: float = 0.0) -> Ratio:
     beforehand (to stop once it looks narrow would cost coverage). ``least`` is half of its width
     at least, in logarithms: see ``half_width_of``.
     """
-    mean, half = float(np.mean(logs)), max(_half(logs), least)
-    if math.isinf(half):
-        return Ratio(math.exp(mean), 0.0, math.inf)
-    return Ratio(math.exp(mean), math.exp(mean - half), math.exp(mean + half))
+    return _ratio(float(np.mean(logs)), max(_half(logs), least), len(logs))
 
 
 def half_width_of(control: Sequence[float]) -> float:
@@ -91,20 +97,25 @@ def compare(new: Sequence[float], old: Sequence[float], moves: float) -> Ratio:
     if variance:
         freedom = variance**2 / (of_new**2 / (len(new) - 1) + of_old**2 / (len(old) - 1))
         half += float(stats.t.ppf((1 + CONFIDENCE) / 2, freedom)) * math.sqrt(variance)
-    return Ratio(math.exp(mean), math.exp(mean - half), math.exp(mean + half))
+    return _ratio(mean, half, min(len(new), len(old)))
 
 
-def verdict(speedup: Ratio, generations: int, margin: float = MARGIN) -> str:
+def verdict(speedup: Ratio, margin: float = MARGIN) -> str:
     """How fast something is against its reference: "faster", "slower", "same" or "undecided".
 
     ``speedup`` is the reference's time divided by its own. It is the same if all of the interval
     is within the ``margin`` of one, and faster or slower if none of it is on the other side of one.
     """
-    if generations < FEWEST:
+    if speedup.generations < FEWEST:
         return UNDECIDED
     if 1 - margin <= speedup.low and speedup.high <= 1 + margin:
         return SAME
     return FASTER if speedup.low > 1 else SLOWER if speedup.high < 1 else UNDECIDED
+
+
+def _ratio(mean: float, half: float, generations: int) -> Ratio:
+    """Of logarithms: nothing is known of the interval where ``half`` is infinite."""
+    return Ratio(math.exp(mean), math.exp(mean - half), math.exp(mean + half), generations)
 
 
 def _half(logs: Sequence[float]) -> float:

@@ -83,4 +83,4 @@ class Baseline:
         new_logs, old_logs = (np.log(cell.in_meters).tolist() for cell in (row, old))
         ratio = ratios.compare(new_logs, old_logs, METER_MOVES)
         baseline_ms = over_generations_ms(old.generation_ms).value
-        return compare(ratio, min(len(new_logs), len(old_logs)), max_slowdown, baseline_ms)
+        return compare(ratio, max_slowdown, baseline_ms)

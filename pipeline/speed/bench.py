@@ -201,7 +201,7 @@ class _Run:
         self._partners = partners
         self.hosts: dict[str, Mapping[str, Any]] = {}
         self.meters: dict[str, Mapping[str, Any]] = {}
-        self._pairs: list[tuple[CellResult, CellResult, Ratio, str]] = []
+        self._pairs: list[tuple[CellResult, CellResult, Ratio]] = []
 
     def measure(self, cells: Sequence[Cell]) -> list[_Timed]:
         """The rows of these cells, with their samples."""
@@ -286,7 +286,7 @@ class _Run:
                     row,
                     speedup=found.value,
                     speedup_ci95=found.ci95,
-                    against_reference=ratios.verdict(found, len(turns.logs(other, entry))),
+                    against_reference=ratios.verdict(found),
                 )
         return row
 
@@ -297,17 +297,15 @@ class _Run:
             return
         for first, second in itertools.combinations(measured, 2):
             if found := turns.ratio(entries[second], entries[first]):
-                count = len(turns.logs(entries[second], entries[first]))
-                verdict = ratios.verdict(found.inverse, count)
-                self._pairs.append((rows[first], rows[second], found, verdict))
+                self._pairs.append((rows[first], rows[second], found))
 
     def pairs(self, rows: Sequence[CellResult]) -> Iterator[Pair]:
         """How every two rows compare that took turns, by their places among these."""
         places = {id(row): place for place, row in enumerate(rows)}
-        for first, second, found, verdict in self._pairs:
+        for first, second, found in self._pairs:
             if id(first) in places and id(second) in places:
                 place, other = places[id(first)], places[id(second)]
-                yield Pair(place, other, found.value, found.ci95, verdict)
+                yield Pair.of(place, other, found)
 
     def _compared(self, row: CellResult, entry: Entry, turns: Turns) -> CellResult:
         usual = MAX_SLOWDOWN_OF_FILE if self._baseline else MAX_SLOWDOWN
@@ -326,9 +324,7 @@ class _Run:
             comparison = Comparison(INCONCLUSIVE, limit, reason=f"the old one: {error}")
         else:
             old_ms = over_generations_ms(turns.visits[partner].figures()).value
-            comparison = compare(
-                turns.ratio(entry, partner), len(turns.logs(entry, partner)), limit, old_ms
-            )
+            comparison = compare(turns.ratio(entry, partner), limit, old_ms)
         return replace(row, comparison=comparison)
 
     def _row(self, entry: Entry, visits: Visits) -> CellResult:

@@ -14,7 +14,7 @@ from ...runners.timing.plan import OFFLINE, SERVER, SINGLE_STREAM
 from ..cells.row import CellRow
 from ..cells.session import Cell
 from ..errors import ExitCode
-from ..numerics import intervals
+from ..numerics import intervals, ratios
 from ..numerics.ratios import FASTER, FEWEST, SAME, SLOWER, UNDECIDED, Ratio, over_generations
 from ..settings.judging import CellsConfig
 from ..storage.document import UNWRITTEN, Result
@@ -123,6 +123,11 @@ class Pair:
     ci95: tuple[float, float] | None
     verdict: str
 
+    @classmethod
+    def of(cls, against: int, row: int, ratio: Ratio) -> Pair:
+        """A ratio of times, with what it says of ``row``."""
+        return cls(against, row, ratio.value, ratio.ci95, ratios.verdict(ratio.inverse))
+
     @property
     def turned(self) -> Pair:
         """The same the other way round."""
@@ -191,10 +196,9 @@ class BenchResult(Result):
         return buffer.getvalue()
 
 
-def compare(
-    ratio: Ratio | None, generations: int, max_slowdown: float, baseline_ms: float
-) -> Comparison:
-    """Judge new/old, as so many generations have it."""
+def compare(ratio: Ratio | None, max_slowdown: float, baseline_ms: float) -> Comparison:
+    """Judge new/old; ``None`` where the two never met."""
+    generations = ratio.generations if ratio else 0
     if ratio is None or generations < FEWEST:
         reason = f"too few generations: {generations}, {FEWEST} needed"
         return Comparison(INCONCLUSIVE, max_slowdown, reason=reason)
@@ -208,14 +212,14 @@ def unmet(
 ) -> list[tuple[str, str]]:
     """What of the rows is not as ``required``, each with the verdict on it: see ``BenchConfig``."""
     found = []
-    ratios = {"decided", "faster"} & set(required)
+    by_ratio = {"decided", "faster"} & set(required)
     for row in rows:
         if row.status != "ok":
             continue
         name, relative = f"{row.variant} / {row.runner}", row.against_reference
         if "valid" in required and row.verdict == NOISY:
             found.append((f"{name}: noisy, valid is required", INCONCLUSIVE))
-        if not ratios or row.variant == reference:
+        if not by_ratio or row.variant == reference:
             continue
         if relative is None:
             found.append((f"{name}: there is no {reference} to hold it against", INCONCLUSIVE))

@@ -346,7 +346,7 @@ class _Search:
         if found is None:
             return None
         images = self._batch(turns.visits[old]) / self._batch(turns.visits[new])
-        return Ratio(*(end * images for end in (found.value, found.low, found.high)))
+        return found.scaled(images)
 
     def _batch(self, visits: Visits) -> int:
         return visits.opened[0].batch

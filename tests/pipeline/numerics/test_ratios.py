@@ -75,7 +75,7 @@ def test_no_interval_is_narrower_than_what_the_control_pair_shows() -> None:
 def test_a_single_generation_has_no_interval_and_decides_nothing() -> None:
     found = ratios.over_generations([math.log(2.0)])
     assert (found.value, found.ci95) == (pytest.approx(2.0), None)
-    assert ratios.verdict(found, 1) == "undecided"
+    assert ratios.verdict(found) == "undecided"
 
 
 @pytest.mark.parametrize(
@@ -91,10 +91,10 @@ def test_a_single_generation_has_no_interval_and_decides_nothing() -> None:
     ],
 )
 def test_verdicts(value: float, low: float, high: float, verdict: str) -> None:
-    assert ratios.verdict(Ratio(value, low, high), 8) == verdict
+    assert ratios.verdict(Ratio(value, low, high, 8)) == verdict
     inverse = {"faster": "slower", "slower": "faster"}.get(verdict, verdict)
     if verdict != "same":
-        assert ratios.verdict(Ratio(value, low, high).inverse, 8) == inverse
+        assert ratios.verdict(Ratio(value, low, high, 8).inverse) == inverse
 
 
 def test_what_was_measured_on_another_day_is_compared_with_care() -> None:
@@ -111,4 +111,4 @@ def test_what_was_measured_on_another_day_is_compared_with_care() -> None:
 def test_a_single_generation_has_an_inverse_without_an_interval_as_well() -> None:
     found = ratios.over_generations([math.log(2.0)]).inverse
     assert (found.value, found.ci95) == (pytest.approx(0.5), None)
-    assert ratios.verdict(found, 1) == "undecided"
+    assert ratios.verdict(found) == "undecided"

@@ -18,7 +18,6 @@ from edgepipe.pipeline.judging.gates import Gate
 from edgepipe.pipeline.judging.parity_result import CellVerdict, ParityResult
 from edgepipe.pipeline.numerics.paired import Drop
 from edgepipe.pipeline.numerics.ratios import Ratio
-from edgepipe.pipeline.numerics.ratios import verdict as verdict_of
 from edgepipe.pipeline.profiling.profile_result import (
     LayerTime,
     Node,
@@ -352,9 +351,8 @@ def _pairs(cells: Sequence[CellResult], half: float = 0.03) -> Iterator[Pair]:
         costs = [cost(cells[place]) for place in (first, second)]
         if max(costs) < float("inf") and cells[first].target == cells[second].target:
             ratio = costs[1] / costs[0]
-            found = Ratio(ratio, ratio * (1 - half), ratio * (1 + half))
-            verdict = verdict_of(found.inverse, 8)
-            yield Pair(first, second, ratio, found.ci95, verdict)
+            found = Ratio(ratio, ratio * (1 - half), ratio * (1 + half), 8)
+            yield Pair.of(first, second, found)
 
 
 def timed(variant: str, runner: str, verdict: str = "valid", **changes: Any) -> CellResult:

@@ -24,8 +24,8 @@ METER = {"work": "some", "threads": 2}
 HOST = {"cpu": "Abacus 9000", "physical_cores": 2}
 
 
-def turned(factor: float, half: float = 0.02) -> Ratio:
-    return Ratio(factor, factor * (1 - half), factor * (1 + half))
+def turned(factor: float, half: float = 0.02, generations: int = 8) -> Ratio:
+    return Ratio(factor, factor * (1 - half), factor * (1 + half), generations)
 
 
 @pytest.mark.parametrize(
@@ -41,13 +41,13 @@ def turned(factor: float, half: float = 0.02) -> Ratio:
     ],
 )
 def test_slower_beyond_doubt_fails(factor: float, half: float, verdict: str) -> None:
-    found = compare(turned(factor, half), 8, LIMIT, 2.0)
+    found = compare(turned(factor, half), LIMIT, 2.0)
     assert (found.verdict, found.ratio, found.baseline_ms) == (verdict, factor, 2.0)
 
 
-@pytest.mark.parametrize(("ratio", "generations"), [(turned(1.0), 2), (None, 0)])
+@pytest.mark.parametrize(("ratio", "generations"), [(turned(1.0, generations=2), 2), (None, 0)])
 def test_few_generations_prove_nothing(ratio: Ratio | None, generations: int) -> None:
-    found = compare(ratio, generations, LIMIT, 2.0)
+    found = compare(ratio, LIMIT, 2.0)
     assert found.verdict == "inconclusive"
     assert f"too few generations: {generations}, 3 needed" in (found.reason or "")
 
