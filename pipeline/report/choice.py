@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
+import math
 from collections import Counter
-from collections.abc import Callable, Sequence
 from dataclasses import asdict, dataclass
 
 from ...runners.targets import estimate
@@ -13,7 +13,7 @@ from ..judging.parity_result import ParityResult
 from ..numerics.precision import kind_of
 from ..numerics.ratios import MARGIN, UNDECIDED
 from ..speed.bench_result import BenchResult, CellResult
-from ..speed.ranking import Pick, pick
+from ..speed.ranking import Pick, cost, nearer, pick
 from ..speed.validity import INVALID, NOISY, QUICK
 from ..verdicts import FAIL, INCONCLUSIVE, PASS
 from .gather import Report, Row
@@ -36,7 +36,7 @@ class Choice:
 
 @dataclass(frozen=True)
 class Speed:
-    """What cells of a scenario are ranked by: ms per run, or images per second offline.
+    """How fast a cell is: ms per run, or images per second offline.
 
     ``low`` and ``high`` are the 95 % interval, ``None`` where a single generation gives none.
     """
@@ -45,11 +45,6 @@ class Speed:
     low: float | None
     high: float | None
     offline: bool = False
-
-    @property
-    def cost(self) -> float:
-        """Sorts the fastest first."""
-        return -self.value if self.offline else self.value
 
     def __str__(self) -> str:
         """ "p50 2.11 ms (95 % interval 1.99–2.24 ms)"."""
@@ -116,7 +111,7 @@ def objections(row: Row, report: Report) -> list[tuple[str, str]]:
 
 
 def _choose(report: Report, target: str, rows: list[Row]) -> Choice:
-    ranked = sorted(rows, key=_cost)
+    ranked = sorted(rows, key=lambda row: cost(row.bench) if row.bench else math.inf)
     good = [row for row in ranked if not objections(row, report)]
     place = "" if target == "local" else f"On {target}: "
     isa = report.hosts.get(target, {}).get("isa")
@@ -126,38 +121,33 @@ def _choose(report: Report, target: str, rows: list[Row]) -> Choice:
         return Choice(target, None, place + _none(report, ranked))
     assert report.bench
     timed = {id(row.bench): row for row in good}
-    found = pick(report.bench, [row.bench for row in good if row.bench], _faithful_db(good))
+    parity_db = {id(row.bench): row.parity.sqnr_db for row in good if row.parity}
+    # By parity, which has more samples than bench checks.
+    found = pick(
+        report.bench,
+        [row.bench for row in good if row.bench],
+        lambda cell: parity_db[id(cell)],
+    )
     best = timed[id(found.row)]
     others = [row for row in good if row is not best]
+    faster = advantage(found.row, report.bench.reference)
+    figures = ", ".join(one for one in (faster, str(speed(found.row)), _sqnr(best)) if one)
     if isa:
-        figures = [best.name(), advantage(found), str(speed(best.bench)), _sqnr(best)]
-        shown = ", ".join(one for one in figures if one)
-        return Choice(target, None, f"{place}No recommendation; the fastest that passes: {shown}.")
-    if found.pair and best.bench and best.bench.against_reference == UNDECIDED:
-        text = f"No recommendation: {best.name()} is the fastest that passes, {advantage(found)}"
+        text = f"No recommendation; the fastest that passes: {best.name()}, {figures}."
+        return Choice(target, None, place + text)
+    if found.row.against_reference == UNDECIDED:
+        text = f"No recommendation: {best.name()} is the fastest that passes, {faster}"
         return Choice(target, None, f"{place}{text}; {MORE} would decide it.")
     rank = (
         f"the fastest of the {len(good)} cells that pass" if others else "the only cell that passes"
     )
-    if best.bench is not found.fastest:
+    if found.row is not found.fastest:
         fastest = timed[id(found.fastest)].name()
+        faithful = nearer(parity_db[id(found.row)], parity_db[id(found.fastest)])
         rank = f"as fast as {fastest}, the fastest of the {len(good)} cells that pass, and "
-        rank += "nearer to the original" if _nearer(best, found.fastest, good) else "not larger"
-    figures = [advantage(found), str(speed(best.bench)), _sqnr(best)]
-    sentence = f"{best.name()} is {rank}: {', '.join(one for one in figures if one)}."
+        rank += "nearer to the original" if faithful else "not larger"
+    sentence = f"{best.name()} is {rank}: {figures}."
     return Choice(target, best, sentence, tuple(_caveats(report, found, best, others)))
-
-
-def _faithful_db(rows: Sequence[Row]) -> Callable[[CellResult], float | None]:
-    """By parity, which has more samples than bench checks."""
-    known = {id(row.bench): row.parity.sqnr_db for row in rows if row.parity}
-    return lambda cell: known[id(cell)]
-
-
-def _nearer(best: Row, fastest: CellResult, rows: Sequence[Row]) -> bool:
-    near = _faithful_db(rows)
-    mine, other = (near(cell) for cell in (best.bench, fastest) if cell)
-    return mine is None or (other is not None and mine - other >= 0.5)
 
 
 def _none(report: Report, ranked: list[Row]) -> str:
@@ -197,7 +187,7 @@ def _caveats(report: Report, found: Pick, best: Row, others: list[Row]) -> list[
     if best.bench.tuned:
         caveats.append(f"It runs with the settings that tune recommends{_tuned_on(report, best)}.")
     names = {id(row.bench): row.name() for row in others}
-    equals = [names[id(row)] for row in (found.fastest, *found.same) if id(row) in names]
+    equals = [names[id(row)] for row in found.as_fast]
     if equals:
         caveats.append(f"As fast, within {MARGIN:.0%}: {_listed(equals)}.")
     if found.undecided:
@@ -234,11 +224,6 @@ def _sqnr(row: Row) -> str:
         return "outputs bit for bit torch's" if parity.max_abs == 0 else "SQNR not known"
     least = number(parity.gate.get("min_sqnr_db"), ".1f")
     return f"SQNR {parity.sqnr_db:.1f} dB (parity asks for {least})"
-
-
-def _cost(row: Row) -> float:
-    found = speed(row.bench)
-    return found.cost if found else float("inf")
 
 
 def _cpu(result: BenchResult | ParityResult | None, target: str) -> str:

@@ -8,24 +8,25 @@ from dataclasses import dataclass
 
 from ...runners.timing.plan import OFFLINE
 from ..numerics.ratios import SAME, UNDECIDED
-from .bench_result import BenchResult, CellResult, Pair
+from .bench_result import BenchResult, CellResult
 
 
 @dataclass(frozen=True)
 class Pick:
-    """The cell to ship, and how it compares.
+    """The cell to ship.
 
     ``same`` are those as fast as the fastest, ``undecided`` those that nothing tells from it.
-    ``against`` is the reference with the same settings and ``pair`` how the cell compares with it,
-    ``None`` where it is that itself or there is none.
     """
 
     row: CellResult
     fastest: CellResult
     same: tuple[CellResult, ...]
     undecided: tuple[CellResult, ...]
-    against: CellResult | None
-    pair: Pair | None
+
+    @property
+    def as_fast(self) -> tuple[CellResult, ...]:
+        """The others that could have been shipped as well, the fastest first."""
+        return tuple(row for row in (self.fastest, *self.same) if row != self.row)
 
 
 def cost(row: CellResult) -> float:
@@ -55,20 +56,11 @@ def pick(
         near = faithful_db(row)
         return (-math.floor(near + 0.5) if near is not None else -math.inf, row.size_bytes or 0)
 
-    best = min((fastest, *same), key=worth)
-    against = reference_of(result, best)
-    pair = result.pair(best, against) if against and against != best else None
-    return Pick(best, fastest, same, undecided, against, pair)
+    return Pick(min((fastest, *same), key=worth), fastest, same, undecided)
 
 
-def reference_of(result: BenchResult, row: CellResult) -> CellResult | None:
-    """The row that another is held against: the reference variant with the same settings."""
-
-    def settings(one: CellResult) -> tuple[object, ...]:
-        return (one.runner, one.target, one.device, one.precision, one.threads, one.batch)
-
-    for other in result.cells:
-        same = settings(other) == settings(row)
-        if other.status == "ok" and other.variant == result.reference and same:
-            return other
-    return None
+def nearer(mine_db: float | None, other_db: float | None) -> bool:
+    """Whether one is more faithful than another, by half a dB; ``None`` is bit for bit."""
+    if mine_db is None or other_db is None:
+        return mine_db is None and other_db is not None
+    return mine_db - other_db >= 0.5

@@ -11,11 +11,11 @@ from rich.console import RenderableType
 from ....runners.timing.plan import COLD, OFFLINE, SERVER, SINGLE_STREAM
 from ...numerics.ratios import MARGIN, SAME, UNDECIDED
 from ...speed.bench_result import BenchResult, CellResult
-from ...speed.ranking import Pick, cost, pick
+from ...speed.ranking import Pick, cost, nearer, pick
 from ...speed.validity import INVALID
 from ..tables import columns
 from ..tables.columns import AGAINST, RUNNER, TARGET, VARIANT
-from ..tables.formatting import WIDTH, number, row_name, text
+from ..tables.formatting import WIDTH, interval, row_name, text
 from ..tables.table import Column, Table
 
 ONE_BY_ONE = (
@@ -53,28 +53,27 @@ def bench_table(result: BenchResult) -> str:
     return text(*parts, _host(result), *_advice(result))
 
 
-def advantage(found: Pick) -> str:
+def advantage(row: CellResult, reference: str) -> str:
     """How a cell compares with its reference: "2.41 [2.33–2.50] times as fast as fp32"."""
-    row, against = found.row, found.against
-    if against is None or found.pair is None:
-        return ""
-    low, high = row.speedup_ci95 or (None, None)
-    ends = f" [{number(low, '.2f')}–{number(high, '.2f')}]" if low else ""
     relative = row.against_reference
+    if relative is None:
+        return ""
+    known = row.speedup_ci95
+    speedup = f"{row.speedup:.2f}" + (f" [{interval(known, '{:.2f}'.format)}]" if known else "")
     if relative == SAME:
-        return f"as fast as {against.variant}, within {MARGIN:.0%}: {row.speedup:.2f}{ends}"
+        return f"as fast as {reference}, within {MARGIN:.0%}: {speedup}"
     doubt = ", undecided" if relative == UNDECIDED else ""
-    return f"{row.speedup:.2f}{ends} times as fast as {against.variant}{doubt}"
+    return f"{speedup} times as fast as {reference}{doubt}"
 
 
 def why_this(found: Pick, rows: Sequence[CellResult]) -> str:
     """Why it is this one of those that are equally fast; empty where nothing is."""
-    others = [row for row in (found.fastest, *found.same) if row != found.row]
+    others = found.as_fast
     if not others:
         return ""
     names = ", ".join(row_name(other, rows) for other in others)
-    nearer = all((found.row.sqnr_db or 999) - (row.sqnr_db or 999) >= 0.5 for row in others)
-    why = "is more faithful" if nearer else "is as faithful and not larger"
+    faithful = all(nearer(found.row.sqnr_db, row.sqnr_db) for row in others)
+    why = "is more faithful" if faithful else "is as faithful and not larger"
     verb = "is" if len(others) == 1 else "are"
     return f"{names} {verb} as fast within {MARGIN:.0%}, this one {why}"
 
@@ -90,7 +89,9 @@ def _advice(result: BenchResult) -> list[str]:
         found = pick(result, rows)
         where = "" if target == "local" else f"On {target}: "
         line = f"{where}Ship {row_name(found.row, rows)}"
-        parts = [part for part in (advantage(found), why_this(found, rows)) if part]
+        parts = [
+            part for part in (advantage(found.row, result.reference), why_this(found, rows)) if part
+        ]
         if found.undecided:
             names = ", ".join(row_name(row, rows) for row in found.undecided)
             parts.append(f"not told apart from {names}: {MORE} would")

@@ -163,6 +163,7 @@ class MadeUp:
             self._timed(cell, found) if found and cell.latency_ms else cell
             for cell, found in zip(measured, samples, strict=True)
         ]
+        measured = [_held(cell, measured) for cell in measured]
         result = BenchResult(
             model=MODEL,
             host=HOST,
@@ -343,6 +344,14 @@ class MadeUp:
             ci95=typical.ci95,
         )
         return replace(cell, latency_ms=latency)
+
+
+def _held(cell: CellResult, cells: Sequence[CellResult]) -> CellResult:
+    """A cell is held against fp32 on its runner, if that was measured there."""
+    place = (cell.runner, cell.target)
+    if any((one.runner, one.target) == place and one.variant == "fp32" for one in cells):
+        return cell
+    return replace(cell, speedup=None, speedup_ci95=None, against_reference=None)
 
 
 def _pairs(cells: Sequence[CellResult], half: float = 0.03) -> Iterator[Pair]:
