@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import sys
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from contextlib import closing, contextmanager
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
@@ -156,11 +156,8 @@ def open_cell(
     Raises ``RunnerError``: unavailable, refused the model, placed elsewhere than asked, or the
     worker died; ``InputError`` for a model that keeps tensors in files of its own choice.
     """
-    worker = start_worker(cell)
-    try:
+    with closing(start_worker(cell)) as worker:
         yield load_cell(worker, cell, model, cache, profiled=profiled)
-    finally:
-        worker.close()
 
 
 def start_worker(cell: Cell) -> Worker:

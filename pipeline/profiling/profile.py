@@ -29,8 +29,8 @@ from ..settings.options import takes
 from ..settings.speed import BenchConfig, ProfileRequest
 from ..speed.bench_result import BenchResult
 from ..speed.validity import INVALID
+from ..speed.visits import Source
 from ..stages.graphs import Layer, LayerGraph
-from ..storage.goldens import FILE, Goldens, preprocessing_of
 from ..storage.manifest import Manifest
 from ..storage.workspace import Workspace
 from . import ir, layers
@@ -68,7 +68,7 @@ def profile(request: ProfileRequest) -> ProfileResult:
         cell, chosen = _choose(place.folder, manifest, section, config.places)
         seconds = QUICK_SECONDS if request.quick else section.seconds
         rounds = QUICK_ROUNDS if request.quick else ROUNDS
-        run = _Run(place.folder, manifest, cell, seconds, rounds, request.progress)
+        run = _Run(Source.of(place, manifest), cell, seconds, rounds, request.progress)
         result = run.result(chosen, request.quick)
         place.write(result)
     return result
@@ -153,16 +153,15 @@ class _Run:
 
     def __init__(
         self,
-        folder: Path,
-        manifest: Manifest,
+        source: Source,
         cell: Cell,
         seconds: float,
         rounds: int,
         progress: Progress,
     ) -> None:
-        self._folder, self._manifest, self._cell = folder, manifest, cell
+        self._source, self._cell = source, cell
+        self._folder, self._manifest = source.workspace.folder, source.manifest
         self._rounds, self._progress = rounds, progress
-        self._goldens = Goldens.load(folder / FILE)
         self._plan = Plan(
             seconds=seconds,
             min_samples=LEAST_RUNS,
@@ -228,21 +227,15 @@ class _Run:
         """The model in two workers, without and with the profiler, never both in memory."""
         path, cell = self._folder / self._cell.file, self._cell
         with open_cell(cell, path) as plain:
-            measured, _ = plain.worker.measure(self._feeds(plain), self._plan)
+            measured, _ = plain.worker.measure(self._source.batch(plain)[0], self._plan)
         with open_cell(cell, path, profiled=True) as watched:
-            samples, times = watched.worker.profile(self._feeds(watched), self._plan)
+            samples, times = watched.worker.profile(self._source.batch(watched)[0], self._plan)
         middle = np.mean if times.statistic == "mean" else np.median
         seen.plain_us.append(float(middle(measured.samples)) / 1e3)
         seen.profiled_us.append(float(middle(samples)) / 1e3)
         seen.times.append(times)
         seen.runs += len(samples)
         seen.opened = seen.opened or watched
-
-    def _feeds(self, opened: OpenCell) -> Mapping[str, np.ndarray]:
-        """A batch of goldens."""
-        name, kept = opened.loaded.inputs[0].name, preprocessing_of(self._manifest)
-        feeds, _, _ = next(self._goldens.batches(kept, name, opened.batch))
-        return feeds
 
     def _layers(self, opened: OpenCell) -> tuple[tuple[Layer, ...], int]:
         """The layers of the variant's ONNX file, and how many images their counts are for."""

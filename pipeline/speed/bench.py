@@ -51,8 +51,6 @@ from .turns import Turns
 from .validity import INVALID, judge, of_quick_run
 from .visits import (
     METER,
-    QUICK_GENERATIONS,
-    QUICK_SECONDS,
     Entry,
     Schedule,
     Source,
@@ -260,12 +258,9 @@ class _Run:
     def _schedule(self) -> Schedule:
         section = self._section
         usual = GATE_GENERATIONS if self._partners else GENERATIONS
-        return Schedule(
-            QUICK_GENERATIONS if self._quick else section.generations or usual,
-            QUICK_SECONDS if self._quick else section.seconds,
-            section.scenario,
-            section.rate or 0.0,
-        )
+        generations = section.generations or usual
+        schedule = Schedule(generations, section.seconds, section.scenario, section.rate or 0.0)
+        return schedule.quick() if self._quick else schedule
 
     def _against(
         self, row: CellResult, entry: Entry, entries: Sequence[Entry], turns: Turns

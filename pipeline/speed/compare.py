@@ -37,8 +37,6 @@ from .convolutions import Convolution, by_arithmetic, by_the_clock
 from .turns import Turns
 from .validity import judge, of_quick_run
 from .visits import (
-    QUICK_GENERATIONS,
-    QUICK_SECONDS,
     Entry,
     Schedule,
     Source,
@@ -124,14 +122,9 @@ def measure_models(
     """
     ratios.require()
     planned = [_entries(source, section, places) for source in models]
-    turns = Turns(
-        [entry for entries, _ in planned for entry in entries],
-        Schedule(
-            QUICK_GENERATIONS if quick else section.generations,
-            QUICK_SECONDS if quick else section.seconds,
-        ),
-        progress,
-    )
+    schedule = Schedule(section.generations, section.seconds)
+    together = [entry for entries, _ in planned for entry in entries]
+    turns = Turns(together, schedule.quick() if quick else schedule, progress)
     turns.run()
     results = [
         [*(_row(entry, turns.visits[entry], quick) for entry in entries), *refused]

@@ -8,18 +8,17 @@ would flatter it.
 
 from __future__ import annotations
 
-import sys
 import time
 from collections.abc import Mapping, Sequence
+from contextlib import closing
 from dataclasses import dataclass, field, replace
 from datetime import UTC, datetime
 from typing import Any
 
 from ...runners.base import RunnerError
 from ...runners.timing.plan import OFFLINE
-from ...runners.workers.launch import Worker
 from ..cells.plan import plan
-from ..cells.session import Cell, real, status_of, timeable, timeouts_of, with_settings
+from ..cells.session import Cell, real, start_worker, status_of, timeable, with_settings
 from ..errors import ExitCode
 from ..judging.parity import record
 from ..judging.parity_result import CellVerdict, judge_all
@@ -266,8 +265,7 @@ class _Search:
 
     def _ask(self) -> Mapping[str, Sequence[Any]]:
         """The runner's options with their values. Raises ``RunnerError``."""
-        argv = self._cell.target.argv(self._cell.python or sys.executable)
-        with Worker(argv, timeouts_of(self._cell.target)) as worker:
+        with closing(start_worker(self._cell)) as worker:
             self.host = worker.hello["host"]
             return worker.describe(self._cell.runner).tunables
 

@@ -5,7 +5,7 @@ What is left is the luck of a process (where its threads and its memory came to 
 is started anew in each of several generations, and intervals are taken over those. One cell runs
 twice, as its own control: how far that pair is from one is what this machine can tell just now.
 
-The parent sleeps while a slice runs, and a slice is over only when its threads are at rest.
+The parent sleeps while a slice runs, and whoever has no turn is stopped or at rest.
 """
 
 from __future__ import annotations
@@ -168,8 +168,9 @@ class Turns:
             if left:
                 fitted = [entry for entry in groups[place] if entry not in left]
                 reference = self._references[target]
-                shared = [one for one in fitted if replace(one, role="") == reference]
-                shared = [one for one in shared if one.role != METER]
+                shared = [
+                    one for one in fitted if one in (reference, replace(reference, role=CONTROL))
+                ]
                 groups[place : place + 1] = [fitted, [*shared, *left]]
             place += 1
 
@@ -301,9 +302,8 @@ class Turns:
     ) -> Mapping[str, np.ndarray]:
         """Load a cell and check its outputs; returns what it is timed on."""
         cell, source, visits = entry.cell, entry.source, self.visits[entry]
-        opened = load_cell(worker, cell, source.workspace.folder / cell.file)
-        name = opened.loaded.inputs[0].name
-        feeds, _, valid = next(source.goldens.batches(source.preprocessing, name, opened.batch))
+        opened = load_cell(worker, cell, entry.model)
+        feeds, valid = source.batch(opened)
         first = worker.run(feeds)
         # Later generations are checked by what their first run gave: is it still the same model?
         count, outputs = valid, {}
@@ -327,15 +327,14 @@ class Turns:
 
     def _from_cache(self, entry: Entry, worker: Worker, stack: ExitStack) -> Worker:
         """Load once with the cache, and let that go; the worker, or another one after a crash."""
-        cell, visits = entry.cell, self.visits[entry]
-        model = entry.source.workspace.folder / cell.file
+        visits = self.visits[entry]
         try:
-            loaded = load_cell(worker, cell, model, visits.cache).loaded
+            loaded = load_cell(worker, entry.cell, entry.model, visits.cache).loaded
             visits.cached_ms += [loaded.load_ms] if loaded.from_cache else []
         except RunnerError as error:
             visits.uncached, visits.cache = error, {}
             worker.close()
-            worker = start_worker(cell)
+            worker = start_worker(entry.cell)
             stack.callback(worker.close)
         return worker
 
@@ -343,7 +342,7 @@ class Turns:
         """After the first generation, whose worker isn't needed any more."""
         visits = self.visits[entry]
         try:
-            load_cell(worker, entry.cell, entry.source.workspace.folder / entry.cell.file, {})
+            load_cell(worker, entry.cell, entry.model, {})
             visits.cache = worker.cache()
         except RunnerError as error:
             visits.uncached = error

@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
+from pathlib import Path
 from typing import Any, Self
 
 import numpy as np
@@ -13,7 +14,7 @@ from ...runners.images import Preprocessing
 from ...runners.timing.measure import Measurement
 from ...runners.timing.plan import COLD, OFFLINE, SERVER, SINGLE_STREAM, Plan
 from ..cells.session import Cell, OpenCell
-from ..settings.speed import GENERATIONS
+from ..settings.speed import GENERATION_SECONDS, GENERATIONS
 from ..storage.goldens import FILE, Goldens, preprocessing_of
 from ..storage.manifest import Manifest
 from ..storage.workspace import Workspace
@@ -44,6 +45,12 @@ class Source:
         goldens = Goldens.load(workspace.folder / FILE)
         return cls(workspace, manifest, goldens, preprocessing_of(manifest))
 
+    def batch(self, opened: OpenCell) -> tuple[Mapping[str, np.ndarray], int]:
+        """What a cell is timed on: a batch of goldens, and how many of its rows are any."""
+        name = opened.loaded.inputs[0].name
+        feeds, _, valid = next(self.goldens.batches(self.preprocessing, name, opened.batch))
+        return feeds, valid
+
 
 @dataclass(frozen=True)
 class Entry:
@@ -56,15 +63,24 @@ class Entry:
     source: Source
     role: str = ""
 
+    @property
+    def model(self) -> Path:
+        """The file that its cell takes."""
+        return self.source.workspace.folder / self.cell.file
+
 
 @dataclass(frozen=True)
 class Schedule:
     """How often and for how long each cell is timed: ``seconds`` in each of the generations."""
 
     generations: int = GENERATIONS
-    seconds: float = 0.4
+    seconds: float = GENERATION_SECONDS
     scenario: str = SINGLE_STREAM
     rate: float = 0.0
+
+    def quick(self) -> Self:
+        """The same as a smoke test."""
+        return replace(self, generations=QUICK_GENERATIONS, seconds=QUICK_SECONDS)
 
     @property
     def cycles(self) -> int:

@@ -6,6 +6,7 @@ from collections.abc import Sequence
 from typing import Any
 
 from ...profiling.profile_result import INT8, LayerTime, ProfileResult
+from ..tables.formatting import shortened
 from .inline_svg import BAD, INK, QUIET, SERIES, VARIABLES, figure_of
 from .plots import WIDE
 
@@ -67,7 +68,8 @@ def _bars(axes: Any, shown: Sequence[LayerTime]) -> None:
 
 
 def _labels(axes: Any, shown: Sequence[LayerTime], width: int) -> None:
-    axes.set_yticks(range(len(shown)), [_short(layer.layer, width) for layer in shown], fontsize=11)
+    names = [shortened(layer.layer, width) for layer in shown]
+    axes.set_yticks(range(len(shown)), names, fontsize=11)
     axes.tick_params(axis="y", length=0)
     for tick, layer in zip(axes.get_yticklabels(), shown, strict=True):
         tick.set_color(BAD if layer.between_int8 else INK)
@@ -86,7 +88,3 @@ def _labels(axes: Any, shown: Sequence[LayerTime], width: int) -> None:
 
 def _color(layer: LayerTime) -> str:
     return INT8_COLOR if layer.precision == INT8 else FLOAT_COLOR
-
-
-def _short(name: str, width: int) -> str:
-    return name if len(name) <= width else "…" + name[1 - width :]

@@ -79,6 +79,11 @@ def interval(ends: Sequence[float] | None, show: Callable[[float], str], to: str
     return to.join(map(show, ends)) if ends else NONE
 
 
+def shortened(name: str, width: int) -> str:
+    """The end of a name that is too long for so many characters: that is where names differ."""
+    return name if len(name) <= width else "…" + name[1 - width :]
+
+
 def millions(value: float | None) -> str:
     """Millions without decimals, or a dash where there is no figure."""
     return number(None if value is None else value / 1e6, ",.0f")

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from ...profiling.profile_result import LayerTime, Peak, ProfileResult, cost_of_float
 from ..tables import formatting
-from ..tables.formatting import ms, number
+from ..tables.formatting import ms, number, shortened
 from ..tables.table import Column, Table, figure
 
 LAYERS_SHOWN = 10
@@ -67,8 +67,8 @@ def layers(result: ProfileResult, count: int = LAYERS_SHOWN) -> Table:
     """The costliest layers, named as ``parity --explain`` names them."""
     found = result.costliest[:count]
     heads = (
-        Column("layer", lambda one: _short(one.layer)),
-        Column("operators", lambda one: _short(one.operators)),
+        Column("layer", lambda one: shortened(one.layer, NAME_WIDTH)),
+        Column("operators", lambda one: shortened(one.operators, NAME_WIDTH)),
         Column("precision", lambda one: one.precision),
         figure("µs a run", lambda one: _us(one.us), brief="µs"),
         figure("conversions, µs", _converted, brief="conv."),
@@ -128,7 +128,3 @@ def _converted(layer: LayerTime) -> str | None:
 
 def _us(value: float) -> str:
     return f"{value:.1f}" if value < 100 else f"{value:.0f}"
-
-
-def _short(name: str) -> str:
-    return name if len(name) <= NAME_WIDTH else "…" + name[1 - NAME_WIDTH :]

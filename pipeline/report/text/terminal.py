@@ -17,7 +17,7 @@ from ...settings import placement
 from ...settings.making import SYNTHETIC
 from ...storage.manifest import Manifest
 from ..tables import columns
-from ..tables.formatting import NONE, estimates, mebibytes, ms, row_name, text
+from ..tables.formatting import NONE, estimates, mebibytes, ms, row_name, shortened, text
 from ..tables.table import Column, Table, figure
 from . import explanation, judged
 
@@ -161,8 +161,6 @@ def _rows(prediction: Prediction) -> list[tuple[str, ...]]:
         times = ["", ""]
         if place == 0:
             times = [ms(prediction.decode_ms or 0), ms(prediction.run_ms or 0)]
-        name = prediction.image if place == 0 else ""
-        if len(name) > IMAGE_WIDTH:
-            name = "…" + name[1 - IMAGE_WIDTH :]
+        name = shortened(prediction.image, IMAGE_WIDTH) if place == 0 else ""
         rows.append((name, guess.label, f"{guess.probability:.1%}", *times))
     return rows
