@@ -41,6 +41,7 @@ from edgepipe.runners.workers import launch, protocol
 from edgepipe.runners.workers.launch import STDERR_KEPT, Timeouts, Worker
 
 from ... import bundles
+from .waiting import soon
 
 pytestmark = pytest.mark.skipif(sys.platform != "linux", reason="counts processes in /proc")
 
@@ -170,16 +171,6 @@ def alive(process: psutil.Process) -> bool:
 
 def open_descriptors() -> int:
     return len(os.listdir("/proc/self/fd"))
-
-
-def soon(condition: Callable[[], bool], seconds: float = 10.0) -> bool:
-    """Whether ``condition`` comes true; a killed process takes a moment to go."""
-    deadline = time.monotonic() + seconds
-    while not condition():
-        if time.monotonic() > deadline:
-            return False
-        time.sleep(0.01)
-    return True
 
 
 # What a worker may do instead of greeting, the error it becomes, and what its message says.

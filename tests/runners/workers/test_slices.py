@@ -21,6 +21,8 @@ from edgepipe.runners.targets import Target
 from edgepipe.runners.timing.plan import Plan
 from edgepipe.runners.workers.launch import Timeouts, Worker
 
+from .waiting import soon
+
 pytestmark = pytest.mark.skipif(sys.platform != "linux", reason="reads /proc")
 
 FEEDS = {"input": np.array([[-1.0, 2.0]], np.float32)}
@@ -95,15 +97,6 @@ def spends(worker: psutil.Process) -> int:
     before = used(worker)
     time.sleep(SPUN_SECONDS)
     return used(worker) - before
-
-
-def soon(condition: Callable[[], bool], seconds: float = 10.0) -> bool:
-    deadline = time.monotonic() + seconds
-    while not condition():
-        if time.monotonic() > deadline:
-            return False
-        time.sleep(0.01)
-    return True
 
 
 def gone(processes: list[psutil.Process]) -> bool:
