@@ -27,6 +27,8 @@ if TYPE_CHECKING:
     from .machine.inventory import Inventory, runners
     from .profiling.profile import profile
     from .profiling.profile_result import ProfileResult
+    from .quantization.search.quantize import quantize
+    from .quantization.search.search_result import SearchResult
     from .report.write import write_junit, write_markdown, write_plot, write_report
     from .shipping.deploy import Deployment, deploy
     from .shipping.package import Packaged, package
@@ -45,6 +47,8 @@ ROOMS = {
     "environments": "..runners.environments",
     "export": ".stages.chain",
     "Manifest": ".storage.manifest",
+    "quantize": ".quantization.search.quantize",
+    "SearchResult": ".quantization.search.search_result",
     "train": ".training.train",
     "TrainResult": ".training.train",
     "bench": ".speed.bench",
@@ -88,6 +92,7 @@ __all__ = [
     "ParityResult",
     "PredictResult",
     "ProfileResult",
+    "SearchResult",
     "TrainResult",
     "TuneResult",
     "Verification",
@@ -102,6 +107,7 @@ __all__ = [
     "parity",
     "predict",
     "profile",
+    "quantize",
     "runners",
     "train",
     "tune",

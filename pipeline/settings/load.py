@@ -26,7 +26,15 @@ from ..numerics.precision import kind_of
 from ..storage.workspace import models_in
 from .judging import PRECISIONS, EvaluateConfig, GateConfig, ParityConfig, PredictConfig
 from .machine import Places, RunnerConfig, TargetConfig
-from .making import DEFAULT_MODEL, NAME, VARIANTS, ExportConfig, TrainConfig
+from .making import (
+    DEFAULT_MODEL,
+    NAME,
+    SEARCHED,
+    VARIANTS,
+    ExportConfig,
+    QuantizeConfig,
+    TrainConfig,
+)
 from .nearest import nearest
 from .options import Help, Section
 from .refusal import CALLER, explained, kebab
@@ -40,6 +48,7 @@ COMMANDS: dict[str, type[Section]] = {
     one.table: one
     for one in (
         ExportConfig,
+        QuantizeConfig,
         TrainConfig,
         BenchConfig,
         TuneConfig,
@@ -68,6 +77,7 @@ class Config(Section):
         Annotated[str, Field(pattern=NAME)], Help("The model that commands are about.")
     ] = DEFAULT_MODEL
     export: ExportConfig = ExportConfig()
+    quantize: QuantizeConfig = QuantizeConfig()
     train: TrainConfig = TrainConfig()
     bench: BenchConfig = BenchConfig()
     tune: TuneConfig = TuneConfig()
@@ -168,7 +178,9 @@ def _check_names(config: Config) -> None:
         ("gates", [name.split("/", 1)[1] for name in config.gates if "/" in name], runners),
     ):
         for name in names:
-            if name not in known:
+            # What a search found has names of its own, which the workspace knows.
+            searched = known is VARIANTS and key != "export.variants" and SEARCHED.fullmatch(name)
+            if name not in known and not searched:
                 raise UsageError(f"{key}: no {name!r}; {nearest(name, known)}")
 
 

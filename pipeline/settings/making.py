@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from pathlib import Path
 from typing import Annotated, ClassVar, Literal
 
@@ -9,10 +10,12 @@ from pydantic import Field
 
 from ...exporters import registry as exporters
 from .options import (
+    Duration,
     Help,
     InputSize,
     InputText,
     InWorkspace,
+    OfModel,
     Positive,
     Request,
     Section,
@@ -24,8 +27,12 @@ from .options import (
 DEFAULT_MODEL = "mobilenet_v2"
 SYNTHETIC = "synthetic"
 VARIANTS = ("fp32", "int8", "int8-avx2", "fp16")
+# The names of what `quantize --search` finds: "int8-avx2-percentile-float2".
+SEARCHED = re.compile(r"int8(-avx2)?(-[a-z]+)*(-float\d+|-[a-z]{4,})")
 # A model's name is that of its folder: nothing that leads elsewhere, or hides it.
 NAME = r"^[A-Za-z0-9_][A-Za-z0-9_.+-]*$"
+
+RECIPE = Help("How int8 is made: accurate, minmax, or steps with commas between.", metavar="NAME")
 
 
 class ExportConfig(Section):
@@ -97,6 +104,7 @@ class ExportConfig(Section):
     ] = None
     calibration_images: Annotated[Positive, Help("How many of them.", metavar="N")] = 128
     skip_unreadable: SkipUnreadable = False
+    recipe: Annotated[Annotated[str, Field(min_length=1)], RECIPE] = "accurate"
     variants: Variants = ("fp32", "int8", "int8-avx2")
     simplify: Annotated[
         bool, Help("Simplify the graph with onnxsim.", flag="--simplify/--no-simplify")
@@ -125,6 +133,36 @@ class ExportRequest(ExportConfig, InWorkspace):
     ] = Field(default=None, kw_only=False)
     name: Annotated[str | None, Help("What to call it in the workspace.", unset="MODEL")] = None
     force: Annotated[bool, Help("Make everything again.")] = False
+
+
+class QuantizeConfig(Section):
+    """How ``edgepipe quantize`` makes int8 of an exported model, and what a search may take."""
+
+    table: ClassVar[str] = "quantize"
+    recipe: Annotated[Annotated[str, Field(min_length=1)], RECIPE] = "accurate"
+    calibration: Annotated[
+        Path | None,
+        Help("The images that the export was calibrated with.", metavar="DIR", unset="the digits"),
+    ] = None
+    budget: Annotated[Duration, Help("Time for a search: 90s, 10m, 1h.", metavar="TIME")] = "10m"
+    resume: Annotated[
+        bool,
+        Help("Use what an earlier search of the same model tried.", flag="--resume/--no-resume"),
+    ] = True
+    max_drop: Annotated[
+        Annotated[float, Field(ge=0, le=100)] | None,
+        Help("Recommend the fastest that loses this much top-1 at most.", metavar="POINTS"),
+    ] = None
+    data: Annotated[
+        Path | None,
+        Help("A folder of images for each label, for --max-drop.", metavar="DIR", unset="digits"),
+    ] = None
+
+
+class QuantizeRequest(QuantizeConfig, OfModel):
+    """``edgepipe quantize``: make int8 anew by another recipe, or search for the best one."""
+
+    search: Annotated[bool, Help("Make and measure candidates until the budget is spent.")] = False
 
 
 class TrainConfig(Section):

@@ -186,6 +186,18 @@ def fraction(text: str) -> float:
     return value
 
 
+def seconds(text: str) -> float:
+    """ "10m" as 600. Raises ``ValueError`` for anything else than a number and s, m or h."""
+    units = {"s": 1, "m": 60, "h": 3600}
+    try:
+        value = float(text[:-1]) * units[text[-1:]]
+    except (ValueError, KeyError):
+        value = -1.0
+    if not 0 < value < float("inf"):
+        raise ValueError('not a time such as "90s", "10m" or "1h"')
+    return value
+
+
 def _checked(check: Callable[[str], object]) -> AfterValidator:
     """Text that ``check`` has nothing against."""
 
@@ -200,6 +212,7 @@ Positive = Annotated[int, Field(ge=1)]
 Share = Annotated[str, _checked(required_share)]
 InputText = Annotated[str, _checked(ArrayInput.parse)]
 Percent = Annotated[str, _checked(fraction)]
+Duration = Annotated[str, _checked(seconds)]
 Side = Annotated[int, Field(ge=32, le=2048)]
 Seconds = Annotated[float, Field(gt=0, le=3600)]
 # Options of several commands.

@@ -10,6 +10,7 @@ from ...exporters.complexity import Complexity
 from ...runners.machine.installed import versions
 from ..errors import UsageError
 from ..progress import SILENT, Progress
+from ..quantization import recipes
 from ..settings.load import load
 from ..settings.making import DEFAULT_MODEL, ExportConfig, ExportRequest
 from ..settings.options import takes
@@ -21,9 +22,9 @@ from .export import PROGRAM, Export
 from .formats import HALF, HALF_FORMATS, ExportFormat
 from .modelspec import name_of, settle, specify
 from .native import Native
-from .quantize import REDUCED_RANGE, Calibrate, Quantize
+from .quantize import CALIBRATION, EXACT_PAIRS, SEARCHED, Calibrate, Quantize
 from .simplify import FP32, Simplify
-from .stage import Stage, run_stages
+from .stage import Stage, run_stages, up_to_date
 
 # Images in one calibration run when the model leaves the batch open.
 DYNAMIC_CALIBRATION_BATCH = 16
@@ -72,10 +73,25 @@ def make(place: Workspace, section: ExportConfig, force: bool, progress: Progres
         with Transaction(place, before) as transaction, Native() as native:
             stages = stages_for(section, native, progress)
             run_stages(stages, place, before, transaction, progress)
+            _keep_searched(place, before, transaction)
             made = told(transaction, place.folder.name)
             if problem := made_here.note(made["variants"], transaction.written):
                 progress.say(f"warning: {problem}")
             return transaction.commit(**made)
+
+
+def _keep_searched(place: Workspace, before: Manifest, transaction: Transaction) -> None:
+    """What ``quantize --search`` found stays as long as it is of this model, so calibrated."""
+    made = {name for stage in transaction.stages.values() for name in stage.artifacts}
+    sources = {"model": FP32, "calibration": CALIBRATION}
+    for record in before.stages:
+        same = all(
+            name in made and record.depends.get(source) == transaction.artifact(name).sha256
+            for source, name in sources.items()
+        )
+        intact = up_to_date(record.name, record.key, place, before)
+        if record.result.get(SEARCHED) and same and intact:
+            transaction.stages[record.name] = intact
 
 
 def stages_for(section: ExportConfig, native: Native, progress: Progress = SILENT) -> list[Stage]:
@@ -83,7 +99,8 @@ def stages_for(section: ExportConfig, native: Native, progress: Progress = SILEN
 
     Raises ``UsageError`` for int8 variants of weights that come without calibration images.
     """
-    quantized = tuple(name for name in REDUCED_RANGE if name in section.variants)
+    quantized = tuple(name for name in EXACT_PAIRS if name in section.variants)
+    steps = recipes.steps_of(section.recipe)
     samples.check(section, quantized)
     spec = specify(section, progress.say)
     chosen = samples.choose(section, spec, quantized)
@@ -97,8 +114,9 @@ def stages_for(section: ExportConfig, native: Native, progress: Progress = SILEN
     if chosen.calibration:
         batch = section.batch
         count = DYNAMIC_CALIBRATION_BATCH if batch == "dynamic" else int(batch)
-        stages.append(Calibrate(spec.preprocessing, count, chosen, native))
-    return [*stages, *(Quantize(name, spec.preprocessing, native) for name in quantized)]
+        calibrate = Calibrate(spec.preprocessing, count, chosen, native)
+        stages += [calibrate, *(Quantize(name, steps, calibrate) for name in quantized)]
+    return stages
 
 
 def _further_formats(export: Export, section: ExportConfig) -> list[Stage]:
@@ -123,8 +141,10 @@ def told(transaction: Transaction, model: str) -> dict[str, Any]:
     export, simplify, calibrate = made["export"], made["simplify"], made.get("calibrate")
     source = export["source"]
     variants: dict[str, dict[str, str]] = {"fp32": {"onnx": FP32, "pt2": PROGRAM}}
-    variants |= {name: {"onnx": f"{name}.onnx"} for name in REDUCED_RANGE if name in made}
+    variants |= {name: {"onnx": f"{name}.onnx"} for name in EXACT_PAIRS if name in made}
     for stage in transaction.stages.values():
+        if stage.result.get(SEARCHED):
+            variants[stage.name] = {"onnx": stage.artifacts[0]}
         if variant := stage.result.get("variant"):
             variants.setdefault(variant, {})[stage.result["exporter"]] = stage.artifacts[0]
     return {

@@ -8,12 +8,11 @@ parent loads neither library. Files are named by their paths: this worker is on 
 
 from __future__ import annotations
 
-import logging
 import sys
-from collections.abc import Callable, Mapping, Sequence
-from functools import partial
+import tempfile
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from pathlib import Path
-from types import SimpleNamespace
 from typing import Any, Self
 
 import numpy as np
@@ -24,11 +23,10 @@ from ...runners.targets import LOCAL
 from ...runners.workers import protocol, worker
 from ...runners.workers.launch import Worker
 from ..errors import StageError
+from ..quantization.operations import Quantization
 
 COMMAND = tuple(LOCAL.argv(module=__spec__.name))
 PATIENCE_SECONDS = 3600.0
-# What ``--fold-preprocessing`` puts before the first convolution.
-PREPROCESSING_OPERATORS = ("Cast", "Transpose", "Slice", "Mul", "Add")
 
 Fields = protocol.Message
 
@@ -58,8 +56,8 @@ class Native:
         feeds: Mapping[str, np.ndarray] | None = None,
         patience: float = PATIENCE_SECONDS,
         **fields: Any,
-    ) -> None:
-        """Return when it is done; the fields are the operation's.
+    ) -> protocol.Message:
+        """What it replies when it is done; the fields are the operation's.
 
         Raises ``ImportError`` for a library that isn't there, ``StorageFull`` for a file that
         can't be written, ``StageError`` if it fails otherwise, and ``WorkerError`` if the worker
@@ -70,7 +68,7 @@ class Native:
         }
         try:
             self._worker = self._worker or Worker(self._command).__enter__()
-            self._worker.request(operation, told, feeds or {}, patience)
+            return self._worker.request(operation, told, feeds or {}, patience)[0]
         except RunnerUnavailable as error:
             raise ImportError(str(error)) from error
         except SessionError as error:
@@ -78,6 +76,15 @@ class Native:
         except RunnerError:
             self.__exit__()
             raise
+
+
+@contextmanager
+def prepared(native: Native, source: Path) -> Iterator[Path]:
+    """A float model as the quantizer prepares it, in a temporary folder."""
+    with tempfile.TemporaryDirectory(prefix="edgepipe-") as name:
+        model = Path(name) / "prepared.onnx"
+        native.ask("prepare", source=source, output=model)
+        yield model
 
 
 def onnxsim(fields: Fields, _feeds: protocol.Blobs) -> None:
@@ -102,80 +109,9 @@ def prepare(fields: Fields, _feeds: protocol.Blobs) -> None:
     quant_pre_process(fields["source"], fields["output"])
 
 
-class Calibration:
-    """The ranges of a model's activations, by ONNX Runtime's calibrator."""
-
-    def __init__(self) -> None:
-        self._calibrator: Any = None
-
-    def calibrate(self, fields: Fields, feeds: protocol.Blobs) -> None:
-        """{model} + feeds: take in one batch."""
-        if self._calibrator is None:
-            self._calibrator = _calibrator(Path(fields["model"]))
-        one = iter([feeds])
-        self._calibrator.collect_data(SimpleNamespace(get_next=partial(next, one, None)))
-
-    def ranges(self, fields: Fields, _feeds: protocol.Blobs) -> None:
-        """{output}: the cache of ``quantize_static``, which would quantize as well to fill it."""
-        from onnxruntime.quantization import calibrate
-
-        calibrate.save_tensors_data(self._calibrator.compute_data(), fields["output"])
-        self._calibrator = None  # the next stage's memory
-
-
-def quantize(fields: Fields, _feeds: protocol.Blobs) -> None:
-    """{model, output, calibration, reduce_range}: the model in QDQ form."""
-    import onnx
-    from onnxruntime.quantization import QuantFormat, QuantType, quantize_static
-
-    logging.getLogger().setLevel(logging.ERROR)  # it advises to do what was just done
-    quantize_static(
-        fields["model"],
-        fields["output"],
-        quant_format=QuantFormat.QDQ,
-        per_channel=True,
-        reduce_range=fields["reduce_range"],
-        activation_type=QuantType.QUInt8,
-        weight_type=QuantType.QInt8,
-        nodes_to_exclude=_first_nodes(onnx.load(fields["model"]).graph),
-        extra_options={"ActivationSymmetric": False, "WeightSymmetric": True},
-        calibration_cache_path=fields["calibration"],
-    )
-
-
-def _calibrator(model: Path) -> Any:
-    import onnxruntime
-    from onnxruntime.quantization import MinMaxCalibrater
-    from onnxruntime.quantization.registry import QDQRegistry, QLinearOpsRegistry
-
-    augmented = str(model.with_name("augmented.onnx"))
-    operators = sorted({*QLinearOpsRegistry, *QDQRegistry})
-    calibrator = MinMaxCalibrater(model, operators, augmented)
-    calibrator.augment_graph()
-    # The session that it would make optimizes nothing and spins: twice the CPU time.
-    options = onnxruntime.SessionOptions()
-    options.add_session_config_entry("session.intra_op.allow_spinning", "0")
-    calibrator.infer_session = onnxruntime.InferenceSession(
-        augmented, options, providers=calibrator.execution_providers
-    )
-    return calibrator
-
-
-def _first_nodes(graph: Any) -> list[str]:
-    """The convolutions that see the input, with the preprocessing that may stand before them."""
-    raw = {value.name for value in graph.input}
-    found = []
-    for node in graph.node:
-        if raw.isdisjoint(node.input):
-            continue
-        if node.op_type in PREPROCESSING_OPERATORS:
-            raw.update(node.output)
-        if node.op_type in (*PREPROCESSING_OPERATORS, "Conv"):
-            found.append(node.name)
-    return found
-
-
-def _answering(operation: Callable[[Fields, protocol.Blobs], None]) -> worker.Operation:
+def _answering(
+    operation: Callable[[Fields, protocol.Blobs], Mapping[str, Any] | None],
+) -> worker.Operation:
     """An operation as workers have them, with what the parent tells apart from other failures."""
 
     def answer(fields: Fields, feeds: protocol.Blobs) -> Any:
@@ -183,18 +119,27 @@ def _answering(operation: Callable[[Fields, protocol.Blobs], None]) -> worker.Op
         size = sum(file.stat().st_size for file in files if file.is_file())
         try:
             with temporary_files(size):
-                operation(fields, feeds)
+                reply = operation(fields, feeds)
         except ImportError as error:
             raise RunnerUnavailable(str(error)) from error
-        return {}, {}
+        return reply or {}, {}
 
     return answer
 
 
 def main() -> None:
     """The child: answer until the parent is gone."""
-    calibration = Calibration()
-    operations = (onnxsim, prepare, calibration.calibrate, calibration.ranges, quantize)
+    made = Quantization()
+    operations = (
+        onnxsim,
+        prepare,
+        made.calibrate,
+        made.histograms,
+        made.forget,
+        made.sample,
+        made.held_out,
+        made.quantize,
+    )
     answers = {operation.__name__: _answering(operation) for operation in operations}
     worker.main({"hello": worker.hello, **answers})
 

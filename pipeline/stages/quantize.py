@@ -1,18 +1,16 @@
 """Stages 3 and 4: calibrate once, then write each int8 variant, and prove what was quantized.
 
 Static post-training quantization in QDQ form, in the one shape that x86 kernels are fast and
-exact for: unsigned activations with a zero point, signed symmetric weights per channel. The
-``int8-avx2`` variant keeps weights to 7 bits, for CPUs without VNNI, whose int8 kernels add
-pairs of products in 16 bits and saturate.
+exact for: unsigned activations with a zero point, signed symmetric weights per channel. What the
+``int8-avx2`` variant adds up is bounded for CPUs without VNNI, whose int8 kernels add pairs of
+products in 16 bits and saturate. Both are made by the same recipe: see ``quantization.recipes``.
 """
 
 from __future__ import annotations
 
-import json
-import tempfile
+import itertools
 from collections import Counter
-from collections.abc import Iterator, Mapping
-from contextlib import contextmanager
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -20,30 +18,43 @@ from typing import Any
 import numpy as np
 
 from ...exporters.base import ModelError
-from ...runners import documents, images
+from ...runners import images
 from ...runners.bundles.bundle import EXACT_INT8, Variant
 from ...runners.machine.installed import versions
 from ..cells import arithmetic
+from ..errors import StageError
 from ..progress import Progress
+from ..quantization import recipes
+from ..quantization.histograms import NOT_FINITE
+from ..quantization.operations import EXPECTED
+from ..quantization.scales import MOST_OF_A_PAIR
 from ..storage import goldens
 from ..storage.arrays import Arrays
 from ..storage.dataset import Dataset
+from ..storage.goldens import Goldens
 from ..storage.workspace import Transaction
 from . import graphs
-from .native import Native
+from .native import Native, prepared
 from .samples import Samples
 from .simplify import FP32
 
-CALIBRATION = "calibration.json"
-REDUCED_RANGE = {"int8": False, "int8-avx2": True}
+CALIBRATION = "calibration.npz"
+# Which variants are for CPUs whose int8 kernels saturate.
+AVX2 = "int8-avx2"
+EXACT_PAIRS = {"int8": False, AVX2: True}
+# What a stage's result says of a variant that ``quantize --search`` made.
+SEARCHED = "searched"
 # Convolutions that may stay in float: the first one sees 3 channels, which the int8 kernels
 # don't take in fours; in float it is faster and more exact.
 MOST_FLOAT_CONVOLUTIONS = 1
+# Calibration images that steps run: means of channels over so many hardly differ from those over
+# all, see docs/quantization.md.
+SAMPLES = 32
 
 
 @dataclass(frozen=True)
 class Calibrate:
-    """Writes ``calibration.json``: the range of every activation over the calibration images."""
+    """Writes ``calibration.npz``: a histogram of every activation over the calibration images."""
 
     preprocessing: images.Preprocessing | None
     batch: int
@@ -58,52 +69,84 @@ class Calibrate:
         """See ``Stage.depends``."""
         return {
             "model": transaction.artifact(FP32).sha256,
-            "images": self.samples.about(self._samples()),
+            "images": self.about(),
             "preprocessing": self.preprocessing.to_json() if self.preprocessing else {},
-            "method": "MinMax",
+            "method": "histograms",
             "versions": versions("edgepipe", "onnxruntime", "onnx", "numpy", "pillow"),
         }
 
     def run(self, transaction: Transaction, progress: Progress) -> Mapping[str, Any]:
         """See ``Stage.run``."""
-        with _prepared(transaction, self.native) as model:
-            cache = model.with_name(CALIBRATION)
-            for feeds in self._feeds():
-                self.native.ask("calibrate", feeds, model=model)
-            self.native.ask("ranges", output=cache)
-            # The quantizer writes the tensors in the order of a set.
+        count = len(self._samples())
+        with prepared(self.native, transaction.path(FP32)) as model:
+            found = model.with_name(CALIBRATION)
             try:
-                ranges = documents.text(json.loads(cache.read_text()), indent=1, sort_keys=True)
-            except ValueError as error:
+                for feeds, valid in self.feeds():
+                    self.native.ask("calibrate", feeds, model=model, images=count, count=valid)
+            except StageError as error:
+                if NOT_FINITE not in str(error):
+                    raise
                 raise ModelError(
                     "the calibration images give activations that are NaN or infinite, which "
                     "can't be quantized; --variant fp32 exports the model without int8"
                 ) from error
-            transaction.write(CALIBRATION, ranges.encode())
+            self.native.ask("histograms", output=found)
+            transaction.write(CALIBRATION, found.read_bytes())
         return {
-            "images": self.samples.about(self._samples()),
-            "summary": f"{len(self._samples())} samples ({self.samples.origin}), MinMax",
+            "images": self.about(),
+            "summary": f"{count} samples ({self.samples.origin})",
         }
+
+    def about(self) -> dict[str, Any]:
+        """Which images these are."""
+        return self.samples.about(self._samples())
+
+    def feeds(self) -> Iterator[tuple[dict[str, np.ndarray], int]]:
+        """One batch after the other, the last one filled up, with how many of it count."""
+        some, preprocessing = self._samples(), self.preprocessing
+        if not isinstance(some, Dataset):
+            yield from ((feeds, valid) for feeds, _, valid in some.batches(self.batch))
+            return
+        assert preprocessing
+        for pixels, _ in some.chunks(preprocessing, self.batch):
+            full = np.resize(pixels, (self.batch, *pixels.shape[1:]))
+            yield {"input": images.normalize(full, preprocessing)}, len(pixels)
+
+    def hand_over(self, held_out: Iterable[Mapping[str, np.ndarray]]) -> None:
+        """Give the worker what steps run, and what they are judged on: see ``Quantization``."""
+        self.native.ask("forget")
+        runs = -(-SAMPLES // self.batch)
+        for feeds, _ in itertools.islice(self.feeds(), runs):
+            self.native.ask("sample", feeds)
+        for feeds in held_out:
+            self.native.ask("held_out", feeds)
+
+    def goldens(self, path: Path) -> Iterator[Mapping[str, np.ndarray]]:
+        """Goldens with torch's answers, to be judged on."""
+        kept = Goldens.load(path)
+        for feeds, rows, valid in kept.batches(self.preprocessing, "input", self.batch):
+            expected = {name: part[rows][:valid] for name, part in kept.fp32.items()}
+            yield feeds | {f"{EXPECTED}{name}": part for name, part in expected.items()}
 
     def _samples(self) -> Dataset | Arrays:
         assert self.samples.calibration
         return self.samples.calibration
 
-    def _feeds(self) -> Iterator[dict[str, np.ndarray]]:
-        """One batch after the other, the last one filled up."""
-        some, preprocessing = self._samples(), self.preprocessing
-        if not isinstance(some, Dataset):
-            yield from (feeds for feeds, _, _ in some.batches(self.batch))
-            return
-        assert preprocessing
-        for pixels, _ in some.chunks(preprocessing, self.batch):
-            full = np.resize(pixels, (self.batch, *pixels.shape[1:]))
-            yield {"input": images.normalize(full, preprocessing)}
-
 
 def needs_of(variant: str) -> str | None:
-    """What a variant asks of a CPU, see ``bundle.Variant``: 8-bit weights need exact sums."""
-    return EXACT_INT8 if REDUCED_RANGE.get(variant) is False else None
+    """What a variant asks of a CPU, see ``bundle.Variant``.
+
+    Those called "int8-avx2…" were proven when they were made, any other int8 needs exact sums.
+    """
+    proven = variant.startswith(AVX2)
+    return EXACT_INT8 if variant.startswith("int8") and not proven else None
+
+
+def check_pairs(variant: str, pairs: Mapping[str, int]) -> None:
+    """Raise ``StageError`` for a variant that says it can't saturate, and could."""
+    over = [name for name, worst in pairs.items() if worst > MOST_OF_A_PAIR]
+    if over and needs_of(variant) is None:
+        raise StageError(f"{variant}: sums of {', '.join(over)} could leave 16 bits")
 
 
 def saturates(variant: str, facts: Mapping[str, Any]) -> bool:
@@ -113,11 +156,14 @@ def saturates(variant: str, facts: Mapping[str, Any]) -> bool:
 
 @dataclass(frozen=True)
 class Quantize:
-    """Writes ``int8.onnx`` or ``int8-avx2.onnx``, and what the file itself makes of the goldens."""
+    """Writes ``int8.onnx`` or ``int8-avx2.onnx``, and what the file itself makes of the goldens.
+
+    ``steps`` are those of its recipe.
+    """
 
     variant: str
-    preprocessing: images.Preprocessing | None
-    native: Native
+    steps: tuple[str, ...]
+    calibrate: Calibrate
 
     requires: tuple[str, ...] = (FP32, CALIBRATION, goldens.FILE)
 
@@ -133,28 +179,38 @@ class Quantize:
 
     def depends(self, transaction: Transaction) -> Mapping[str, Any]:
         """See ``Stage.depends``."""
+        preprocessing = self.calibrate.preprocessing
         return {
             "model": transaction.artifact(FP32).sha256,
             "calibration": transaction.artifact(CALIBRATION).sha256,
+            "images": self.calibrate.about(),
             "scheme": "QDQ, U8 activations, S8 symmetric weights per channel",
-            "reduce_range": REDUCED_RANGE[self.variant],
+            "recipe": list(self.steps),
+            "plugins": recipes.origins(self.steps),
+            "exact_pairs": EXACT_PAIRS[self.variant],
             "goldens": transaction.artifact(goldens.FILE).sha256,
-            "preprocessing": self.preprocessing.to_json() if self.preprocessing else {},
+            "preprocessing": preprocessing.to_json() if preprocessing else {},
             "versions": versions("edgepipe", "onnxruntime", "onnx", "numpy"),
         }
 
     def run(self, transaction: Transaction, progress: Progress) -> Mapping[str, Any]:
         """See ``Stage.run``."""
-        with _prepared(transaction, self.native) as model:
+        native, preprocessing = self.calibrate.native, self.calibrate.preprocessing
+        with prepared(native, transaction.path(FP32)) as model:
             output = model.with_name(self.ensures[0])
-            self.native.ask(
+            self.calibrate.hand_over(self.calibrate.goldens(transaction.path(goldens.FILE)))
+            made = native.ask(
                 "quantize",
                 model=model,
                 output=output,
                 calibration=transaction.path(CALIBRATION),
-                reduce_range=REDUCED_RANGE[self.variant],
+                recipe=list(self.steps),
+                floats=[],
+                exact_pairs=EXACT_PAIRS[self.variant],
+                each=True,
             )
-            own = arithmetic.compute(output, transaction.path(goldens.FILE), self.preprocessing)
+            check_pairs(self.variant, made["pairs"])
+            own = arithmetic.compute(output, transaction.path(goldens.FILE), preprocessing)
             for name, data in zip(self.ensures, (output.read_bytes(), own.to_bytes()), strict=True):
                 transaction.write(name, data)
             proof = kernels(output)
@@ -167,11 +223,28 @@ class Quantize:
         if clips:
             progress.say(f"warning: {self.variant}: Clip is left at {', '.join(clips)}")
         total = proof["quantized_convolutions"] + len(floats)
+        gained = [tuple(one) for one in made["gained"]]
         return {
             **proof,
+            "recipe": list(self.steps),
+            "gained": gained,
+            "pairs": made["pairs"],
             "summary": f"{proof['quantized_convolutions']} of {total} convolutions run as "
-            f"QLinearConv, {len(clips)} Clip left",
+            f"QLinearConv, {len(clips)} Clip left{_gains(gained)}",
         }
+
+
+def _gains(gained: Sequence[tuple[str, float | None]]) -> str:
+    """What each step gained, in dB."""
+    known = [(step, sqnr_db) for step, sqnr_db in gained if sqnr_db is not None]
+    if not known:
+        return ""
+    (first, start), *others = known
+    parts = [f"{first} {start:.1f} dB"]
+    for (_, before), (step, sqnr_db) in itertools.pairwise(known):
+        parts.append(f"{step} {sqnr_db - before:+.1f}")
+    total = f" = {known[-1][1]:.1f} dB" if others else ""
+    return f"; on the goldens {', '.join(parts)}{total}"
 
 
 def kernels(model: Path) -> dict[str, Any]:
@@ -190,12 +263,3 @@ def kernels(model: Path) -> dict[str, Any]:
         "clips": [node.name for node in graph.node if node.op_type == "Clip"],
         "operators": dict(sorted(operators.items())),
     }
-
-
-@contextmanager
-def _prepared(transaction: Transaction, native: Native) -> Iterator[Path]:
-    """``fp32.onnx`` as the quantizer prepared it, in a temporary folder."""
-    with tempfile.TemporaryDirectory(prefix="edgepipe-") as name:
-        prepared = Path(name) / "prepared.onnx"
-        native.ask("prepare", source=transaction.path(FP32), output=prepared)
-        yield prepared

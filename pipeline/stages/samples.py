@@ -11,13 +11,14 @@ from ...exporters.weights.sources import CALIBRATED_WEIGHTS
 from ..errors import UsageError
 from ..settings.making import SYNTHETIC, ExportConfig
 from ..storage import dataset, goldens
-from ..storage.arrays import Arrays
+from ..storage.arrays import ArrayInput, Arrays
 from ..storage.dataset import Dataset
+from ..storage.manifest import Manifest
 from .modelspec import ModelSpec
 
 # Fewer goldens than this can't carry parity's claim about top-1, whatever they say.
 FEWEST_GOLDENS = 16
-GOLDEN_SEED, CALIBRATION_SEED = 0, 1000
+GOLDEN_SEED, CALIBRATION_SEED, SEARCH_SEED = 0, 1000, 3000
 
 
 @dataclass(frozen=True)
@@ -56,6 +57,52 @@ def choose(config: ExportConfig, spec: ModelSpec, int8: tuple[str, ...]) -> Samp
         return Samples(SYNTHETIC, recorded, None, notes)
     notes += (f"{', '.join(int8)}: calibrated on noise, which says nothing about real images",)
     return Samples(SYNTHETIC, recorded, dataset.synthetic(0, count), notes)
+
+
+def again(
+    manifest: Manifest, calibration: Path | None, count: int
+) -> tuple[Samples, Dataset | Arrays | None]:
+    """The calibration samples of an export, and up to ``count`` further ones that it never saw.
+
+    ``calibration`` is the folder or file that they came from. Raises ``UsageError`` where it is
+    missing, and where other images lie in it now.
+    """
+    model, labels = manifest.model, manifest.labels or ()
+    recorded, kept = model["calibration"], model["goldens"]
+    if recorded is None:
+        raise UsageError("nothing was calibrated: run `edgepipe export` with an int8 variant first")
+    source, number = recorded["from"], recorded["count"]
+    inputs = tuple(ArrayInput.parse(text) for text in model["named_inputs"])
+    if source in ("folder", "file") and calibration is None:
+        raise UsageError(f"--calibration: give the {source} that the export was calibrated with")
+    further: Dataset | Arrays | None = None
+    if source == "digits":
+        used = dataset.digits("train", number)
+        further = dataset.digits("train", number + count).behind(number)
+    elif source == "file":
+        assert calibration
+        used = Arrays.load(calibration, inputs, number)
+    elif source == "folder":
+        assert calibration
+        every = dataset.list_images(calibration)
+        shared = len(every.every) < 2 * FEWEST_GOLDENS
+        start = 0 if shared else kept["count"]
+        files = every.sample(start + number + count)[start:]
+        used = dataset.of_files(files[:number], labels, every.every)
+        if files[number:]:
+            further = dataset.of_files(files[number:], labels, every.every)
+    elif inputs:
+        used = Arrays.random(inputs, number, CALIBRATION_SEED)
+        further = Arrays.random(inputs, count, SEARCH_SEED)
+    else:
+        used = dataset.synthetic(0, number)
+        further = dataset.synthetic(number + kept["count"], count)
+    if used.digest != recorded["digest"]:
+        raise UsageError(
+            f"--calibration {calibration}: not the images that the export was calibrated with; "
+            "run `edgepipe export` with them first"
+        )
+    return Samples(source, used, used), further
 
 
 def check(export: ExportConfig, int8: tuple[str, ...]) -> None:

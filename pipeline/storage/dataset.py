@@ -53,6 +53,13 @@ class Dataset:
     def __len__(self) -> int:
         return len(self.labels)
 
+    def behind(self, count: int) -> Dataset | None:
+        """All but the first ``count`` images, ``None`` if there are no more."""
+        if len(self) <= count:
+            return None
+        every = self.image
+        return replace(self, labels=self.labels[count:], image=lambda row: every(row + count))
+
     @property
     def classes(self) -> int:
         """How many classes have images."""

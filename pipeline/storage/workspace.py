@@ -12,7 +12,7 @@ from __future__ import annotations
 import hashlib
 import os
 import shutil
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager, suppress
 from functools import partial
 from pathlib import Path
@@ -36,7 +36,7 @@ RESULTS = frozenset(
     {
         *("bench.json", "bench.npz", "evaluation.json", "parity.json", "parity.npz"),
         *("explain.json", "explain.svg", "report.html", "report.md", "tune.json"),
-        "profile.json",
+        *("profile.json", "search.json"),
     }
 )
 
@@ -210,14 +210,25 @@ class Transaction:
 
     def recommend(self, found: Sequence[Recommendation]) -> Manifest:
         """Commit what was there with other recommendations."""
+        self.stages = {stage.name: stage for stage in self._before.stages}
+        return self.amend(recommended=found)
+
+    def amend(
+        self,
+        variants: Mapping[str, Mapping[str, str]] | None = None,
+        recommended: Sequence[Recommendation] | None = None,
+    ) -> Manifest:
+        """Commit these stages with what the manifest said of the model, and maybe other variants.
+
+        The files of stages that aren't there any more are removed.
+        """
         before = self._before
-        self.stages = {stage.name: stage for stage in before.stages}
         return self.commit(
-            recommended=found,
+            recommended=recommended,
             model=before.model,
             preprocessing=before.preprocessing,
             labels=before.labels,
-            variants=before.variants,
+            variants=before.variants if variants is None else variants,
             tools=before.tools,
         )
 

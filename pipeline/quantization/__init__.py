@@ -1,0 +1,1 @@
+"""How int8 comes about: ranges, scales, corrected biases, as small steps on a graph."""

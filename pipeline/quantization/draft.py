@@ -1,0 +1,165 @@
+"""What the steps of a recipe work on: a float graph, and all that is decided about its int8."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import dataclass, field, replace
+from typing import Any, Self
+
+import numpy as np
+
+from .histograms import Calibrated
+from .ranges import Range
+
+# Operators whose weights become int8, and where they and their bias stand among the inputs.
+WEIGHTED = ("Conv", "Gemm")
+WEIGHT, BIAS = 1, 2
+
+
+@dataclass(frozen=True)
+class Weighted:
+    """A node with constant weights: ``weights`` float32, output channels along ``axis``.
+
+    ``depthwise``: every output channel sees one input channel.
+    """
+
+    node: Any
+    weights: np.ndarray
+    axis: int
+    depthwise: bool
+
+    @property
+    def by_channel(self) -> np.ndarray:
+        """``[output channels, everything else]``."""
+        return np.moveaxis(self.weights, self.axis, 0).reshape(self.weights.shape[self.axis], -1)
+
+
+@dataclass(frozen=True)
+class Draft:
+    """``model`` is an ONNX ``ModelProto`` in float32 whose every weighted node has a bias.
+
+    ``ranges`` are the activations' by tensor, ``floats`` the names of nodes that aren't quantized,
+    ``bits`` the weights' by node where it isn't 8. ``weights`` are int8 weights with their scales
+    by node, where a step has chosen them. ``exact_pairs`` keeps what int8 kernels without
+    VNNI add in 16 bits within 16 bits. ``calibrated`` are histograms of its own where a step
+    changed what flows through the model. ``written`` is the finished int8 model where a step makes
+    it by itself; all else is ignored then.
+    """
+
+    model: Any
+    ranges: Mapping[str, Range] = field(default_factory=dict)
+    floats: frozenset[str] = frozenset()
+    bits: Mapping[str, int] = field(default_factory=dict)
+    weights: Mapping[str, tuple[np.ndarray, np.ndarray]] = field(default_factory=dict)
+    exact_pairs: bool = False
+    calibrated: Calibrated | None = None
+    written: Any = None
+
+    def weighted(self) -> Iterator[Weighted]:
+        """The nodes with constant weights, in the order of the graph."""
+        from onnx import numpy_helper
+
+        constants = {tensor.name: tensor for tensor in self.model.graph.initializer}
+
+        def constant(node: Any) -> np.ndarray | None:
+            tensor = constants.get(node.input[WEIGHT])
+            return None if tensor is None else numpy_helper.to_array(tensor)
+
+        return weighted(self.model, constant)
+
+    def biases(self) -> dict[str, np.ndarray]:
+        """The bias of every weighted node, float32 ``[output channels]``."""
+        from onnx import numpy_helper
+
+        constants = {tensor.name: tensor for tensor in self.model.graph.initializer}
+        return {
+            one.node.name: numpy_helper.to_array(constants[one.node.input[BIAS]])
+            for one in self.weighted()
+            if len(one.node.input) > BIAS and one.node.input[BIAS] in constants
+        }
+
+    def with_biases(self, biases: Mapping[str, np.ndarray]) -> Self:
+        """The same with other biases by node."""
+        return self.with_constants(
+            {
+                one.node.input[BIAS]: biases[one.node.name]
+                for one in self.weighted()
+                if one.node.name in biases
+            }
+        )
+
+    def with_constants(self, constants: Mapping[str, np.ndarray]) -> Self:
+        """The same with other values of constants, by their names, as float32."""
+        from onnx import numpy_helper
+
+        model = copy_of(self.model)
+        for tensor in model.graph.initializer:
+            if tensor.name in constants:
+                values = constants[tensor.name].astype(np.float32)
+                tensor.CopyFrom(numpy_helper.from_array(values, tensor.name))
+        return replace(self, model=model)
+
+
+@dataclass(frozen=True)
+class Data:
+    """What steps may look at: histograms of all calibration images, and some of them as feeds."""
+
+    calibrated: Calibrated
+    samples: Sequence[Mapping[str, np.ndarray]]
+
+
+def weighted(model: Any, weights_of: Callable[[Any], np.ndarray | None]) -> Iterator[Weighted]:
+    """The nodes of a graph whose weights are known, in its order; see ``Weighted``."""
+    for node in model.graph.node:
+        weights = weights_of(node) if node.op_type in WEIGHTED else None
+        if weights is None:
+            continue
+        attributes = {one.name: one.i for one in node.attribute}
+        if node.op_type == "Conv":
+            depthwise = attributes.get("group", 1) > 1 and weights.shape[1] == 1
+            yield Weighted(node, weights, 0, depthwise)
+        else:
+            yield Weighted(node, weights, 0 if attributes.get("transB", 0) else 1, False)
+
+
+def copy_of(model: Any) -> Any:
+    """A copy of a protocol buffer's message."""
+    copy = type(model)()
+    copy.CopyFrom(model)
+    return copy
+
+
+def with_own_biases(model: Any) -> Any:
+    """A copy in which every weighted node has a bias, a constant of its own: zeros if it had none.
+
+    Raises nothing for a node whose bias is computed: that one is left as it is.
+    """
+    from onnx import numpy_helper
+
+    model = copy_of(model)
+    draft = Draft(model)
+    constants = {tensor.name: tensor for tensor in model.graph.initializer}
+    taken = set(constants)
+    for one in list(draft.weighted()):
+        node = one.node
+        channels = one.weights.shape[one.axis]
+        had = node.input[BIAS] if len(node.input) > BIAS else ""
+        if had and had not in constants:
+            continue
+        values = numpy_helper.to_array(constants[had]) if had else np.zeros(channels, np.float32)
+        if values.size not in (1, channels):
+            continue  # of a Gemm whose "bias" has a row for each image
+        name = had
+        users = sum(had in other.input for other in model.graph.node)
+        if not had or users > 1 or values.shape != (channels,):
+            name = f"{node.name or node.output[0]}.bias"
+            while name in taken:
+                name += "_"
+            spread = np.broadcast_to(values.reshape(-1), (channels,)).copy()
+            model.graph.initializer.append(numpy_helper.from_array(spread, name))
+            taken.add(name)
+        if len(node.input) > BIAS:
+            node.input[BIAS] = name
+        else:
+            node.input.append(name)
+    return model

@@ -1,0 +1,177 @@
+"""What a worker does for the quantizing stages: it keeps the images while steps look at them."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from ..numerics import metrics
+from . import ranges, recipes
+from .draft import Data, Draft, with_own_biases
+from .histograms import Calibrated, Collector
+from .qdq import QdqGraph, write
+from .saturation import proof
+from .sessions import session, tensors, with_outputs
+
+# What ``--fold-preprocessing`` puts before the first convolution.
+PREPROCESSING_OPERATORS = ("Cast", "Transpose", "Slice", "Mul", "Add")
+EXPECTED = "expected/"
+BASELINE = "min-max"
+
+Fields = Mapping[str, Any]
+Arrays = Mapping[str, np.ndarray]
+
+
+class Quantization:
+    """The requests of one export, one after the other."""
+
+    def __init__(self) -> None:
+        self._collecting: Any = None
+        self._collector = Collector(0)
+        self._read: list[str] = []
+        self._samples: list[Arrays] = []
+        self._held_out: list[tuple[Arrays, Arrays]] = []
+
+    def calibrate(self, fields: Fields, feeds: Arrays) -> None:
+        """{model, images, count} + feeds: take in one batch, of which ``count`` are images."""
+        if self._collecting is None:
+            import onnx
+
+            model = onnx.load(fields["model"])
+            inputs = {value.name for value in model.graph.input}
+            self._read = [name for name in tensors(model) if name not in inputs]
+            self._collecting = session(with_outputs(model, self._read))
+            self._collector = Collector(fields["images"])
+        values = self._collecting.run(self._read, dict(feeds)) if self._read else []
+        floats = {name: array for name, array in feeds.items() if array.dtype == np.float32}
+        found = floats | dict(zip(self._read, values, strict=True))
+        self._collector.take(found, fields["count"])
+
+    def histograms(self, fields: Fields, _feeds: Arrays) -> None:
+        """{output}: what was collected, see ``Calibrated``."""
+        Path(fields["output"]).write_bytes(self._collector.done().to_bytes())
+        self._collecting, self._collector = None, Collector(0)
+
+    def forget(self, _fields: Fields, _feeds: Arrays) -> None:
+        """What was handed over for another variant."""
+        self._samples, self._held_out = [], []
+
+    def sample(self, _fields: Fields, feeds: Arrays) -> None:
+        """Feeds that the steps may run."""
+        self._samples.append(feeds)
+
+    def held_out(self, _fields: Fields, feeds: Arrays) -> None:
+        """Feeds that nobody calibrated with: what a step gains is told on these.
+
+        "expected/OUTPUT" are the float model's answers to them; without any they are computed.
+        """
+        expected = {
+            name.removeprefix(EXPECTED): array
+            for name, array in feeds.items()
+            if name.startswith(EXPECTED)
+        }
+        given = {name: array for name, array in feeds.items() if not name.startswith(EXPECTED)}
+        self._held_out.append((given, expected))
+
+    def quantize(self, fields: Fields, _feeds: Arrays) -> dict[str, Any]:
+        """{model, calibration, output, recipe, floats, exact_pairs, each}: the int8 model.
+
+        ``floats`` are nodes that stay in float besides the first convolutions. Replies with
+        ``gained``: [step, dB on what was held out] after each step if ``each``, the first one that
+        of plain ranges, else after the last; ``agreement``: how often the first class is the same;
+        ``pairs``: see ``saturation.proof``; ``layers``: the quantized nodes with weights;
+        ``unsettled``: how many ranges more images would move, by how much the most, and how many
+        images would do.
+        """
+        import onnx
+
+        calibrated, model = self._loaded(Path(fields["model"]), Path(fields["calibration"]))
+        draft = Draft(
+            model,
+            floats=frozenset((*first_nodes(model.graph), *fields["floats"])),
+            exact_pairs=fields["exact_pairs"],
+        )
+        data = Data(calibrated, self._samples)
+        steps = fields["recipe"]
+        gained: list[list[Any]] = []
+        if fields["each"] and steps[0] != BASELINE:
+            plain = replace(draft, ranges=ranges.choose(calibrated, BASELINE))
+            gained.append([BASELINE, self._judged(write(plain))[0]])
+        for step in steps:
+            draft = recipes.get(step).apply(draft, data)
+            if fields["each"] and draft.ranges and step != steps[-1]:
+                gained.append([step, self._judged(write(draft))[0]])
+        written = write(draft)
+        sqnr_db, agreement = self._judged(written)
+        gained.append([steps[-1], sqnr_db])
+        onnx.save(written, fields["output"])
+        method = next((step for step in steps if step in ranges.METHODS), BASELINE)
+        moved, enough = ranges.unsettled(calibrated, method)
+        return {
+            "gained": gained,
+            "agreement": agreement,
+            "pairs": proof(written),
+            "layers": list(QdqGraph(written).layers),
+            "unsettled": [len(moved), max(moved.values(), default=0.0), enough],
+        }
+
+    def _loaded(self, model: Path, calibration: Path) -> tuple[Calibrated, Any]:
+        """The histograms, and the float model as drafts have it; what was held out has answers."""
+        import onnx
+
+        given = onnx.load(model)
+        unknown = [feeds for feeds, expected in self._held_out if not expected]
+        if unknown:
+            made = session(given)
+            names = [output.name for output in given.graph.output]
+            self._held_out = [
+                (feeds, expected or dict(zip(names, made.run(names, dict(feeds)), strict=True)))
+                for feeds, expected in self._held_out
+            ]
+        return Calibrated.load(calibration), with_own_biases(given)
+
+    def _judged(self, model: Any) -> tuple[float | None, float | None]:
+        """The worst output's SQNR in dB, and how often the first class of the first one agrees.
+
+        ``None`` where nothing was held out, all is equal, or there are no classes.
+        """
+        if not self._held_out:
+            return None, None
+        made = session(model)
+        names = list(self._held_out[0][1])
+        found = [made.run(names, dict(feeds)) for feeds, _ in self._held_out]
+        pairs = []
+        for place, name in enumerate(names):
+            expected = [answers[name] for _, answers in self._held_out]
+            given = [
+                outputs[place][: len(answers)]
+                for outputs, answers in zip(found, expected, strict=True)
+            ]
+            pairs.append((np.concatenate(given), np.concatenate(expected)))
+        worst = min(float(metrics.sqnr_db(*pair)) for pair in pairs)
+        given, expected = pairs[0]
+        scores = expected.ndim == 2 and expected.shape[1] > 1
+        agree = float(np.mean(given.argmax(1) == expected.argmax(1))) if scores else None
+        return (worst if np.isfinite(worst) else None), agree
+
+
+def first_nodes(graph: Any) -> list[str]:
+    """The convolutions that see the input, with the preprocessing that may stand before them.
+
+    They stay in float: three channels are none that int8 kernels take in fours, so that in float
+    the first convolution is faster, and more exact.
+    """
+    raw = {value.name for value in graph.input}
+    found = []
+    for node in graph.node:
+        if raw.isdisjoint(node.input):
+            continue
+        if node.op_type in PREPROCESSING_OPERATORS:
+            raw.update(node.output)
+        if node.op_type in (*PREPROCESSING_OPERATORS, "Conv"):
+            found.append(node.name)
+    return found

@@ -1,0 +1,169 @@
+"""A draft written as an int8 model in QDQ form, and an int8 model read back.
+
+ONNX Runtime's quantizer decides which tensors get a QuantizeLinear and which operators share a
+scale; the weights' scales, and what a step decides about them, are ours.
+"""
+
+from __future__ import annotations
+
+import logging
+import tempfile
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from .draft import BIAS, WEIGHT, Draft
+from .scales import quantized, scales
+
+QUANTIZE, DEQUANTIZE = "QuantizeLinear", "DequantizeLinear"
+INT32 = np.iinfo(np.int32)
+
+
+def write(draft: Draft) -> Any:
+    """The draft as an ONNX model with uint8 activations and int8 weights per output channel."""
+    if draft.written is not None:
+        return draft.written
+    graph = QdqGraph(_by_onnxruntime(draft))
+    biases = draft.biases()
+    for one in draft.weighted():
+        layer = graph.layers.get(one.node.name)
+        if layer is None or len(layer.weight_scale) != one.weights.shape[one.axis]:
+            continue
+        bias = biases.get(one.node.name)
+        if one.node.name in draft.weights:
+            graph.set_weights(layer, *draft.weights[one.node.name])
+        else:
+            scale = scales(one, draft.bits.get(one.node.name, 8), draft.exact_pairs)
+            if bias is not None:
+                # A bias that its int32 can't hold: larger steps, so that it can.
+                least = np.abs(bias.astype(np.float64)) / (INT32.max * layer.input_scale)
+                scale = np.maximum(scale, (1.0001 * least).astype(np.float32))
+            graph.set_weights(layer, quantized(one, scale), scale)
+        if bias is not None:
+            graph.set_bias(layer, bias)
+    return graph.model
+
+
+@dataclass(frozen=True)
+class Layer:
+    """A quantized node with weights: the names of its constants, and the scales it has."""
+
+    node: Any
+    weight: str
+    weight_scale_name: str
+    bias: str
+    bias_scale_name: str
+    input_scale: float
+    weight_scale: np.ndarray
+
+
+class QdqGraph:
+    """An int8 model whose quantized layers go by the names of their nodes."""
+
+    def __init__(self, model: Any) -> None:
+        self.model = model
+        self._constants = {tensor.name: tensor for tensor in model.graph.initializer}
+        self._producers = {name: node for node in model.graph.node for name in node.output}
+        self.layers: Mapping[str, Layer] = {
+            layer.node.name: layer for layer in map(self._layer, model.graph.node) if layer
+        }
+
+    def constant(self, name: str) -> np.ndarray:
+        """The value of a constant."""
+        from onnx import numpy_helper
+
+        return numpy_helper.to_array(self._constants[name])
+
+    def weights_of(self, layer: Layer) -> np.ndarray:
+        """A layer's int8 weights."""
+        return self.constant(layer.weight)
+
+    def dequantized_by(self, tensor: str) -> str:
+        """The quantized tensor that a DequantizeLinear makes a tensor of."""
+        return self._producers[tensor].input[0]
+
+    def dequantize(self, layer: Layer, values: np.ndarray) -> np.ndarray:
+        """A layer's input as float32."""
+        dequantizes = self._producers[layer.node.input[0]]
+        zero = int(self.constant(dequantizes.input[2])) if len(dequantizes.input) > 2 else 0
+        return (values.astype(np.float32) - zero) * np.float32(layer.input_scale)
+
+    def set_weights(self, layer: Layer, weights: np.ndarray, scale: np.ndarray) -> None:
+        """Other int8 weights, with their scales; the bias has to be set behind that."""
+        self._set(layer.weight, weights)
+        self._set(layer.weight_scale_name, scale.astype(np.float32))
+
+    def set_bias(self, layer: Layer, bias: np.ndarray) -> None:
+        """Quantize a layer's bias anew, at the scale that its sums have."""
+        if not layer.bias:
+            return
+        weight_scale = self.constant(layer.weight_scale_name)
+        scale = (np.float32(layer.input_scale) * weight_scale).astype(np.float32)
+        steps = np.rint(bias.astype(np.float64) / scale)
+        self._set(layer.bias, np.clip(steps, INT32.min, INT32.max).astype(np.int32))
+        self._set(layer.bias_scale_name, scale)
+
+    def _set(self, name: str, values: np.ndarray) -> None:
+        from onnx import numpy_helper
+
+        tensor = self._constants[name]
+        tensor.CopyFrom(numpy_helper.from_array(np.ascontiguousarray(values), name))
+
+    def _layer(self, node: Any) -> Layer | None:
+        if len(node.input) <= WEIGHT:
+            return None
+        source, weight = (self._producers.get(name) for name in node.input[:2])
+        if not (_dequantizes(source) and _dequantizes(weight)):
+            return None
+        if weight.input[0] not in self._constants or source.input[1] not in self._constants:
+            return None
+        bias = self._producers.get(node.input[BIAS]) if len(node.input) > BIAS else None
+        known = bias is not None and _dequantizes(bias) and bias.input[0] in self._constants
+        return Layer(
+            node,
+            weight.input[0],
+            weight.input[1],
+            bias.input[0] if bias is not None and known else "",
+            bias.input[1] if bias is not None and known else "",
+            float(self.constant(source.input[1])),
+            np.atleast_1d(self.constant(weight.input[1])),
+        )
+
+
+def _dequantizes(node: Any) -> bool:
+    return node is not None and node.op_type == DEQUANTIZE
+
+
+def _by_onnxruntime(draft: Draft) -> Any:
+    import onnx
+    from onnxruntime.quantization import (
+        CalibrationMethod,
+        QuantFormat,
+        QuantType,
+        quantize_static,
+    )
+    from onnxruntime.quantization.calibrate import TensorsData, save_tensors_data
+
+    logging.getLogger().setLevel(logging.ERROR)  # it advises to do what was just done
+    with tempfile.TemporaryDirectory(prefix="edgepipe-") as folder:
+        output, cache = Path(folder) / "int8.onnx", Path(folder) / "ranges.json"
+        ends = {
+            name: (np.array(low, np.float32), np.array(high, np.float32))
+            for name, (low, high) in draft.ranges.items()
+        }
+        save_tensors_data(TensorsData(CalibrationMethod.MinMax, ends), cache)
+        quantize_static(
+            draft.model,
+            output,
+            quant_format=QuantFormat.QDQ,
+            per_channel=True,
+            activation_type=QuantType.QUInt8,
+            weight_type=QuantType.QInt8,
+            nodes_to_exclude=sorted(draft.floats),
+            extra_options={"ActivationSymmetric": False, "WeightSymmetric": True},
+            calibration_cache_path=cache,
+        )
+        return onnx.load(output)

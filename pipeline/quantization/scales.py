@@ -1,0 +1,60 @@
+"""The scales of int8 weights, and what int8 kernels of CPUs without VNNI can add up exactly.
+
+Such kernels (vpmaddubsw) multiply unsigned activations by signed weights and add two neighbouring
+products in 16 bits, where they saturate. Neighbours lie next to each other in what is summed up:
+along the input channels, or along a kernel's taps. Kernels of depthwise convolutions widen to
+32 bits before they add.
+"""
+
+from __future__ import annotations
+
+import numpy as np
+
+from .draft import Weighted
+
+LARGEST_ACTIVATION = 255
+# |255 (a + b)| has to stay within an int16.
+MOST_OF_A_PAIR = np.iinfo(np.int16).max // LARGEST_ACTIVATION
+
+
+def scales(one: Weighted, bits: int = 8, exact_pairs: bool = False) -> np.ndarray:
+    """A scale for each output channel, float32: symmetric, the largest weight at the end.
+
+    With ``exact_pairs`` a channel whose pairs could saturate has a larger one, by just as much as
+    its worst pair needs.
+    """
+    largest = np.abs(one.by_channel).max(1, initial=0.0)
+    found = (largest / (2 ** (bits - 1) - 1)).astype(np.float32)
+    found[found < np.finfo(np.float32).tiny] = 1.0  # a channel of zeros
+    if not exact_pairs or one.depthwise:
+        return found
+    while (worst := worst_pairs(quantized(one, found), one)).max(initial=0) > MOST_OF_A_PAIR:
+        over = worst > MOST_OF_A_PAIR
+        # At least the next number: what rounding adds to a pair isn't in proportion.
+        grown = found[over] * (worst[over] / MOST_OF_A_PAIR)
+        found[over] = np.nextafter(grown.astype(np.float32), np.float32(np.inf))
+    return found
+
+
+def quantized(one: Weighted, scale: np.ndarray) -> np.ndarray:
+    """The weights as int8, in their own shape."""
+    along = [1] * one.weights.ndim
+    along[one.axis] = -1
+    steps = np.rint(one.weights / scale.reshape(along))
+    return np.clip(steps, -127, 127).astype(np.int8)
+
+
+def worst_pairs(weights: np.ndarray, one: Weighted) -> np.ndarray:
+    """The largest sum of two neighbouring int8 weights of one sign, for each output channel.
+
+    How a kernel lays out what it sums up is its own matter: neighbours count in the order of the
+    file and in that with the channels last, and wherever a pair may begin.
+    """
+    moved = np.moveaxis(weights, one.axis, 0).astype(np.int32)
+    worst = np.abs(moved.reshape(len(moved), -1)).max(1, initial=0)
+    for order in (moved, np.moveaxis(moved, 1, -1) if moved.ndim > 1 else moved):
+        line = order.reshape(len(moved), -1)
+        pairs = line[:, :-1] + line[:, 1:]
+        same_sign = line[:, :-1] * line[:, 1:] > 0
+        worst = np.maximum(worst, np.where(same_sign, np.abs(pairs), 0).max(1, initial=0))
+    return worst

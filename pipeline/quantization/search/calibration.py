@@ -1,0 +1,29 @@
+"""The images of an export once more: those that calibrated it, and further ones."""
+
+from __future__ import annotations
+
+from ...errors import UsageError
+from ...settings.making import QuantizeConfig
+from ...stages import samples
+from ...stages.chain import DYNAMIC_CALIBRATION_BATCH
+from ...stages.native import Native
+from ...stages.quantize import CALIBRATION, Calibrate
+from ...storage.arrays import Arrays
+from ...storage.dataset import Dataset
+from ...storage.goldens import preprocessing_of
+from ...storage.manifest import Manifest
+
+# Images that candidates are judged on.
+SEEN = 64
+
+
+def calibration(
+    manifest: Manifest, section: QuantizeConfig, native: Native
+) -> tuple[Calibrate, Dataset | Arrays | None]:
+    """The stage that calibrated, with its images, and further ones."""
+    if CALIBRATION not in manifest.artifacts:
+        raise UsageError("nothing was calibrated: run `edgepipe export` with an int8 variant first")
+    chosen, further = samples.again(manifest, section.calibration, SEEN)
+    batch = manifest.model["batch"]
+    count = DYNAMIC_CALIBRATION_BATCH if batch == "dynamic" else int(batch)
+    return Calibrate(preprocessing_of(manifest), count, chosen, native), further

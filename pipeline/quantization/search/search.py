@@ -1,0 +1,222 @@
+"""A search: candidates tried, the nearest ones confirmed and timed, and kept as variants."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Mapping, Sequence
+from dataclasses import asdict, dataclass, field, replace
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from ....runners.machine.installed import versions
+from ...cells import arithmetic
+from ...numerics.ratios import MARGIN
+from ...progress import Progress
+from ...settings.load import Config
+from ...settings.options import seconds
+from ...speed.visits import Source
+from ...stages import graphs
+from ...stages.native import Native, prepared
+from ...stages.quantize import CALIBRATION, EXACT_PAIRS, SEARCHED, Calibrate, check_pairs, kernels
+from ...stages.simplify import FP32
+from ...storage.goldens import FILE
+from ...storage.manifest import Manifest, StageRecord, digest
+from ...storage.workspace import Transaction, Workspace
+from .. import recipes
+from . import speeds
+from .calibration import SEEN, calibration
+from .search_result import Candidate, Found, SearchResult, Trial
+from .strategy import Deadline, Strategy, front
+from .trials import Trials
+
+# The fewest images that can tell candidates apart.
+FEWEST_SEEN = 16
+# What is left of the budget is for measuring times and confirming.
+TRIALS_SHARE = 0.75
+# Variants of each CPU class that are timed and kept, the nearest ones.
+MOST_FOUND = 4
+
+
+@dataclass
+class Search:
+    """One search in a locked workspace."""
+
+    place: Workspace
+    manifest: Manifest
+    config: Config
+    progress: Progress
+    _pairs: dict[str, Mapping[str, int]] = field(default_factory=dict)
+
+    def run(self) -> SearchResult:
+        """Try, measure, confirm, and put what is worth having into the workspace."""
+        section, folder = self.config.quantize, self.place.folder
+        began = time.monotonic()
+        budget = seconds(section.budget)
+        deadline = Deadline(began, began + TRIALS_SHARE * budget)
+        with Native() as native, prepared(native, folder / FP32) as model:
+            calibrate, further = calibration(self.manifest, section, native)
+            seen, images_of = self._seen(calibrate, further)
+            key = digest({**self._depends(calibrate), "seen": images_of})
+            before = SearchResult.load(folder / SearchResult.FILE) if section.resume else None
+            known = {one.candidate: one for one in before.trials} if before else {}
+            if before and before.key != key:
+                known = {}
+            trials = Trials(folder, model, calibrate, seen, known)
+            strategy = Strategy(trials.attempt, trials.layers(), deadline, self.progress)
+            strategy.run(self._classes())
+            names = _layer_names(folder / FP32)
+            found = self._found(strategy.trials, trials, model.parent, names)
+            for candidate, reason in trials.failed.items():
+                self.progress.say(f"warning: {_name(candidate)}: {reason}")
+            self._keep(found, model.parent, calibrate)
+        self.progress.step(1, 1, "")
+        return SearchResult(
+            artifacts=self.manifest.digests,
+            model=self.manifest.model,
+            key=key,
+            budget=budget,
+            seconds=time.monotonic() - began,
+            ended=strategy.ended,
+            images=images_of,
+            trials=tuple(strategy.trials),
+            found=tuple(found),
+        )
+
+    def _seen(
+        self, calibrate: Calibrate, further: Any
+    ) -> tuple[list[Mapping[str, np.ndarray]], dict[str, Any]]:
+        """Feeds that candidates are judged on, and what they are."""
+        of = "further images of the same kind"
+        if further is None or len(further) < FEWEST_SEEN:
+            further, of = calibrate.samples.calibration, "the calibration images themselves"
+            self.progress.say(
+                f"warning: too few images to hold any out from calibration: judged on {of}"
+            )
+        about = calibrate.samples
+        shown = replace(calibrate, samples=replace(about, calibration=further))
+        feeds = []
+        for batch, _ in shown.feeds():
+            feeds.append(batch)
+            if len(feeds) * calibrate.batch >= SEEN:
+                break
+        return feeds, {**about.about(further), "count": min(SEEN, len(further)), "are": of}
+
+    def _depends(self, calibrate: Calibrate) -> dict[str, Any]:
+        """What a trial's figures depend on besides the candidate."""
+        artifacts = self.manifest.artifacts
+        return {
+            "model": artifacts[FP32].sha256,
+            "calibration": artifacts[CALIBRATION].sha256,
+            "images": calibrate.about(),
+            "versions": versions("edgepipe", "onnxruntime", "onnx", "numpy"),
+        }
+
+    def _classes(self) -> list[bool]:
+        """The CPU classes that the workspace has an int8 for, by ``Candidate.exact_pairs``."""
+        return [exact for name, exact in EXACT_PAIRS.items() if name in self.manifest.variants]
+
+    def _incumbent(self, exact_pairs: bool) -> tuple[str, Candidate]:
+        """The int8 that export made for a class."""
+        name = next(name for name, exact in EXACT_PAIRS.items() if exact == exact_pairs)
+        record = self.manifest.stage(name)
+        assert record
+        return name, Candidate(tuple(record.result["recipe"]), (), exact_pairs)
+
+    def _found(
+        self, made: Sequence[Trial], trials: Trials, folder: Path, names: Mapping[str, str]
+    ) -> list[Found]:
+        """The fronts, confirmed and timed, with one recommended for each runner and class."""
+        chosen: dict[str, Candidate] = {}
+        for exact_pairs in self._classes():
+            name, incumbent = self._incumbent(exact_pairs)
+            trials.attempt(incumbent)
+            chosen[name] = incumbent
+            best = [one.candidate for one in front(made, exact_pairs)][-MOST_FOUND:]
+            chosen |= {_name(one): one for one in best if one != incumbent}
+        files = {name: folder / "found" / f"{name}.onnx" for name in chosen}
+        (folder / "found").mkdir()
+        self.progress.step(0, 1, f"confirming {len(chosen)} on the goldens")
+        confirmed = trials.confirm({one: files[name] for name, one in chosen.items()})
+        self._pairs = {name: confirmed[one]["pairs"] for name, one in chosen.items()}
+        source = Source.of(self.place, self.manifest)
+        reference = next(iter(chosen))
+        timed = speeds.measure(
+            source, reference, files, self.config.bench, self.config.places, self.progress
+        )
+        rows = [
+            Found(
+                variant=name,
+                candidate=one,
+                layers=tuple(names.get(node, node) for node in one.floats),
+                searched_db=trials.known[one].sqnr_db,
+                sqnr_db=confirmed[one]["gained"][-1][1],
+                agreement=confirmed[one]["agreement"],
+                speeds=timed[name],
+            )
+            for name, one in chosen.items()
+        ]
+        return [replace(row, recommended=_recommended(row, rows)) for row in rows]
+
+    def _keep(self, found: Sequence[Found], folder: Path, calibrate: Calibrate) -> None:
+        """Make the rows variants of the workspace, in place of those of an earlier search."""
+        before = self.manifest
+        old = {one.name for one in before.stages if one.result.get(SEARCHED)}
+        variants = {name: kinds for name, kinds in before.variants.items() if name not in old}
+        with Transaction(self.place, before) as transaction:
+            transaction.stages = {one.name: one for one in before.stages if one.name not in old}
+            for row in found:
+                if row.variant in EXACT_PAIRS:
+                    continue
+                path = folder / "found" / f"{row.variant}.onnx"
+                check_pairs(row.variant, self._pairs[row.variant])
+                own = arithmetic.compute(path, self.place.folder / FILE, calibrate.preprocessing)
+                files = (path.name, arithmetic.file_of(row.variant))
+                for name, data in zip(files, (path.read_bytes(), own.to_bytes()), strict=True):
+                    transaction.write(name, data)
+                depends = {**self._depends(calibrate), "candidate": asdict(row.candidate)}
+                result = {
+                    SEARCHED: True,
+                    "recipe": list(row.candidate.recipe),
+                    "floats": list(row.candidate.floats),
+                    "pairs": self._pairs[row.variant],
+                    **kernels(path),
+                }
+                transaction.stages[row.variant] = StageRecord(
+                    row.variant, digest(depends), depends, files, result
+                )
+                variants[row.variant] = {"onnx": path.name}
+            self.manifest = transaction.amend(variants)
+
+
+def _recommended(row: Found, rows: Sequence[Found]) -> tuple[str, ...]:
+    """The runners on which a row is the nearest of its class that is no slower, or as fast."""
+    peers = [one for one in rows if one.candidate.exact_pairs == row.candidate.exact_pairs]
+    found = []
+    for speed in row.speeds:
+        fit = [one for one in peers if _as_fast(one, speed.runner) or one is peers[0]]
+        best = max(fit, key=lambda one: np.inf if one.sqnr_db is None else one.sqnr_db)
+        if best is row:
+            found.append(speed.runner)
+    return tuple(found)
+
+
+def _as_fast(row: Found, runner: str) -> bool:
+    """Whether a row is faster than the incumbent there, or the same within the margin."""
+    speed = next(one for one in row.speeds if one.runner == runner)
+    return speed.ci95 is not None and speed.ci95[1] <= 1 + MARGIN
+
+
+def _name(candidate: Candidate) -> str:
+    """A variant's name, which says what it is: "int8-avx2-percentile-float2"."""
+    usual = recipes.RECIPES[recipes.DEFAULT]
+    base = next(name for name, exact in EXACT_PAIRS.items() if exact == candidate.exact_pairs)
+    parts = [step for step in candidate.recipe if step not in usual]
+    floats = [f"float{len(candidate.floats)}"] if candidate.floats else []
+    return "-".join((base, *parts, *floats))
+
+
+def _layer_names(model: Path) -> dict[str, str]:
+    """The module behind each node."""
+    return {part: layer.name for layer in graphs.LayerGraph(model).layers for part in layer.parts}

@@ -1,0 +1,158 @@
+"""Which candidates are tried, and in which order: what is likeliest to help comes first.
+
+Layers in float aren't additive, nor monotonic: two that help alone may harm each other. So after
+recipes and single layers it is combinations that are made and measured, from the best ones on.
+"""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, replace
+
+from ...progress import Progress
+from .search_result import Candidate, Trial
+
+# Recipes that are tried, the default one first.
+RECIPES = (
+    ("least-squares", "bias-correction"),
+    ("percentile", "bias-correction"),
+    ("min-max", "bias-correction"),
+    ("least-squares", "rounding", "bias-correction"),
+    ("percentile", "rounding", "bias-correction"),
+    ("equalization", "least-squares", "bias-correction"),
+)
+# Of the time for trials, what recipes and single layers may take together.
+SINGLES_END = 0.65
+# Sets that are carried on, layers that are tried beside each, and layers in float at most.
+BEAM, BESIDE, MOST_FLOATS = 2, 6, 6
+# A larger set has to be so much nearer, in dB.
+WORTH_DB = 0.05
+# Sets that are made again for CPUs whose kernels saturate.
+AGAIN = 4
+
+
+@dataclass(frozen=True)
+class Deadline:
+    """``start`` and ``end`` by the monotonic clock."""
+
+    start: float
+    end: float
+
+    @property
+    def over(self) -> bool:
+        """Whether the time is up."""
+        return time.monotonic() >= self.end
+
+    def part(self, share: float) -> Deadline:
+        """The first part of it."""
+        return replace(self, end=self.start + share * (self.end - self.start))
+
+
+class Strategy:
+    """Asks ``attempt`` for one trial after the other; ``trials`` are all that were made."""
+
+    def __init__(
+        self,
+        attempt: Callable[[Candidate], Trial],
+        layers: Sequence[str],
+        deadline: Deadline,
+        progress: Progress,
+    ) -> None:
+        self._attempt, self._layers = attempt, layers
+        self._deadline, self._progress = deadline, progress
+        self._tried: dict[Candidate, Trial] = {}
+        self.ended = ""
+
+    @property
+    def trials(self) -> list[Trial]:
+        """In the order they were made in."""
+        return list(self._tried.values())
+
+    def run(self, exact_pairs: Sequence[bool]) -> None:
+        """Search with 8-bit weights, and make the best again for the other CPU class."""
+        first, *others = exact_pairs
+        singles_end = self._deadline.part(SINGLES_END)
+        for recipe in RECIPES:
+            self._try(Candidate(recipe, (), first), "recipes", singles_end)
+        recipe = self._best(lambda one: not one.floats).candidate
+        tried = sum(
+            self._try(replace(recipe, floats=(layer,)), "layers", singles_end) is not None
+            for layer in self._layers
+        )
+        rounds = self._combine(recipe)
+        best = sorted(self.trials, key=_nearness, reverse=True)
+        for other in others:
+            plain = self._best(lambda one: not one.floats).candidate
+            for candidate in dict.fromkeys([plain, *(one.candidate for one in best[:AGAIN])]):
+                self._try(replace(candidate, exact_pairs=other), "CPUs without VNNI", None)
+        if tried < len(self._layers):
+            self.ended = f"the budget: {tried} of {len(self._layers)} layers were tried alone"
+        elif not rounds:
+            self.ended = "the budget, while layers were combined"
+        else:
+            self.ended = "nothing nearer was found"
+
+    def _combine(self, recipe: Candidate) -> bool:
+        """Grow sets of float layers; whether that came to its end."""
+        singles = sorted(
+            (one for one in self.trials if len(one.candidate.floats) == 1),
+            key=_nearness,
+            reverse=True,
+        )
+        plain = self._tried[recipe]
+        helpful = [one for one in singles if _nearness(one) > _nearness(plain)][:BESIDE] or singles[
+            :BESIDE
+        ]
+        names = [one.candidate.floats[0] for one in helpful]
+        beam = helpful[:BEAM]
+        for _ in range(MOST_FLOATS - 1):
+            grown = []
+            for start in beam:
+                for name in names:
+                    if name in start.candidate.floats:
+                        continue
+                    floats = tuple(sorted((*start.candidate.floats, name)))
+                    found = self._try(
+                        replace(start.candidate, floats=floats), "combinations", self._deadline
+                    )
+                    if found is None:
+                        return False
+                    grown.append(found)
+            best = sorted({one.candidate: one for one in grown}.values(), key=_nearness)[::-1]
+            if not best or _nearness(best[0]) < _nearness(beam[0]) + WORTH_DB:
+                return True
+            beam = best[:BEAM]
+        return True
+
+    def _try(self, candidate: Candidate, phase: str, deadline: Deadline | None) -> Trial | None:
+        """Its trial; ``None`` once the time is up. Without a deadline it is made in any case."""
+        if candidate in self._tried:
+            return self._tried[candidate]
+        if deadline and deadline.over and self._tried:
+            return None
+        trial = self._attempt(candidate)
+        self._tried[candidate] = trial
+        total = self._deadline.end - self._deadline.start
+        done = time.monotonic() - self._deadline.start
+        best = max(map(_nearness, self.trials))
+        said = f"{phase}: {len(self._tried)} tried, the best {best:.1f} dB"
+        self._progress.step(min(int(done), int(total) - 1), max(1, int(total)), said)
+        return trial
+
+    def _best(self, fits: Callable[[Candidate], bool]) -> Trial:
+        return max((one for one in self.trials if fits(one.candidate)), key=_nearness)
+
+
+def front(trials: Sequence[Trial], exact_pairs: bool) -> list[Trial]:
+    """The best for each number of layers in float, if it is nearer than all with fewer."""
+    found: list[Trial] = []
+    some = [one for one in trials if one.candidate.exact_pairs == exact_pairs]
+    for trial in sorted(some, key=lambda one: (len(one.candidate.floats), -_nearness(one))):
+        if not found or _nearness(trial) >= _nearness(found[-1]) + WORTH_DB:
+            found.append(trial)
+    return found
+
+
+def _nearness(trial: Trial) -> float:
+    return float("inf") if trial.sqnr_db is None else trial.sqnr_db

@@ -1,0 +1,104 @@
+"""Parts of a graph as ONNX Runtime sessions: what calibration and correction look at.
+
+For the worker that quantizes: sessions are made in the process that calls this.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping, Sequence
+from typing import Any
+
+import numpy as np
+
+# The oldest version of the file format that has all the operator sets that exporters write.
+IR_VERSION = 10
+
+
+def session(model: Any, *, optimize: bool = True) -> Any:
+    """A session of a model in memory that leaves the cores alone between runs."""
+    import onnxruntime
+
+    options = onnxruntime.SessionOptions()
+    options.add_session_config_entry("session.intra_op.allow_spinning", "0")
+    options.log_severity_level = 3
+    if not optimize:
+        options.graph_optimization_level = onnxruntime.GraphOptimizationLevel.ORT_DISABLE_ALL
+    return onnxruntime.InferenceSession(
+        model.SerializeToString(), options, providers=["CPUExecutionProvider"]
+    )
+
+
+def with_outputs(model: Any, names: Iterable[str]) -> Any:
+    """A copy whose outputs are these tensors, as float32 of unknown shape."""
+    from onnx import TensorProto, helper
+
+    copy = type(model)()
+    copy.CopyFrom(model)
+    del copy.graph.output[:]
+    copy.graph.output.extend(
+        helper.make_tensor_value_info(name, TensorProto.FLOAT, None) for name in names
+    )
+    return copy
+
+
+def with_means(model: Any, names: Sequence[str], outputs: Iterable[str] = ()) -> Any:
+    """A copy with the mean of each channel of some tensors as outputs, "mean/TENSOR" ``[C]``.
+
+    Channels are a tensor's second dimension.
+    """
+    from onnx import TensorProto, helper
+
+    copy = with_outputs(model, outputs)
+    for name in names:
+        # [N, C, H, W] and [N, C] alike: flattened behind the channels, then averaged.
+        parts = _mean_of(name)
+        copy.graph.node.extend(parts)
+        copy.graph.output.append(
+            helper.make_tensor_value_info(f"mean/{name}", TensorProto.FLOAT, None)
+        )
+    for name, value in (("mean/shape", [0, 0, -1]), ("mean/axes", [0, 2])):
+        array = np.array(value, np.int64)
+        tensor = helper.make_tensor(name, TensorProto.INT64, array.shape, array.tolist())
+        copy.graph.initializer.append(tensor)
+    return copy
+
+
+def _mean_of(name: str) -> list[Any]:
+    from onnx import helper
+
+    flat = f"mean/flat/{name}"
+    return [
+        helper.make_node("Reshape", [name, "mean/shape"], [flat]),
+        helper.make_node("ReduceMean", [flat, "mean/axes"], [f"mean/{name}"], keepdims=0),
+    ]
+
+
+def tensors(model: Any) -> list[str]:
+    """The float tensors whose ranges a quantizer may ask for, in the order of the graph.
+
+    What goes into nothing but an activation that clips isn't one: the two become one operator.
+    """
+    from onnx import TensorProto, shape_inference
+    from onnxruntime.quantization.registry import QDQRegistry, QLinearOpsRegistry
+
+    graph = shape_inference.infer_shapes(model).graph
+    constants = {tensor.name for tensor in graph.initializer}
+    known = {
+        value.name
+        for value in (*graph.value_info, *graph.output, *graph.input)
+        if value.type.tensor_type.elem_type == TensorProto.FLOAT
+    }
+    operators = {*QLinearOpsRegistry, *QDQRegistry}
+    found: dict[str, None] = {}
+    for node in graph.node:
+        if node.op_type in operators:
+            for name in (*node.input, *node.output):
+                if name in known and name not in constants:
+                    found[name] = None
+    return list(found)
+
+
+def merge(total: dict[str, np.ndarray], more: Mapping[str, np.ndarray]) -> None:
+    """Add arrays up by name, in float64."""
+    for name, array in more.items():
+        total[name] = total.get(name, 0.0) + array.astype(np.float64)

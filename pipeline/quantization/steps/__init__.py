@@ -1,0 +1,1 @@
+"""The steps of recipes that edgepipe brings besides ranges."""

@@ -1,0 +1,215 @@
+"""Which way weights are rounded: so that errors cancel on what a layer really sees.
+
+E. Frantar, S. Ashkboos, T. Hoefler, D. Alistarh: "GPTQ: Accurate Post-Training Quantization for
+Generative Pre-trained Transformers", ICLR 2023, arXiv 2210.17323: weight after weight is rounded,
+and what that adds to the layer's output is taken off by those that are still to come. Then each is
+moved by whole steps as long as the error falls. The means aren't looked at: the bias takes them.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import replace
+from typing import Any
+
+import numpy as np
+
+from ..draft import Data, Draft, Weighted, copy_of
+from ..qdq import QdqGraph, write
+from ..scales import MOST_OF_A_PAIR, worst_pairs
+from ..units import Walk
+
+# Places of a layer that its inputs' covariance is taken from, of all samples together.
+PLACES = 1 << 14
+# Of the mean variance, added to each input's own: what so few places can't tell.
+DAMPING = 0.01
+SWEEPS = 3
+# Weights of a channel that are also tried one by one: more would take minutes.
+FEW = 64
+
+
+class Rounding:
+    """Rounds the weights of all quantized layers, each on what the layers before it give it."""
+
+    name = "rounding"
+
+    def apply(self, draft: Draft, data: Data) -> Draft:
+        """See ``Quantizer.apply``."""
+        graph = QdqGraph(copy_of(write(draft)))
+        biases = draft.biases()
+        weighted = {one.node.name: one for one in draft.weighted()}
+        walk = Walk(graph.model, data.samples)
+        chosen = dict(draft.weights)
+        for unit in walk.units:
+            for node in unit.nodes:
+                layer = graph.layers.get(node.name)
+                one = weighted.get(node.name)
+                if layer is None or one is None or not _takes(one):
+                    continue
+                source = graph.dequantized_by(node.input[0])
+                if source not in unit.reads:
+                    continue
+                inputs = [graph.dequantize(layer, values) for values in walk.values(source)]
+                found = rounded(one, layer.weight_scale, covariances(one, inputs), draft)
+                chosen[node.name] = found
+                graph.set_weights(layer, *found)
+                if node.name in biases:
+                    graph.set_bias(layer, biases[node.name])
+            walk.run(unit)
+        return replace(draft, weights=chosen)
+
+
+def _takes(one: Weighted) -> bool:
+    """Whether what a channel sums up is known from here: grouped ones aside, all layers."""
+    attributes = {item.name: item.i for item in one.node.attribute}
+    return one.depthwise or attributes.get("group", 1) == 1
+
+
+def covariances(one: Weighted, inputs: Sequence[np.ndarray]) -> np.ndarray:
+    """Of what is multiplied by the weights: float64 ``[K, K]``, of a depthwise one ``[C, K, K]``.
+
+    ``inputs`` are float32, a run's each; K are the weights of an output channel.
+    """
+    each = max(1, PLACES // len(inputs))
+    patches = np.concatenate([_patches(one, array, each) for array in inputs])
+    patches -= patches.mean(0, dtype=np.float64).astype(np.float32)
+    if one.depthwise:
+        by_channel = np.ascontiguousarray(patches.transpose(1, 2, 0))
+        found = by_channel @ by_channel.transpose(0, 2, 1)
+    else:
+        flat = patches.reshape(len(patches), -1)
+        found = flat.T @ flat
+    found = found.astype(np.float64) / len(patches)
+    inputs_of_a_channel = found.shape[-1]
+    trace = np.trace(found, axis1=-2, axis2=-1)[..., None, None] / inputs_of_a_channel
+    return found + np.eye(inputs_of_a_channel) * np.maximum(DAMPING * trace, 1e-12)
+
+
+def rounded(
+    one: Weighted, scale: np.ndarray, covariance: np.ndarray, draft: Draft
+) -> tuple[np.ndarray, np.ndarray]:
+    """int8 weights in their own shape and the scales they have.
+
+    Those are larger than they were where pairs of weights would leave 16 bits otherwise.
+    """
+    scale = scale.copy()
+    limit = 2 ** (draft.bits.get(one.node.name, 8) - 1) - 1
+    weights = one.by_channel.astype(np.float64)
+    while True:
+        steps = _steps(weights / scale[:, None].astype(np.float64), covariance, limit)
+        found = np.moveaxis(
+            steps.reshape(np.moveaxis(one.weights, one.axis, 0).shape), 0, one.axis
+        ).astype(np.int8)
+        worst = worst_pairs(found, one)
+        over = worst > MOST_OF_A_PAIR
+        if not draft.exact_pairs or one.depthwise or not over.any():
+            return found, scale
+        scale[over] = np.nextafter(
+            (scale[over] * (worst[over] / MOST_OF_A_PAIR)).astype(np.float32), np.float32(np.inf)
+        )
+
+
+def _steps(weights: np.ndarray, covariance: np.ndarray, limit: int) -> np.ndarray:
+    """Whole steps for weights in steps, ``[channels, K]``."""
+    steps = _fed_forward(weights, covariance, limit)
+    if weights.shape[1] > FEW:
+        return steps
+    nearest = np.clip(np.rint(weights), -limit, limit)
+    best, plain = (_descended(weights, one, covariance, limit) for one in (steps, nearest))
+    worse = _error(weights, best, covariance) > _error(weights, plain, covariance)
+    return np.where(worse[:, None], plain, best)
+
+
+def _fed_forward(weights: np.ndarray, covariance: np.ndarray, limit: int) -> np.ndarray:
+    """Rounded one after the other, the rest moved to make up for it, in blocks of ``FEW``."""
+    # The inverse's Cholesky factor says how far an input can stand in for those before it.
+    inverse = np.linalg.inv(covariance)
+    upper = np.swapaxes(np.linalg.cholesky((inverse + np.swapaxes(inverse, -1, -2)) / 2), -1, -2)
+    factor = upper / np.diagonal(upper, axis1=-2, axis2=-1)[..., None]
+    shared, count = covariance.ndim == 2, weights.shape[1]
+    left, steps = weights.copy(), np.empty_like(weights)
+    for start in range(0, count, FEW):
+        end = min(start + FEW, count)
+        errors = np.empty((len(weights), end - start))
+        for place in range(start, end):
+            steps[:, place] = np.clip(np.rint(left[:, place]), -limit, limit)
+            error = left[:, place] - steps[:, place]
+            row = factor[..., place, place:end]
+            left[:, place:end] -= error[:, None] * (row[None, :] if shared else row)
+            errors[:, place - start] = error
+        if end < count:
+            rest = factor[..., start:end, end:]
+            left[:, end:] -= errors @ rest if shared else np.einsum("ck,ckl->cl", errors, rest)
+    return steps
+
+
+def _descended(
+    weights: np.ndarray, steps: np.ndarray, covariance: np.ndarray, limit: int
+) -> np.ndarray:
+    """The same with each weight moved by whole steps while that lowers the error."""
+    steps = steps.copy()
+    own = np.diagonal(covariance, axis1=-2, axis2=-1)
+    for _ in range(SWEEPS):
+        gradient = _times(steps - weights, covariance)
+        moved = False
+        for place in range(weights.shape[1]):
+            move = -np.rint(gradient[:, place] / own[..., place])
+            move = np.clip(steps[:, place] + move, -limit, limit) - steps[:, place]
+            if move.any():
+                moved = True
+                steps[:, place] += move
+                row = covariance[..., place, :]
+                gradient += move[:, None] * (row[None, :] if covariance.ndim == 2 else row)
+        if not moved:
+            break
+    return steps
+
+
+def _times(errors: np.ndarray, covariance: np.ndarray) -> np.ndarray:
+    if covariance.ndim == 2:
+        return errors @ covariance
+    return np.einsum("ck,ckl->cl", errors, covariance)
+
+
+def _error(weights: np.ndarray, steps: np.ndarray, covariance: np.ndarray) -> np.ndarray:
+    errors = steps - weights
+    return (errors * _times(errors, covariance)).sum(1)
+
+
+def _patches(one: Weighted, array: np.ndarray, most: int) -> np.ndarray:
+    """What the weights are multiplied by at some places of a run, evenly spread.
+
+    ``[places, K]``; of a depthwise convolution ``[places, C, K]``.
+    """
+    if one.node.op_type == "Gemm":
+        return array.reshape(len(array), -1)[: max(most, 1)]
+    attributes = _attributes(one.node)
+    taps = one.weights.shape[2:]
+    strides = attributes.get("strides") or [1] * len(taps)
+    dilations = attributes.get("dilations") or [1] * len(taps)
+    padded = np.pad(array, ((0, 0), (0, 0), *_padding(attributes, len(taps))))
+    spans = [(tap - 1) * dilation + 1 for tap, dilation in zip(taps, dilations, strict=True)]
+    windows = np.lib.stride_tricks.sliding_window_view(padded, spans, axis=(2, 3))
+    windows = windows[:, :, :: strides[0], :: strides[1], :: dilations[0], :: dilations[1]]
+    batch, channels, high, wide = windows.shape[:4]
+    every = max(1, batch * high * wide // most)
+    place = np.arange(every // 2, batch * high * wide, every)
+    image, rest = np.divmod(place, high * wide)
+    found = windows[image, :, rest // wide, rest % wide].reshape(len(place), channels, -1)
+    multiplied = one.weights.shape[0] // channels if one.depthwise else 1
+    found = np.repeat(found, multiplied, axis=1)
+    return found if one.depthwise else found.reshape(len(place), -1)
+
+
+def _padding(attributes: Mapping[str, Any], dimensions: int) -> list[tuple[int, int]]:
+    pads = attributes.get("pads")
+    if pads:
+        half = len(pads) // 2
+        return list(zip(pads[:half], pads[half:], strict=True))
+    return [(0, 0)] * dimensions
+
+
+def _attributes(node: Any) -> dict[str, Any]:
+    from onnx import helper
+
+    return {one.name: helper.get_attribute_value(one) for one in node.attribute}

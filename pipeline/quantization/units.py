@@ -1,0 +1,124 @@
+"""An int8 model computed one layer after the other, each from what the ones before it gave.
+
+A unit is what lies between two QuantizeLinear: the layer that runners fuse into one operator. The
+model is walked once, and a step may change a unit before it runs and the units behind it see that.
+"""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+
+from .qdq import QUANTIZE
+from .sessions import IR_VERSION, session, with_means
+
+
+@dataclass(frozen=True)
+class Unit:
+    """``nodes`` in order, from the tensors ``reads`` to the tensors ``gives``."""
+
+    nodes: tuple[Any, ...]
+    reads: tuple[str, ...]
+    gives: tuple[str, ...]
+
+    @property
+    def names(self) -> frozenset[str]:
+        """Of its nodes."""
+        return frozenset(node.name for node in self.nodes)
+
+
+class Walk:
+    """A QDQ model with ``samples`` on their way through it: feeds for one run each."""
+
+    def __init__(self, model: Any, samples: Sequence[Mapping[str, np.ndarray]]) -> None:
+        self._model = model
+        self._constants = {tensor.name: tensor for tensor in model.graph.initializer}
+        self._known = {value.name: value for value in (*model.graph.input, *model.graph.output)}
+        self._inputs = {value.name for value in model.graph.input}
+        self._values: list[dict[str, np.ndarray]] = [dict(feeds) for feeds in samples]
+        self.units = tuple(self._cut())
+        self._left = Counter(name for unit in self.units for name in unit.reads)
+
+    def run(self, unit: Unit) -> None:
+        """Compute a unit, as runners do: fused. What nobody reads any more is forgotten."""
+        made = session(self._part(unit))
+        for values in self._values:
+            feeds = {name: values[name] for name in unit.reads}
+            found = made.run(list(unit.gives), feeds)
+            values.update(zip(unit.gives, found, strict=True))
+        self._left.subtract(unit.reads)
+        for values in self._values:
+            for name in unit.reads:
+                if self._left[name] <= 0:
+                    values.pop(name, None)
+
+    def values(self, tensor: str) -> list[np.ndarray]:
+        """A tensor that a unit reads, of each run."""
+        return [values[tensor] for values in self._values]
+
+    def means(self, unit: Unit, tensor: str) -> np.ndarray:
+        """The mean of each channel of a float tensor within a unit, float64 ``[C]``."""
+        made = session(with_means(self._part(unit), [tensor]))
+        name = f"mean/{tensor}"
+        total = sum(
+            made.run([name], {one: values[one] for one in unit.reads})[0].astype(np.float64)
+            for values in self._values
+        )
+        return np.asarray(total) / len(self._values)
+
+    def _cut(self) -> Iterator[Unit]:
+        graph = self._model.graph
+        producers = {name: node for node in graph.node for name in node.output}
+        order = {id(node): place for place, node in enumerate(graph.node)}
+        cuts = {
+            node.output[0]
+            for node in graph.node
+            if node.op_type == QUANTIZE and node.input[0] not in self._constants
+        }
+        targets = [node.output[0] for node in graph.node if node.output[0] in cuts]
+        ends = [value.name for value in graph.output]
+        for gives in (*((name,) for name in targets), tuple(ends)):
+            nodes: dict[int, Any] = {}
+            reads: dict[str, None] = {}
+            waiting = list(gives)
+            while waiting:
+                name = waiting.pop()
+                known = name in self._inputs or (name in cuts and name not in gives)
+                if known:
+                    reads[name] = None
+                elif name in producers and id(producers[name]) not in nodes:
+                    node = producers[name]
+                    nodes[id(node)] = node
+                    waiting += [one for one in node.input if one]
+            ordered = sorted(nodes.values(), key=lambda node: order[id(node)])
+            yield Unit(tuple(ordered), tuple(sorted(reads)), gives)
+
+    def _part(self, unit: Unit) -> Any:
+        """A unit as a model of its own, of the constants as they are now."""
+        from onnx import helper
+
+        read = {name for node in unit.nodes for name in node.input}
+        kinds = {
+            node.output[0]: self._constants[node.input[2]].data_type
+            for node in self._model.graph.node
+            if node.op_type == QUANTIZE and node.input[2] in self._constants
+        }
+
+        def typed(name: str) -> Any:
+            return self._known.get(name) or helper.make_tensor_value_info(name, kinds[name], None)
+
+        inputs, outputs = map(typed, unit.reads), map(typed, unit.gives)
+        graph = helper.make_graph(
+            unit.nodes,
+            "unit",
+            list(inputs),
+            list(outputs),
+            [tensor for tensor in self._model.graph.initializer if tensor.name in read],
+        )
+        return helper.make_model(
+            graph, opset_imports=self._model.opset_import, ir_version=IR_VERSION
+        )

@@ -1,0 +1,79 @@
+"""What a search found, as tables and as text for a terminal."""
+
+from __future__ import annotations
+
+from textwrap import wrap
+
+from ...quantization.search.search_result import Candidate, Found, SearchResult, Speed
+from ..tables.formatting import NONE, WIDTH, interval, number
+from ..tables.formatting import text as shown
+from ..tables.table import Column, Table, figure
+
+SHOWN_LAYERS = 4
+
+
+def _decibels(row: Found) -> str:
+    return "equal" if row.sqnr_db is None else number(row.sqnr_db, ".1f")
+
+
+def _speed(row: Found, runner: str) -> Speed:
+    return next(one for one in row.speeds if one.runner == runner)
+
+
+def _time(runner: str) -> Column:
+    return figure(
+        f"{runner}: × the time",
+        lambda row: number(_speed(row, runner).ratio, ".2f"),
+        runner,
+    )
+
+
+def _time_interval(runner: str) -> Column:
+    return figure("95 % interval", lambda row: interval(_speed(row, runner).ci95, "{:.2f}".format))
+
+
+def fronts(result: SearchResult) -> Table:
+    """The variants that are worth having, each beside the int8 that export made."""
+    columns = [
+        Column("variant", lambda row: row.variant),
+        figure("dB", _decibels),
+        figure("top-1 same", lambda row: number(row.agreement, ".1%"), "top-1"),
+    ]
+    for speed in result.found[0].speeds if result.found else ():
+        columns += [_time(speed.runner), _time_interval(speed.runner)]
+    if any(row.drop is not None for row in result.found):
+        columns.append(figure("drop", lambda row: number(row.drop, "+.2f")))
+        columns.append(
+            figure("95 % interval", lambda row: interval(row.drop_ci95, "{:+.2f}".format))
+        )
+    columns.append(
+        Column("recommended for", lambda row: ", ".join(row.recommended) or NONE, brief="ship on")
+    )
+    return Table.of(columns, result.found, "What the search found")
+
+
+def text(result: SearchResult) -> str:
+    """The table, what each variant is, and what ended the search."""
+    lines = []
+    for row in result.found:
+        line = f"{row.variant}: {recipe(row.candidate)}"
+        if row.layers:
+            more = len(row.layers) - SHOWN_LAYERS
+            listed = ", ".join(row.layers[:SHOWN_LAYERS]) + (
+                f" and {more} more" if more > 0 else ""
+            )
+            line += f"; in float: {listed}"
+        lines += wrap(line, WIDTH, initial_indent="  ", subsequent_indent="    ")
+    about = (
+        f"  dB and top-1 on the goldens, which the search never saw; {len(result.trials)} tried on "
+        f"{result.images['count']} {result.images['are']} in {result.seconds:.0f} s; "
+        f"ended by: {result.ended}"
+    )
+    lines += wrap(about, WIDTH, initial_indent="  ", subsequent_indent="  ")
+    lines += [f"  {problem}" for problem in result.problems]
+    return shown(fronts(result).text(), *lines)
+
+
+def recipe(candidate: Candidate) -> str:
+    """Its steps."""
+    return ", ".join(candidate.recipe)
