@@ -8,17 +8,15 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-import numpy as np
-
 from ...runners.machine import host
+from ..quantization.saturation import proof
+from ..quantization.scales import MOST_OF_A_PAIR
 from ..stages import graphs
 from ..stages.graphs import DEQUANTIZE, QUANTIZE
 
 # A layer of which more than this share of values lies outside its calibrated range.
 CLIPPED_SHARE = 0.001
 SHOWN_NAMES = 3
-# Two products of an unsigned activation (255 at most) with weights of this sum leave 16 bits.
-OVERFLOWING_SUM = 129
 
 
 @dataclass(frozen=True)
@@ -86,23 +84,21 @@ def of_cpu(model: Path, facts: Mapping[str, Any]) -> list[Finding]:
     """
     if not host.saturates(facts):
         return []
-    shares = {}
-    for name, weight in graphs.LayerGraph(model).quantized_weights():
-        pairs = weight.shape[1] // 2
-        if pairs:
-            sums = weight[:, : 2 * pairs].astype(np.int32)
-            sums = sums.reshape(len(weight), pairs, 2, -1).sum(axis=2)
-            shares[name] = float(np.mean(np.abs(sums) >= OVERFLOWING_SUM))
-    risky = sorted((name for name in shares if shares[name]), key=lambda name: -shares[name])
+    import onnx
+
+    names = graphs.LayerGraph(model).names
+    pairs = {names.get(node, node): pair for node, pair in proof(onnx.load(model)).items()}
+    risky = sorted((name for name in pairs if pairs[name] > MOST_OF_A_PAIR), key=pairs.__getitem__)
     if not risky:
         text = "the CPU has no VNNI; these weights are small enough that no sum can leave 16 bits"
         return [Finding("no-vnni", text)]
-    listed = ", ".join(f"{name} {shares[name]:.1%}" for name in risky[:SHOWN_NAMES])
+    listed = ", ".join(f"{name} {pairs[name]}" for name in reversed(risky[-SHOWN_NAMES:]))
     text = (
-        f"the CPU has no VNNI: sums can leave 16 bits in {len(risky)} of {len(shares)} layers "
-        f"(share of weight pairs: {listed}); int8-avx2 can't saturate"
+        f"the CPU has no VNNI: sums can leave 16 bits in {len(risky)} of {len(pairs)} layers "
+        f"(neighbouring weights add up to {listed}; {MOST_OF_A_PAIR} fits); "
+        "int8-avx2 can't saturate"
     )
-    return [Finding("no-vnni", text, tuple(risky))]
+    return [Finding("no-vnni", text, tuple(reversed(risky)))]
 
 
 def _islands(graph: Any, producers: Mapping[str, Any]) -> list[dict[str, str]]:

@@ -20,13 +20,14 @@ GROUP = "edgepipe.quantizers"
 _PACKAGE = __name__.rpartition(".")[0]
 DEFAULT = "accurate"
 RECIPES: Mapping[str, tuple[str, ...]] = {
-    "accurate": ("least-squares", "bias-correction"),
+    "accurate": ("least-squares", "rounding", "bias-correction"),
     "minmax": ("min-max",),
 }
 BUILT_IN = {
     **dict.fromkeys(ranges.METHODS, f"{__name__}:Ranges"),
     "equalization": f"{_PACKAGE}.steps.equalization:Equalization",
     "rounding": f"{_PACKAGE}.steps.rounding:Rounding",
+    "rounding-all": f"{_PACKAGE}.steps.rounding:RoundingAll",
     "bias-correction": f"{_PACKAGE}.steps.bias:BiasCorrection",
 }
 

@@ -25,7 +25,7 @@ from ..settings.load import load_exported
 from ..settings.options import takes
 from ..settings.shipping import PackageConfig, PackageRequest
 from ..speed.bench_result import BenchResult
-from ..stages.quantize import needs_of
+from ..stages.quantize import CALIBRATION, needs_of
 from ..storage import goldens as recorded
 from ..storage.atomic import whole, writing
 from ..storage.document import Document
@@ -278,7 +278,7 @@ def _gates(
 
 def provenance(manifest: Manifest) -> dict[str, Any]:
     """Where the model comes from: weights, versions, calibration."""
-    calibration = manifest.artifacts.get("calibration.json")
+    calibration = manifest.artifacts.get(CALIBRATION)
     return {
         "weights": manifest.model["weights"],
         "weights_sha256": manifest.model["weights_sha256"],

@@ -170,16 +170,10 @@ class LayerGraph:
         step, zero = float(scale), int(zero_point)
         return (limits.min - zero) * step, (limits.max - zero) * step
 
-    def quantized_weights(self) -> Iterable[tuple[str, Any]]:
-        """Layer name and int8 weight ``[out, in / groups, ...]`` of each quantized convolution."""
-        from onnx import numpy_helper
-
-        producers = {node.output[0]: node for node in self._model.graph.node}
-        for node in self._model.graph.node:
-            producer = producers.get(node.input[1]) if node.op_type == "Conv" else None
-            if producer is not None and producer.input[0] in self._initializers:
-                weight = numpy_helper.to_array(self._initializers[producer.input[0]])
-                yield _name([node]), weight
+    @property
+    def names(self) -> dict[str, str]:
+        """The layer's name of each node and tensor that is a part of one."""
+        return {part: layer.name for layer in self.layers for part in layer.parts}
 
     def _cut(self) -> Iterable[Layer]:
         sources: dict[str, frozenset[str]] = {name: frozenset() for name in self.inputs}

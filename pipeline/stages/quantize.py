@@ -49,7 +49,7 @@ SEARCHED = "searched"
 MOST_FLOAT_CONVOLUTIONS = 1
 # Calibration images that steps run: means of channels over so many hardly differ from those over
 # all, see docs/quantization.md.
-SAMPLES = 32
+SAMPLES = 64
 
 
 @dataclass(frozen=True)
@@ -224,13 +224,14 @@ class Quantize:
             progress.say(f"warning: {self.variant}: Clip is left at {', '.join(clips)}")
         total = proof["quantized_convolutions"] + len(floats)
         gained = [tuple(one) for one in made["gained"]]
+        progress.say(f"{self.variant:<9} {_gains(gained)}")
         return {
             **proof,
             "recipe": list(self.steps),
             "gained": gained,
             "pairs": made["pairs"],
             "summary": f"{proof['quantized_convolutions']} of {total} convolutions run as "
-            f"QLinearConv, {len(clips)} Clip left{_gains(gained)}",
+            f"QLinearConv, {len(clips)} Clip left",
         }
 
 
@@ -238,13 +239,13 @@ def _gains(gained: Sequence[tuple[str, float | None]]) -> str:
     """What each step gained, in dB."""
     known = [(step, sqnr_db) for step, sqnr_db in gained if sqnr_db is not None]
     if not known:
-        return ""
+        return f"{', '.join(step for step, _ in gained)}: the same answers as in float"
     (first, start), *others = known
     parts = [f"{first} {start:.1f} dB"]
     for (_, before), (step, sqnr_db) in itertools.pairwise(known):
         parts.append(f"{step} {sqnr_db - before:+.1f}")
     total = f" = {known[-1][1]:.1f} dB" if others else ""
-    return f"; on the goldens {', '.join(parts)}{total}"
+    return f"{', '.join(parts)}{total} from float on the goldens"
 
 
 def kernels(model: Path) -> dict[str, Any]:

@@ -602,7 +602,7 @@ TAMPERINGS: dict[str, tuple[str, Callable[[Path], object]]] = {
     "edited model": ("int8.onnx", flip_a_bit),
     "edited program": ("fp32.pt2", flip_a_bit),
     "edited goldens": ("goldens.npz", flip_a_bit),
-    "edited calibration": ("calibration.json", flip_a_bit),
+    "edited calibration": ("calibration.npz", flip_a_bit),
     "extra file": ("fp16.onnx", Path.touch),
     "edited manifest": ("manifest.json", edit_manifest),
     "garbage manifest": ("manifest.json", lambda path: path.write_text("[]")),

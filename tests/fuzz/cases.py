@@ -127,7 +127,7 @@ def artifact(random: Random, world: World, folder: Path) -> tuple[str, tuple[str
     read: dict[str, tuple[tuple[str, ...], ...]] = {
         "goldens.npz": (PACKAGE, PACKAGE, PACKAGE, MARKDOWN, PARITY),
         "int8.goldens.npz": (PACKAGE, PARITY),
-        "calibration.json": (MARKDOWN, PACKAGE),
+        "calibration.npz": (MARKDOWN, PACKAGE),
         "fp32.onnx": (PACKAGE, STATIC, PREDICT, MARKDOWN),
         "int8.onnx": (PACKAGE, MARKDOWN, PREDICT_INT8),
         "fp32.xml": (PACKAGE, PREDICT_IR),

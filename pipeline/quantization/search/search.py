@@ -66,7 +66,7 @@ class Search:
             trials = Trials(folder, model, calibrate, seen, known)
             strategy = Strategy(trials.attempt, trials.layers(), deadline, self.progress)
             strategy.run(self._classes())
-            names = _layer_names(folder / FP32)
+            names = graphs.LayerGraph(folder / FP32).names
             found = self._found(strategy.trials, trials, model.parent, names)
             for candidate, reason in trials.failed.items():
                 self.progress.say(f"warning: {_name(candidate)}: {reason}")
@@ -215,8 +215,3 @@ def _name(candidate: Candidate) -> str:
     parts = [step for step in candidate.recipe if step not in usual]
     floats = [f"float{len(candidate.floats)}"] if candidate.floats else []
     return "-".join((base, *parts, *floats))
-
-
-def _layer_names(model: Path) -> dict[str, str]:
-    """The module behind each node."""
-    return {part: layer.name for layer in graphs.LayerGraph(model).layers for part in layer.parts}

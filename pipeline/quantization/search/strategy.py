@@ -15,12 +15,12 @@ from .search_result import Candidate, Trial
 
 # Recipes that are tried, the default one first.
 RECIPES = (
-    ("least-squares", "bias-correction"),
-    ("percentile", "bias-correction"),
-    ("min-max", "bias-correction"),
     ("least-squares", "rounding", "bias-correction"),
     ("percentile", "rounding", "bias-correction"),
-    ("equalization", "least-squares", "bias-correction"),
+    ("min-max", "rounding", "bias-correction"),
+    ("least-squares", "rounding-all", "bias-correction"),
+    ("percentile", "rounding-all", "bias-correction"),
+    ("equalization", "least-squares", "rounding", "bias-correction"),
 )
 # Of the time for trials, what recipes and single layers may take together.
 SINGLES_END = 0.65

@@ -1,9 +1,11 @@
 """Which way weights are rounded: so that errors cancel on what a layer really sees.
 
-E. Frantar, S. Ashkboos, T. Hoefler, D. Alistarh: "GPTQ: Accurate Post-Training Quantization for
-Generative Pre-trained Transformers", ICLR 2023, arXiv 2210.17323: weight after weight is rounded,
-and what that adds to the layer's output is taken off by those that are still to come. Then each is
-moved by whole steps as long as the error falls. The means aren't looked at: the bias takes them.
+Weight after weight is rounded, and what that adds to the layer's output is taken off by those that
+are still to come: E. Frantar, S. Ashkboos, T. Hoefler, D. Alistarh, "GPTQ: Accurate Post-Training
+Quantization for Generative Pre-trained Transformers", ICLR 2023, arXiv 2210.17323, in the form of
+L. Babai, "On Lovász' lattice reduction and the nearest lattice point problem", Combinatorica 6,
+1986, which needs no inverse. Where a channel has few weights each is then moved by whole steps as
+long as the error falls. The means aren't looked at: the bias takes them.
 """
 
 from __future__ import annotations
@@ -19,8 +21,9 @@ from ..qdq import QdqGraph, write
 from ..scales import MOST_OF_A_PAIR, worst_pairs
 from ..units import Walk
 
-# Places of a layer that its inputs' covariance is taken from, of all samples together.
-PLACES = 1 << 14
+# Places of a layer that its inputs' covariance is taken from, of all samples together: so many for
+# each weight of a channel, within these limits.
+PLACES_A_WEIGHT, FEWEST_PLACES, MOST_PLACES = 4, 1 << 10, 1 << 12
 # Of the mean variance, added to each input's own: what so few places can't tell.
 DAMPING = 0.01
 SWEEPS = 3
@@ -29,9 +32,14 @@ FEW = 64
 
 
 class Rounding:
-    """Rounds the weights of all quantized layers, each on what the layers before it give it."""
+    """Rounds weights of quantized layers, each layer on what those before it give it.
+
+    Of layers whose channels have few weights: with more of them errors average out, and their
+    covariances take long.
+    """
 
     name = "rounding"
+    most = FEW
 
     def apply(self, draft: Draft, data: Data) -> Draft:
         """See ``Quantizer.apply``."""
@@ -44,7 +52,7 @@ class Rounding:
             for node in unit.nodes:
                 layer = graph.layers.get(node.name)
                 one = weighted.get(node.name)
-                if layer is None or one is None or not _takes(one):
+                if layer is None or one is None or not _takes(one, self.most):
                     continue
                 source = graph.dequantized_by(node.input[0])
                 if source not in unit.reads:
@@ -59,10 +67,18 @@ class Rounding:
         return replace(draft, weights=chosen)
 
 
-def _takes(one: Weighted) -> bool:
-    """Whether what a channel sums up is known from here: grouped ones aside, all layers."""
+class RoundingAll(Rounding):
+    """The same of all layers."""
+
+    name = "rounding-all"
+    most = 1 << 16
+
+
+def _takes(one: Weighted, most: int) -> bool:
+    """Whether a layer's channels have few enough weights, and are not of several groups."""
     attributes = {item.name: item.i for item in one.node.attribute}
-    return one.depthwise or attributes.get("group", 1) == 1
+    known = one.depthwise or attributes.get("group", 1) == 1
+    return known and one.by_channel.shape[1] <= most
 
 
 def covariances(one: Weighted, inputs: Sequence[np.ndarray]) -> np.ndarray:
@@ -70,7 +86,9 @@ def covariances(one: Weighted, inputs: Sequence[np.ndarray]) -> np.ndarray:
 
     ``inputs`` are float32, a run's each; K are the weights of an output channel.
     """
-    each = max(1, PLACES // len(inputs))
+    count = one.by_channel.shape[1]
+    places = np.clip(PLACES_A_WEIGHT * count, FEWEST_PLACES, MOST_PLACES)
+    each = max(1, int(places) // len(inputs))
     patches = np.concatenate([_patches(one, array, each) for array in inputs])
     patches -= patches.mean(0, dtype=np.float64).astype(np.float32)
     if one.depthwise:
@@ -111,7 +129,7 @@ def rounded(
 
 def _steps(weights: np.ndarray, covariance: np.ndarray, limit: int) -> np.ndarray:
     """Whole steps for weights in steps, ``[channels, K]``."""
-    steps = _fed_forward(weights, covariance, limit)
+    steps = _nearest_plane(weights, covariance, limit)
     if weights.shape[1] > FEW:
         return steps
     nearest = np.clip(np.rint(weights), -limit, limit)
@@ -120,27 +138,22 @@ def _steps(weights: np.ndarray, covariance: np.ndarray, limit: int) -> np.ndarra
     return np.where(worse[:, None], plain, best)
 
 
-def _fed_forward(weights: np.ndarray, covariance: np.ndarray, limit: int) -> np.ndarray:
-    """Rounded one after the other, the rest moved to make up for it, in blocks of ``FEW``."""
-    # The inverse's Cholesky factor says how far an input can stand in for those before it.
-    inverse = np.linalg.inv(covariance)
-    upper = np.swapaxes(np.linalg.cholesky((inverse + np.swapaxes(inverse, -1, -2)) / 2), -1, -2)
-    factor = upper / np.diagonal(upper, axis1=-2, axis2=-1)[..., None]
-    shared, count = covariance.ndim == 2, weights.shape[1]
-    left, steps = weights.copy(), np.empty_like(weights)
-    for start in range(0, count, FEW):
-        end = min(start + FEW, count)
-        errors = np.empty((len(weights), end - start))
-        for place in range(start, end):
-            steps[:, place] = np.clip(np.rint(left[:, place]), -limit, limit)
-            error = left[:, place] - steps[:, place]
-            row = factor[..., place, place:end]
-            left[:, place:end] -= error[:, None] * (row[None, :] if shared else row)
-            errors[:, place - start] = error
-        if end < count:
-            rest = factor[..., start:end, end:]
-            left[:, end:] -= errors @ rest if shared else np.einsum("ck,ckl->cl", errors, rest)
-    return steps
+def _nearest_plane(weights: np.ndarray, covariance: np.ndarray, limit: int) -> np.ndarray:
+    """Rounded one after the other, each to make up for those before it."""
+    # Upper triangular, and the covariance is its transpose times itself.
+    factor = np.swapaxes(np.linalg.cholesky(covariance), -1, -2)
+    factor = factor / np.diagonal(factor, axis1=-2, axis2=-1)[..., None]
+    wanted = np.ascontiguousarray(weights.T)
+    steps, off = np.empty_like(wanted), np.zeros_like(wanted)
+    for place in reversed(range(len(wanted))):
+        row = factor[..., place, place + 1 :]
+        if covariance.ndim == 2:
+            shift = row @ off[place + 1 :]
+        else:
+            shift = np.einsum("ck,kc->c", row, off[place + 1 :])
+        steps[place] = np.clip(np.rint(wanted[place] + shift), -limit, limit)
+        off[place] = wanted[place] - steps[place]
+    return steps.T
 
 
 def _descended(
@@ -197,7 +210,8 @@ def _patches(one: Weighted, array: np.ndarray, most: int) -> np.ndarray:
     image, rest = np.divmod(place, high * wide)
     found = windows[image, :, rest // wide, rest % wide].reshape(len(place), channels, -1)
     multiplied = one.weights.shape[0] // channels if one.depthwise else 1
-    found = np.repeat(found, multiplied, axis=1)
+    if multiplied > 1:
+        found = np.repeat(found, multiplied, axis=1)
     return found if one.depthwise else found.reshape(len(place), -1)
 
 

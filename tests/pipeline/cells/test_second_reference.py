@@ -41,7 +41,7 @@ def ceil():
             module(torch.randn(8, 3, 64, 64))
     return module.eval()
 """
-# 7-bit weights: its sums can't saturate, so that what fails is the kernel.
+# Its sums can't saturate, so that what fails is the kernel.
 VARIANT = "int8-avx2"
 
 

@@ -14,10 +14,18 @@ from xml.etree import ElementTree
 
 import numpy as np
 import pytest
-from onnxruntime.quantization import QuantFormat, QuantType, quantize_static
+from onnxruntime.quantization import (
+    CalibrationMethod,
+    QuantFormat,
+    QuantType,
+    quantize_static,
+)
+from onnxruntime.quantization.calibrate import TensorsData, save_tensors_data
 
 from edgepipe.pipeline.cells.session import Cell, open_cell, run_goldens
 from edgepipe.pipeline.numerics import metrics
+from edgepipe.pipeline.quantization import ranges
+from edgepipe.pipeline.quantization.histograms import Calibrated
 from edgepipe.pipeline.storage.goldens import Goldens
 from edgepipe.runners.images import Preprocessing
 from edgepipe.runners.machine import host
@@ -229,6 +237,13 @@ def test_the_emulated_cpu_saturates_where_the_first_convolution_is_quantized(
     preprocessing = Preprocessing.from_json(
         json.loads((folder / "manifest.json").read_text())["preprocessing"]
     )
+    found = ranges.choose(Calibrated.load(folder / "calibration.npz"), "min-max")
+    ends = {
+        name: (np.array(low, np.float32), np.array(high, np.float32))
+        for name, (low, high) in found.items()
+    }
+    cache = tmp_path / "ranges.json"
+    save_tensors_data(TensorsData(CalibrationMethod.MinMax, ends), cache)
     sqnr_db = {}
     for name, reduce_range in (("8-bit", False), ("7-bit", True)):
         model = tmp_path / f"{name}.onnx"
@@ -241,7 +256,7 @@ def test_the_emulated_cpu_saturates_where_the_first_convolution_is_quantized(
             activation_type=QuantType.QUInt8,
             weight_type=QuantType.QInt8,
             extra_options={"ActivationSymmetric": False, "WeightSymmetric": True},
-            calibration_cache_path=folder / "calibration.json",
+            calibration_cache_path=cache,
         )
         for target in (LOCAL, HASWELL_TARGET):
             cell = Cell("int8", "ort-cpu", target, "f32", model.name, None)

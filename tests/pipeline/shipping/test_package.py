@@ -85,7 +85,7 @@ def test_what_is_in_it_is_what_the_workspace_says(bundle: Path, measured: Path) 
         assert index.preprocessing.to_json() == manifest["preprocessing"]
         assert index.provenance["weights_sha256"] == manifest["model"]["weights_sha256"]
         assert index.provenance["tools"] == manifest["tools"]
-        calibration = manifest["artifacts"]["calibration.json"]["sha256"]
+        calibration = manifest["artifacts"]["calibration.npz"]["sha256"]
         assert index.provenance["calibration_sha256"] == calibration
         assert {name: one.needs for name, one in index.variants.items()} == {
             "fp32": None,

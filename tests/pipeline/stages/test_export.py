@@ -69,11 +69,29 @@ def weights(path: Path) -> list[np.ndarray]:
     ]
 
 
-def test_the_avx2_variant_keeps_weights_to_7_bits(folder: Path) -> None:
-    assert max(np.abs(array.astype(int)).max() for array in weights(folder / "int8.onnx")) > 64
-    reduced = weights(folder / "int8-avx2.onnx")
-    assert len(reduced) == 51
-    assert max(np.abs(array.astype(int)).max() for array in reduced) <= 64
+def test_the_avx2_variant_is_proven_not_to_leave_16_bits(
+    folder: Path, manifest: dict[str, Any]
+) -> None:
+    worst = {}
+    for record in manifest["stages"]:
+        if record["name"] in ("int8", "int8-avx2"):
+            worst[record["name"]] = max(record["result"]["pairs"].values())
+    assert worst["int8"] > 128 >= worst["int8-avx2"]
+    # No bit is given away where none has to be: half the layers still use all eight.
+    largest = [np.abs(array.astype(int)).max() for array in weights(folder / "int8-avx2.onnx")]
+    assert len(largest) == 51
+    assert np.median(largest) > 120
+
+
+def test_what_each_step_gained_is_told_on_images_that_nobody_calibrated_with(
+    manifest: dict[str, Any],
+) -> None:
+    for record in manifest["stages"]:
+        if record["name"] in ("int8", "int8-avx2"):
+            gained = record["result"]["gained"]
+            steps = [step for step, _ in gained]
+            assert steps == ["min-max", "least-squares", "rounding", "bias-correction"]
+            assert gained[-1][1] > gained[0][1] + 1
 
 
 def test_goldens_are_held_out_images_with_torchs_answers(folder: Path) -> None:
@@ -204,7 +222,7 @@ def test_native_sessions_are_made_in_workers_only(
     command: tuple[str, ...], workspace: Path
 ) -> None:
     if command[0] == "export":
-        for file in ("fp32.onnx", "calibration.json", "int8.onnx"):
+        for file in ("fp32.onnx", "calibration.npz", "int8.onnx"):
             (workspace / "mobilenet_v2" / file).unlink()
     done = subprocess.run(
         [sys.executable, "-c", PARENT, *command, "--workspace", str(workspace)],
