@@ -88,9 +88,31 @@ def test_the_plug_ins_own_tests_pass_in_which_it_proves_the_protocol(tmp_path: P
     assert re.search(rf"\b{count} passed in", done.stdout), done.stdout
 
 
+@pytest.mark.usefixtures("plugin")
+def test_a_plug_in_is_a_step_of_a_recipe(workspace: Path, edgepipe: Run) -> None:
+    flags = ("--variant", "fp32", "--variant", "int8", "--workspace", workspace, "--json")
+    done = edgepipe("export", "--recipe", "least-squares,margin", *flags)
+    assert done.returncode == 0, done.stderr
+    (stage,) = (one for one in json.loads(done.stdout)["stages"] if one["name"] == "int8")
+    assert stage["depends"]["plugins"] == {"margin": "edgepipe-torchscript 1.0"}
+    assert [step for step, _ in stage["result"]["gained"]] == ["min-max", "least-squares", "margin"]
+    assert "margin -" in done.stderr  # wider steps, and nothing was clipped before
+
+
+def test_a_step_that_is_not_there_is_named_with_those_that_are(edgepipe: Run) -> None:
+    done = edgepipe("export", "--recipe", "least-squares,margin")
+    assert (done.returncode, done.stdout) == (2, "")
+    assert "recipe: no step 'margin'; known: accurate, minmax" in done.stderr
+
+
 def test_the_documentation_shows_this_very_plug_in() -> None:
     text = DOCUMENTATION.read_text()
-    for file in ("pyproject.toml", "edgepipe_torchscript.py", "tests/test_torchscript.py"):
+    for file in (
+        "pyproject.toml",
+        "edgepipe_torchscript.py",
+        "edgepipe_margin.py",
+        "tests/test_torchscript.py",
+    ):
         assert (SOURCE / file).read_text().strip() in text, file
 
 

@@ -22,12 +22,14 @@ DEFAULT = "accurate"
 RECIPES: Mapping[str, tuple[str, ...]] = {
     "accurate": ("least-squares", "rounding", "bias-correction"),
     "minmax": ("min-max",),
+    "nncf": ("nncf",),
 }
 BUILT_IN = {
     **dict.fromkeys(ranges.METHODS, f"{__name__}:Ranges"),
     "equalization": f"{_PACKAGE}.steps.equalization:Equalization",
     "rounding": f"{_PACKAGE}.steps.rounding:Rounding",
     "rounding-all": f"{_PACKAGE}.steps.rounding:RoundingAll",
+    "nncf": f"{_PACKAGE}.steps.nncf:Nncf",
     "bias-correction": f"{_PACKAGE}.steps.bias:BiasCorrection",
 }
 
@@ -76,7 +78,7 @@ def steps_of(recipe: str) -> tuple[str, ...]:
             known = ", ".join((*RECIPES, *names()))
             raise UsageError(f"recipe: no step {name!r}; known: {known}")
     first = next((name for name in found if name != "equalization"), "")
-    if first in BUILT_IN and first not in ranges.METHODS:
+    if first in BUILT_IN and first not in (*ranges.METHODS, "nncf"):
         known = ", ".join(ranges.METHODS)
         raise UsageError(f"recipe: {first} needs ranges, which come first: {known}")
     return found
