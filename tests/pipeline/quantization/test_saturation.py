@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import itertools
 import shutil
+from contextlib import closing
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -61,7 +62,7 @@ def test_no_layer_is_called_safe_that_saturates_under_emulation(tmp_path: Path) 
     answers = {LOCAL: list[np.ndarray](), HASWELL: list[np.ndarray]()}
     for target, found in answers.items():
         cell = Cell("int8", "ort-cpu", target, "f32", "", 1)
-        with start_worker(cell) as worker:
+        with closing(start_worker(cell)) as worker:
             for path, feeds in zip(models, inputs, strict=True):
                 load_cell(worker, replace(cell, file=path.name), path)
                 found.append(worker.run(feeds).arrays["logits"])
