@@ -38,24 +38,38 @@ def quantize_static(folder: Path) -> None:
     quantize_static(folder / "fp32.onnx", folder / "quantize-static.onnx", Reader())
 
 
-def nncf_onnx(folder: Path) -> None:
+def nncf_onnx(folder: Path, name: str = "nncf-onnx", **options: Any) -> None:
     """NNCF's ONNX backend."""
     import nncf  # pyright: ignore[reportMissingImports]
     import onnx
 
     model = onnx.load(folder / "fp32.onnx")
-    onnx.save(nncf.quantize(model, nncf.Dataset(list(feeds(folder)))), folder / "nncf-onnx.onnx")
+    quantized = nncf.quantize(model, nncf.Dataset(list(feeds(folder))), **options)
+    onnx.save(quantized, folder / f"{name}.onnx")
 
 
-def nncf_openvino(folder: Path) -> None:
+def nncf_openvino(folder: Path, name: str = "nncf-openvino", **options: Any) -> None:
     """NNCF's OpenVINO backend."""
     import nncf  # pyright: ignore[reportMissingImports]
     import openvino
 
     model = openvino.Core().read_model(folder / "fp32.onnx")
     data = [one["input"] for one in feeds(folder)]
-    quantized = nncf.quantize(model, nncf.Dataset(data))
-    openvino.save_model(quantized, folder / "nncf-openvino.xml", compress_to_fp16=False)
+    quantized = nncf.quantize(model, nncf.Dataset(data), **options)
+    openvino.save_model(quantized, folder / f"{name}.xml", compress_to_fp16=False)
+
+
+def nncf_with(name: str, folder: Path) -> None:
+    """One of its presets and bias corrections: "nncf-onnx-mixed-exact"."""
+    import nncf  # pyright: ignore[reportMissingImports]
+
+    _, backend, preset, bias = name.split("-")
+    options = {
+        "preset": nncf.QuantizationPreset[preset.upper()],
+        "fast_bias_correction": bias == "fast",
+        "subset_size": len(list(feeds(folder))),
+    }
+    {"onnx": nncf_onnx, "openvino": nncf_openvino}[backend](folder, name, **options)
 
 
 def olive(folder: Path) -> None:
@@ -118,4 +132,8 @@ PIPELINES = {
 }
 
 if __name__ == "__main__":
-    PIPELINES[sys.argv[1]](Path(sys.argv[2]).resolve())
+    asked, place = sys.argv[1], Path(sys.argv[2]).resolve()
+    if asked.count("-") > 1:
+        nncf_with(asked, place)
+    else:
+        PIPELINES[asked](place)

@@ -20,12 +20,14 @@ import numpy as np
 from ...runners.base import RunnerError
 from ..cells.arithmetic import EXECUTOR, executor
 from ..cells.session import Cell, OpenCell, open_cell
-from ..errors import MissingLibrary
+from ..errors import MissingLibrary, StageError
 from ..numerics import metrics
+from ..numerics.precision import kind_of
 from ..progress import Progress
 from ..settings.judging import GateConfig
 from ..stages.export import EXPORTED, PROGRAM
 from ..stages.graphs import FED, Layer, LayerGraph, Watched, optimized
+from ..stages.native import Native, prepared
 from ..stages.simplify import FP32
 from ..storage import goldens, made_here
 from ..storage.manifest import Manifest
@@ -40,6 +42,8 @@ from .steps import EXPORT, RUN, SIMPLIFY, TORCH, Walk
 
 PLOT_FILE = "explain.svg"
 LAYER_SAMPLES = 8
+# The whole model runs twice for each layer.
+COST_SAMPLES = 16
 
 Arrays = Mapping[str, np.ndarray]
 
@@ -134,6 +138,8 @@ class _Explainer:
         findings: list[Finding] = []
         if cell.variant != "fp32":
             findings = self._findings(cell, outputs, layers)
+        if layers and kind_of(cell.variant, cell.precision) == "int8":
+            layers = self._with_costs(cell.file, layers, notes)
         return Explanation(
             variant=cell.variant,
             runner=cell.runner,
@@ -149,6 +155,33 @@ class _Explainer:
             findings=tuple(findings),
             notes=tuple(notes),
         )
+
+    def _with_costs(
+        self, file: str, layers: Sequence[LayerError], notes: list[str]
+    ) -> list[LayerError]:
+        """The layers with what their weights and their outputs cost in int8, see ``costs``."""
+        folder = self.workspace.folder
+        try:
+            with Native() as native, prepared(native, folder / FP32) as model:
+                batch = self.manifest.model["batch"]
+                size = 1 if batch == "dynamic" else int(batch)
+                for feeds in self.goldens.as_feeds(self.preprocessing, size, COST_SAMPLES):
+                    native.ask("held_out", feeds)
+                told = native.ask("costs", model=model, int8=folder / file)
+        except (RunnerError, StageError, ImportError) as error:
+            notes.append(f"what single layers cost isn't known: {error}")
+            return list(layers)
+        parts = {layer.tensor: layer.parts for layer in self._graph(file).layers}
+
+        def cost(kind: str, layer: LayerError) -> float | None:
+            known = told[kind]
+            found = (known[name] for name in parts.get(layer.tensor, ()) if name in known)
+            return next(found, None)
+
+        return [
+            replace(layer, weights_db=cost("weights", layer), values_db=cost("values", layer))
+            for layer in layers
+        ]
 
     def _against_torch(self, notes: list[str]) -> tuple[list[LayerError], str | None]:
         """The layers of the exported graph against whatever tensor of torch's is like them.

@@ -53,7 +53,9 @@ class LayerError(_Stated):
 
     ``sqnr_db`` holds what has piled up so far, ``own_sqnr_db`` what the layer adds by itself when
     it is fed exact inputs. ``None`` where it could not be measured. ``clipped`` is the share of
-    values outside the range of its quantization.
+    values outside the range of its quantization. ``weights_db`` and ``values_db`` are an int8
+    layer's costs at the model's outputs: those of the float model with nothing in int8 but this
+    layer's weights and bias, or its output. ``None`` for what isn't in int8, or costs nothing.
     """
 
     layer: str
@@ -62,6 +64,8 @@ class LayerError(_Stated):
     sqnr_db: float | None
     own_sqnr_db: float | None
     clipped: float | None = None
+    weights_db: float | None = None
+    values_db: float | None = None
     state: str = ""
 
     def _counts(self) -> float | None:

@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import Any
 
 from ...runners.machine import host
-from ..quantization.saturation import proof
+from ..quantization.qdq import worst_of_layers
 from ..quantization.scales import MOST_OF_A_PAIR
 from ..stages import graphs
 from ..stages.graphs import DEQUANTIZE, QUANTIZE
@@ -87,7 +87,9 @@ def of_cpu(model: Path, facts: Mapping[str, Any]) -> list[Finding]:
     import onnx
 
     names = graphs.LayerGraph(model).names
-    pairs = {names.get(node, node): pair for node, pair in proof(onnx.load(model)).items()}
+    pairs = {
+        names.get(node, node): pair for node, pair in worst_of_layers(onnx.load(model)).items()
+    }
     risky = sorted((name for name in pairs if pairs[name] > MOST_OF_A_PAIR), key=pairs.__getitem__)
     if not risky:
         text = "the CPU has no VNNI; these weights are small enough that no sum can leave 16 bits"

@@ -10,17 +10,15 @@ from typing import Any
 import numpy as np
 
 from ..numerics import metrics
-from . import ranges, recipes
+from ..storage.goldens import EXPECTED
+from . import costs, ranges, recipes
 from .draft import Data, Draft, with_own_biases
 from .histograms import Calibrated, Collector
-from .qdq import QdqGraph, write
-from .saturation import proof
+from .qdq import QdqGraph, worst_of_layers, write
 from .sessions import session, tensors, with_outputs
 
 # What ``--fold-preprocessing`` puts before the first convolution.
 PREPROCESSING_OPERATORS = ("Cast", "Transpose", "Slice", "Mul", "Add")
-EXPECTED = "expected/"
-BASELINE = "min-max"
 
 Fields = Mapping[str, Any]
 Arrays = Mapping[str, np.ndarray]
@@ -51,10 +49,18 @@ class Quantization:
         found = floats | dict(zip(self._read, values, strict=True))
         self._collector.take(found, fields["count"])
 
-    def histograms(self, fields: Fields, _feeds: Arrays) -> None:
-        """{output}: what was collected, see ``Calibrated``."""
-        Path(fields["output"]).write_bytes(self._collector.done().to_bytes())
+    def histograms(self, fields: Fields, _feeds: Arrays) -> dict[str, Any]:
+        """{output, method}: what was collected, see ``Calibrated``.
+
+        Replies with ``ranges``: how many there are, and ``unsettled``: how many of them the last
+        images moved, by how much the most, and how many images would do. See ``ranges.unsettled``.
+        """
+        found = self._collector.done()
+        Path(fields["output"]).write_bytes(found.to_bytes())
         self._collecting, self._collector = None, Collector(0)
+        moved, enough = ranges.unsettled(found, fields["method"])
+        most = max(moved.values(), default=0.0)
+        return {"ranges": len(found.histograms), "unsettled": [len(moved), most, enough]}
 
     def forget(self, _fields: Fields, _feeds: Arrays) -> None:
         """What was handed over for another variant."""
@@ -83,9 +89,7 @@ class Quantization:
         ``floats`` are nodes that stay in float besides the first convolutions. Replies with
         ``gained``: [step, dB on what was held out] after each step if ``each``, the first one that
         of plain ranges, else after the last; ``agreement``: how often the first class is the same;
-        ``pairs``: see ``saturation.proof``; ``layers``: the quantized nodes with weights;
-        ``unsettled``: how many ranges more images would move, by how much the most, and how many
-        images would do.
+        ``pairs``: see ``qdq.worst_of_layers``; ``layers``: the quantized nodes with weights.
         """
         import onnx
 
@@ -98,9 +102,9 @@ class Quantization:
         data = Data(calibrated, self._samples)
         steps = fields["recipe"]
         gained: list[list[Any]] = []
-        if fields["each"] and steps[0] != BASELINE:
-            plain = replace(draft, ranges=ranges.choose(calibrated, BASELINE))
-            gained.append([BASELINE, self._judged(write(plain))[0]])
+        if fields["each"] and steps[0] != recipes.BASELINE:
+            plain = replace(draft, ranges=ranges.choose(calibrated, recipes.BASELINE))
+            gained.append([recipes.BASELINE, self._judged(write(plain))[0]])
         for step in steps:
             draft = recipes.get(step).apply(draft, data)
             if fields["each"] and draft.ranges and step != steps[-1]:
@@ -109,14 +113,28 @@ class Quantization:
         sqnr_db, agreement = self._judged(written)
         gained.append([steps[-1], sqnr_db])
         onnx.save(written, fields["output"])
-        method = next((step for step in steps if step in ranges.METHODS), BASELINE)
-        moved, enough = ranges.unsettled(calibrated, method)
         return {
             "gained": gained,
             "agreement": agreement,
-            "pairs": proof(written),
+            "pairs": worst_of_layers(written),
             "layers": list(QdqGraph(written).layers),
-            "unsettled": [len(moved), max(moved.values(), default=0.0), enough],
+        }
+
+    def costs(self, fields: Fields, _feeds: Arrays) -> dict[str, Any]:
+        """{model, int8}: what int8 costs on what was held out, see ``costs``.
+
+        Replies with ``weights`` by node and ``values`` by tensor, in dB; ``None`` for nothing.
+        """
+        import onnx
+
+        model, int8 = with_own_biases(onnx.load(fields["model"])), onnx.load(fields["int8"])
+
+        def judge(one: Any) -> float | None:
+            return self._judged(one)[0]
+
+        return {
+            "weights": costs.of_weights(model, int8, judge),
+            "values": costs.of_values(model, int8, judge),
         }
 
     def _loaded(self, model: Path, calibration: Path) -> tuple[Calibrated, Any]:

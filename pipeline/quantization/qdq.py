@@ -16,8 +16,8 @@ from typing import Any
 
 import numpy as np
 
-from .draft import BIAS, WEIGHT, Draft, copy_of
-from .scales import quantized, scales
+from .draft import BIAS, WEIGHT, Draft, copy_of, weighted
+from .scales import quantized, scales, worst_pairs
 
 QUANTIZE, DEQUANTIZE = "QuantizeLinear", "DequantizeLinear"
 INT32 = np.iinfo(np.int32)
@@ -192,3 +192,23 @@ def _by_onnxruntime(draft: Draft) -> Any:
             calibration_cache_path=cache,
         )
         return onnx.load(output)
+
+
+def worst_of_layers(model: Any) -> dict[str, int]:
+    """The largest sum of two neighbouring weights of each quantized layer that adds in 16 bits.
+
+    A proof, not a sample: where it is at most ``scales.MOST_OF_A_PAIR`` no input can make int8
+    kernels without VNNI saturate, since activations are at most 255. Depthwise convolutions aren't
+    in it, their kernels add in 32 bits.
+    """
+    graph = QdqGraph(model)
+
+    def weights(node: Any) -> np.ndarray | None:
+        layer = graph.layers.get(node.name)
+        return None if layer is None else graph.weights_of(layer)
+
+    return {
+        one.node.name: int(worst_pairs(one.weights, one).max(initial=0))
+        for one in weighted(model, weights)
+        if not one.depthwise
+    }

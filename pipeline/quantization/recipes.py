@@ -19,6 +19,8 @@ from .draft import Data, Draft
 GROUP = "edgepipe.quantizers"
 _PACKAGE = __name__.rpartition(".")[0]
 DEFAULT = "accurate"
+# What a recipe's gain is counted from.
+BASELINE = "min-max"
 RECIPES: Mapping[str, tuple[str, ...]] = {
     "accurate": ("least-squares", "rounding", "bias-correction"),
     "minmax": ("min-max",),
@@ -82,6 +84,11 @@ def steps_of(recipe: str) -> tuple[str, ...]:
         known = ", ".join(ranges.METHODS)
         raise UsageError(f"recipe: {first} needs ranges, which come first: {known}")
     return found
+
+
+def method_of(steps: Sequence[str]) -> str:
+    """How a recipe chooses ranges, the plain way where a step that isn't ours does it."""
+    return next((step for step in steps if step in ranges.METHODS), BASELINE)
 
 
 def origins(steps: Sequence[str]) -> dict[str, str]:

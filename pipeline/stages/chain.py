@@ -114,7 +114,8 @@ def stages_for(section: ExportConfig, native: Native, progress: Progress = SILEN
     if chosen.calibration:
         batch = section.batch
         count = DYNAMIC_CALIBRATION_BATCH if batch == "dynamic" else int(batch)
-        calibrate = Calibrate(spec.preprocessing, count, chosen, native)
+        method = recipes.method_of(steps)
+        calibrate = Calibrate(spec.preprocessing, count, chosen, native, method)
         stages += [calibrate, *(Quantize(name, steps, calibrate) for name in quantized)]
     return stages
 

@@ -139,6 +139,7 @@ def main() -> None:
         made.sample,
         made.held_out,
         made.quantize,
+        made.costs,
     )
     answers = {operation.__name__: _answering(operation) for operation in operations}
     worker.main({"hello": worker.hello, **answers})

@@ -26,7 +26,7 @@ from ..errors import StageError
 from ..progress import Progress
 from ..quantization import recipes
 from ..quantization.histograms import NOT_FINITE
-from ..quantization.operations import EXPECTED
+from ..quantization.ranges import SETTLED
 from ..quantization.scales import MOST_OF_A_PAIR
 from ..storage import goldens
 from ..storage.arrays import Arrays
@@ -54,12 +54,16 @@ SAMPLES = 64
 
 @dataclass(frozen=True)
 class Calibrate:
-    """Writes ``calibration.npz``: a histogram of every activation over the calibration images."""
+    """Writes ``calibration.npz``: a histogram of every activation over the calibration images.
+
+    ``method`` is how ranges will be chosen from them: it says whether these were enough.
+    """
 
     preprocessing: images.Preprocessing | None
     batch: int
     samples: Samples
     native: Native
+    method: str = recipes.BASELINE
 
     name = "calibrate"
     requires: tuple[str, ...] = (FP32,)
@@ -90,10 +94,19 @@ class Calibrate:
                     "the calibration images give activations that are NaN or infinite, which "
                     "can't be quantized; --variant fp32 exports the model without int8"
                 ) from error
-            self.native.ask("histograms", output=found)
+            told = self.native.ask("histograms", output=found, method=self.method)
             transaction.write(CALIBRATION, found.read_bytes())
+        moved, most, enough = told["unsettled"]
+        if moved:
+            progress.say(
+                f"warning: calibrate: {moved} of {told['ranges']} ranges moved by more than "
+                f"{SETTLED:.0%} in the last quarter of the {count} samples, by {most:.1%} at most: "
+                f"about {enough} would do (--calibration-images)"
+            )
         return {
             "images": self.about(),
+            "unsettled": moved,
+            "enough": enough,
             "summary": f"{count} samples ({self.samples.origin})",
         }
 
@@ -123,10 +136,7 @@ class Calibrate:
 
     def goldens(self, path: Path) -> Iterator[Mapping[str, np.ndarray]]:
         """Goldens with torch's answers, to be judged on."""
-        kept = Goldens.load(path)
-        for feeds, rows, valid in kept.batches(self.preprocessing, "input", self.batch):
-            expected = {name: part[rows][:valid] for name, part in kept.fp32.items()}
-            yield feeds | {f"{EXPECTED}{name}": part for name, part in expected.items()}
+        return Goldens.load(path).as_feeds(self.preprocessing, self.batch)
 
     def _samples(self) -> Dataset | Arrays:
         assert self.samples.calibration

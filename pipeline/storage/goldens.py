@@ -19,6 +19,8 @@ from .manifest import Manifest
 
 FILE = "goldens.npz"
 COUNT = 64
+# How answers are told from inputs where both are handed over.
+EXPECTED = "expected/"
 
 
 @dataclass(frozen=True)
@@ -114,6 +116,14 @@ class Goldens:
             return
         for part, rows, valid in batches(self.images[:count], batch):
             yield {name: normalize(part, preprocessing)}, rows, valid
+
+    def as_feeds(
+        self, preprocessing: Preprocessing | None, batch: int, count: int | None = None
+    ) -> Iterator[dict[str, np.ndarray]]:
+        """Batches for the quantizing worker, with torch's answers as "expected/OUTPUT"."""
+        for feeds, rows, valid in self.batches(preprocessing, "input", batch, count):
+            expected = {name: part[rows][:valid] for name, part in self.fp32.items()}
+            yield feeds | {f"{EXPECTED}{name}": part for name, part in expected.items()}
 
 
 def packed(arrays: Mapping[str, np.ndarray]) -> bytes:

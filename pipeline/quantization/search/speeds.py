@@ -37,6 +37,8 @@ def measure(
         new = {name: _beside(old, name, path) for name, path in files.items()}
         turns = Turns([old, *new.values()], Schedule(GENERATIONS, SECONDS), progress)
         turns.run()
+        if turns.visits[old].error:
+            continue  # a runner that isn't there, or can't run int8
         for name, entry in new.items():
             found[name].append(_speed(turns, entry, old, cell))
     return {name: tuple(speeds) for name, speeds in found.items()}
@@ -50,9 +52,8 @@ def _beside(old: Entry, variant: str, path: Path) -> Entry:
 
 
 def _speed(turns: Turns, new: Entry, old: Entry, cell: Cell) -> Speed:
-    for entry in (old, new):
-        if error := turns.visits[entry].error:
-            return Speed(cell.runner, None, reason=str(error))
+    if error := turns.visits[new].error:
+        return Speed(cell.runner, None, reason=str(error))
     ratio = turns.ratio(new, old)
     if ratio is None:
         return Speed(cell.runner, None, reason="they never took turns")

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+
 from rich.console import RenderableType
 
 from ...judging.explanation import Explanation, LayerError, Step
@@ -25,6 +27,8 @@ LAYERS = (
     Column("operators", lambda layer: layer.operators),
     figure("SQNR so far, dB", _so_far, "SQNR dB"),
     figure("its own, dB", lambda layer: distance(layer.own_sqnr_db, layer.state), "its own dB"),
+    figure("weights cost, dB", lambda layer: number(layer.weights_db, ".1f"), "weights"),
+    figure("values cost, dB", lambda layer: number(layer.values_db, ".1f"), "values"),
     figure("values clipped", lambda layer: number(layer.clipped, ".2%"), "clipped"),
 )
 STEPS = (
@@ -45,6 +49,8 @@ def text(explanation: Explanation) -> str:
     blamed = {step.reason: step.name for step in reversed(explanation.steps) if step.reason}
     lines = [f"  {name}: {reason}" for reason, name in reversed(blamed.items())]
     lines += [f"  {finding.text}" for finding in explanation.findings]
+    if dearest := costliest(explanation.layers):
+        lines.append(f"  `quantize --search` would first keep in float: {', '.join(dearest)}")
     lines += [f"  note: {note}" for note in explanation.notes]
     more = len(explanation.layers) - LAYERS_SHOWN
     if more > 0:
@@ -54,6 +60,17 @@ def text(explanation: Explanation) -> str:
     if explanation.layers:
         parts.append(worst_layers(explanation, LAYERS_SHOWN).text())
     return "\n" + formatting.text(*parts, *lines)
+
+
+def costliest(layers: Sequence[LayerError], most: int = 3) -> list[str]:
+    """The layers whose weights and outputs in int8 cost the model most, the costliest first."""
+
+    def cost(layer: LayerError) -> float:
+        parts = [10 ** (-db / 10) for db in (layer.weights_db, layer.values_db) if db is not None]
+        return sum(parts)
+
+    known = sorted((layer for layer in layers if cost(layer)), key=cost, reverse=True)
+    return [layer.layer for layer in known[:most]]
 
 
 def worst_layers(explanation: Explanation, most: int) -> Table:

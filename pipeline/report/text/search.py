@@ -21,15 +21,12 @@ def _speed(row: Found, runner: str) -> Speed:
 
 
 def _time(runner: str) -> Column:
-    return figure(
-        f"{runner}: × the time",
-        lambda row: number(_speed(row, runner).ratio, ".2f"),
-        runner,
-    )
+    def ratio(row: Found) -> str:
+        speed = _speed(row, runner)
+        ends = interval(speed.ci95, "{:.2f}".format)
+        return NONE if speed.ratio is None else f"{speed.ratio:.2f} [{ends}]"
 
-
-def _time_interval(runner: str) -> Column:
-    return figure("95 % interval", lambda row: interval(_speed(row, runner).ci95, "{:.2f}".format))
+    return figure(f"{runner}: × the time [95 %]", ratio, f"{runner}: × time")
 
 
 def fronts(result: SearchResult) -> Table:
@@ -40,7 +37,7 @@ def fronts(result: SearchResult) -> Table:
         figure("top-1 same", lambda row: number(row.agreement, ".1%"), "top-1"),
     ]
     for speed in result.found[0].speeds if result.found else ():
-        columns += [_time(speed.runner), _time_interval(speed.runner)]
+        columns.append(_time(speed.runner))
     if any(row.drop is not None for row in result.found):
         columns.append(figure("drop", lambda row: number(row.drop, "+.2f")))
         columns.append(

@@ -15,8 +15,7 @@ import pytest
 
 from edgepipe.pipeline.cells.session import Cell, load_cell, start_worker
 from edgepipe.pipeline.quantization import ranges
-from edgepipe.pipeline.quantization.qdq import QdqGraph, write
-from edgepipe.pipeline.quantization.saturation import proof
+from edgepipe.pipeline.quantization.qdq import QdqGraph, worst_of_layers, write
 from edgepipe.pipeline.quantization.scales import MOST_OF_A_PAIR
 from edgepipe.runners.targets import HASWELL, LOCAL
 
@@ -58,7 +57,7 @@ def test_no_layer_is_called_safe_that_saturates_under_emulation(tmp_path: Path) 
         onnx.save(write(draft), path)
         models.append(path)
         inputs.append(dict(found.held_out[0]))
-        said.append(max(proof(onnx.load(path)).values()) <= MOST_OF_A_PAIR)
+        said.append(max(worst_of_layers(onnx.load(path)).values()) <= MOST_OF_A_PAIR)
     answers = {LOCAL: list[np.ndarray](), HASWELL: list[np.ndarray]()}
     for target, found in answers.items():
         cell = Cell("int8", "ort-cpu", target, "f32", "", 1)
@@ -83,4 +82,4 @@ def test_the_bound_is_of_the_weights_in_the_file() -> None:
     for row in weights:
         for left, right in itertools.pairwise(row):
             worst = max(worst, abs(left), abs(right), abs(left + right) * (left * right > 0))
-    assert proof(model)["project"] == worst
+    assert worst_of_layers(model)["project"] == worst

@@ -9,8 +9,7 @@ from onnx import numpy_helper
 from edgepipe.pipeline.numerics.metrics import sqnr_db
 from edgepipe.pipeline.quantization import recipes
 from edgepipe.pipeline.quantization.draft import Draft
-from edgepipe.pipeline.quantization.qdq import QdqGraph, write
-from edgepipe.pipeline.quantization.saturation import proof
+from edgepipe.pipeline.quantization.qdq import QdqGraph, worst_of_layers, write
 from edgepipe.pipeline.quantization.scales import MOST_OF_A_PAIR
 from edgepipe.pipeline.quantization.steps.bias import float_means
 from edgepipe.pipeline.quantization.units import Walk
@@ -98,7 +97,7 @@ def test_rounding_lowers_what_weights_cost(exact_pairs: bool) -> None:
         return float(np.var(off - off.mean(0)))
 
     assert costs(rounded) < 0.8 * costs(plain)
-    worst = max(proof(write(rounded)).values())
+    worst = max(worst_of_layers(write(rounded)).values())
     assert (worst <= MOST_OF_A_PAIR) == exact_pairs
 
 
@@ -135,6 +134,6 @@ def test_what_kernels_without_vnni_add_up_is_within_16_bits_if_asked_for() -> No
         by(made(residual_net("Clip"), exact_pairs=asked), "min-max,bias-correction")
         for asked in (False, True)
     )
-    assert max(proof(write(plain)).values()) > MOST_OF_A_PAIR
-    assert max(proof(write(exact)).values()) <= MOST_OF_A_PAIR
-    assert "depthwise" not in proof(write(exact))
+    assert max(worst_of_layers(write(plain)).values()) > MOST_OF_A_PAIR
+    assert max(worst_of_layers(write(exact)).values()) <= MOST_OF_A_PAIR
+    assert "depthwise" not in worst_of_layers(write(exact))
