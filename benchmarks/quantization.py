@@ -52,8 +52,10 @@ JUDGED, EMULATED, CALIBRATION = 240, 16, 128
 MODELS = ("digits", "lite0", "swish")
 PARTS = ("make", "quality", "speed")
 PHOTOGRAPHS = {
-    "skimage/data": ("coffee.png", "astronaut.png", "motorcycle_left.png", "rocket.jpg")
-    + ("chelsea.png", "hubble_deep_field.jpg", "camera.png", "coins.png"),
+    "skimage/data": (
+        *("coffee.png", "astronaut.png", "motorcycle_left.png", "rocket.jpg", "chelsea.png"),
+        *("hubble_deep_field.jpg", "camera.png", "coins.png"),
+    ),
     "sklearn/datasets/images": ("china.jpg", "flower.jpg"),
     "matplotlib/mpl-data/sample_data": ("grace_hopper.jpg",),
 }
@@ -356,7 +358,7 @@ def speed(subject: Subject, files: dict[str, Path], generations: int) -> None:
     source, rows = subject.source, []
     for runner in ("ort-cpu", "openvino"):
         exact = Entry(Cell("fp32", runner, LOCAL, "f32", "fp32.onnx", 1), source)
-        cells = {name: entry for name, entry in _entries(files, runner, source)}
+        cells = dict(_entries(files, runner, source))
         turns = Turns([exact, *cells.values()], Schedule(generations), SILENT)
         turns.run()
         for name, entry in cells.items():

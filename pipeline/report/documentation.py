@@ -21,6 +21,7 @@ from ..judging.predict import PredictResult
 from ..machine.doctor import Diagnosis
 from ..machine.inventory import Inventory
 from ..profiling.profile_result import ProfileResult
+from ..quantization.search.search_result import SearchResult
 from ..shipping.deploy import Deployment
 from ..shipping.package import Packaged
 from ..shipping.verify_result import Verification
@@ -40,6 +41,7 @@ KEPT = (
     EvaluationResult,
     ExplainResult,
     TuneResult,
+    SearchResult,
     CompareResult,
 )
 PRINTED = (PredictResult, TrainResult, Packaged, Verification, Deployment, Inventory, Diagnosis)

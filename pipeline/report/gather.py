@@ -13,6 +13,7 @@ from ..judging.evaluate_result import CellAccuracy, EvaluationResult
 from ..judging.explanation import ExplainResult
 from ..judging.parity_result import CellVerdict, ParityResult
 from ..profiling.profile_result import ProfileResult
+from ..quantization.search.search_result import SearchResult
 from ..speed.bench_result import BenchResult, CellResult
 from ..speed.compare import CompareResult
 from ..speed.tune import TuneResult
@@ -64,6 +65,7 @@ class Report:
     explanation: ExplainResult | None
     tuning: TuneResult | None
     profile: ProfileResult | None
+    search: SearchResult | None
     comparison: CompareResult | None
     rows: tuple[Row, ...]
 
@@ -119,6 +121,7 @@ def gather(folder: Path, manifest: Manifest) -> Report:
         explanation=noted(results.read(folder, ExplainResult, manifest)),
         tuning=noted(results.read(folder, TuneResult, manifest)),
         profile=noted(results.read(folder, ProfileResult, manifest)),
+        search=noted(results.read(folder, SearchResult, manifest)),
         comparison=noted(results.read_comparison(folder.parent)),
         rows=tuple(_rows(bench, parity, evaluation, samples)),
         sources=tuple(sources),

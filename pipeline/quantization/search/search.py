@@ -33,8 +33,8 @@ from .trials import Trials
 
 # The fewest images that can tell candidates apart.
 FEWEST_SEEN = 16
-# What is left of the budget is for measuring times and confirming.
-TRIALS_SHARE = 0.75
+# What is left for trials: measuring times and confirming take about so long.
+RESERVED_SECONDS, FEWEST_SHARE = 120.0, 0.5
 # Variants of each CPU class that are timed and kept, the nearest ones.
 MOST_FOUND = 4
 
@@ -54,7 +54,8 @@ class Search:
         section, folder = self.config.quantize, self.place.folder
         began = time.monotonic()
         budget = seconds(section.budget)
-        deadline = Deadline(began, began + TRIALS_SHARE * budget)
+        for_trials = max(FEWEST_SHARE * budget, budget - RESERVED_SECONDS)
+        deadline = Deadline(began, began + for_trials)
         with Native() as native, prepared(native, folder / FP32) as model:
             calibrate, further = calibration(self.manifest, section, native)
             seen, images_of = self._seen(calibrate, further)

@@ -21,10 +21,11 @@ from ..choice import choose, speed
 from ..gather import Report
 from ..plots import pareto, plots
 from ..plots import profile as profile_plot
+from ..plots import search as search_plot
 from ..results import CURRENT, OUTDATED
 from ..tables.table import Table, Verdict, escaped
 from ..text import explanation, judged
-from . import cell_table, contents, models, profile, tuning
+from . import cell_table, contents, models, profile, search, tuning
 from .again import commands, placeholders
 
 LAYERS_SHOWN = 5
@@ -75,6 +76,7 @@ def _contents(report: Report) -> dict[str, Any]:
         "limits": contents.limits(report),
         "tuned": tuning.section(report),
         "profiled": profile.section(report),
+        "searched": search.section(report),
         "compared": models.section(report),
         "files": {
             "parity": ParityResult.FILE,
@@ -107,6 +109,7 @@ def _plots(report: Report) -> dict[str, Any]:
         "distributions": both(lambda width: plots.distributions(rows, width)),
         "broken": any(layer.state == BROKEN for cell in explained for layer in cell.layers),
         "layers": both(lambda width: plots.layers(explained, width)),
+        "front": both(lambda width: search_plot.front(report.search, width)),
         "profile": both(lambda width: profile_plot.layers(report.profile, width)),
         "runner_colors": plots.runner_colors(rows),
         "pareto": both(lambda width: pareto.pareto(models, width)),

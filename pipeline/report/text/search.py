@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from textwrap import wrap
 
-from ...quantization.search.search_result import Candidate, Found, SearchResult, Speed
+from ...quantization.search.search_result import Found, SearchResult, Speed
 from ..tables.formatting import NONE, WIDTH, interval, number
 from ..tables.formatting import text as shown
 from ..tables.table import Column, Table, figure
@@ -51,26 +51,25 @@ def fronts(result: SearchResult) -> Table:
 
 def text(result: SearchResult) -> str:
     """The table, what each variant is, and what ended the search."""
-    lines = []
-    for row in result.found:
-        line = f"{row.variant}: {recipe(row.candidate)}"
-        if row.layers:
-            more = len(row.layers) - SHOWN_LAYERS
-            listed = ", ".join(row.layers[:SHOWN_LAYERS]) + (
-                f" and {more} more" if more > 0 else ""
-            )
-            line += f"; in float: {listed}"
-        lines += wrap(line, WIDTH, initial_indent="  ", subsequent_indent="    ")
-    about = (
-        f"  dB and top-1 on the goldens, which the search never saw; {len(result.trials)} tried on "
-        f"{result.images['count']} {result.images['are']} in {result.seconds:.0f} s; "
-        f"ended by: {result.ended}"
-    )
-    lines += wrap(about, WIDTH, initial_indent="  ", subsequent_indent="  ")
-    lines += [f"  {problem}" for problem in result.problems]
+    lines: list[str] = []
+    for remark in remarks(result):
+        lines += wrap(remark, WIDTH, initial_indent="  ", subsequent_indent="    ")
     return shown(fronts(result).text(), *lines)
 
 
-def recipe(candidate: Candidate) -> str:
-    """Its steps."""
-    return ", ".join(candidate.recipe)
+def remarks(result: SearchResult) -> list[str]:
+    """What each variant is, what the figures are of, and what ended the search."""
+    lines = []
+    for row in result.found:
+        line = f"{row.variant}: {', '.join(row.candidate.recipe)}"
+        if row.layers:
+            more = len(row.layers) - SHOWN_LAYERS
+            rest = f" and {more} more" if more > 0 else ""
+            line += f"; in float: {', '.join(row.layers[:SHOWN_LAYERS])}{rest}"
+        lines.append(line)
+    lines.append(
+        f"dB and top-1 on the goldens, which the search never saw; {len(result.trials)} tried on "
+        f"{result.images['count']} {result.images['are']} in {result.seconds:.0f} s; "
+        f"ended by: {result.ended}"
+    )
+    return [*lines, *result.problems]
