@@ -12,7 +12,7 @@ import numpy as np
 
 from ....runners.machine.installed import versions
 from ...cells import arithmetic
-from ...numerics.ratios import MARGIN
+from ...numerics.ratios import FEWEST, MARGIN
 from ...progress import Progress
 from ...settings.load import Config
 from ...settings.options import seconds
@@ -35,6 +35,8 @@ from .trials import Trials
 FEWEST_SEEN = 16
 # What is left for trials: measuring times and confirming take about so long.
 RESERVED_SECONDS, FEWEST_SHARE = 120.0, 0.5
+# Generations of timing, and the fewest, where less was asked for altogether than this.
+GENERATIONS, SHORT_SECONDS = 6, 300.0
 # Variants of each CPU class that are timed and kept, the nearest ones.
 MOST_FOUND = 4
 
@@ -65,7 +67,8 @@ class Search:
             if before and before.key != key:
                 known = {}
             trials = Trials(folder, model, calibrate, seen, known)
-            strategy = Strategy(trials.attempt, trials.layers(), deadline, self.progress)
+            layers = trials.layers()
+            strategy = Strategy(trials.attempt, layers, deadline, self.progress, frozenset(known))
             strategy.run(self._classes())
             names = graphs.LayerGraph(folder / FP32).names
             found = self._found(strategy.trials, trials, model.parent, names)
@@ -132,10 +135,11 @@ class Search:
         chosen: dict[str, Candidate] = {}
         for exact_pairs in self._classes():
             name, incumbent = self._incumbent(exact_pairs)
-            trials.attempt(incumbent)
             chosen[name] = incumbent
-            best = [one.candidate for one in front(made, exact_pairs)][-MOST_FOUND:]
-            chosen |= {_name(one): one for one in best if one != incumbent}
+            nearer = front([trials.attempt(incumbent), *made], exact_pairs)[-MOST_FOUND:]
+            found = (one.candidate for one in nearer)
+            chosen |= {_name(one): one for one in found if one != incumbent}
+        section = self.config.quantize
         files = {name: folder / "found" / f"{name}.onnx" for name in chosen}
         (folder / "found").mkdir()
         self.progress.step(0, 1, f"confirming {len(chosen)} on the goldens")
@@ -143,8 +147,15 @@ class Search:
         self._pairs = {name: confirmed[one]["pairs"] for name, one in chosen.items()}
         source = Source.of(self.place, self.manifest)
         reference = next(iter(chosen))
+        generations = GENERATIONS if seconds(section.budget) >= SHORT_SECONDS else FEWEST
         timed = speeds.measure(
-            source, reference, files, self.config.bench, self.config.places, self.progress
+            source,
+            reference,
+            files,
+            self.config.bench,
+            self.config.places,
+            generations,
+            self.progress,
         )
         rows = [
             Found(

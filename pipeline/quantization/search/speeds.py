@@ -17,7 +17,7 @@ from ...speed.visits import Entry, Schedule, Source
 from ...storage.workspace import Workspace
 from .search_result import Speed
 
-GENERATIONS, SECONDS = 6, 0.3
+SECONDS = 0.3
 
 
 def measure(
@@ -26,6 +26,7 @@ def measure(
     files: Mapping[str, Path],
     section: BenchConfig,
     places: Places,
+    generations: int,
     progress: Progress,
 ) -> dict[str, tuple[Speed, ...]]:
     """The speeds of variants whose files aren't in the workspace yet, on every runner there is."""
@@ -35,7 +36,7 @@ def measure(
     for cell in cells:
         old = Entry(cell, source)
         new = {name: _beside(old, name, path) for name, path in files.items()}
-        turns = Turns([old, *new.values()], Schedule(GENERATIONS, SECONDS), progress)
+        turns = Turns([old, *new.values()], Schedule(generations, SECONDS), progress)
         turns.run()
         if turns.visits[old].error:
             continue  # a runner that isn't there, or can't run int8

@@ -7,7 +7,7 @@ recipes and single layers it is combinations that are made and measured, from th
 from __future__ import annotations
 
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Container, Sequence
 from dataclasses import dataclass, replace
 
 from ...progress import Progress
@@ -27,7 +27,7 @@ SINGLES_END = 0.65
 # Sets that are carried on, layers that are tried beside each, and layers in float at most.
 BEAM, BESIDE, MOST_FLOATS = 2, 6, 6
 # A larger set has to be so much nearer, in dB.
-WORTH_DB = 0.05
+WORTH_DB = 0.1
 # Sets that are made again for CPUs whose kernels saturate.
 AGAIN = 4
 
@@ -50,7 +50,10 @@ class Deadline:
 
 
 class Strategy:
-    """Asks ``attempt`` for one trial after the other; ``trials`` are all that were made."""
+    """Asks ``attempt`` for one trial after the other; ``trials`` are all that it was told.
+
+    What is ``known`` from an earlier search takes no time.
+    """
 
     def __init__(
         self,
@@ -58,8 +61,9 @@ class Strategy:
         layers: Sequence[str],
         deadline: Deadline,
         progress: Progress,
+        known: Container[Candidate] = (),
     ) -> None:
-        self._attempt, self._layers = attempt, layers
+        self._attempt, self._layers, self._known = attempt, layers, known
         self._deadline, self._progress = deadline, progress
         self._tried: dict[Candidate, Trial] = {}
         self.ended = ""
@@ -129,7 +133,7 @@ class Strategy:
         """Its trial; ``None`` once the time is up. Without a deadline it is made in any case."""
         if candidate in self._tried:
             return self._tried[candidate]
-        if deadline and deadline.over and self._tried:
+        if deadline and deadline.over and self._tried and candidate not in self._known:
             return None
         trial = self._attempt(candidate)
         self._tried[candidate] = trial
