@@ -168,7 +168,7 @@ class Visits:
 
 
 def typical(samples: np.ndarray, scenario: str) -> float:
-    """Ms for a run in a slice: the median of the samples; offline, where they add up, their mean."""
+    """Ms for a run in a slice: the samples' median; offline, where they add up, their mean."""
     return float((np.mean if scenario == OFFLINE else np.median)(samples)) / 1e6
 
 
