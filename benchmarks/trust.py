@@ -38,7 +38,7 @@ import tempfile
 import time
 from collections import Counter, defaultdict
 from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
+from contextlib import closing, contextmanager
 from pathlib import Path
 
 import numpy as np
@@ -252,7 +252,7 @@ def _beside_a_loop(entry: Entry, cycles: int) -> float:
             stdout=subprocess.PIPE,
             text=True,
         ) as bare,
-        start_worker(cell) as worker,
+        closing(start_worker(cell)) as worker,
     ):
         assert bare.stdin
         assert bare.stdout
