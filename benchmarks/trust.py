@@ -200,7 +200,7 @@ def meter(workspace: Path, benches: int) -> None:
     verdicts: Counter[str] = Counter()
     moves: defaultdict[str, list[float]] = defaultdict(list)
     before: BenchResult | None = None
-    kept = workspace / MODEL / "before.json"
+    kept = workspace.with_name("before.json")
     for _ in range(benches + 1):
         result = bench(
             workspace=workspace,
