@@ -2,9 +2,11 @@
 
     python benchmarks/bare_loop.py ort-cpu model.onnx goldens.npz THREADS SECONDS
     python benchmarks/bare_loop.py ort-cpu model.onnx goldens.npz THREADS once
+    python benchmarks/bare_loop.py ort-cpu model.onnx goldens.npz THREADS turns
 
 Prints the p50 of `session.run` on one image in ms, after a warm-up; or, with `once`, the seconds
-that every golden takes together, each run once. Loading and preprocessing are not in either.
+that every golden takes together, each run once; or, with `turns`, the p50 of 50 ms for each line
+that it reads, the first run of which doesn't count. Loading and preprocessing are not in either.
 Same settings as the runners', written out again here.
 """
 
@@ -18,6 +20,7 @@ from typing import Any
 import numpy as np
 
 WARM_UP_SECONDS = 1.0
+TURN_SECONDS, TURN_RUNS = 0.05, 5
 
 
 Feeds = Mapping[str, np.ndarray]
@@ -81,6 +84,21 @@ def p50_ms(run: Callable[[Feeds], Any], feeds: Feeds, seconds: float) -> float:
     return float(np.median(samples)) / 1e6
 
 
+def turns(run: Callable[[Feeds], Any], feeds: Feeds) -> None:
+    """A stretch of runs whenever it is asked for, which stops once there is nothing to read."""
+    p50_ms(run, feeds, 0.1)
+    print("ready", flush=True)
+    for _ in sys.stdin:
+        run(feeds)
+        samples: list[int] = []
+        end = time.perf_counter() + TURN_SECONDS
+        while time.perf_counter() < end or len(samples) < TURN_RUNS:
+            before = time.perf_counter_ns()
+            run(feeds)
+            samples.append(time.perf_counter_ns() - before)
+        print(float(np.median(samples)) / 1e6, flush=True)
+
+
 def main() -> None:
     """Load, run, time."""
     runner, model, goldens, threads, seconds = sys.argv[1:]
@@ -91,6 +109,9 @@ def main() -> None:
     feeds = [{"input": tensor[row : row + 1]} for row in range(len(tensor))]
     load = {"ort-cpu": ort_cpu, "openvino": openvino, "torch": torch}[runner]
     run = load(model, int(threads))
+    if seconds == "turns":
+        turns(run, feeds[0])
+        return
     if seconds != "once":
         print(p50_ms(run, feeds[0], float(seconds)))
         return

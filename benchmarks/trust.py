@@ -3,6 +3,7 @@
     python benchmarks/trust.py ratios [--benches 20] [--threads 1] [--threads 2] [--neighbour]
     python benchmarks/trust.py gate [--benches 20] [--neighbour]
     python benchmarks/trust.py meter [--benches 20] [--neighbour]
+    python benchmarks/trust.py loop [--neighbour]
     python benchmarks/trust.py record FILE [--generations 40] [--neighbour]
 
 ratios: benches of fp32, int8 and a copy of int8 under another name. The copy is as fast as int8, so
@@ -16,6 +17,9 @@ each run for a tenth of what the run took.
 meter: every bench is held against the file of the one before, though nothing has changed: how far
 the time in runs of the meter moves, and how often that is called slower.
 
+loop: the p50 of a cell over that of a bare loop, by turns in the same run, each in processes of its
+own (within 3 % wanted).
+
 record: the slices of the three models on both runners, for the test of what intervals cover.
 """
 
@@ -28,17 +32,20 @@ import os
 import random
 import shutil
 import statistics as stats
+import subprocess
+import sys
 import tempfile
 import time
 from collections import Counter, defaultdict
 from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
+from contextlib import closing, contextmanager
 from pathlib import Path
 
 import numpy as np
 
 from edgepipe.pipeline import bench, export
-from edgepipe.pipeline.cells.session import Cell
+from edgepipe.pipeline.cells.session import Cell, load_cell, start_worker
+from edgepipe.pipeline.numerics import ratios as numerics
 from edgepipe.pipeline.progress import SILENT
 from edgepipe.pipeline.speed.bench_result import BenchResult
 from edgepipe.pipeline.speed.turns import Turns
@@ -193,7 +200,7 @@ def meter(workspace: Path, benches: int) -> None:
     verdicts: Counter[str] = Counter()
     moves: defaultdict[str, list[float]] = defaultdict(list)
     before: BenchResult | None = None
-    kept = workspace / MODEL / "before.json"
+    kept = workspace.with_name("before.json")
     for _ in range(benches + 1):
         result = bench(
             workspace=workspace,
@@ -217,6 +224,54 @@ def meter(workspace: Path, benches: int) -> None:
         most = max(map(abs, found))
         print(f"{unit}: standard deviation {stats.stdev(found):.3f}, at most {most:.3f}")
     print(f"verdicts on no change, at 10 %: {dict(verdicts)}")
+
+
+def loop(workspace: Path, generations: int = 6, cycles: int = 24) -> None:
+    """What bench's worker says of a cell beside the same session in a plain loop."""
+    place = Workspace(workspace, MODEL)
+    with place.exported("benchmark", print) as manifest:
+        source = Source.of(place, manifest)
+        for runner in RUNNERS:
+            for variant in ("fp32", "int8"):
+                cell = Cell(variant, runner, LOCAL, "f32", f"{variant}.onnx", 1)
+                logs = [_beside_a_loop(Entry(cell, source), cycles) for _ in range(generations)]
+                found = numerics.over_generations(logs)
+                ends = f"[{found.low:.3f}-{found.high:.3f}]"
+                print(f"p50 / bare loop, {variant}/{runner}: {found.value:.3f} {ends}", flush=True)
+
+
+def _beside_a_loop(entry: Entry, cycles: int) -> float:
+    """One generation: the median over cycles of the log ratio of two medians."""
+    cell, folder = entry.cell, entry.source.workspace.folder
+    script = Path(__file__).with_name("bare_loop.py")
+    asked = [cell.runner, entry.model, folder / "goldens.npz", str(cell.threads), "turns"]
+    with (
+        subprocess.Popen(
+            [sys.executable, script, *asked],
+            stdin=subprocess.PIPE,
+            stdout=subprocess.PIPE,
+            text=True,
+        ) as bare,
+        closing(start_worker(cell)) as worker,
+    ):
+        assert bare.stdin
+        assert bare.stdout
+        bare.stdout.readline()
+        feeds, _ = entry.source.batch(load_cell(worker, cell, entry.model))
+        worker.warm_up(feeds, Schedule().plan(0))
+        plain = []
+        for cycle in range(cycles):
+            for who in ("bare", "worker") if cycle % 2 else ("worker", "bare"):
+                if who == "worker":
+                    worker.slice()
+                    continue
+                bare.stdin.write("\n")
+                bare.stdin.flush()
+                plain.append(float(bare.stdout.readline()))
+        measured, _ = worker.finish()
+        bare.stdin.close()
+    ours = np.array([np.median(part) / 1e6 for part in measured.by_slice()])
+    return numerics.of_cycles(ours, np.array(plain))
 
 
 def record(workspace: Path, file: Path, generations: int, threads: int) -> None:
@@ -272,7 +327,7 @@ def _mark(root: Path) -> None:
 def main() -> None:
     """Measure and print."""
     parser = argparse.ArgumentParser(description=__doc__)
-    parser.add_argument("what", choices=("ratios", "gate", "meter", "record"))
+    parser.add_argument("what", choices=("ratios", "gate", "meter", "loop", "record"))
     parser.add_argument("file", type=Path, nargs="?")
     parser.add_argument("--benches", type=int, default=20)
     parser.add_argument("--generations", type=int, default=40)
@@ -286,6 +341,8 @@ def main() -> None:
         with neighbour(asked.neighbour):
             if asked.what == "ratios":
                 ratios(workspace, asked.benches, asked.threads or (1, 2))
+            elif asked.what == "loop":
+                loop(workspace)
             elif asked.what == "record":
                 record(workspace, asked.file, asked.generations, (asked.threads or [1])[0])
             else:

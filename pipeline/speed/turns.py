@@ -73,7 +73,11 @@ class Turns:
             group = [entry for entry in entries if entry.cell.target == target]
             more = [replace(group[0], role=METER)] if meter else []
             self._groups[target] = [[*group, *more]]
-        self.visits = {entry: Visits() for groups in self._groups.values() for entry in groups[0]}
+        self.visits = {
+            entry: Visits(schedule.scenario)
+            for groups in self._groups.values()
+            for entry in groups[0]
+        }
         self._references: dict[Target, Entry] = {}
         self._started = monotonic()
         self._state = ""
@@ -193,7 +197,7 @@ class Turns:
                     continue
                 if entry in alive and not entry.role and self._has_control(entry):
                     twin = replace(entry, role=CONTROL)
-                    self.visits[twin] = Visits()
+                    self.visits[twin] = Visits(self._schedule.scenario)
                     entries.insert(entries.index(entry) + 1, twin)
                     waiting.insert(0, twin)
                 if self._full(free_mib, alive):

@@ -26,6 +26,8 @@ SLICE_SECONDS = {SINGLE_STREAM: 0.05, OFFLINE: 0.2, COLD: 0.2}
 SLICE_RUNS = {SINGLE_STREAM: 5, OFFLINE: 5, COLD: 3}
 # Random arrivals make a queue, and a queue needs time: the server has one long turn.
 SERVER_RUNS = 16
+# The share of a slice's runs that were fastest by which cells are compared: see ``figure``.
+UNDISTURBED = 0.1
 WARM_UP_SECONDS = 0.06
 QUICK_SECONDS = 0.15
 
@@ -118,11 +120,13 @@ class Schedule:
 class Visits:
     """What came back from a cell's generations so far; ``error`` ends them.
 
-    ``cycles`` are the ms for a run in each slice, by turn: the generation, and which of the groups
-    that could be alive together it was in. The reference is in all of them. ``cache`` is what the
+    ``cycles`` are the figures of each slice that ratios are made of (see ``figure``), by turn: the
+    generation, and which of the groups that could be alive together it was in. The reference is in
+    all of them. ``scenario`` is that of its measurements. ``cache`` is what the
     runner keeps to load sooner, ``uncached`` why that wasn't tried to its end.
     """
 
+    scenario: str = SINGLE_STREAM
     cycles: dict[tuple[int, int], np.ndarray] = field(default_factory=dict)
     measurements: list[Measurement] = field(default_factory=list)
     opened: list[OpenCell] = field(default_factory=list)
@@ -144,8 +148,12 @@ class Visits:
         return bool(self.cache) and len(self.measurements) % 2 == 1
 
     def figures(self) -> list[float]:
-        """What each generation says: the median of its slices, in ms for a run."""
-        return [float(np.nanmedian(slices)) for slices in self._joined(self.cycles.values())]
+        """What each generation says: the median of its slices' typical times, in ms for a run."""
+        slices = self._joined(
+            np.array([typical(part, self.scenario) for part in found.by_slice()])
+            for found in self.measurements
+        )
+        return [float(np.median(found)) for found in slices]
 
     def samples(self) -> list[np.ndarray]:
         """The samples of each generation, int64 ns."""
@@ -159,9 +167,20 @@ class Visits:
         return [np.concatenate(parts) for parts in found.values()]
 
 
-def figure(samples: np.ndarray, scenario: str) -> float:
-    """Ms for a run: the median of the samples; offline, where they add up, their mean."""
+def typical(samples: np.ndarray, scenario: str) -> float:
+    """Ms for a run in a slice: the samples' median; offline, where they add up, their mean."""
     return float((np.mean if scenario == OFFLINE else np.median)(samples)) / 1e6
+
+
+def figure(samples: np.ndarray, scenario: str) -> float:
+    """What a slice says of a cell beside another, in ms for a run.
+
+    Of single runs that is their lower decile, what a run takes that nothing came between: who else
+    was at work meets a longer run more often, and medians with it. Else as ``typical``.
+    """
+    if scenario != SINGLE_STREAM:
+        return typical(samples, scenario)
+    return float(np.quantile(samples, UNDISTURBED)) / 1e6
 
 
 def hosts(visits: Mapping[Entry, Visits]) -> dict[str, Mapping[str, object]]:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Sequence
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -46,6 +47,38 @@ def test_the_interval_covers_the_true_ratio_in_about_95_of_100_benches(
         covered += found.low <= 0.5 <= found.high
     # Two standard deviations of what chance allows around 95 %.
     assert 0.925 <= covered / benches <= 0.98
+
+
+# Slices that were measured: `python benchmarks/trust.py record FILE`, int8-avx2 being a copy of
+# int8, with one and two threads, without and with a neighbour who burns both cores.
+RECORDED = sorted((Path(__file__).parent / "slices").glob("*.npz"))
+BENCH = 8
+
+
+def recorded(file: Path, runner: str, new: str) -> list[float]:
+    """The log ratios of a variant and int8 in all generations."""
+    with np.load(file) as slices:
+        cells = [slices[f"{variant}/{runner}"] for variant in (new, "int8")]
+        return [ratios.of_cycles(*cycles) for cycles in zip(*cells, strict=True)]
+
+
+@pytest.mark.parametrize("runner", ["ort-cpu", "openvino"])
+@pytest.mark.parametrize("file", RECORDED, ids=lambda file: file.stem)
+def test_the_interval_covers_one_for_two_files_that_are_the_same(file: Path, runner: str) -> None:
+    logs = recorded(file, runner, "int8-avx2")
+    generator = np.random.default_rng(0)
+    drawn = [generator.choice(logs, BENCH, replace=False) for _ in range(400)]
+    benches = [ratios.over_generations(some.tolist()) for some in drawn]
+    assert np.mean([found.low <= 1 <= found.high for found in benches]) >= 0.9
+
+
+@pytest.mark.parametrize("runner", ["ort-cpu", "openvino"])
+@pytest.mark.parametrize("file", RECORDED, ids=lambda file: file.stem)
+def test_int8_is_faster_than_fp32_in_every_bench_that_was_recorded(file: Path, runner: str) -> None:
+    logs = recorded(file, runner, "fp32")
+    for start in range(len(logs) - BENCH + 1):
+        found = ratios.over_generations(logs[start : start + BENCH])
+        assert ratios.verdict(found) == "faster"
 
 
 def test_what_slows_both_down_cancels_out() -> None:
