@@ -205,7 +205,7 @@ def peers(session: nox.Session) -> None:
 def trust(session: nox.Session) -> None:
     """Do bench's verdicts hold? Repeated benches, and the regression gate on a slower model."""
     session.install("-e", ".[all]")
-    session.run("python", "benchmarks/trust.py", "repeat", "--runs=3")
+    session.run("python", "benchmarks/trust.py", "ratios")
     session.run("python", "benchmarks/trust.py", "gate")
 
 

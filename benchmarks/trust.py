@@ -4,6 +4,7 @@
     python benchmarks/trust.py gate [--benches 20] [--neighbour]
     python benchmarks/trust.py meter [--benches 20] [--neighbour]
     python benchmarks/trust.py loop [--neighbour]
+    python benchmarks/trust.py peers [--neighbour]
     python benchmarks/trust.py record FILE [--generations 40] [--neighbour]
 
 ratios: benches of fp32, int8 and a copy of int8 under another name. The copy is as fast as int8, so
@@ -20,16 +21,21 @@ the time in runs of the meter moves, and how often that is called slower.
 loop: the p50 of a cell over that of a bare loop, by turns in the same run, each in processes of its
 own (within 3 % wanted).
 
+peers: how much faster int8 is than fp32 by bench, by `benchmark_app` (openvino) and by hyperfine
+(whole processes that load a model and run 64 images), each asked three times, one thread.
+
 record: the slices of the three models on both runners, for the test of what intervals cover.
 """
 
 from __future__ import annotations
 
 import argparse
+import json
 import math
 import multiprocessing
 import os
 import random
+import re
 import shutil
 import statistics as stats
 import subprocess
@@ -274,6 +280,49 @@ def _beside_a_loop(entry: Entry, cycles: int) -> float:
     return numerics.of_cycles(ours, np.array(plain))
 
 
+def peers(workspace: Path, times: int = 3) -> None:
+    """What each tool says, and how far its own answers are apart."""
+    folder = workspace / MODEL
+    said: defaultdict[str, list[float]] = defaultdict(list)
+    for _ in range(times):
+        app = [_benchmark_app(folder / f"{name}.onnx") for name in ("fp32", "int8")]
+        said["benchmark_app, openvino"].append(app[0] / app[1])
+        if shutil.which("hyperfine"):
+            for runner in RUNNERS:
+                process = [_hyperfine(runner, folder, name) for name in ("fp32", "int8")]
+                said[f"hyperfine, {runner}"].append(process[0] / process[1])
+        result = bench(workspace=workspace, runners=RUNNERS, variants=("fp32", "int8"), threads=1)
+        for row in result.cells:
+            if row.variant == "int8" and row.speedup and row.speedup_ci95:
+                said[f"bench, {row.runner}"].append(row.speedup)
+                ends = "[{:.2f}-{:.2f}]".format(*row.speedup_ci95)
+                print(f"bench, {row.runner}: {row.speedup:.2f} {ends}", flush=True)
+    for tool, found in sorted(said.items()):
+        listed = ", ".join(f"{one:.2f}" for one in found)
+        print(f"| {tool} | {listed} | {max(found) / min(found) - 1:.0%} |")
+
+
+def _benchmark_app(model: Path) -> float:
+    """Its median, in ms."""
+    app = Path(sys.executable).with_name("benchmark_app")
+    command = [app, "-m", model, "-hint", "latency", "-nthreads", "1", "-t", "10"]
+    done = subprocess.run(command, capture_output=True, text=True, check=True)
+    median = re.search(r"Median: +([\d.]+) ms", done.stdout)
+    assert median, done.stdout
+    return float(median[1])
+
+
+def _hyperfine(runner: str, folder: Path, variant: str) -> float:
+    """The mean time of a process, in seconds."""
+    script = Path(__file__).with_name("bare_loop.py")
+    files = f"{folder / variant}.onnx {folder / 'goldens.npz'}"
+    command = f"{sys.executable} {script} {runner} {files} 1 once"
+    with tempfile.NamedTemporaryFile(suffix=".json") as file:
+        asked = ["hyperfine", "--warmup", "1", "--runs", "10", "--export-json", file.name, command]
+        subprocess.run(asked, capture_output=True, check=True)
+        return float(json.load(file)["results"][0]["mean"])
+
+
 def record(workspace: Path, file: Path, generations: int, threads: int) -> None:
     """Slices as they come, and nothing judged: name -> ms of ``[generation, cycle]``."""
     place = Workspace(workspace, MODEL)
@@ -327,7 +376,7 @@ def _mark(root: Path) -> None:
 def main() -> None:
     """Measure and print."""
     parser = argparse.ArgumentParser(description=__doc__)
-    parser.add_argument("what", choices=("ratios", "gate", "meter", "loop", "record"))
+    parser.add_argument("what", choices=("ratios", "gate", "meter", "loop", "peers", "record"))
     parser.add_argument("file", type=Path, nargs="?")
     parser.add_argument("--benches", type=int, default=20)
     parser.add_argument("--generations", type=int, default=40)
@@ -341,8 +390,8 @@ def main() -> None:
         with neighbour(asked.neighbour):
             if asked.what == "ratios":
                 ratios(workspace, asked.benches, asked.threads or (1, 2))
-            elif asked.what == "loop":
-                loop(workspace)
+            elif asked.what in ("loop", "peers"):
+                (loop if asked.what == "loop" else peers)(workspace)
             elif asked.what == "record":
                 record(workspace, asked.file, asked.generations, (asked.threads or [1])[0])
             else:

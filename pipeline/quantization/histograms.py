@@ -24,6 +24,7 @@ BINS = 8192
 MOST_VALUES = 1 << 14
 # What is compared with the end to see whether more images would move a range.
 SETTLED_BY = 0.75
+MOST_EXPONENT = 100
 NOT_FINITE = "NaN or infinite"
 
 
@@ -45,8 +46,10 @@ class Histogram:
         """Of some values between the two ends."""
         most = max(-low, high, np.finfo(np.float32).tiny)
         exponent = int(np.floor(np.log2(most))) + 2 - int(np.log2(BINS))
-        # In float64: a bin's edge belongs to the bin above it, whatever the width.
-        places = np.floor(np.ldexp(values.astype(np.float64), -exponent)).astype(np.intp)
+        if abs(exponent) > MOST_EXPONENT:  # where float32 has no such factor
+            values = values.astype(np.float64)
+        # A power of two changes no digit: an edge belongs to the bin above it, whatever the width.
+        places = np.floor(values * values.dtype.type(2.0**-exponent)).astype(np.intp)
         counts = np.bincount(np.clip(places + BINS // 2, 0, BINS - 1), minlength=BINS)
         return cls(counts, exponent, low, high)
 

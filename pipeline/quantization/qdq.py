@@ -18,6 +18,7 @@ import numpy as np
 
 from .draft import BIAS, WEIGHT, Draft, copy_of, weighted
 from .scales import quantized, scales, worst_pairs
+from .sessions import before_clips
 
 QUANTIZE, DEQUANTIZE = "QuantizeLinear", "DequantizeLinear"
 INT32 = np.iinfo(np.int32)
@@ -175,9 +176,12 @@ def _by_onnxruntime(draft: Draft) -> Any:
     logging.getLogger().setLevel(logging.ERROR)  # it advises to do what was just done
     with tempfile.TemporaryDirectory(prefix="edgepipe-") as folder:
         output, cache = Path(folder) / "int8.onnx", Path(folder) / "ranges.json"
+        # Where an activation can't be left out after all, what it reads has its range, too.
+        behind = before_clips(draft.model).items()
+        shared = {name: draft.ranges[of] for name, of in behind if of in draft.ranges}
         ends = {
             name: (np.array(low, np.float32), np.array(high, np.float32))
-            for name, (low, high) in draft.ranges.items()
+            for name, (low, high) in {**shared, **draft.ranges}.items()
         }
         save_tensors_data(TensorsData(CalibrationMethod.MinMax, ends), cache)
         quantize_static(

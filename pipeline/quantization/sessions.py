@@ -5,6 +5,7 @@ For the worker that quantizes: sessions are made in the process that calls this.
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
 
@@ -12,6 +13,7 @@ import numpy as np
 
 # The oldest version of the file format that has all the operator sets that exporters write.
 IR_VERSION = 10
+CLIPS = ("Clip", "Relu")
 
 
 def session(model: Any, *, optimize: bool = True) -> Any:
@@ -76,7 +78,7 @@ def _mean_of(name: str) -> list[Any]:
 def tensors(model: Any) -> list[str]:
     """The float tensors whose ranges a quantizer may ask for, in the order of the graph.
 
-    What goes into nothing but an activation that clips isn't one: the two become one operator.
+    What goes into an activation that clips, and nowhere else, isn't one: see ``before_clips``.
     """
     from onnx import TensorProto, shape_inference
     from onnxruntime.quantization.registry import QDQRegistry, QLinearOpsRegistry
@@ -88,14 +90,31 @@ def tensors(model: Any) -> list[str]:
         for value in (*graph.value_info, *graph.output, *graph.input)
         if value.type.tensor_type.elem_type == TensorProto.FLOAT
     }
+    left_out = constants | set(before_clips(model))
     operators = {*QLinearOpsRegistry, *QDQRegistry}
     found: dict[str, None] = {}
     for node in graph.node:
         if node.op_type in operators:
             for name in (*node.input, *node.output):
-                if name in known and name not in constants:
+                if name in known and name not in left_out:
                     found[name] = None
     return list(found)
+
+
+def before_clips(model: Any) -> dict[str, str]:
+    """Tensors that only an activation reads which the quantized range makes up for, with its own.
+
+    The two become one operator in int8, whose range is the activation's.
+    """
+    graph = model.graph
+    outputs = {value.name for value in graph.output}
+    uses = Counter(name for node in graph.node for name in node.input)
+    made = {name for node in graph.node for name in node.output}
+    return {
+        node.input[0]: node.output[0]
+        for node in graph.node
+        if node.op_type in CLIPS and uses[node.input[0]] == 1 and node.input[0] in made - outputs
+    }
 
 
 def merge(total: dict[str, np.ndarray], more: Mapping[str, np.ndarray]) -> None:

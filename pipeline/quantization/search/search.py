@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
 from typing import Any
@@ -37,6 +37,7 @@ FEWEST_SEEN = 16
 RESERVED_SECONDS, FEWEST_SHARE = 120.0, 0.5
 # Generations of timing, and the fewest, where less was asked for altogether than this.
 GENERATIONS, SHORT_SECONDS = 6, 300.0
+STOPPED = "it was stopped"
 # Variants of each CPU class that are timed and kept, the nearest ones.
 MOST_FOUND = 4
 
@@ -60,33 +61,42 @@ class Search:
         deadline = Deadline(began, began + for_trials)
         with Native() as native, prepared(native, folder / FP32) as model:
             calibrate, further = calibration(self.manifest, section, native)
-            seen, images_of = self._seen(calibrate, further)
-            key = digest({**self._depends(calibrate), "seen": images_of})
-            before = SearchResult.load(folder / SearchResult.FILE) if section.resume else None
+            seen, images = self._seen(calibrate, further)
+            key = digest({**self._depends(calibrate), "seen": images})
+            before = SearchResult.load(folder / SearchResult.FILE)
             known = {one.candidate: one for one in before.trials} if before else {}
-            if before and before.key != key:
+            if before is None or before.key != key or not section.resume:
                 known = {}
-            trials = Trials(folder, model, calibrate, seen, known)
+
+            def result(made: Iterable[Trial], found: Sequence[Found], ended: str) -> SearchResult:
+                return SearchResult(
+                    artifacts=self.manifest.digests,
+                    model=self.manifest.model,
+                    key=key,
+                    budget=budget,
+                    seconds=time.monotonic() - began,
+                    ended=ended,
+                    images=images,
+                    trials=tuple(made),
+                    found=tuple(found),
+                )
+
+            def note(made: Iterable[Trial]) -> None:
+                """So that a search that is killed goes on from there."""
+                self.place.write(result(made, before.found if before else (), STOPPED))
+
+            trials = Trials(folder, model, calibrate, seen, note, known)
             layers = trials.layers()
             strategy = Strategy(trials.attempt, layers, deadline, self.progress, frozenset(known))
             strategy.run(self._classes())
+            for trial in strategy.trials:
+                if trial.reason:
+                    self.progress.say(f"warning: {_name(trial.candidate)}: {trial.reason}")
             names = graphs.LayerGraph(folder / FP32).names
             found = self._found(strategy.trials, trials, model.parent, names)
-            for candidate, reason in trials.failed.items():
-                self.progress.say(f"warning: {_name(candidate)}: {reason}")
             self._keep(found, model.parent, calibrate)
         self.progress.step(1, 1, "")
-        return SearchResult(
-            artifacts=self.manifest.digests,
-            model=self.manifest.model,
-            key=key,
-            budget=budget,
-            seconds=time.monotonic() - began,
-            ended=strategy.ended,
-            images=images_of,
-            trials=tuple(strategy.trials),
-            found=tuple(found),
-        )
+        return result(trials.known.values(), found, strategy.ended)
 
     def _seen(
         self, calibrate: Calibrate, further: Any
@@ -225,5 +235,6 @@ def _name(candidate: Candidate) -> str:
     usual = recipes.RECIPES[recipes.DEFAULT]
     base = next(name for name, exact in EXACT_PAIRS.items() if exact == candidate.exact_pairs)
     parts = [step for step in candidate.recipe if step not in usual]
-    floats = [f"float{len(candidate.floats)}"] if candidate.floats else []
-    return "-".join((base, *parts, *floats))
+    parts += [f"float{len(candidate.floats)}"] if candidate.floats else []
+    # The plain name is that of what export made, by whatever recipe.
+    return "-".join((base, *(parts or [recipes.DEFAULT])))

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import Any
@@ -26,14 +27,23 @@ class Candidate:
 class Trial:
     """How near a candidate comes to the float model on the images that are searched with.
 
-    ``agreement`` is how often both have the same first class, ``None`` for no classifier, and
-    ``seconds`` what making and judging it took.
+    ``sqnr_db`` is ``None`` for equal answers, ``agreement`` how often both have the same first
+    class, ``None`` for no classifier, and ``seconds`` what making and judging it took. One that
+    can't be made has neither, and the ``reason``.
     """
 
     candidate: Candidate
     sqnr_db: float | None
     agreement: float | None
     seconds: float
+    reason: str | None = None
+
+    @property
+    def nearness(self) -> float:
+        """What candidates are ordered by, in dB: infinite for the float model's own answers."""
+        if self.reason is not None:
+            return -math.inf
+        return math.inf if self.sqnr_db is None else self.sqnr_db
 
 
 @dataclass(frozen=True)

@@ -9,6 +9,7 @@ from __future__ import annotations
 import time
 from collections.abc import Callable, Container, Sequence
 from dataclasses import dataclass, replace
+from operator import attrgetter
 
 from ...progress import Progress
 from .search_result import Candidate, Trial
@@ -26,8 +27,9 @@ RECIPES = (
 SINGLES_END = 0.65
 # Sets that are carried on, layers that are tried beside each, and layers in float at most.
 BEAM, BESIDE, MOST_FLOATS = 2, 6, 6
-# A larger set has to be so much nearer, in dB.
+# What keeps more layers in float has to be so much nearer, in dB.
 WORTH_DB = 0.1
+NEARNESS = attrgetter("nearness")
 # Sets that are made again for CPUs whose kernels saturate.
 AGAIN = 4
 
@@ -85,7 +87,7 @@ class Strategy:
             for layer in self._layers
         )
         rounds = self._combine(recipe)
-        best = sorted(self.trials, key=_nearness, reverse=True)
+        best = sorted(self.trials, key=NEARNESS, reverse=True)
         for other in others:
             plain = self._best(lambda one: not one.floats).candidate
             for candidate in dict.fromkeys([plain, *(one.candidate for one in best[:AGAIN])]):
@@ -98,36 +100,32 @@ class Strategy:
             self.ended = "nothing nearer was found"
 
     def _combine(self, recipe: Candidate) -> bool:
-        """Grow sets of float layers; whether that came to its end."""
+        """Grow sets of float layers, also past one that helps less; whether that came to its end.
+
+        Then the best set is tried with the other recipes.
+        """
+        plain = self._tried[recipe]
         singles = sorted(
             (one for one in self.trials if len(one.candidate.floats) == 1),
-            key=_nearness,
+            key=NEARNESS,
             reverse=True,
         )
-        plain = self._tried[recipe]
-        helpful = [one for one in singles if _nearness(one) > _nearness(plain)][:BESIDE] or singles[
-            :BESIDE
-        ]
-        names = [one.candidate.floats[0] for one in helpful]
+        helpful = [one for one in singles if one.nearness > plain.nearness] or singles
+        names = [one.candidate.floats[0] for one in helpful[:BESIDE]]
         beam = helpful[:BEAM]
-        for _ in range(MOST_FLOATS - 1):
-            grown = []
+        while beam and len(beam[0].candidate.floats) < min(MOST_FLOATS, len(names)):
+            grown: dict[Candidate, Trial] = {}
             for start in beam:
-                for name in names:
-                    if name in start.candidate.floats:
-                        continue
+                for name in (one for one in names if one not in start.candidate.floats):
                     floats = tuple(sorted((*start.candidate.floats, name)))
-                    found = self._try(
-                        replace(start.candidate, floats=floats), "combinations", self._deadline
-                    )
-                    if found is None:
+                    wanted = replace(start.candidate, floats=floats)
+                    if not (found := self._try(wanted, "combinations", self._deadline)):
                         return False
-                    grown.append(found)
-            best = sorted({one.candidate: one for one in grown}.values(), key=_nearness)[::-1]
-            if not best or _nearness(best[0]) < _nearness(beam[0]) + WORTH_DB:
-                return True
-            beam = best[:BEAM]
-        return True
+                    grown[wanted] = found
+            beam = sorted(grown.values(), key=NEARNESS, reverse=True)[:BEAM]
+        best = self._best(lambda one: bool(one.floats)) if singles else plain
+        others = [replace(best.candidate, recipe=one) for one in RECIPES]
+        return all(self._try(one, "other recipes", self._deadline) for one in others)
 
     def _try(self, candidate: Candidate, phase: str, deadline: Deadline | None) -> Trial | None:
         """Its trial; ``None`` once the time is up. Without a deadline it is made in any case."""
@@ -139,24 +137,20 @@ class Strategy:
         self._tried[candidate] = trial
         total = self._deadline.end - self._deadline.start
         done = time.monotonic() - self._deadline.start
-        best = max(map(_nearness, self.trials))
+        best = max(one.nearness for one in self.trials)
         said = f"{phase}: {len(self._tried)} tried, the best {best:.1f} dB"
         self._progress.step(min(int(done), int(total) - 1), max(1, int(total)), said)
         return trial
 
     def _best(self, fits: Callable[[Candidate], bool]) -> Trial:
-        return max((one for one in self.trials if fits(one.candidate)), key=_nearness)
+        return max((one for one in self.trials if fits(one.candidate)), key=NEARNESS)
 
 
 def front(trials: Sequence[Trial], exact_pairs: bool) -> list[Trial]:
     """The best for each number of layers in float, if it is nearer than all with fewer."""
     found: list[Trial] = []
     some = [one for one in trials if one.candidate.exact_pairs == exact_pairs]
-    for trial in sorted(some, key=lambda one: (len(one.candidate.floats), -_nearness(one))):
-        if not found or _nearness(trial) >= _nearness(found[-1]) + WORTH_DB:
+    for trial in sorted(some, key=lambda one: (len(one.candidate.floats), -one.nearness)):
+        if not found or trial.nearness >= found[-1].nearness + WORTH_DB:
             found.append(trial)
     return found
-
-
-def _nearness(trial: Trial) -> float:
-    return float("inf") if trial.sqnr_db is None else trial.sqnr_db

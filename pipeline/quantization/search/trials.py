@@ -2,9 +2,8 @@
 
 from __future__ import annotations
 
-import math
 import time
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -23,29 +22,30 @@ class Trials:
     """Makes candidates of ``model``, which the quantizer prepared, in the workspace ``folder``.
 
     They are judged on ``seen``. ``known`` are the trials there are, of this search and of those
-    before it; ``failed`` why a candidate couldn't be made.
+    before it; ``note`` is told all of them after each new one.
     """
 
     folder: Path
     model: Path
     calibrate: Calibrate
     seen: Sequence[Mapping[str, np.ndarray]]
+    note: Callable[[Iterable[Trial]], object]
     known: dict[Candidate, Trial] = field(default_factory=dict)
-    failed: dict[Candidate, str] = field(default_factory=dict)
     _handed_over: bool = False
 
     def attempt(self, candidate: Candidate) -> Trial:
-        """Its trial; one that can't be made is infinitely far from the float model."""
+        """Its trial, also of one that can't be made; see ``Trial``."""
         if candidate not in self.known:
             began = time.monotonic()
-            sqnr_db, agreement = -math.inf, None
+            sqnr_db, agreement, reason = None, None, None
             try:
                 made = self._made(candidate)
                 sqnr_db, agreement = made["gained"][-1][1], made["agreement"]
             except (StageError, RunnerError) as error:
-                self.failed[candidate], self._handed_over = str(error), False
+                reason, self._handed_over = str(error), False
             seconds = time.monotonic() - began
-            self.known[candidate] = Trial(candidate, sqnr_db, agreement, seconds)
+            self.known[candidate] = Trial(candidate, sqnr_db, agreement, seconds, reason)
+            self.note(self.known.values())
         return self.known[candidate]
 
     def layers(self) -> list[str]:

@@ -28,11 +28,13 @@ class Nncf:
         def feeds(sample: Mapping[str, np.ndarray]) -> dict[str, np.ndarray]:
             return dict(sample)
 
+        fix = nncf.OverflowFix.ENABLE if draft.exact_pairs else nncf.OverflowFix.DISABLE
         written = nncf.quantize(
             draft.model,
             nncf.Dataset(list(data.samples), feeds),
             preset=nncf.QuantizationPreset.MIXED,
             subset_size=len(data.samples),
             fast_bias_correction=False,
+            advanced_parameters=nncf.AdvancedQuantizationParameters(overflow_fix=fix),
         )
         return replace(draft, written=written)
