@@ -29,7 +29,7 @@ from .machine import Places, RunnerConfig, TargetConfig
 from .making import (
     DEFAULT_MODEL,
     NAME,
-    SEARCHED,
+    SEARCHED_NAMES,
     VARIANTS,
     ExportConfig,
     QuantizeConfig,
@@ -179,7 +179,9 @@ def _check_names(config: Config) -> None:
     ):
         for name in names:
             # What a search found has names of its own, which the workspace knows.
-            searched = known is VARIANTS and key != "export.variants" and SEARCHED.fullmatch(name)
+            searched = (
+                known is VARIANTS and key != "export.variants" and SEARCHED_NAMES.fullmatch(name)
+            )
             if name not in known and not searched:
                 raise UsageError(f"{key}: no {name!r}; {nearest(name, known)}")
 

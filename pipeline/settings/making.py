@@ -28,7 +28,7 @@ DEFAULT_MODEL = "mobilenet_v2"
 SYNTHETIC = "synthetic"
 VARIANTS = ("fp32", "int8", "int8-avx2", "fp16")
 # The names of what `quantize --search` finds: "int8-avx2-percentile-float2".
-SEARCHED = re.compile(r"int8(-avx2)?(-[a-z]+)*(-float\d+|-[a-z]{4,})")
+SEARCHED_NAMES = re.compile(r"int8(-avx2)?(-[a-z]+)*(-float\d+|-[a-z]{4,})")
 # A model's name is that of its folder: nothing that leads elsewhere, or hides it.
 NAME = r"^[A-Za-z0-9_][A-Za-z0-9_.+-]*$"
 

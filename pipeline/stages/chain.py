@@ -22,7 +22,7 @@ from .export import PROGRAM, Export
 from .formats import HALF, HALF_FORMATS, ExportFormat
 from .modelspec import name_of, settle, specify
 from .native import Native
-from .quantize import CALIBRATION, EXACT_PAIRS, SEARCHED, Calibrate, Quantize
+from .quantize import EXACT_PAIRS, SEARCHED, SOURCES, Calibrate, Quantize
 from .simplify import FP32, Simplify
 from .stage import Stage, run_stages, up_to_date
 
@@ -83,14 +83,12 @@ def make(place: Workspace, section: ExportConfig, force: bool, progress: Progres
 def _keep_searched(place: Workspace, before: Manifest, transaction: Transaction) -> None:
     """What ``quantize --search`` found stays as long as it is of this model, so calibrated."""
     made = {name for stage in transaction.stages.values() for name in stage.artifacts}
-    sources = {"model": FP32, "calibration": CALIBRATION}
+    if not made.issuperset(SOURCES):
+        return
+    sources = {name: transaction.artifact(name).sha256 for name in SOURCES}
     for record in before.stages:
-        same = all(
-            name in made and record.depends.get(source) == transaction.artifact(name).sha256
-            for source, name in sources.items()
-        )
         intact = up_to_date(record.name, record.key, place, before)
-        if record.result.get(SEARCHED) and same and intact:
+        if intact and record.result.get(SEARCHED) == sources:
             transaction.stages[record.name] = intact
 
 

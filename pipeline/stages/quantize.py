@@ -42,7 +42,9 @@ CALIBRATION = "calibration.npz"
 # Which variants are for CPUs whose int8 kernels saturate.
 AVX2 = "int8-avx2"
 EXACT_PAIRS = {"int8": False, AVX2: True}
-# What a stage's result says of a variant that ``quantize --search`` made.
+# What all int8 of a model is made from.
+SOURCES = (FP32, CALIBRATION)
+# In the result of a stage: of which SOURCES, by SHA-256, ``quantize --search`` made its variant.
 SEARCHED = "searched"
 # Convolutions that may stay in float: the first one sees 3 channels, which the int8 kernels
 # don't take in fours; in float it is faster and more exact.

@@ -12,6 +12,7 @@ import numpy as np
 
 from ....runners.machine.installed import versions
 from ...cells import arithmetic
+from ...errors import InputError
 from ...numerics.ratios import FEWEST, MARGIN
 from ...progress import Progress
 from ...settings.load import Config
@@ -19,7 +20,15 @@ from ...settings.options import seconds
 from ...speed.visits import Source
 from ...stages import graphs
 from ...stages.native import Native, prepared
-from ...stages.quantize import CALIBRATION, EXACT_PAIRS, SEARCHED, Calibrate, check_pairs, kernels
+from ...stages.quantize import (
+    CALIBRATION,
+    EXACT_PAIRS,
+    SEARCHED,
+    SOURCES,
+    Calibrate,
+    check_pairs,
+    kernels,
+)
 from ...stages.simplify import FP32
 from ...storage.goldens import FILE
 from ...storage.manifest import Manifest, StageRecord, digest
@@ -63,7 +72,7 @@ class Search:
             calibrate, further = calibration(self.manifest, section, native)
             seen, images = self._seen(calibrate, further)
             key = digest({**self._depends(calibrate), "seen": images})
-            before = SearchResult.load(folder / SearchResult.FILE)
+            before = self._before()
             known = {one.candidate: one for one in before.trials} if before else {}
             if before is None or before.key != key or not section.resume:
                 known = {}
@@ -97,6 +106,14 @@ class Search:
             self._keep(found, model.parent, calibrate)
         self.progress.step(1, 1, "")
         return result(trials.known.values(), found, strategy.ended)
+
+    def _before(self) -> SearchResult | None:
+        """What an earlier search left; nothing of a file that can't be read."""
+        try:
+            return SearchResult.load(self.place.folder / SearchResult.FILE, "it starts anew")
+        except InputError as error:
+            self.progress.say(f"warning: {error}")
+            return None
 
     def _seen(
         self, calibrate: Calibrate, further: Any
@@ -199,7 +216,7 @@ class Search:
                     transaction.write(name, data)
                 depends = {**self._depends(calibrate), "candidate": asdict(row.candidate)}
                 result = {
-                    SEARCHED: True,
+                    SEARCHED: {name: before.artifacts[name].sha256 for name in SOURCES},
                     "recipe": list(row.candidate.recipe),
                     "floats": list(row.candidate.floats),
                     "pairs": self._pairs[row.variant],
