@@ -14,7 +14,7 @@ from .options import Help, InWorkspace, OfModel, Percent, Positive, Seconds, Sid
 QUICK = Help("A few short slices of each cell: a smoke test.")
 # Of comparing with another workspace there are more: few cells take turns.
 GENERATIONS, GATE_GENERATIONS = 8, 16
-GENERATION_SECONDS = 0.4
+GENERATION_SECONDS = 0.35
 # What took turns is told apart sooner than what is compared with a file, in runs of a meter.
 MAX_SLOWDOWN, MAX_SLOWDOWN_OF_FILE = "5%", "10%"
 ANEW = "Times that every cell is started anew: more make intervals narrower."

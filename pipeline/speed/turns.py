@@ -235,7 +235,10 @@ class Turns:
     def _due(self, entry: Entry, number: int) -> bool:
         visits = self.visits[entry]
         costly = visits.set_up_seconds > MOST_SETTING_UP * max(0.25, self._schedule.seconds)
-        enough = self._schedule.generations >= 2 * ratios.FEWEST - 1  # also where half are left
+        generations = self._schedule.generations
+        if generations < ratios.FEWEST:  # too few for any verdict: it is seen to run, no more
+            return visits.error is None and not (costly and number)
+        enough = generations >= 2 * ratios.FEWEST - 1  # also where half are left
         return visits.error is None and not (costly and enough and number % 2)
 
     def _full(self, free_mib: float | None, alive: Mapping[Entry, Worker]) -> bool:

@@ -21,7 +21,7 @@ from ..storage.workspace import Workspace
 
 CONTROL, METER = "control", "meter"
 
-QUICK_GENERATIONS, FEWEST_CYCLES = 3, 3
+QUICK_GENERATIONS, FEWEST_CYCLES = 2, 3
 SLICE_SECONDS = {SINGLE_STREAM: 0.05, OFFLINE: 0.2, COLD: 0.2}
 SLICE_RUNS = {SINGLE_STREAM: 5, OFFLINE: 5, COLD: 3}
 # Random arrivals make a queue, and a queue needs time: the server has one long turn.

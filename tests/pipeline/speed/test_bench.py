@@ -122,8 +122,11 @@ def test_bench_on_the_default_workspace(workspace: Path, edgepipe: Run) -> None:
         assert cell["batch"] == 1
         assert sum(cell["placement"].values()) == 100
         latency = cell["latency_ms"]
-        assert latency["ci95"][0] <= latency["p50"] <= latency["ci95"][1]
-        assert cell["samples"] >= 16
+        # What takes long to set up has a single generation in a quick bench, and no interval.
+        assert (latency["ci95"] is None) == (cell["generations"] == 1)
+        low, high = latency["ci95"] or (latency["p50"], latency["p50"])
+        assert low <= latency["p50"] <= high
+        assert cell["samples"] >= 15
         assert (latency["p90"] is None) == (cell["samples"] < 64)
         assert cell["sqnr_db"] > (15 if variant.startswith("int8") else 80)
         assert cell["load_ms"] > 0
