@@ -6,7 +6,7 @@ For the worker that quantizes: sessions are made in the process that calls this.
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable
 from typing import Any
 
 import numpy as np
@@ -43,36 +43,28 @@ def with_outputs(model: Any, names: Iterable[str]) -> Any:
     return copy
 
 
-def with_means(model: Any, names: Sequence[str], outputs: Iterable[str] = ()) -> Any:
-    """A copy with the mean of each channel of some tensors as outputs, "mean/TENSOR" ``[C]``.
+def with_means(model: Any, names: Iterable[str]) -> Any:
+    """A copy whose outputs are the means of some tensors' channels: "mean/TENSOR", see ``mean_of``.
 
-    Channels are a tensor's second dimension.
+    Of operators that every set since 5 has alike.
     """
     from onnx import TensorProto, helper
 
-    copy = with_outputs(model, outputs)
+    copy = with_outputs(model, ())
     for name in names:
-        # [N, C, H, W] and [N, C] alike: flattened behind the channels, then averaged.
-        parts = _mean_of(name)
-        copy.graph.node.extend(parts)
-        copy.graph.output.append(
-            helper.make_tensor_value_info(f"mean/{name}", TensorProto.FLOAT, None)
-        )
-    for name, value in (("mean/shape", [0, 0, -1]), ("mean/axes", [0, 2])):
-        array = np.array(value, np.int64)
-        tensor = helper.make_tensor(name, TensorProto.INT64, array.shape, array.tolist())
-        copy.graph.initializer.append(tensor)
+        # [N, C, H, W] and [N, C] alike: flattened behind the channels, then averaged there.
+        flat, mean = f"mean/flat/{name}", f"mean/{name}"
+        copy.graph.node.append(helper.make_node("Reshape", [name, "mean/shape"], [flat]))
+        copy.graph.node.append(helper.make_node("GlobalAveragePool", [flat], [mean]))
+        copy.graph.output.append(helper.make_tensor_value_info(mean, TensorProto.FLOAT, None))
+    shape = helper.make_tensor("mean/shape", TensorProto.INT64, [3], [0, 0, -1])
+    copy.graph.initializer.append(shape)
     return copy
 
 
-def _mean_of(name: str) -> list[Any]:
-    from onnx import helper
-
-    flat = f"mean/flat/{name}"
-    return [
-        helper.make_node("Reshape", [name, "mean/shape"], [flat]),
-        helper.make_node("ReduceMean", [flat, "mean/axes"], [f"mean/{name}"], keepdims=0),
-    ]
+def mean_of(output: np.ndarray) -> np.ndarray:
+    """The mean of each channel over a run's rows, float64 ``[C]``."""
+    return output[..., 0].mean(0, dtype=np.float64)
 
 
 def tensors(model: Any) -> list[str]:
@@ -115,9 +107,3 @@ def before_clips(model: Any) -> dict[str, str]:
         for node in graph.node
         if node.op_type in CLIPS and uses[node.input[0]] == 1 and node.input[0] in made - outputs
     }
-
-
-def merge(total: dict[str, np.ndarray], more: Mapping[str, np.ndarray]) -> None:
-    """Add arrays up by name, in float64."""
-    for name, array in more.items():
-        total[name] = total.get(name, 0.0) + array.astype(np.float64)

@@ -14,7 +14,7 @@ from typing import Any
 import numpy as np
 
 from .qdq import QUANTIZE
-from .sessions import IR_VERSION, session, with_means
+from .sessions import IR_VERSION, mean_of, session, with_means
 
 
 @dataclass(frozen=True)
@@ -65,7 +65,7 @@ class Walk:
         made = session(with_means(self._part(unit), [tensor]))
         name = f"mean/{tensor}"
         total = sum(
-            made.run([name], {one: values[one] for one in unit.reads})[0].astype(np.float64)
+            mean_of(made.run([name], {one: values[one] for one in unit.reads})[0])
             for values in self._values
         )
         return np.asarray(total) / len(self._values)

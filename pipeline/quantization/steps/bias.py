@@ -15,7 +15,7 @@ import numpy as np
 
 from ..draft import Data, Draft, copy_of
 from ..qdq import QdqGraph, write
-from ..sessions import merge, session, with_means
+from ..sessions import mean_of, session, with_means
 from ..units import Walk
 
 
@@ -53,10 +53,11 @@ def float_means(
     """The mean of each channel of some nodes' outputs in the float model, by node."""
     made = session(with_means(model, list(outputs.values())))
     names = [f"mean/{tensor}" for tensor in outputs.values()]
-    total: dict[str, np.ndarray] = {}
+    total = dict.fromkeys(outputs, np.zeros(1))
     for feeds in samples:
-        merge(total, dict(zip(outputs, made.run(names, dict(feeds)), strict=True)))
-    return {name: value / len(samples) for name, value in total.items()}
+        for node, output in zip(outputs, made.run(names, dict(feeds)), strict=True):
+            total[node] = total[node] + mean_of(output)
+    return {node: value / len(samples) for node, value in total.items()}
 
 
 def _outputs(model: Any, nodes: Mapping[str, str]) -> dict[str, str]:

@@ -322,7 +322,7 @@ def test_a_slow_cell_has_fewer_turns_and_meets_the_others_in_all_of_them(
     assert [entry.role for entry in turns.visits if entry.role] == [CONTROL]
 
 
-@pytest.mark.parametrize(("asked", "slow"), [(8, 4), (5, 3), (4, 4), (3, 3), (2, 1)])
+@pytest.mark.parametrize(("asked", "slow"), [(8, 4), (5, 3), (4, 4), (3, 3)])
 def test_what_takes_long_to_load_is_started_in_every_second_generation_if_enough_are_left(
     asked: int, slow: int, made: Made, monkeypatch: pytest.MonkeyPatch
 ) -> None:
