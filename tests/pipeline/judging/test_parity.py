@@ -8,25 +8,22 @@ import shutil
 import subprocess
 import sys
 from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 from subprocess import CompletedProcess
 from xml.etree import ElementTree
 
 import numpy as np
+import onnx
 import pytest
-from onnxruntime.quantization import (
-    CalibrationMethod,
-    QuantFormat,
-    QuantType,
-    quantize_static,
-)
-from onnxruntime.quantization.calibrate import TensorsData, save_tensors_data
 from onnxruntime.quantization.shape_inference import quant_pre_process
 
 from edgepipe.pipeline.cells.session import Cell, open_cell, run_goldens
 from edgepipe.pipeline.numerics import metrics
 from edgepipe.pipeline.quantization import ranges
+from edgepipe.pipeline.quantization.draft import Draft, with_own_biases
 from edgepipe.pipeline.quantization.histograms import Calibrated
+from edgepipe.pipeline.quantization.qdq import write
 from edgepipe.pipeline.storage.goldens import Goldens
 from edgepipe.runners.images import Preprocessing
 from edgepipe.runners.machine import host
@@ -238,29 +235,16 @@ def test_the_emulated_cpu_saturates_where_the_first_convolution_is_quantized(
     preprocessing = Preprocessing.from_json(
         json.loads((folder / "manifest.json").read_text())["preprocessing"]
     )
-    found = ranges.choose(Calibrated.load(folder / "calibration.npz"), "min-max")
-    ends = {
-        name: (np.array(low, np.float32), np.array(high, np.float32))
-        for name, (low, high) in found.items()
-    }
     prepared = tmp_path / "prepared.onnx"
     quant_pre_process(folder / "fp32.onnx", prepared)
-    cache = tmp_path / "ranges.json"
-    save_tensors_data(TensorsData(CalibrationMethod.MinMax, ends), cache)
+    plain = Draft(with_own_biases(onnx.load(prepared)))
+    calibrated = Calibrated.load(folder / "calibration.npz")
+    plain = replace(plain, ranges=ranges.choose(calibrated, "min-max"))
     sqnr_db = {}
-    for name, reduce_range in (("8-bit", False), ("7-bit", True)):
+    for name, bits in (("8-bit", 8), ("7-bit", 7)):
+        draft = replace(plain, bits={one.node.name: bits for one in plain.weighted()})
         model = tmp_path / f"{name}.onnx"
-        quantize_static(
-            prepared,
-            model,
-            quant_format=QuantFormat.QDQ,
-            per_channel=True,
-            reduce_range=reduce_range,
-            activation_type=QuantType.QUInt8,
-            weight_type=QuantType.QInt8,
-            extra_options={"ActivationSymmetric": False, "WeightSymmetric": True},
-            calibration_cache_path=cache,
-        )
+        onnx.save(write(draft), model)
         for target in (LOCAL, HASWELL_TARGET):
             cell = Cell("int8", "ort-cpu", target, "f32", model.name, None)
             with open_cell(cell, model) as opened:
