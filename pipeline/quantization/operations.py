@@ -21,7 +21,7 @@ from .sessions import session, tensors, with_outputs
 PREPROCESSING_OPERATORS = ("Cast", "Transpose", "Slice", "Mul", "Add")
 
 Fields = Mapping[str, Any]
-Arrays = Mapping[str, np.ndarray]
+Arrays = Mapping[str, Any]
 
 
 class Quantization:

@@ -120,19 +120,20 @@ class QdqGraph:
     def _layer(self, node: Any) -> Layer | None:
         if len(node.input) <= WEIGHT:
             return None
-        source, weight = (self._producers.get(name) for name in node.input[:2])
+        source: Any = self._producers.get(node.input[0])
+        weight: Any = self._producers.get(node.input[WEIGHT])
         if not (_dequantizes(source) and _dequantizes(weight)):
             return None
         if weight.input[0] not in self._constants or source.input[1] not in self._constants:
             return None
-        bias = self._producers.get(node.input[BIAS]) if len(node.input) > BIAS else None
-        known = bias is not None and _dequantizes(bias) and bias.input[0] in self._constants
+        bias: Any = self._producers.get(node.input[BIAS]) if len(node.input) > BIAS else None
+        known = _dequantizes(bias) and bias.input[0] in self._constants
         return Layer(
             node,
             weight.input[0],
             weight.input[1],
-            bias.input[0] if bias is not None and known else "",
-            bias.input[1] if bias is not None and known else "",
+            bias.input[0] if known else "",
+            bias.input[1] if known else "",
             float(self.constant(source.input[1])),
             np.atleast_1d(self.constant(weight.input[1])),
         )
@@ -179,7 +180,7 @@ def _by_onnxruntime(draft: Draft) -> Any:
         # Where an activation can't be left out after all, what it reads has its range, too.
         behind = before_clips(draft.model).items()
         shared = {name: draft.ranges[of] for name, of in behind if of in draft.ranges}
-        ends = {
+        ends: dict[str, Any] = {
             name: (np.array(low, np.float32), np.array(high, np.float32))
             for name, (low, high) in {**shared, **draft.ranges}.items()
         }

@@ -31,7 +31,7 @@ BUILT_IN = {
     "equalization": f"{_PACKAGE}.steps.equalization:Equalization",
     "rounding": f"{_PACKAGE}.steps.rounding:Rounding",
     "rounding-all": f"{_PACKAGE}.steps.rounding:RoundingAll",
-    "nncf": f"{_PACKAGE}.steps.nncf:Nncf",
+    "nncf": f"{_PACKAGE}.steps.nncf_recipe:Nncf",
     "bias-correction": f"{_PACKAGE}.steps.bias:BiasCorrection",
 }
 

@@ -142,7 +142,7 @@ def _sizes(model: Any, names: Sequence[str], data: Data) -> Mapping[str, np.ndar
         for name, array in zip(names, made.run(list(names), dict(feeds)), strict=True):
             axes = tuple(axis for axis in range(array.ndim) if axis != 1)
             size = np.abs(array).max(axes)
-            found[name] = np.maximum(found.get(name, size), size)
+            found[name] = np.maximum(found[name], size) if name in found else size
     return found
 
 

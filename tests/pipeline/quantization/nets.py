@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -23,7 +23,7 @@ class Made:
 
     draft: Draft
     data: Data
-    held_out: list[Mapping[str, np.ndarray]]
+    held_out: Sequence[Mapping[str, np.ndarray]]
 
     def answers(self, model: Any) -> np.ndarray:
         """A model's outputs for what was held out."""

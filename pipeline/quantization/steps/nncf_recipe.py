@@ -20,7 +20,7 @@ class Nncf:
     def apply(self, draft: Draft, data: Data) -> Draft:
         """See ``Quantizer.apply``. Raises ``MissingLibrary`` where NNCF isn't installed."""
         try:
-            import nncf
+            import nncf  # pyright: ignore[reportMissingImports]
         except ImportError as error:
             raise MissingLibrary(f'{error}; pip install "edgepipe[nncf]"') from error
         logging.getLogger("nncf").setLevel(logging.ERROR)
