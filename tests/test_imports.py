@@ -12,7 +12,7 @@ import pytest
 
 HEAVY = ("torch", "onnx", "onnxruntime", "openvino", "onnxsim", "onnxscript", "PIL", "safetensors")
 COMMANDS = (
-    *("export", "bench", "tune", "parity", "evaluate", "predict"),
+    *("export", "quantize", "bench", "tune", "parity", "evaluate", "predict"),
     *("compare", "train", "package", "verify", "deploy", "report", "runners", "doctor"),
 )
 PACKAGES = ("pipeline", "exporters", "runners")
