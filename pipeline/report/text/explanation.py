@@ -69,7 +69,9 @@ def costliest(layers: Sequence[LayerError], most: int = 3) -> list[str]:
         parts = [10 ** (-db / 10) for db in (layer.weights_db, layer.values_db) if db is not None]
         return sum(parts)
 
-    known = sorted((layer for layer in layers if cost(layer)), key=cost, reverse=True)
+    # One whose weights are in float already has a cost of its values alone.
+    quantized = [layer for layer in layers if layer.weights_db is not None]
+    known = sorted(quantized, key=cost, reverse=True)
     return [layer.layer for layer in known[:most]]
 
 
