@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+import math
+from collections.abc import Mapping, Sequence
 from dataclasses import replace
 
-import numpy as np
-
-from ...errors import UsageError
+from ....exporters.weights.sources import CALIBRATED_WEIGHTS
+from ...errors import ExitCode, UsageError
 from ...judging.evaluate import evaluate
+from ...numerics.paired import Drop
 from ...progress import Progress
 from ...settings.load import Config, load_exported
 from ...settings.making import QuantizeConfig, QuantizeRequest
@@ -42,6 +44,9 @@ def quantize(request: QuantizeRequest) -> Manifest | SearchResult:
         return _again(config, request.progress)
     place = Workspace(config.workspace, config.model)
     with place.exported("edgepipe quantize", request.progress.say) as manifest:
+        unlabelled = section.data is None and manifest.model["weights"] not in CALIBRATED_WEIGHTS
+        if section.max_drop is not None and unlabelled:
+            raise UsageError("--max-drop: labelled images are needed: add --data DIR")
         result = Search(place, manifest, config, request.progress).run()
         place.write(result)
     if section.max_drop is not None:
@@ -82,28 +87,42 @@ def _held(
         progress=progress,
     )
     drops = {row.variant: row.drop for row in judged.cells if row.drop}
-    rows = []
-    for row in result.found:
-        drop = drops.get(row.variant)
-        ends = drop.ci95 if drop else None
-        rows.append(
-            replace(row, drop=drop.points if drop else None, drop_ci95=ends, recommended=())
+    found, problems = within(result.found, drops, max_drop)
+    code = ExitCode.GATE_FAILED if problems else ExitCode.OK
+    return replace(result, found=found, problems=problems, exit_code=code)
+
+
+def within(
+    found: Sequence[Found], drops: Mapping[str, Drop], max_drop: float
+) -> tuple[tuple[Found, ...], tuple[str, ...]]:
+    """The rows with their drops, and what can't be: a CPU class without one that surely holds it.
+
+    Of those whose interval ends at ``max_drop`` points or before, the fastest is recommended for
+    each runner and class.
+    """
+    known = [
+        replace(
+            row,
+            drop=drops[row.variant].points if row.variant in drops else None,
+            drop_ci95=drops[row.variant].ci95 if row.variant in drops else None,
         )
+        for row in found
+    ]
+    recommended: dict[str, tuple[str, ...]] = {}
     problems = []
-    for exact_pairs in dict.fromkeys(row.candidate.exact_pairs for row in rows):
-        peers = [row for row in rows if row.candidate.exact_pairs == exact_pairs]
+    for exact_pairs in dict.fromkeys(row.candidate.exact_pairs for row in known):
+        peers = [row for row in known if row.candidate.exact_pairs == exact_pairs]
         holds = [row for row in peers if row.drop_ci95 and row.drop_ci95[1] <= max_drop]
         if not holds:
-            problems.append(f"{peers[0].variant}: nothing surely loses {max_drop} points or less")
-        for speed in peers[0].speeds if holds else ():
-            fastest = min(holds, key=lambda row: _time(row, speed.runner))
-            place = rows.index(fastest)
-            now = (*fastest.recommended, speed.runner)
-            rows[place] = replace(fastest, recommended=now)
-            holds = [rows[place] if one is fastest else one for one in holds]
-    return replace(result, found=tuple(rows), problems=tuple(problems))
+            problems.append(f"{peers[0].variant}: none surely loses {max_drop:g} points or less")
+            continue
+        for speed in peers[0].speeds:
+            fastest = min(holds, key=lambda row: _time(row, speed.runner)).variant
+            recommended[fastest] = (*recommended.get(fastest, ()), speed.runner)
+    rows = (replace(row, recommended=recommended.get(row.variant, ())) for row in known)
+    return tuple(rows), tuple(problems)
 
 
 def _time(row: Found, runner: str) -> float:
     ratio = next((one.ratio for one in row.speeds if one.runner == runner), None)
-    return np.inf if ratio is None else ratio
+    return math.inf if ratio is None else ratio

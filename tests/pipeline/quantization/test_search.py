@@ -11,6 +11,10 @@ from typing import Any
 
 import pytest
 
+from edgepipe.pipeline.numerics.paired import Drop
+from edgepipe.pipeline.quantization.search.quantize import within
+from edgepipe.pipeline.quantization.search.search_result import Candidate, Found, Speed
+
 NET = '''
 import torch
 from torch import nn
@@ -136,11 +140,38 @@ def test_another_recipe_makes_int8_anew(exported_net: Path, tmp_path: Path) -> N
         assert (artifact == after["artifacts"][name]) == (not name.startswith("int8"))
 
 
+def row(variant: str, ratio: float) -> Found:
+    candidate = Candidate(("min-max",), (), exact_pairs="avx2" in variant)
+    speeds = (Speed("ort-cpu", ratio), Speed("openvino", 2 - ratio))
+    return Found(variant, candidate, (), 30.0, 30.0, 1.0, speeds, recommended=("ort-cpu",))
+
+
+def test_with_a_limit_the_fastest_that_surely_holds_it_is_recommended() -> None:
+    rows = [row("int8", 0.9), row("int8-float1", 1.0), row("int8-float2", 1.1)]
+    rows += [row("int8-avx2", 1.0)]
+    drops = {
+        "int8": Drop(0.2, (-0.5, 0.9), 0.6, 3, 2),
+        "int8-float1": Drop(0.1, (-0.2, 0.4), 0.7, 2, 1),
+        "int8-float2": Drop(0.0, (-0.1, 0.1), 1.0, 1, 1),
+        "int8-avx2": Drop(1.0, (0.2, 1.8), 0.02, 9, 1),
+    }
+    found, problems = within(rows, drops, 0.5)
+    assert {one.variant: one.recommended for one in found} == {
+        "int8": (),
+        "int8-float1": ("ort-cpu",),
+        "int8-float2": ("openvino",),
+        "int8-avx2": (),
+    }
+    assert problems == ("int8-avx2: none surely loses 0.5 points or less",)
+    assert [one.drop for one in found] == [0.2, 0.1, 0.0, 1.0]
+
+
 @pytest.mark.parametrize(
     ("arguments", "code", "said"),
     [
         (("--budget", "5m"), 2, "--budget is for a search: add --search"),
         (("--search", "--budget", "5"), 2, 'not a time such as "90s", "10m" or "1h"'),
+        (("--search", "--max-drop", "1"), 2, "--max-drop: labelled images are needed: add --data"),
         (("--recipe", "bias-correction"), 2, "bias-correction needs ranges, which come first"),
         (("--recipe", "nearest"), 2, "recipe: no step 'nearest'; known: accurate, minmax"),
         (("--model", "other"), 3, "nothing exported yet"),
