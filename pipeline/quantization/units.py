@@ -44,8 +44,11 @@ class Walk:
         self._left = Counter(name for unit in self.units for name in unit.reads)
 
     def run(self, unit: Unit) -> None:
-        """Compute a unit, as runners do: fused. What nobody reads any more is forgotten."""
-        made = session(self._part(unit))
+        """Compute a unit as the file says, node by node. What nobody reads any more is forgotten.
+
+        Not as runners do, fused: what a kernel does wrong isn't to be made up for in the file.
+        """
+        made = session(self._part(unit), optimize=False)
         for values in self._values:
             feeds = {name: values[name] for name in unit.reads}
             found = made.run(list(unit.gives), feeds)

@@ -41,6 +41,8 @@ CHECKED_GOLDENS = 16
 
 # A cell that takes so much longer to set up than it is timed has every second generation only.
 MOST_SETTING_UP = 4.0
+# Seconds that a quick bench gives a cell to set up in more than one generation.
+QUICK_SETTING_UP = 3.0
 # More cells than this in a cycle, or less memory than the largest of them had once more and a half,
 # and the others have turns of their own, with the same reference.
 MOST_IN_TURNS = 16
@@ -234,9 +236,11 @@ class Turns:
 
     def _due(self, entry: Entry, number: int) -> bool:
         visits = self.visits[entry]
-        costly = visits.set_up_seconds > MOST_SETTING_UP * max(0.25, self._schedule.seconds)
+        most = MOST_SETTING_UP * max(0.25, self._schedule.seconds)
+        costly = visits.set_up_seconds > most
         generations = self._schedule.generations
         if generations < ratios.FEWEST:  # too few for any verdict: it is seen to run, no more
+            costly = visits.set_up_seconds > max(most, QUICK_SETTING_UP)
             return visits.error is None and not (costly and number)
         enough = generations >= 2 * ratios.FEWEST - 1  # also where half are left
         return visits.error is None and not (costly and enough and number % 2)

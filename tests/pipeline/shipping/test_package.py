@@ -110,7 +110,7 @@ def test_the_card_the_bill_and_the_requirements_say_what_was_measured(bundle: Pa
         bench = found.evidence("bench")
         assert bench
         for cell in bench["cells"]:
-            if cell["latency_ms"]:
+            if cell["latency_ms"] and cell["latency_ms"]["ci95"]:
                 low, high = map(ms, cell["latency_ms"]["ci95"])
                 p50 = ms(cell["latency_ms"]["p50"])
                 assert f"| {p50} | {low}–{high} | {cell['verdict']} |" in card
