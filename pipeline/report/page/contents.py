@@ -7,11 +7,13 @@ from typing import Any
 
 from ....runners.targets import estimate
 from ...numerics.intervals import SAMPLES_NEEDED
+from ...quantization.search.search_result import SearchResult
 from ...settings.making import SYNTHETIC
 from ...speed.bench_result import CellResult
 from ...speed.validity import INVALID
 from ..choice import speed
 from ..gather import Report
+from ..results import CURRENT, MISSING
 from ..tables import columns
 from ..tables.formatting import NONE, cpu_of, mebibytes
 from ..tables.formatting import settings as options
@@ -155,7 +157,8 @@ def limits(report: Report) -> list[str]:
         f"{source.file} is {source.state}{': ' if source.reason else ''}{source.reason}; "
         f"{source.command} makes it."
         for source in report.sources
-        if source.state != "current"
+        if source.state != CURRENT
+        and (source.file, source.state) != (SearchResult.FILE, MISSING)  # nobody has to search
     ]
     goldens = report.manifest.model.get("goldens")
     if goldens and goldens["from"] == SYNTHETIC:
