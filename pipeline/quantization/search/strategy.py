@@ -23,8 +23,8 @@ RECIPES = (
     ("percentile", "rounding-all", "bias-correction"),
     ("equalization", "least-squares", "rounding", "bias-correction"),
 )
-# Of the time for trials, what recipes and single layers may take together.
-SINGLES_END = 0.65
+# Of the time for trials, what recipes may take, and recipes and single layers together.
+RECIPES_END, SINGLES_END = 0.25, 0.65
 # Sets that are carried on, layers that are tried beside each, and layers in float at most.
 BEAM, BESIDE, MOST_FLOATS = 2, 6, 6
 # What keeps more layers in float has to be so much nearer, in dB.
@@ -80,7 +80,7 @@ class Strategy:
         first, *others = exact_pairs
         singles_end = self._deadline.part(SINGLES_END)
         for recipe in RECIPES:
-            self._try(Candidate(recipe, (), first), "recipes", singles_end)
+            self._try(Candidate(recipe, (), first), "recipes", self._deadline.part(RECIPES_END))
         recipe = self._best(lambda one: not one.floats).candidate
         tried = sum(
             self._try(replace(recipe, floats=(layer,)), "layers", singles_end) is not None
