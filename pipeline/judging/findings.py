@@ -9,10 +9,9 @@ from pathlib import Path
 from typing import Any
 
 from ...runners.machine import host
-from ..quantization.qdq import worst_of_layers
+from ..quantization.qdq import DEQUANTIZE, QUANTIZE, worst_of_layers
 from ..quantization.scales import MOST_OF_A_PAIR
 from ..stages import graphs
-from ..stages.graphs import DEQUANTIZE, QUANTIZE
 
 # A layer of which more than this share of values lies outside its calibrated range.
 CLIPPED_SHARE = 0.001

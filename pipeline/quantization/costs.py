@@ -9,7 +9,7 @@ from collections.abc import Callable, Mapping
 from typing import Any
 
 from .draft import BIAS, WEIGHT, Draft, copy_of
-from .qdq import DEQUANTIZE, QUANTIZE, QdqGraph
+from .qdq import DEQUANTIZE, OUTPUT_SUFFIX, QUANTIZE, QdqGraph
 
 Judge = Callable[[Any], float | None]
 
@@ -22,9 +22,7 @@ def of_weights(model: Any, int8: Any, judge: Judge) -> dict[str, float | None]:
         layer = graph.layers.get(one.node.name)
         if layer is None:
             continue
-        along = [1] * one.weights.ndim
-        along[one.axis] = -1
-        scale = layer.weight_scale.reshape(along)
+        scale = one.along(layer.weight_scale)
         changed = {one.node.input[WEIGHT]: graph.weights_of(layer) * scale}
         if layer.bias and len(one.node.input) > BIAS:
             bias = graph.constant(layer.bias) * graph.constant(layer.bias_scale_name)
@@ -48,7 +46,7 @@ def _pairs(int8: Any) -> Mapping[str, tuple[Any, Any]]:
     constants = {tensor.name for tensor in int8.graph.initializer}
     behind = {node.input[0]: node for node in int8.graph.node if node.op_type == DEQUANTIZE}
     return {
-        node.input[0].removesuffix("_QuantizeLinear_Input"): (node, behind[node.output[0]])
+        node.input[0].removesuffix(OUTPUT_SUFFIX): (node, behind[node.output[0]])
         for node in int8.graph.node
         if node.op_type == QUANTIZE and node.input[0] not in constants and node.output[0] in behind
     }

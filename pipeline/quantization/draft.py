@@ -20,13 +20,22 @@ WEIGHT, BIAS = 1, 2
 class Weighted:
     """A node with constant weights: ``weights`` float32, output channels along ``axis``.
 
-    ``depthwise``: every output channel sees one input channel.
+    ``groups`` is how many parts a convolution's channels are in.
     """
 
     node: Any
     weights: np.ndarray
     axis: int
-    depthwise: bool
+    groups: int = 1
+
+    @property
+    def depthwise(self) -> bool:
+        """Whether every output channel sees one input channel."""
+        return self.groups > 1 and self.weights.shape[1] == 1
+
+    def along(self, figures: np.ndarray) -> np.ndarray:
+        """A figure of each output channel, in a shape that meets the weights."""
+        return on_axis(figures, self.weights.ndim, self.axis)
 
     @property
     def by_channel(self) -> np.ndarray:
@@ -116,10 +125,14 @@ def weighted(model: Any, weights_of: Callable[[Any], np.ndarray | None]) -> Iter
             continue
         attributes = {one.name: one.i for one in node.attribute}
         if node.op_type == "Conv":
-            depthwise = attributes.get("group", 1) > 1 and weights.shape[1] == 1
-            yield Weighted(node, weights, 0, depthwise)
+            yield Weighted(node, weights, 0, attributes.get("group", 1))
         else:
-            yield Weighted(node, weights, 0 if attributes.get("transB", 0) else 1, False)
+            yield Weighted(node, weights, 0 if attributes.get("transB", 0) else 1)
+
+
+def on_axis(figures: np.ndarray, dimensions: int, axis: int) -> np.ndarray:
+    """Figures along one of so many dimensions."""
+    return figures.reshape([-1 if place == axis else 1 for place in range(dimensions)])
 
 
 def copy_of(model: Any) -> Any:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import replace
+from functools import cached_property
 from pathlib import Path
 from typing import Any
 
@@ -16,7 +17,7 @@ from . import costs, ranges, recipes
 from .draft import Data, Draft, with_own_biases
 from .histograms import Calibrated, Collector
 from .qdq import QdqGraph, worst_of_layers, write
-from .sessions import session, tensors, with_outputs
+from .sessions import all_tensors, session
 
 # What ``--fold-preprocessing`` puts before the first convolution.
 PREPROCESSING_OPERATORS = ("Cast", "Transpose", "Slice", "Mul", "Add")
@@ -31,24 +32,23 @@ class Quantization:
     def __init__(self) -> None:
         self._collecting: Any = None
         self._collector = Collector(0)
-        self._read: list[str] = []
         self._samples: list[Arrays] = []
         self._held_out: list[tuple[Arrays, Arrays]] = []
+
+    @cached_property
+    def _exact(self) -> bool:
+        """Whether kernels here tell what int8 is: those that saturate have it look worse."""
+        return not host.saturates(host.facts())
 
     def calibrate(self, fields: Fields, feeds: Arrays) -> None:
         """{model, images, count} + feeds: take in one batch, of which ``count`` are images."""
         if self._collecting is None:
             import onnx
 
-            model = onnx.load(fields["model"])
-            inputs = {value.name for value in model.graph.input}
-            self._read = [name for name in tensors(model) if name not in inputs]
-            self._collecting = session(with_outputs(model, self._read))
+            self._collecting = all_tensors(onnx.load(fields["model"]))
             self._collector = Collector(fields["images"])
-        values = self._collecting.run(self._read, dict(feeds)) if self._read else []
         floats = {name: array for name, array in feeds.items() if array.dtype == np.float32}
-        found = floats | dict(zip(self._read, values, strict=True))
-        self._collector.take(found, fields["count"])
+        self._collector.take(floats | self._collecting(feeds), fields["count"])
 
     def histograms(self, fields: Fields, _feeds: Arrays) -> dict[str, Any]:
         """{output, method}: what was collected, see ``Calibrated``.
@@ -160,8 +160,7 @@ class Quantization:
         """
         if not self._held_out:
             return None, None
-        # Kernels that saturate would have the model look worse than it is where it is for.
-        made = session(model, optimize=not host.saturates(host.facts()))
+        made = session(model, optimize=self._exact)
         names = list(self._held_out[0][1])
         found = [made.run(names, dict(feeds)) for feeds, _ in self._held_out]
         pairs = []

@@ -21,6 +21,8 @@ from .scales import quantized, scales, worst_pairs
 from .sessions import before_clips
 
 QUANTIZE, DEQUANTIZE = "QuantizeLinear", "DequantizeLinear"
+# How ONNX Runtime's quantizer renames what a layer gives.
+OUTPUT_SUFFIX = "_QuantizeLinear_Input"
 INT32 = np.iinfo(np.int32)
 # See ``_frame``: as serialized models, the latest ones.
 MOST_FRAMES = 4

@@ -29,18 +29,22 @@ def scales(one: Weighted, bits: int = 8, exact_pairs: bool = False) -> np.ndarra
     if not exact_pairs or one.depthwise:
         return found
     while (worst := worst_pairs(quantized(one, found), one)).max(initial=0) > MOST_OF_A_PAIR:
-        over = worst > MOST_OF_A_PAIR
-        # At least the next number: what rounding adds to a pair isn't in proportion.
-        grown = found[over] * (worst[over] / MOST_OF_A_PAIR)
-        found[over] = np.nextafter(grown.astype(np.float32), np.float32(np.inf))
+        found = grown(found, worst)
+    return found
+
+
+def grown(scale: np.ndarray, worst: np.ndarray) -> np.ndarray:
+    """Larger scales for the channels whose worst pair is over the limit, by what it is over."""
+    found, over = scale.copy(), worst > MOST_OF_A_PAIR
+    # At least the next number: what rounding adds to a pair isn't in proportion.
+    larger = scale[over] * (worst[over] / MOST_OF_A_PAIR)
+    found[over] = np.nextafter(larger.astype(np.float32), np.float32(np.inf))
     return found
 
 
 def quantized(one: Weighted, scale: np.ndarray) -> np.ndarray:
     """The weights as int8, in their own shape."""
-    along = [1] * one.weights.ndim
-    along[one.axis] = -1
-    steps = np.rint(one.weights / scale.reshape(along))
+    steps = np.rint(one.weights / one.along(scale))
     return np.clip(steps, -127, 127).astype(np.int8)
 
 

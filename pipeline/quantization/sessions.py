@@ -6,10 +6,12 @@ For the worker that quantizes: sessions are made in the process that calls this.
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable, Mapping
 from typing import Any
 
 import numpy as np
+
+from .draft import copy_of
 
 # The oldest version of the file format that has all the operator sets that exporters write.
 IR_VERSION = 10
@@ -34,8 +36,7 @@ def with_outputs(model: Any, names: Iterable[str]) -> Any:
     """A copy whose outputs are these tensors, as float32 of unknown shape."""
     from onnx import TensorProto, helper
 
-    copy = type(model)()
-    copy.CopyFrom(model)
+    copy = copy_of(model)
     del copy.graph.output[:]
     copy.graph.output.extend(
         helper.make_tensor_value_info(name, TensorProto.FLOAT, None) for name in names
@@ -91,6 +92,19 @@ def tensors(model: Any) -> list[str]:
                 if name in known and name not in left_out:
                     found[name] = None
     return list(found)
+
+
+def all_tensors(model: Any) -> Callable[[Mapping[str, np.ndarray]], dict[str, np.ndarray]]:
+    """What computes, of feeds, all ``tensors`` of a model that aren't inputs, float32 by name."""
+    inputs = {value.name for value in model.graph.input}
+    names = [name for name in tensors(model) if name not in inputs]
+    made = session(with_outputs(model, names)) if names else None
+
+    def compute(feeds: Mapping[str, np.ndarray]) -> dict[str, np.ndarray]:
+        values = made.run(names, dict(feeds)) if made else []
+        return dict(zip(names, values, strict=True))
+
+    return compute
 
 
 def before_clips(model: Any) -> dict[str, str]:

@@ -25,11 +25,6 @@ class Unit:
     reads: tuple[str, ...]
     gives: tuple[str, ...]
 
-    @property
-    def names(self) -> frozenset[str]:
-        """Of its nodes."""
-        return frozenset(node.name for node in self.nodes)
-
 
 class Walk:
     """A QDQ model with ``samples`` on their way through it: feeds for one run each."""
@@ -39,6 +34,12 @@ class Walk:
         self._constants = {tensor.name: tensor for tensor in model.graph.initializer}
         self._known = {value.name: value for value in (*model.graph.input, *model.graph.output)}
         self._inputs = {value.name for value in model.graph.input}
+        # Constants change on the way, their types and the graph don't.
+        self._kinds = {
+            node.output[0]: self._constants[node.input[2]].data_type
+            for node in model.graph.node
+            if node.op_type == QUANTIZE and node.input[2] in self._constants
+        }
         self._values: list[dict[str, np.ndarray]] = [dict(feeds) for feeds in samples]
         self.units = tuple(self._cut())
         self._left = Counter(name for unit in self.units for name in unit.reads)
@@ -105,14 +106,11 @@ class Walk:
         from onnx import helper
 
         read = {name for node in unit.nodes for name in node.input}
-        kinds = {
-            node.output[0]: self._constants[node.input[2]].data_type
-            for node in self._model.graph.node
-            if node.op_type == QUANTIZE and node.input[2] in self._constants
-        }
 
         def typed(name: str) -> Any:
-            return self._known.get(name) or helper.make_tensor_value_info(name, kinds[name], None)
+            return self._known.get(name) or helper.make_tensor_value_info(
+                name, self._kinds[name], None
+            )
 
         inputs, outputs = map(typed, unit.reads), map(typed, unit.gives)
         graph = helper.make_graph(

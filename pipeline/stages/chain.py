@@ -22,12 +22,17 @@ from .export import PROGRAM, Export
 from .formats import HALF, HALF_FORMATS, ExportFormat
 from .modelspec import name_of, settle, specify
 from .native import Native
-from .quantize import EXACT_PAIRS, SEARCHED, SOURCES, Calibrate, Quantize
+from .quantize import (
+    EXACT_PAIRS,
+    SEARCHED,
+    SOURCES,
+    Calibrate,
+    Quantize,
+    calibration_batch,
+)
 from .simplify import FP32, Simplify
 from .stage import Stage, run_stages, up_to_date
 
-# Images in one calibration run when the model leaves the batch open.
-DYNAMIC_CALIBRATION_BATCH = 16
 COSTS = tuple(cost.name for cost in fields(Complexity))
 # What the manifest tells of a model as the export's result has it.
 TOLD = (
@@ -87,8 +92,8 @@ def _keep_searched(place: Workspace, before: Manifest, transaction: Transaction)
         return
     sources = {name: transaction.artifact(name).sha256 for name in SOURCES}
     for record in before.stages:
-        intact = up_to_date(record.name, record.key, place, before)
-        if intact and record.result.get(SEARCHED) == sources:
+        of_these = record.result.get(SEARCHED) == sources
+        if of_these and (intact := up_to_date(record.name, record.key, place, before)):
             transaction.stages[record.name] = intact
 
 
@@ -110,9 +115,7 @@ def stages_for(section: ExportConfig, native: Native, progress: Progress = SILEN
     stages: list[Stage] = [first, Simplify(section.simplify, spec.preprocessing, native)]
     stages += _further_formats(first, section)
     if chosen.calibration:
-        batch = section.batch
-        count = DYNAMIC_CALIBRATION_BATCH if batch == "dynamic" else int(batch)
-        method = recipes.method_of(steps)
+        count, method = calibration_batch(section.batch), recipes.method_of(steps)
         calibrate = Calibrate(spec.preprocessing, count, chosen, native, method)
         stages += [calibrate, *(Quantize(name, steps, calibrate) for name in quantized)]
     return stages

@@ -17,15 +17,14 @@ from typing import Any
 from ...runners.targets import LOCAL
 from ..cells.arithmetic import EXECUTOR
 from ..cells.session import Cell, open_cell
+from ..quantization.qdq import DEQUANTIZE, OUTPUT_SUFFIX, QUANTIZE
 
 # Elementwise operators that runners fuse into the node before them.
 ACTIVATIONS = frozenset(
     {"Clip", "Relu", "LeakyRelu", "Elu", "HardSigmoid", "HardSwish", "Sigmoid", "Tanh", "Gelu"}
 )
-QUANTIZE, DEQUANTIZE = "QuantizeLinear", "DequantizeLinear"
 FED, SHOWN = "fed/", "shown/"
-# How ONNX Runtime's quantizer renames tensors.
-OUTPUT_SUFFIX = "_QuantizeLinear_Input"
+# How ONNX Runtime's quantizer renames weights.
 WEIGHT_SUFFIXES = ("_DequantizeLinear_Output", "_quantized", ".weight")
 
 

@@ -49,6 +49,8 @@ SEARCHED = "searched"
 # Convolutions that may stay in float: the first one sees 3 channels, which the int8 kernels
 # don't take in fours; in float it is faster and more exact.
 MOST_FLOAT_CONVOLUTIONS = 1
+# Images in one calibration run when the model leaves the batch open.
+DYNAMIC_CALIBRATION_BATCH = 16
 # Calibration images that steps run: means of channels over so many hardly differ from those over
 # all, see docs/quantization.md.
 SAMPLES = 64
@@ -143,6 +145,11 @@ class Calibrate:
     def _samples(self) -> Dataset | Arrays:
         assert self.samples.calibration
         return self.samples.calibration
+
+
+def calibration_batch(batch: int | str) -> int:
+    """Images in one calibration run of a model with that batch, a number or "dynamic"."""
+    return DYNAMIC_CALIBRATION_BATCH if batch == "dynamic" else int(batch)
 
 
 def needs_of(variant: str) -> str | None:

@@ -5,9 +5,8 @@ from __future__ import annotations
 from ...errors import UsageError
 from ...settings.making import QuantizeConfig
 from ...stages import samples
-from ...stages.chain import DYNAMIC_CALIBRATION_BATCH
 from ...stages.native import Native
-from ...stages.quantize import CALIBRATION, Calibrate
+from ...stages.quantize import CALIBRATION, Calibrate, calibration_batch
 from ...storage.arrays import Arrays
 from ...storage.dataset import Dataset
 from ...storage.goldens import preprocessing_of
@@ -24,6 +23,5 @@ def calibration(
     if CALIBRATION not in manifest.artifacts:
         raise UsageError("nothing was calibrated: run `edgepipe export` with an int8 variant first")
     chosen, further = samples.again(manifest, section.calibration, SEEN)
-    batch = manifest.model["batch"]
-    count = DYNAMIC_CALIBRATION_BATCH if batch == "dynamic" else int(batch)
+    count = calibration_batch(manifest.model["batch"])
     return Calibrate(preprocessing_of(manifest), count, chosen, native), further

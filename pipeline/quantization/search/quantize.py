@@ -124,5 +124,5 @@ def within(
 
 
 def _time(row: Found, runner: str) -> float:
-    ratio = next((one.ratio for one in row.speeds if one.runner == runner), None)
+    ratio = row.speed(runner).ratio
     return math.inf if ratio is None else ratio

@@ -47,6 +47,8 @@ RESERVED_SECONDS, FEWEST_SHARE = 120.0, 0.5
 # Generations of timing, and the fewest, where less was asked for altogether than this.
 GENERATIONS, SHORT_SECONDS = 6, 300.0
 STOPPED = "it was stopped"
+# The int8 that export makes for each CPU class.
+VARIANT_OF = {exact: name for name, exact in EXACT_PAIRS.items()}
 # Variants of each CPU class that are timed and kept, the nearest ones.
 MOST_FOUND = 4
 
@@ -150,7 +152,7 @@ class Search:
 
     def _incumbent(self, exact_pairs: bool) -> tuple[str, Candidate]:
         """The int8 that export made for a class."""
-        name = next(name for name, exact in EXACT_PAIRS.items() if exact == exact_pairs)
+        name = VARIANT_OF[exact_pairs]
         record = self.manifest.stage(name)
         assert record
         return name, Candidate(tuple(record.result["recipe"]), (), exact_pairs)
@@ -243,15 +245,14 @@ def _recommended(row: Found, rows: Sequence[Found]) -> tuple[str, ...]:
 
 def _as_fast(row: Found, runner: str) -> bool:
     """Whether a row is faster than the incumbent there, or the same within the margin."""
-    speed = next(one for one in row.speeds if one.runner == runner)
-    return speed.ci95 is not None and speed.ci95[1] <= 1 + MARGIN
+    ends = row.speed(runner).ci95
+    return ends is not None and ends[1] <= 1 + MARGIN
 
 
 def _name(candidate: Candidate) -> str:
     """A variant's name, which says what it is: "int8-avx2-percentile-float2"."""
     usual = recipes.RECIPES[recipes.DEFAULT]
-    base = next(name for name, exact in EXACT_PAIRS.items() if exact == candidate.exact_pairs)
     parts = [step for step in candidate.recipe if step not in usual]
     parts += [f"float{len(candidate.floats)}"] if candidate.floats else []
     # The plain name is that of what export made, by whatever recipe.
-    return "-".join((base, *(parts or [recipes.DEFAULT])))
+    return "-".join((VARIANT_OF[candidate.exact_pairs], *(parts or [recipes.DEFAULT])))

@@ -78,6 +78,10 @@ class Found:
     drop_ci95: tuple[float, float] | None = None
     recommended: tuple[str, ...] = ()
 
+    def speed(self, runner: str) -> Speed:
+        """How fast it is on one of its ``speeds``' runners."""
+        return next(one for one in self.speeds if one.runner == runner)
+
 
 @dataclass(frozen=True)
 class SearchResult(Result):

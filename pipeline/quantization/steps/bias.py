@@ -8,7 +8,7 @@ before it corrected. Corrected together, several layers would each take off the 
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Container, Mapping, Sequence
 from typing import Any
 
 import numpy as np
@@ -30,7 +30,7 @@ class BiasCorrection:
         biases = draft.biases()
         scaled = _scaled(draft.model)
         corrected = {
-            name: layer.node.output[0]
+            name
             for name, layer in graph.layers.items()
             if layer.bias and name in biases and name not in scaled
         }
@@ -60,7 +60,7 @@ def float_means(
     return {node: value / len(samples) for node, value in total.items()}
 
 
-def _outputs(model: Any, nodes: Mapping[str, str]) -> dict[str, str]:
+def _outputs(model: Any, nodes: Container[str]) -> dict[str, str]:
     return {node.name: node.output[0] for node in model.graph.node if node.name in nodes}
 
 

@@ -15,9 +15,9 @@ from typing import Any
 
 import numpy as np
 
-from ..draft import BIAS, WEIGHT, Data, Draft, Weighted
+from ..draft import BIAS, WEIGHT, Data, Draft, Weighted, on_axis
 from ..histograms import Calibrated, Collector
-from ..sessions import session, tensors, with_outputs
+from ..sessions import all_tensors, session, with_outputs
 
 # f(s x) = s f(x) for any s > 0, channel by channel.
 HOMOGENEOUS = frozenset(
@@ -37,16 +37,16 @@ class Equalization:
         groups = list(_groups(draft))
         sizes = _sizes(draft.model, [name for group in groups for name in group.tensors], data)
         constants: dict[str, np.ndarray] = {}
+        biases = draft.biases()
         for group in groups:
             scale = _scale(group, sizes, constants)
             for one in group.makers:
-                along = _along(one.weights.ndim, one.axis)
-                _divide(constants, one.node.input[WEIGHT], one.weights, scale.reshape(along))
-                bias = draft.biases()[one.node.name]
-                _divide(constants, one.node.input[BIAS], bias, scale)
+                _divide(constants, one.node.input[WEIGHT], one.weights, one.along(scale))
+                _divide(constants, one.node.input[BIAS], biases[one.node.name], scale)
             for one in group.readers:
-                along = _along(one.weights.ndim, 0 if one.depthwise else _input_axis(one))
-                _divide(constants, one.node.input[WEIGHT], one.weights, 1 / scale.reshape(along))
+                axis = 0 if one.depthwise else _input_axis(one)
+                along = on_axis(scale, one.weights.ndim, axis)
+                _divide(constants, one.node.input[WEIGHT], one.weights, 1 / along)
         equalized = draft.with_constants(constants)
         return replace(equalized, calibrated=_again(equalized.model, data))
 
@@ -110,20 +110,13 @@ def _groups(draft: Draft) -> Iterable[_Group]:
 
 def _plain(one: Weighted) -> bool:
     """Whether its input channels are its weights' second dimension, or one by one its output's."""
-    attributes = {item.name: item.i for item in one.node.attribute}
     if one.node.op_type == "Gemm":
-        return not attributes.get("transA", 0)
-    return (one.depthwise and one.weights.shape[0] == attributes.get("group", 1)) or (
-        attributes.get("group", 1) == 1
-    )
+        return not any(item.name == "transA" and item.i for item in one.node.attribute)
+    return one.groups == 1 or (one.depthwise and one.weights.shape[0] == one.groups)
 
 
 def _input_axis(one: Weighted) -> int:
     return 1 - one.axis if one.node.op_type == "Gemm" else 1
-
-
-def _along(dimensions: int, axis: int) -> list[int]:
-    return [-1 if place == axis else 1 for place in range(dimensions)]
 
 
 def _divide(
@@ -176,14 +169,12 @@ def _scale(
 
 def _again(model: Any, data: Data) -> Calibrated:
     """Histograms of the equalized model, over the samples."""
-    inputs = {value.name for value in model.graph.input}
-    names = [name for name in tensors(model) if name not in inputs]
-    made = session(with_outputs(model, names))
+    compute = all_tensors(model)
     collector = Collector(len(data.samples))
     for feeds in data.samples:
-        found = dict(zip(names, made.run(names, dict(feeds)), strict=True))
-        collector.take(found, 1)
+        collector.take(compute(feeds), 1)
     kept = data.calibrated.histograms
     new = collector.done()
+    inputs = {value.name for value in model.graph.input}
     given = {name: kept[name] for name in inputs & set(kept)}
     return Calibrated({**given, **new.histograms}, new.earlier, new.images)

@@ -18,7 +18,7 @@ import numpy as np
 
 from ..draft import Data, Draft, Weighted, copy_of
 from ..qdq import QdqGraph, write
-from ..scales import MOST_OF_A_PAIR, worst_pairs
+from ..scales import MOST_OF_A_PAIR, grown, worst_pairs
 from ..units import Walk
 
 # Places of a layer that its inputs' covariance is taken from, of all samples together: so many for
@@ -76,9 +76,7 @@ class RoundingAll(Rounding):
 
 def _takes(one: Weighted, most: int) -> bool:
     """Whether a layer's channels have few enough weights, and are not of several groups."""
-    attributes = {item.name: item.i for item in one.node.attribute}
-    known = one.depthwise or attributes.get("group", 1) == 1
-    return known and one.by_channel.shape[1] <= most
+    return (one.depthwise or one.groups == 1) and one.by_channel.shape[1] <= most
 
 
 def covariances(one: Weighted, inputs: Sequence[np.ndarray]) -> np.ndarray:
@@ -110,7 +108,6 @@ def rounded(
 
     Those are larger than they were where pairs of weights would leave 16 bits otherwise.
     """
-    scale = scale.copy()
     limit = 2 ** (draft.bits.get(one.node.name, 8) - 1) - 1
     weights = one.by_channel.astype(np.float64)
     while True:
@@ -119,12 +116,10 @@ def rounded(
             steps.reshape(np.moveaxis(one.weights, one.axis, 0).shape), 0, one.axis
         ).astype(np.int8)
         worst = worst_pairs(found, one)
-        over = worst > MOST_OF_A_PAIR
-        if not draft.exact_pairs or one.depthwise or not over.any():
+        exact = worst.max(initial=0) <= MOST_OF_A_PAIR
+        if not draft.exact_pairs or one.depthwise or exact:
             return found, scale
-        scale[over] = np.nextafter(
-            (scale[over] * (worst[over] / MOST_OF_A_PAIR)).astype(np.float32), np.float32(np.inf)
-        )
+        scale = grown(scale, worst)
 
 
 def _steps(weights: np.ndarray, covariance: np.ndarray, limit: int) -> np.ndarray:

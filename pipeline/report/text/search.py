@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from textwrap import wrap
 
-from ...quantization.search.search_result import Found, SearchResult, Speed
+from ...quantization.search.search_result import Found, SearchResult
 from ..tables.formatting import NONE, WIDTH, interval, number
 from ..tables.formatting import text as shown
 from ..tables.table import Column, Table, figure
@@ -16,13 +16,9 @@ def _decibels(row: Found) -> str:
     return "equal" if row.sqnr_db is None else number(row.sqnr_db, ".1f")
 
 
-def _speed(row: Found, runner: str) -> Speed:
-    return next(one for one in row.speeds if one.runner == runner)
-
-
 def _time(runner: str) -> Column:
     def ratio(row: Found) -> str:
-        speed = _speed(row, runner)
+        speed = row.speed(runner)
         ends = interval(speed.ci95, "{:.2f}".format)
         return NONE if speed.ratio is None else f"{speed.ratio:.2f} [{ends}]"
 

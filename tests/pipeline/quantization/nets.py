@@ -12,7 +12,7 @@ from onnx import TensorProto, helper, numpy_helper
 from edgepipe.pipeline.quantization.draft import Data, Draft, with_own_biases
 from edgepipe.pipeline.quantization.histograms import Collector
 from edgepipe.pipeline.quantization.operations import first_nodes
-from edgepipe.pipeline.quantization.sessions import session, tensors, with_outputs
+from edgepipe.pipeline.quantization.sessions import all_tensors, session
 
 SIDE = 12
 
@@ -101,11 +101,8 @@ def made(model: Any, images: int = 24, *, exact_pairs: bool = False) -> Made:
     ]
     count = 2 * images // 3
     model = with_own_biases(model)
-    names = [name for name in tensors(model) if name != "input"]
-    run = session(with_outputs(model, names)).run
-    collector = Collector(count)
+    compute, collector = all_tensors(model), Collector(count)
     for some in feeds[:count]:
-        found = dict(zip(names, run(names, some), strict=True))
-        collector.take({**found, **some}, 1)
+        collector.take({**compute(some), **some}, 1)
     draft = Draft(model, floats=frozenset(first_nodes(model.graph)), exact_pairs=exact_pairs)
     return Made(draft, Data(collector.done(), feeds[:count]), feeds[count:])

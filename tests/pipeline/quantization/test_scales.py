@@ -12,8 +12,8 @@ from edgepipe.pipeline.quantization.scales import quantized, scales, worst_pairs
 NODE = helper.make_node("Conv", ["x", "w", "b"], ["y"])
 
 
-def weighted(weights: np.ndarray, axis: int = 0, *, depthwise: bool = False) -> Weighted:
-    return Weighted(NODE, weights.astype(np.float32), axis, depthwise)
+def weighted(weights: np.ndarray, axis: int = 0, groups: int = 1) -> Weighted:
+    return Weighted(NODE, weights.astype(np.float32), axis, groups)
 
 
 def random(*shape: int) -> np.ndarray:
@@ -57,7 +57,7 @@ def test_only_the_channels_that_could_saturate_have_larger_steps() -> None:
 
 
 def test_depthwise_kernels_add_in_32_bits() -> None:
-    one = weighted(np.ones((8, 1, 3, 3)), depthwise=True)
+    one = weighted(np.ones((8, 1, 3, 3)), groups=8)
     assert np.array_equal(scales(one, exact_pairs=True), scales(one))
 
 
