@@ -49,6 +49,8 @@ from edgepipe.runners.targets import HASWELL, LOCAL, Target
 
 HERE = Path(__file__).parent
 JUDGED, EMULATED, CALIBRATION = 240, 16, 128
+# Images of the folder that calibrates: goldens and what a search judges on come out of it, too.
+FOLDER = CALIBRATION + 64 + 64
 MODELS = ("digits", "lite0", "swish")
 PARTS = ("make", "quality", "speed")
 PHOTOGRAPHS = {
@@ -210,8 +212,7 @@ def crops(packages: Path, place: Path) -> None:
         if (root / folder / file).is_file()
     ]
     chance = np.random.default_rng(7)
-    # Goldens are a third of the folder that calibrates, 64 at most.
-    for part, count in (("calibration", CALIBRATION + 64), ("judged", JUDGED)):
+    for part, count in (("calibration", FOLDER), ("judged", JUDGED)):
         (place / part).mkdir(exist_ok=True)
         for number in range(count):
             photograph = Image.open(files[number % len(files)]).convert("RGB")
@@ -227,10 +228,7 @@ def digits_as_files(place: Path) -> None:
     """The embedded digits as images, those that trained and those that were held out."""
     from PIL import Image
 
-    for part, of, count in (
-        ("calibration", "train", CALIBRATION + 64),
-        ("judged", "held_out", JUDGED),
-    ):
+    for part, of, count in (("calibration", "train", FOLDER), ("judged", "held_out", JUDGED)):
         (place / part).mkdir(exist_ok=True)
         for number in range(count):
             picture = dataset.digits(of, count).image(number)
