@@ -18,6 +18,8 @@ from ..runners.machine.own_process import refuse_telemetry
 
 if TYPE_CHECKING:
     from ..runners.environments import environments
+    from .intake.import_model import import_model
+    from .intake.inspection import Inspection, inspect
     from .judging.evaluate import evaluate
     from .judging.evaluate_result import EvaluationResult
     from .judging.parity import parity
@@ -46,6 +48,9 @@ if TYPE_CHECKING:
 ROOMS = {
     "environments": "..runners.environments",
     "export": ".stages.chain",
+    "import_model": ".intake.import_model",
+    "inspect": ".intake.inspection",
+    "Inspection": ".intake.inspection",
     "Manifest": ".storage.manifest",
     "quantize": ".quantization.search.quantize",
     "SearchResult": ".quantization.search.search_result",
@@ -86,6 +91,7 @@ __all__ = [
     "Deployment",
     "Diagnosis",
     "EvaluationResult",
+    "Inspection",
     "Inventory",
     "Manifest",
     "Packaged",
@@ -103,6 +109,8 @@ __all__ = [
     "environments",
     "evaluate",
     "export",
+    "import_model",
+    "inspect",
     "package",
     "parity",
     "predict",

@@ -24,6 +24,7 @@ ORDER = (
     "pipeline/quantization/search",
     "pipeline/profiling",
     "pipeline/speed",
+    "pipeline/intake",
     "pipeline/judging",
     "pipeline/training",
     "pipeline/stages",
@@ -119,7 +120,7 @@ def test_a_room_can_be_taken_in_at_a_glance(folder: Path) -> None:
         "__pycache__",
     }
     # The floor itself holds its rooms and what all of them share.
-    assert len(inside) <= (17 if folder == ROOT / "pipeline" else MOST_ENTRIES), sorted(inside)
+    assert len(inside) <= (18 if folder == ROOT / "pipeline" else MOST_ENTRIES), sorted(inside)
 
 
 @pytest.mark.parametrize("path", SOURCES, ids=name)

@@ -37,6 +37,8 @@ RANDOM_SEED = 0
 WEIGHTS = ("digits", "imagenet", "random")
 # What ``Source.weights`` says of weights from a file of the user's, and of their own module's.
 CHECKPOINT, OWN = "checkpoint", "own"
+# Of an ONNX file that was imported.
+FILE = "file"
 # Weights that come with real training images to calibrate int8 with.
 CALIBRATED_WEIGHTS = frozenset({"digits", "random"})
 

@@ -29,15 +29,17 @@ app = typer.Typer(
 )
 
 COMMANDS: dict[str, tuple[Callable[..., None], ...]] = {
-    "Make": (making.export, making.quantize, making.train),
+    "Make": (making.export, making.import_, making.quantize, making.train),
     "Judge": (speed.bench, judging.parity, judging.evaluate, speed.tune, speed.compare),
-    "Look": (judging.predict, showing.report),
+    "Look": (judging.inspect, judging.predict, showing.report),
     "Ship": (shipping.package, shipping.verify, shipping.deploy),
     "This machine": (machine.runners, machine.doctor),
 }
 for heading, commands in COMMANDS.items():
     for command in commands:
-        app.command(rich_help_panel=heading)(command)
+        # "import" is a word of Python's own.
+        name = command.__name__.rstrip("_")
+        app.command(name, rich_help_panel=heading)(command)
 app.add_typer(machine.env, name="env", rich_help_panel="This machine")
 
 

@@ -29,6 +29,17 @@ def parity(
     options.show(result, as_json, terminal.parity)
 
 
+@declared("judging:InspectRequest")
+def inspect(
+    said: Mapping[str, Any], as_json: options.Json = False, quiet: options.Quiet = False
+) -> None:
+    """Show what an ONNX file says of itself, and which runners here take it."""
+    from .. import inspect as run
+    from ..report.text import terminal
+
+    options.show(run(**said, progress=options.progress(quiet)), as_json, terminal.inspection)
+
+
 @declared("judging:EvaluateRequest")
 def evaluate(
     said: Mapping[str, Any],

@@ -24,6 +24,21 @@ def export(
         print(terminal.export_table(manifest))
 
 
+@declared("making:ImportRequest")
+def import_(
+    said: Mapping[str, Any], as_json: options.Json = False, quiet: options.Quiet = False
+) -> None:
+    """Take in an ONNX file; simplify and quantize it as export does."""
+    from .. import import_model as run
+    from ..report.text import terminal
+
+    manifest = run(**said, progress=options.progress(quiet))
+    if as_json:
+        print(manifest.to_json(), end="")
+    else:
+        print(terminal.export_table(manifest))
+
+
 @declared("making:QuantizeRequest")
 def quantize(
     said: Mapping[str, Any], as_json: options.Json = False, quiet: options.Quiet = False

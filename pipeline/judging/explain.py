@@ -165,7 +165,8 @@ class _Explainer:
             with Native() as native, prepared(native, folder / FP32) as model:
                 batch = self.manifest.model["batch"]
                 size = 1 if batch == "dynamic" else int(batch)
-                for feeds in self.goldens.as_feeds(self.preprocessing, size, COST_SAMPLES):
+                name = self.manifest.model["inputs"][0]["name"]
+                for feeds in self.goldens.as_feeds(self.preprocessing, name, size, COST_SAMPLES):
                     native.ask("held_out", feeds)
                 told = native.ask("costs", model=model, int8=folder / file)
         except (RunnerError, StageError, ImportError) as error:

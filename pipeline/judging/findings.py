@@ -20,7 +20,11 @@ SHOWN_NAMES = 3
 
 @dataclass(frozen=True)
 class Finding:
-    """``kind`` is "unfused", "float-island", "saturation" or "no-vnni"."""
+    """``kind`` is "unfused", "float-island", "saturation" or "no-vnni".
+
+    Of a file that somebody else quantized also "signed-activations", "dynamic", "unsigned-weights",
+    "zero-points" or "per-tensor".
+    """
 
     kind: str
     text: str

@@ -9,7 +9,7 @@ from pydantic import Field, FiniteFloat
 
 from ...runners.images import DECODERS
 from ...runners.targets import LOCAL
-from .options import Help, OfModel, Positive, Section, Share, SkipUnreadable, Variants
+from .options import Help, OfModel, Positive, Request, Section, Share, SkipUnreadable, Variants
 
 PRECISIONS = ("f32", "tf32", "bf16", "f16")
 THREADS = Help("Threads of every runner.", unset="physical cores")
@@ -77,6 +77,22 @@ class ParityRequest(ParityConfig, OfModel):
         Help("Judge a parity.npz again, run nothing.", flag="--from", metavar="FILE"),
     ] = None
     explain: Annotated[bool, Help("Also say which step and which layer adds the error.")] = False
+
+
+class InspectRequest(Request):
+    """``edgepipe inspect``: what an ONNX file says of itself, and which runners take it."""
+
+    file: Annotated[Path, Help("An ONNX file.", argument=True)] = Field(kw_only=False)
+    runners: Annotated[
+        tuple[str, ...],
+        Help(
+            "Who has to take it.",
+            flag="--runner",
+            short="-r",
+            metavar="NAME",
+            unset="all that are here are asked",
+        ),
+    ] = ()
 
 
 class EvaluateConfig(CellsConfig):

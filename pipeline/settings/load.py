@@ -22,7 +22,7 @@ from ...runners.bundles.formats import DATA_ONLY, can_run_code
 from ...runners.images import PRESETS
 from ...runners.targets import BUILT_IN_TARGETS
 from ..errors import InputError, UsageError
-from ..numerics.precision import kind_of
+from ..numerics.precision import FOREIGN, kind_of
 from ..storage.workspace import models_in
 from .judging import PRECISIONS, EvaluateConfig, GateConfig, ParityConfig, PredictConfig
 from .machine import Places, RunnerConfig, TargetConfig
@@ -32,6 +32,7 @@ from .making import (
     SEARCHED_NAMES,
     VARIANTS,
     ExportConfig,
+    ImportConfig,
     QuantizeConfig,
     TrainConfig,
 )
@@ -41,6 +42,8 @@ from .refusal import CALLER, explained, kebab
 from .shipping import DeployConfig, PackageConfig, VerifyConfig
 from .speed import BenchConfig, CompareConfig, TuneConfig
 
+# What ``import`` makes of a float file.
+IMPORTED = ("fp32", "int8", "int8-avx2")
 CONFIG_FILE = "edgepipe.toml"
 ENVIRONMENT_PREFIX = "EDGEPIPE_"
 NOT_CONFIGURATION = frozenset({"EDGEPIPE_WEIGHTS_URL", "EDGEPIPE_DEBUG"})
@@ -48,6 +51,7 @@ COMMANDS: dict[str, type[Section]] = {
     one.table: one
     for one in (
         ExportConfig,
+        ImportConfig,
         QuantizeConfig,
         TrainConfig,
         BenchConfig,
@@ -77,6 +81,7 @@ class Config(Section):
         Annotated[str, Field(pattern=NAME)], Help("The model that commands are about.")
     ] = DEFAULT_MODEL
     export: ExportConfig = ExportConfig()
+    import_: Annotated[ImportConfig, Field(alias="import")] = ImportConfig()
     quantize: QuantizeConfig = QuantizeConfig()
     train: TrainConfig = TrainConfig()
     bench: BenchConfig = BenchConfig()
@@ -150,6 +155,8 @@ def _check_names(config: Config) -> None:
         ("export.exporter", [config.export.exporter], exporters.names()),
         ("export.formats", config.export.formats, [exporters.ONNX, *exporters.names()]),
         ("export.variants", config.export.variants, VARIANTS),
+        ("import.preprocessing", [config.import_.preprocessing or "none"], PRESETS),
+        ("import.variants", config.import_.variants, IMPORTED),
         ("package.variants", config.package.variants, VARIANTS),
         ("verify.runner", filter(None, [config.verify.runner]), runners),
         ("runners", config.runners, runners),
@@ -179,10 +186,10 @@ def _check_names(config: Config) -> None:
     ):
         for name in names:
             # What a search found has names of its own, which the workspace knows.
-            searched = (
-                known is VARIANTS and key != "export.variants" and SEARCHED_NAMES.fullmatch(name)
-            )
-            if name not in known and not searched:
+            there = known is VARIANTS and key != "export.variants"
+            if there and (name in FOREIGN or SEARCHED_NAMES.fullmatch(name)):
+                continue
+            if name not in known:
                 raise UsageError(f"{key}: no {name!r}; {nearest(name, known)}")
 
 

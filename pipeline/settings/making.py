@@ -16,6 +16,7 @@ from .options import (
     InputText,
     InWorkspace,
     OfModel,
+    Pair,
     Positive,
     Request,
     Section,
@@ -25,7 +26,8 @@ from .options import (
 )
 
 DEFAULT_MODEL = "mobilenet_v2"
-SYNTHETIC = "synthetic"
+# Samples that are no file's: noise, and the images that come with edgepipe.
+SYNTHETIC, DIGITS = "synthetic", "digits"
 VARIANTS = ("fp32", "int8", "int8-avx2", "fp16")
 # The names of what `quantize --search` finds: "int8-avx2-percentile-float2".
 SEARCHED_NAMES = re.compile(r"int8(-avx2)?(-[a-z]+)*(-float\d+|-[a-z]{4,})")
@@ -33,6 +35,44 @@ SEARCHED_NAMES = re.compile(r"int8(-avx2)?(-[a-z]+)*(-float\d+|-[a-z]{4,})")
 NAME = r"^[A-Za-z0-9_][A-Za-z0-9_.+-]*$"
 
 RECIPE = Help("How int8 is made: accurate, minmax, or steps with commas between.", metavar="NAME")
+
+# Options of ``export`` and ``import``.
+Preset = Annotated[
+    str | None, Help("imagenet, inception or none.", unset="the weights' own, or imagenet")
+]
+Resize = Annotated[
+    Literal["shorter-side", "squash"] | None,
+    Help("How an image comes to its size, if not as the preset has it.", flag=""),
+]
+ResizeTo = Annotated[
+    Positive | None, Help("The side it is resized to before it is cropped.", flag="")
+]
+Interpolation = Annotated[
+    Literal["bilinear", "bicubic"] | None, Help("How it is resized.", flag="")
+]
+Mean = Annotated[
+    tuple[float, float, float] | None, Help("Subtracted from each channel, of 0 to 1.", flag="")
+]
+Deviation = Annotated[
+    tuple[float, float, float] | None, Help("What each channel is divided by.", flag="")
+]
+Order = Annotated[Literal["rgb", "bgr"] | None, Help("The channels' order.", flag="")]
+Inputs = Annotated[
+    tuple[InputText, ...],
+    Help("An input of a model that takes no images.", flag="--input", metavar="NAME:SHAPE:DTYPE"),
+]
+Data = Annotated[
+    Path | None,
+    Help("Its inputs as arrays by name, .npz: for goldens and to calibrate.", metavar="FILE"),
+]
+Calibration = Annotated[
+    Path | None, Help("Images to calibrate int8 with; or: synthetic, digits.", metavar="DIR")
+]
+CalibrationImages = Annotated[Positive, Help("How many of them.", metavar="N")]
+Recipe = Annotated[Annotated[str, Field(min_length=1)], RECIPE]
+Simplified = Annotated[
+    bool, Help("Simplify the graph with onnxsim.", flag="--simplify/--no-simplify")
+]
 
 
 class ExportConfig(Section):
@@ -63,27 +103,13 @@ class ExportConfig(Section):
     labels: Annotated[
         Path | None, Help("The checkpoint's labels: text, one a line, or JSON.", metavar="FILE")
     ] = None
-    preprocessing: Annotated[
-        str | None,
-        Help("imagenet, inception or none.", unset="the weights' own, or imagenet"),
-    ] = None
-    resize: Annotated[
-        Literal["shorter-side", "squash"] | None,
-        Help("How an image comes to its size, if not as the preset has it.", flag=""),
-    ] = None
-    resize_to: Annotated[
-        Positive | None, Help("The side it is resized to before it is cropped.", flag="")
-    ] = None
-    interpolation: Annotated[
-        Literal["bilinear", "bicubic"] | None, Help("How it is resized.", flag="")
-    ] = None
-    mean: Annotated[
-        tuple[float, float, float] | None, Help("Subtracted from each channel, of 0 to 1.", flag="")
-    ] = None
-    std: Annotated[
-        tuple[float, float, float] | None, Help("What each channel is divided by.", flag="")
-    ] = None
-    channels: Annotated[Literal["rgb", "bgr"] | None, Help("The channels' order.", flag="")] = None
+    preprocessing: Preset = None
+    resize: Resize = None
+    resize_to: ResizeTo = None
+    interpolation: Interpolation = None
+    mean: Mean = None
+    std: Deviation = None
+    channels: Order = None
     fold_preprocessing: Annotated[
         bool,
         Help(
@@ -91,24 +117,14 @@ class ExportConfig(Section):
             flag="--fold-preprocessing/--no-fold-preprocessing",
         ),
     ] = False
-    inputs: Annotated[
-        tuple[InputText, ...],
-        Help(
-            "An input of your own model, if it takes no images.",
-            flag="--input",
-            metavar="NAME:SHAPE:DTYPE",
-        ),
-    ] = ()
-    calibration: Annotated[
-        Path | None, Help("Images to calibrate int8 with; or: synthetic.", metavar="DIR")
-    ] = None
-    calibration_images: Annotated[Positive, Help("How many of them.", metavar="N")] = 128
+    inputs: Inputs = ()
+    data: Data = None
+    calibration: Calibration = None
+    calibration_images: CalibrationImages = 128
     skip_unreadable: SkipUnreadable = False
-    recipe: Annotated[Annotated[str, Field(min_length=1)], RECIPE] = "accurate"
+    recipe: Recipe = "accurate"
     variants: Variants = ("fp32", "int8", "int8-avx2")
-    simplify: Annotated[
-        bool, Help("Simplify the graph with onnxsim.", flag="--simplify/--no-simplify")
-    ] = True
+    simplify: Simplified = True
     exporter: Annotated[str, Help("What makes the ONNX file.", metavar="NAME")] = "onnx-dynamo"
     formats: Annotated[
         tuple[str, ...], Help("onnx, and openvino-ir beside it.", flag="--format", metavar="NAME")
@@ -135,11 +151,69 @@ class ExportRequest(ExportConfig, InWorkspace):
     force: Annotated[bool, Help("Make everything again.")] = False
 
 
+class ImportConfig(Section):
+    """What ``edgepipe import`` makes of an ONNX file."""
+
+    table: ClassVar[str] = "import"
+    reference: Annotated[
+        Path | None,
+        Help("The float model behind a quantized file.", metavar="FILE", unset="the file itself"),
+    ] = None
+    labels: Annotated[
+        Path | None, Help("The classes: text, one a line, or JSON.", metavar="FILE")
+    ] = None
+    preprocessing: Annotated[str | None, Help("imagenet, inception or none.", unset="imagenet")] = (
+        None
+    )
+    resize: Resize = None
+    resize_to: ResizeTo = None
+    interpolation: Interpolation = None
+    mean: Mean = None
+    std: Deviation = None
+    channels: Order = None
+    dims: Annotated[
+        tuple[Pair, ...],
+        Help("Settle a size that the file leaves open.", flag="--dim", metavar="NAME=N"),
+    ] = ()
+    values: Annotated[
+        tuple[Pair, ...],
+        Help("Settle an input for good.", flag="--value", metavar="NAME=JSON"),
+    ] = ()
+    inputs: Inputs = ()
+    data: Data = None
+    calibration: Calibration = None
+    calibration_images: CalibrationImages = 128
+    skip_unreadable: SkipUnreadable = False
+    recipe: Recipe = "accurate"
+    variants: Annotated[
+        tuple[str, ...],
+        Help(
+            "fp32, int8, int8-avx2.",
+            flag="--variant",
+            short="-v",
+            metavar="NAME",
+            unset="all that the samples allow",
+        ),
+    ] = ()
+    simplify: Simplified = True
+    repair: Annotated[bool, Help("Rewrite what makes a quantized file slow, and prove it.")] = False
+
+
+class ImportRequest(ImportConfig, InWorkspace):
+    """``edgepipe import``: take in an ONNX file; simplify and quantize it as export does."""
+
+    file: Annotated[Path, Help("An ONNX file.", argument=True)] = Field(kw_only=False)
+    name: Annotated[
+        str | None, Help("What to call it in the workspace.", unset="the file's name")
+    ] = None
+    force: Annotated[bool, Help("Make everything again.")] = False
+
+
 class QuantizeConfig(Section):
     """How ``edgepipe quantize`` makes int8 of an exported model, and what a search may take."""
 
     table: ClassVar[str] = "quantize"
-    recipe: Annotated[Annotated[str, Field(min_length=1)], RECIPE] = "accurate"
+    recipe: Recipe = "accurate"
     calibration: Annotated[
         Path | None,
         Help("The images that the export was calibrated with.", metavar="DIR", unset="the digits"),

@@ -198,6 +198,14 @@ def seconds(text: str) -> float:
     return value
 
 
+def pair(text: str) -> tuple[str, str]:
+    """ "batch=1" as ("batch", "1"). Raises ``ValueError`` for anything else."""
+    name, equals, value = text.partition("=")
+    if not (name and equals and value):
+        raise ValueError('not a NAME=VALUE such as "batch=1"')
+    return name, value
+
+
 def _checked(check: Callable[[str], object]) -> AfterValidator:
     """Text that ``check`` has nothing against."""
 
@@ -210,6 +218,7 @@ def _checked(check: Callable[[str], object]) -> AfterValidator:
 
 Positive = Annotated[int, Field(ge=1)]
 Share = Annotated[str, _checked(required_share)]
+Pair = Annotated[str, _checked(pair)]
 InputText = Annotated[str, _checked(ArrayInput.parse)]
 Percent = Annotated[str, _checked(fraction)]
 Duration = Annotated[str, _checked(seconds)]

@@ -20,7 +20,7 @@ from ..progress import Progress
 from ..settings.making import ExportConfig
 from ..settings.nearest import nearest
 from ..settings.speed import CompareConfig
-from ..stages.chain import make
+from ..stages.chain import make_settled
 from ..stages.modelspec import settle
 from ..storage.workspace import Workspace, models_in
 from .visits import Source
@@ -197,7 +197,7 @@ def open_zoo(
             variants=tuple(dict.fromkeys(("fp32", *(section.variants or VARIANTS)))),
         )
         settled, _ = settle(export, name, named=True)
-        make(Workspace(roots[name], name), settled, force=False, progress=progress)
+        make_settled(Workspace(roots[name], name), settled, force=False, progress=progress)
     return [
         source
         for name, root in roots.items()

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable, Sequence
 from dataclasses import fields
 from typing import Any
 
@@ -9,6 +10,7 @@ from ...exporters import registry
 from ...exporters.complexity import Complexity
 from ...runners.machine.installed import versions
 from ..errors import UsageError
+from ..numerics.precision import FOREIGN
 from ..progress import SILENT, Progress
 from ..quantization import recipes
 from ..settings.load import load
@@ -20,7 +22,7 @@ from ..storage.workspace import Transaction, Workspace
 from . import samples
 from .export import PROGRAM, Export
 from .formats import HALF, HALF_FORMATS, ExportFormat
-from .modelspec import name_of, settle, specify
+from .modelspec import ModelSpec, name_of, settle, specify
 from .native import Native
 from .quantize import (
     EXACT_PAIRS,
@@ -30,10 +32,12 @@ from .quantize import (
     Quantize,
     calibration_batch,
 )
+from .samples import Samples
 from .simplify import FP32, Simplify
 from .stage import Stage, run_stages, up_to_date
 
 COSTS = tuple(cost.name for cost in fields(Complexity))
+NOT_SIMPLIFIED = {"wanted": False, "simplified": False, "reason": "it came quantized"}
 # What the manifest tells of a model as the export's result has it.
 TOLD = (
     "weights_from",
@@ -66,17 +70,35 @@ def export(request: ExportRequest) -> Manifest:
         # A name is not what to export.
         section = section.model_copy(update={"architecture": DEFAULT_MODEL})
     section, model = settle(section, config.model, "model" in config.model_fields_set)
-    return make(Workspace(config.workspace, model), section, request.force, request.progress)
+    place = Workspace(config.workspace, model)
+    return make_settled(place, section, request.force, request.progress)
 
 
-def make(place: Workspace, section: ExportConfig, force: bool, progress: Progress) -> Manifest:
+def make_settled(
+    place: Workspace, section: ExportConfig, force: bool, progress: Progress
+) -> Manifest:
     """Bring a model's folder up to what a settled section says; returns its manifest."""
-    with place.locked("edgepipe export", progress.say):
+
+    def stages(native: Native) -> Sequence[Stage]:
+        return stages_for(section, native, progress)
+
+    return make(place, "edgepipe export", stages, force, progress)
+
+
+def make(
+    place: Workspace,
+    command: str,
+    stages_of: Callable[[Native], Sequence[Stage]],
+    force: bool,
+    progress: Progress,
+) -> Manifest:
+    """Run the stages that are out of date in a model's folder; returns its manifest."""
+    with place.locked(command, progress.say):
         before = Manifest() if force else place.manifest() or Manifest()
         if not force:
             place.check_unaltered(before)
         with Transaction(place, before) as transaction, Native() as native:
-            stages = stages_for(section, native, progress)
+            stages = stages_of(native)
             run_stages(stages, place, before, transaction, progress)
             _keep_searched(place, before, transaction)
             made = told(transaction, place.folder.name)
@@ -114,11 +136,24 @@ def stages_for(section: ExportConfig, native: Native, progress: Progress = SILEN
     first = Export(spec, section, chosen)
     stages: list[Stage] = [first, Simplify(section.simplify, spec.preprocessing, native)]
     stages += _further_formats(first, section)
-    if chosen.calibration:
-        count, method = calibration_batch(section.batch), recipes.method_of(steps)
-        calibrate = Calibrate(spec.preprocessing, count, chosen, native, method)
-        stages += [calibrate, *(Quantize(name, steps, calibrate) for name in quantized)]
-    return stages
+    count = calibration_batch(section.batch)
+    return stages + quantizing(spec, chosen, count, quantized, steps, native)
+
+
+def quantizing(
+    spec: ModelSpec,
+    samples: Samples,
+    batch: int,
+    variants: Sequence[str],
+    steps: tuple[str, ...],
+    native: Native,
+) -> list[Stage]:
+    """Calibrate once, then make each int8 variant; nothing without calibration samples."""
+    if not samples.calibration:
+        return []
+    method = recipes.method_of(steps)
+    calibrate = Calibrate(spec.preprocessing, batch, samples, native, method, spec.image_input)
+    return [calibrate, *(Quantize(name, steps, calibrate) for name in variants)]
 
 
 def _further_formats(export: Export, section: ExportConfig) -> list[Stage]:
@@ -140,10 +175,15 @@ def _further_formats(export: Export, section: ExportConfig) -> list[Stage]:
 def told(transaction: Transaction, model: str) -> dict[str, Any]:
     """The manifest's sections about the model, from what the stages recorded."""
     made = {name: stage.result for name, stage in transaction.stages.items()}
-    export, simplify, calibrate = made["export"], made["simplify"], made.get("calibrate")
+    files = {name for stage in transaction.stages.values() for name in stage.artifacts}
+    # An imported file stands for the export, and one that came quantized isn't simplified.
+    export, calibrate = made.get("export") or made["import"], made.get("calibrate")
+    simplify = made.get("simplify", NOT_SIMPLIFIED)
     source = export["source"]
-    variants: dict[str, dict[str, str]] = {"fp32": {"onnx": FP32, "pt2": PROGRAM}}
-    variants |= {name: {"onnx": f"{name}.onnx"} for name in EXACT_PAIRS if name in made}
+    exact = {kind: name for kind, name in (("onnx", FP32), ("pt2", PROGRAM)) if name in files}
+    variants: dict[str, dict[str, str]] = {"fp32": exact} if exact else {}
+    of_one_file = [name for name in (*FOREIGN, *EXACT_PAIRS) if f"{name}.onnx" in files]
+    variants |= {name: {"onnx": f"{name}.onnx"} for name in of_one_file}
     for stage in transaction.stages.values():
         if stage.result.get(SEARCHED):
             variants[stage.name] = {"onnx": stage.artifacts[0]}

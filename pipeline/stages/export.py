@@ -109,7 +109,7 @@ class Export:
             made = Arrays.random(self.spec.inputs, rows, EXAMPLE_SEED).values
             example = tuple(torch.from_numpy(made[name]) for name in names)
         else:
-            names = ("input",)
+            names = (self.spec.image_input,)
             pixel = torch.uint8 if preprocessing.folded else torch.float32
             example = (torch.zeros(rows, *preprocessing.shape, dtype=pixel),)
         if preprocessing and preprocessing.folded:
@@ -195,8 +195,8 @@ class Export:
             **asdict(costs),
             "classes": made.classes,
             "weights_from": asdict(made.origin) if made.origin else None,
-            "inputs": _described(inputs),
-            "outputs": _with_scores(_described(recorded.fp32), recorded.fp32),
+            "inputs": described(inputs),
+            "outputs": with_scores(described(recorded.fp32), recorded.fp32),
             "reference": "float64, casts raised" if raised else "float64",
             **reference_json(recorded.reference_sqnr_db),
             "summary": f"{source.architecture} with {source.weights} weights, "
@@ -204,14 +204,14 @@ class Export:
         }
 
 
-def _with_scores(
+def with_scores(
     described: list[dict[str, Any]], outputs: Mapping[str, np.ndarray]
 ) -> list[dict[str, Any]]:
     """Adds what an output's scores are: "probabilities" if every golden's add up to one."""
     return [{**about, "scores": scores.kind_of(outputs[about["name"]])} for about in described]
 
 
-def _described(arrays: Mapping[str, np.ndarray]) -> list[dict[str, Any]]:
+def described(arrays: Mapping[str, np.ndarray]) -> list[dict[str, Any]]:
     """Inputs or outputs for the manifest; ``shape`` is a sample's, without the batch."""
     return [
         {"name": name, "dtype": array.dtype.name, "shape": list(array.shape[1:])}

@@ -18,19 +18,23 @@ from ..settings.nearest import nearest
 from ..storage.arrays import ArrayInput
 
 DEFAULT_PRESET = "imagenet"
+# What exporters call an image.
+IMAGE_INPUT = "input"
 
 
 @dataclass(frozen=True)
 class ModelSpec:
     """A model before it is exported: its weights, and how images become its input.
 
-    A model that takes no images has ``inputs`` instead of ``preprocessing``.
+    A model that takes no images has ``inputs`` instead of ``preprocessing``; of one that does
+    ``image_input`` is what its input is called.
     """
 
     source: Source
     preprocessing: Preprocessing | None
     inputs: tuple[ArrayInput, ...] = ()
     notes: tuple[str, ...] = ()
+    image_input: str = IMAGE_INPUT
 
 
 def name_of(model: str) -> str:
@@ -75,6 +79,8 @@ def specify(export: ExportConfig, say: Callable[[str], None]) -> ModelSpec:
         raise UsageError("classes: the model has its own")
     if export.width is not None and own:
         raise UsageError("width: for architectures of the zoo")
+    if export.data and not export.inputs:
+        raise UsageError("data: arrays are for a model that takes no images: add --input")
     if export.inputs and not own:
         raise UsageError("inputs: only a module of your own takes others than images")
     if own:
@@ -91,12 +97,15 @@ def specify(export: ExportConfig, say: Callable[[str], None]) -> ModelSpec:
     if export.inputs:
         if export.fold_preprocessing or export.labels:
             raise UsageError("inputs: a model that takes no images has no preprocessing, no labels")
-        return ModelSpec(source, None, tuple(ArrayInput.parse(text) for text in export.inputs))
-    preprocessing, notes = _preprocessing(source, export)
+        inputs = tuple(ArrayInput.parse(text) for text in export.inputs)
+        if odd := [one.name for one in inputs if not one.name.isidentifier()]:
+            raise UsageError(f"inputs: {odd[0]} is no name that a module's input can have")
+        return ModelSpec(source, None, inputs)
+    preprocessing, notes = preprocessing_of(source, export)
     return ModelSpec(source, preprocessing, notes=notes)
 
 
-def _preprocessing(source: Source, config: ExportConfig) -> tuple[Preprocessing, tuple[str, ...]]:
+def preprocessing_of(source: Source, config: ExportConfig) -> tuple[Preprocessing, tuple[str, ...]]:
     """What the configuration says, else what comes with the weights, else the usual."""
     notes: tuple[str, ...] = ()
     if config.preprocessing:

@@ -59,16 +59,38 @@ class Native:
     ) -> protocol.Message:
         """What it replies when it is done; the fields are the operation's.
 
+        Raises as ``compute``.
+        """
+        return self._answer(operation, feeds or {}, patience, fields)[0]
+
+    def compute(
+        self,
+        operation: str,
+        feeds: Mapping[str, np.ndarray],
+        patience: float = PATIENCE_SECONDS,
+        **fields: Any,
+    ) -> dict[str, np.ndarray]:
+        """The arrays that it replies with.
+
         Raises ``ImportError`` for a library that isn't there, ``StorageFull`` for a file that
         can't be written, ``StageError`` if it fails otherwise, and ``WorkerError`` if the worker
         crashes or takes more than ``patience`` seconds.
         """
+        return self._answer(operation, feeds, patience, fields)[1]
+
+    def _answer(
+        self,
+        operation: str,
+        feeds: Mapping[str, np.ndarray],
+        patience: float,
+        fields: Mapping[str, Any],
+    ) -> tuple[protocol.Message, dict[str, np.ndarray]]:
         told = {
             name: str(value) if isinstance(value, Path) else value for name, value in fields.items()
         }
         try:
             self._worker = self._worker or Worker(self._command).__enter__()
-            return self._worker.request(operation, told, feeds or {}, patience)[0]
+            return self._worker.request(operation, told, feeds, patience)
         except RunnerUnavailable as error:
             raise ImportError(str(error)) from error
         except SessionError as error:
@@ -109,10 +131,13 @@ def prepare(fields: Fields, _feeds: protocol.Blobs) -> None:
     quant_pre_process(fields["source"], fields["output"])
 
 
-def _answering(
+def answering(
     operation: Callable[[Fields, protocol.Blobs], Mapping[str, Any] | None],
 ) -> worker.Operation:
-    """An operation as workers have them, with what the parent tells apart from other failures."""
+    """An operation as workers have them, with what the parent tells apart from other failures.
+
+    Arrays in its reply travel as arrays.
+    """
 
     def answer(fields: Fields, feeds: protocol.Blobs) -> Any:
         files = [Path(text) for text in fields.values() if isinstance(text, str)]
@@ -122,7 +147,9 @@ def _answering(
                 reply = operation(fields, feeds)
         except ImportError as error:
             raise RunnerUnavailable(str(error)) from error
-        return reply or {}, {}
+        told = reply or {}
+        arrays = {name: one for name, one in told.items() if isinstance(one, np.ndarray)}
+        return {name: one for name, one in told.items() if name not in arrays}, arrays
 
     return answer
 
@@ -141,7 +168,7 @@ def main() -> None:
         made.quantize,
         made.costs,
     )
-    answers = {operation.__name__: _answering(operation) for operation in operations}
+    answers = {operation.__name__: answering(operation) for operation in operations}
     worker.main({"hello": worker.hello, **answers})
 
 

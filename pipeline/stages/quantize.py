@@ -34,6 +34,7 @@ from ..storage.dataset import Dataset
 from ..storage.goldens import Goldens
 from ..storage.workspace import Transaction
 from . import graphs
+from .modelspec import IMAGE_INPUT
 from .native import Native, prepared
 from .samples import Samples
 from .simplify import FP32
@@ -68,6 +69,7 @@ class Calibrate:
     samples: Samples
     native: Native
     method: str = recipes.BASELINE
+    image_input: str = IMAGE_INPUT
 
     name = "calibrate"
     requires: tuple[str, ...] = (FP32,)
@@ -127,7 +129,7 @@ class Calibrate:
         assert preprocessing
         for pixels, _ in some.chunks(preprocessing, self.batch):
             full = np.resize(pixels, (self.batch, *pixels.shape[1:]))
-            yield {"input": images.normalize(full, preprocessing)}, len(pixels)
+            yield {self.image_input: images.normalize(full, preprocessing)}, len(pixels)
 
     def hand_over(self, held_out: Iterable[Mapping[str, np.ndarray]]) -> None:
         """Give the worker what steps run, and what they are judged on: see ``Quantization``."""
@@ -140,7 +142,7 @@ class Calibrate:
 
     def goldens(self, path: Path) -> Iterator[Mapping[str, np.ndarray]]:
         """Goldens with torch's answers, to be judged on."""
-        return Goldens.load(path).as_feeds(self.preprocessing, self.batch)
+        return Goldens.load(path).as_feeds(self.preprocessing, self.image_input, self.batch)
 
     def _samples(self) -> Dataset | Arrays:
         assert self.samples.calibration

@@ -9,7 +9,7 @@ from typing import Any
 from ...exporters import modules
 from ...exporters.weights.sources import CALIBRATED_WEIGHTS
 from ..errors import UsageError
-from ..settings.making import SYNTHETIC, ExportConfig
+from ..settings.making import DIGITS, SYNTHETIC, ExportConfig
 from ..storage import dataset, goldens
 from ..storage.arrays import ArrayInput, Arrays
 from ..storage.dataset import Dataset
@@ -46,11 +46,12 @@ def choose(config: ExportConfig, spec: ModelSpec, int8: tuple[str, ...]) -> Samp
     count, source = config.calibration_images, spec.source
     if spec.inputs:
         return _arrays(config, spec, int8)
-    if config.calibration is not None and str(config.calibration) != SYNTHETIC:
-        return _of_folder(config, config.calibration, source.labels or (), bool(int8))
-    if config.calibration is None and source.weights in CALIBRATED_WEIGHTS:
+    origin = str(config.calibration or "")
+    if origin == DIGITS or (not origin and source.weights in CALIBRATED_WEIGHTS):
         held_out = dataset.digits("held_out", goldens.COUNT)
-        return Samples("digits", held_out, dataset.digits("train", count) if int8 else None)
+        return Samples(DIGITS, held_out, dataset.digits("train", count) if int8 else None)
+    if config.calibration is not None and origin != SYNTHETIC:
+        return _of_folder(config, config.calibration, source.labels or (), bool(int8))
     recorded = dataset.synthetic(count, goldens.COUNT)
     notes = ("synthetic goldens: noise, not photographs; --calibration DIR takes yours",)
     if not int8:
@@ -73,15 +74,21 @@ def again(
         raise UsageError("nothing was calibrated: run `edgepipe export` with an int8 variant first")
     source, number = recorded["from"], recorded["count"]
     inputs = tuple(ArrayInput.parse(text) for text in model["named_inputs"])
-    if source in ("folder", "file") and calibration is None:
+    if source in ("folder", "file", "data") and calibration is None:
         raise UsageError(f"--calibration: give the {source} that the export was calibrated with")
     further: Dataset | Arrays | None = None
-    if source == "digits":
+    if source == DIGITS:
         used = dataset.digits("train", number)
         further = dataset.digits("train", number + count).behind(number)
     elif source == "file":
         assert calibration
         used = Arrays.load(calibration, inputs, number)
+    elif source == "data":
+        assert calibration
+        every = Arrays.load(calibration, inputs)
+        start = 0 if len(every) < 2 * FEWEST_GOLDENS else kept["count"]
+        used = every.part(start, number)
+        further = every.part(start + number, count) if len(every) > start + number else None
     elif source == "folder":
         assert calibration
         every = dataset.list_images(calibration)
@@ -108,7 +115,11 @@ def again(
 def check(export: ExportConfig, int8: tuple[str, ...]) -> None:
     """Refuse int8 without images before any weights are looked for, or downloaded."""
     own = export.checkpoint or modules.is_reference(export.architecture or "")
-    if int8 and export.calibration is None and (own or export.weights not in CALIBRATED_WEIGHTS):
+    if (
+        int8
+        and not (export.calibration or export.data)
+        and (own or export.weights not in CALIBRATED_WEIGHTS)
+    ):
         weights = "your own" if own else export.weights
         raise UsageError(
             f"{', '.join(int8)}: nothing to calibrate with comes with {weights} weights: use "
@@ -117,7 +128,12 @@ def check(export: ExportConfig, int8: tuple[str, ...]) -> None:
 
 
 def _arrays(config: ExportConfig, spec: ModelSpec, int8: tuple[str, ...]) -> Samples:
-    """Random goldens; to calibrate, the arrays of a file, or random ones as well."""
+    """Random goldens; to calibrate, the arrays of a file, or random ones as well.
+
+    ``data`` is a file of both, held apart as those of a folder are.
+    """
+    if config.data:
+        return _of_data(config, config.data, spec, bool(int8))
     recorded = Arrays.random(spec.inputs, goldens.COUNT, GOLDEN_SEED)
     if not int8:
         return Samples(SYNTHETIC, recorded, None)
@@ -128,6 +144,30 @@ def _arrays(config: ExportConfig, spec: ModelSpec, int8: tuple[str, ...]) -> Sam
     notes = (f"{', '.join(int8)}: calibrated on noise, which says nothing about real inputs",)
     calibration = Arrays.random(spec.inputs, config.calibration_images, CALIBRATION_SEED)
     return Samples(SYNTHETIC, recorded, calibration, notes)
+
+
+def _of_data(config: ExportConfig, file: Path, spec: ModelSpec, int8: bool) -> Samples:
+    count = config.calibration_images
+    every = Arrays.load(file, spec.inputs)
+    total = len(every)
+    held_out = _held_out(total)
+    shared = held_out == total
+    rest = every.part(0 if shared else held_out, count)
+    notes = []
+    if int8 and shared:
+        notes.append(f"{file}: {total} samples only: the goldens calibrate, too")
+    if int8 and len(rest) < count:
+        notes.append(f"{file}: {len(rest)} samples to calibrate with, {count} asked for")
+    if held_out < FEWEST_GOLDENS:
+        notes.append(f"{file}: {held_out} goldens are too few for parity")
+    return Samples("data", every.part(0, held_out), rest if int8 else None, tuple(notes))
+
+
+def _held_out(total: int) -> int:
+    """How many of so many become goldens: all where there are too few to share."""
+    if total < 2 * FEWEST_GOLDENS:
+        return total
+    return min(goldens.COUNT, max(FEWEST_GOLDENS, total // 3))
 
 
 def _of_folder(config: ExportConfig, folder: Path, labels: tuple[str, ...], int8: bool) -> Samples:
@@ -141,8 +181,8 @@ def _of_folder(config: ExportConfig, folder: Path, labels: tuple[str, ...], int8
         listing = listing.readable()
     every = listing.every
     total = len(every)
-    shared = total < 2 * FEWEST_GOLDENS
-    held_out = total if shared else min(goldens.COUNT, max(FEWEST_GOLDENS, total // 3))
+    held_out = _held_out(total)
+    shared = held_out == total
     files = listing.sample(held_out + count)
     recorded, rest = files[:held_out], files if shared else files[held_out:]
     notes = list(listing.notes)

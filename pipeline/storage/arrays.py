@@ -22,6 +22,7 @@ from . import npz
 
 DTYPES = ("float32", "int64", "int32", "uint8", "bool")
 FORM = "NAME:SHAPE[:DTYPE[:LOW..HIGH]], such as tokens:1x16:int64:0..30521"
+SHAPE = re.compile(r"(1|N)(x[1-9]\d*)*")
 MOST_VALUES = 1 << 28
 
 
@@ -41,11 +42,11 @@ class ArrayInput:
     @classmethod
     def parse(cls, text: str) -> Self:
         """From what a user writes. Raises ``ValueError`` that says what is wrong with it."""
-        name, shape, dtype, limits = (*text.split(":"), "", "", "")[:4]
+        name, shape, dtype, limits = _parts(text)
         dtype = dtype or "float32"
-        if text.count(":") > 3 or not name.isidentifier():
+        if not name or re.search(r"[\s,=]", name):
             raise ValueError(f"an input is {FORM}")
-        if not re.fullmatch(r"(1|N)(x[1-9]\d*)*", shape):
+        if not SHAPE.fullmatch(shape):
             raise ValueError(f"the shape of {name} is to start with the batch, 1x3x224x224")
         if dtype not in DTYPES:
             raise ValueError(f"{name} is one of {', '.join(DTYPES)}, not {dtype}")
@@ -56,6 +57,12 @@ class ArrayInput:
         if np.prod(sizes, dtype=float) > MOST_VALUES:
             raise ValueError(f"{name} has over {MOST_VALUES} values")
         return cls(name, sizes, dtype, low, high)
+
+    def __str__(self) -> str:
+        """As ``parse`` reads it."""
+        sides = "x".join(map(str, ("N", *self.shape)))
+        limits = "" if self.low is None else f":{self.low:g}..{self.high:g}"
+        return f"{self.name}:{sides}:{self.dtype}{limits}"
 
     def random(self, count: int, seed: int) -> np.ndarray:
         """``[count, *shape]``; the same values for the same seed."""
@@ -93,8 +100,8 @@ class Arrays:
         return cls({one.name: one.random(count, seed + place) for place, one in enumerate(inputs)})
 
     @classmethod
-    def load(cls, path: Path, inputs: tuple[ArrayInput, ...], most: int) -> Self:
-        """The first ``most`` samples of an ``.npz`` that holds every input by name.
+    def load(cls, path: Path, inputs: tuple[ArrayInput, ...], most: int | None = None) -> Self:
+        """The first ``most`` samples, or all, of an ``.npz`` that holds every input by name.
 
         Raises ``InputError`` for anything else.
         """
@@ -117,12 +124,26 @@ class Arrays:
             raise InputError(f"{path}: its arrays are to hold equally many samples, 1 or more")
         return cls(values)
 
+    def part(self, start: int, count: int) -> Self:
+        """Up to ``count`` samples from one on."""
+        rows = slice(start, start + count)
+        return type(self)({name: array[rows] for name, array in self.values.items()})
+
     def batches(self, batch: int) -> Iterator[tuple[dict[str, np.ndarray], slice, int]]:
         """Yield ``(feeds, rows, valid)``, as ``images.batches`` cuts them."""
         cut = {name: batches(array, batch) for name, array in self.values.items()}
         for parts in zip(*cut.values(), strict=True):
             feeds = {name: part for name, (part, _, _) in zip(cut, parts, strict=True)}
             yield feeds, *parts[0][1:]
+
+
+def _parts(text: str) -> tuple[str, str, str, str]:
+    """Name, shape, type and limits. An ONNX file's names may have colons in them: "x:0"."""
+    parts = text.split(":")
+    shapes = [place for place, part in enumerate(parts) if place and SHAPE.fullmatch(part)]
+    end = shapes[0] if shapes else 1
+    shape, dtype, limits, *more = (*parts[end:], "", "", "")
+    return ("", "", "", "") if any(more) else (":".join(parts[:end]), shape, dtype, limits)
 
 
 def _limits(name: str, text: str) -> tuple[float | None, float | None]:

@@ -13,6 +13,7 @@ import numpy as np
 from ...runners.images import Pixels, Preprocessing, batches, normalize
 from ..errors import InputError
 from ..numerics import metrics
+from ..numerics.precision import ASSUMED_DB
 from . import npz
 from .arrays import Arrays
 from .manifest import Manifest
@@ -29,8 +30,9 @@ class Goldens:
 
     A model that takes no images has ``arrays`` instead, its inputs by name, ``[N, ...]``. A label
     that isn't known is -1.
-    ``fp32`` and ``fp64`` hold torch's outputs by name, ``[N, ...]``: the reference, and the
-    same computed in double precision, which tells how exact the reference itself is.
+    ``fp32`` and ``fp64`` hold the model's own outputs by name, ``[N, ...]``: the reference, and
+    the same computed in double precision, which tells how exact the reference itself is. An
+    imported file may have no ``fp64``.
     """
 
     images: Pixels | None
@@ -44,7 +46,12 @@ class Goldens:
 
     @property
     def reference_sqnr_db(self) -> float:
-        """Torch's float32 against its own float64, in dB, of the worst output."""
+        """The reference's float32 against its own float64, in dB, of the worst output.
+
+        ``precision.ASSUMED_DB`` where there is no float64.
+        """
+        if not self.fp64:
+            return ASSUMED_DB
         return min(metrics.sqnr_db(self.fp32[name], self.fp64[name]) for name in self.fp32)
 
     def to_bytes(self) -> bytes:
@@ -88,7 +95,7 @@ class Goldens:
         shapes = [
             {name: one.shape for name, one in part.items()} for part in (self.fp32, self.fp64)
         ]
-        if not self.fp32 or shapes[0] != shapes[1]:
+        if not self.fp32 or (self.fp64 and shapes[0] != shapes[1]):
             raise ValueError("no outputs, or other ones in float32 than in float64")
         if self.images is None:
             if not self.arrays:
@@ -118,10 +125,14 @@ class Goldens:
             yield {name: normalize(part, preprocessing)}, rows, valid
 
     def as_feeds(
-        self, preprocessing: Preprocessing | None, batch: int, count: int | None = None
+        self,
+        preprocessing: Preprocessing | None,
+        name: str,
+        batch: int,
+        count: int | None = None,
     ) -> Iterator[dict[str, np.ndarray]]:
-        """Batches for the quantizing worker, with torch's answers as "expected/OUTPUT"."""
-        for feeds, rows, valid in self.batches(preprocessing, "input", batch, count):
+        """Batches for the quantizing worker, with the reference as "expected/OUTPUT"."""
+        for feeds, rows, valid in self.batches(preprocessing, name, batch, count):
             expected = {name: part[rows][:valid] for name, part in self.fp32.items()}
             yield feeds | {f"{EXPECTED}{name}": part for name, part in expected.items()}
 

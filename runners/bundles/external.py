@@ -23,6 +23,7 @@ SCHEMA: dict[str, dict[int, str]] = {
     "sparse": {1: "tensor", 2: "tensor"},
 }
 GRAPH = 7
+OUTSIDE = "keeps tensors in another file"
 # protobuf's own limit; deeper messages are not read by anybody.
 DEEPEST = 100
 
@@ -44,7 +45,7 @@ def reaches_out(model: memoryview | bytes) -> str | None:
                 if kind == "tensor" and (
                     field == EXTERNAL_DATA or (field == DATA_LOCATION and value)
                 ):
-                    return "keeps tensors in another file"
+                    return OUTSIDE
                 if kind == "node" and field == OPERATOR and value == CONTEXT:
                     return "holds a provider's compiled context, which may be in another file"
                 graphs += kind == "model" and field == GRAPH

@@ -24,4 +24,6 @@ def calibration(
         raise UsageError("nothing was calibrated: run `edgepipe export` with an int8 variant first")
     chosen, further = samples.again(manifest, section.calibration, SEEN)
     count = calibration_batch(manifest.model["batch"])
-    return Calibrate(preprocessing_of(manifest), count, chosen, native), further
+    name = manifest.model["inputs"][0]["name"]
+    shown = preprocessing_of(manifest)
+    return Calibrate(shown, count, chosen, native, image_input=name), further

@@ -8,6 +8,7 @@ from typing import Any
 
 from rich.console import RenderableType
 
+from ...intake.inspection import Inspection
 from ...judging.evaluate_result import EvaluationResult
 from ...judging.parity_result import ParityResult
 from ...judging.predict import Prediction, PredictResult
@@ -22,6 +23,7 @@ from ..tables.table import Column, Table, figure
 from . import explanation, judged
 
 IMAGE_WIDTH = 40
+SHOWN_OPERATORS, MOST_OF_A_FACT = 8, 300
 TWICE = "file: the int8 file's own arithmetic against torch; kernels: the runner against that"
 
 
@@ -124,6 +126,39 @@ def diagnosis(result: Diagnosis) -> str:
         if finding.remedy:
             lines.append(f"{'':<22}→ {finding.remedy}")
     return "\n".join(lines)
+
+
+def inspection(result: Inspection) -> str:
+    """A page about an ONNX file, what is wrong with it, and a line for each runner."""
+    sets = ", ".join(f"{name} {version}" for name, version in result.opsets.items())
+    operators = [f"{count} {name}" for name, count in result.operators.items()]
+    more = len(operators) - SHOWN_OPERATORS
+    listed = ", ".join(operators[:SHOWN_OPERATORS]) + (f" and {more} more kinds" * (more > 0))
+    facts = [
+        ("file", f"{result.file}, {mebibytes(result.size_bytes, '.2f')} MiB"),
+        *(("SHA-256", f"{digest} {name}") for name, digest in result.files.items()),
+        ("made by", f"{result.producer or 'unknown'}; IR {result.ir_version}, {sets}"),
+        *(("input", str(one)) for one in result.inputs),
+        *(("output", str(one)) for one in result.outputs),
+        ("parameters", f"{result.parameters:,}"),
+        ("operators", listed),
+        ("quantized", str(result.quantization or "no")),
+        *(("metadata", f"{key}: {value}") for key, value in result.metadata.items()),
+    ]
+    lines = [f"{name:<11} {_cut(value)}" for name, value in facts]
+    if result.unsettled:
+        lines.append(f"to settle: {result.unsettled}")
+    lines += [f"{one.kind}: {one.text}" for one in result.findings]
+    for one in result.runners:
+        places = ", ".join(f"{count} nodes on {place}" for place, count in one.nodes.items())
+        lines.append(
+            f"{one.runner:<13} {f'takes it: {places}' if one.reason is None else one.reason}"
+        )
+    return text(*(f"  {line}" for line in lines))
+
+
+def _cut(value: str) -> str:
+    return value if len(value) <= MOST_OF_A_FACT else f"{value[:MOST_OF_A_FACT]}…"
 
 
 def _about(manifest: Manifest, name: str) -> str:

@@ -1,0 +1,83 @@
+"""What a file's inputs are: images, or arrays with the values that they can have."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any
+
+import numpy as np
+
+from ..errors import InputError, UsageError
+from ..settings.making import ExportConfig
+from ..storage.arrays import DTYPES, ArrayInput
+from .onnx_file import Tensor
+
+COLOURS = 3
+
+
+def of_images(inputs: Sequence[Tensor]) -> tuple[int, bool] | None:
+    """The side of the square images that a model takes, and whether it takes them as uint8 NHWC.
+
+    ``None`` for one that takes something else.
+    """
+    if len(inputs) != 1 or inputs[0].shape is None or len(inputs[0].shape) != 4:
+        return None
+    sides, dtype = inputs[0].shape[1:], inputs[0].dtype
+    for channels, size, wanted in (
+        (sides[0], sides[1:], "float32"),
+        (sides[2], sides[:2], "uint8"),
+    ):
+        if channels == COLOURS and size[0] == size[1] and dtype == wanted:
+            assert isinstance(size[0], int)
+            return size[0], wanted == "uint8"
+    return None
+
+
+def of_arrays(
+    inputs: Sequence[Tensor], model: Any, config: ExportConfig
+) -> tuple[tuple[ArrayInput, ...], tuple[str, ...]]:
+    """Each input with its values, and what had to be assumed of them.
+
+    What ``config`` says of an input counts; the indices of a table are as many as it has rows.
+    """
+    said = {one.name: one for one in map(ArrayInput.parse, config.inputs)}
+    if unknown := [name for name in said if name not in {one.name for one in inputs}]:
+        known = ", ".join(map(str, inputs))
+        raise UsageError(f"input: the file has no {unknown[0]!r}; its inputs: {known}")
+    found, notes = [], []
+    for one in inputs:
+        assert one.shape
+        shape = tuple(int(side or 0) for side in one.shape[1:])
+        if one.dtype not in DTYPES:
+            raise InputError(f"input {one}: {one.dtype} can't be fed, only {', '.join(DTYPES)}")
+        if one.name in said:
+            told = said[one.name]
+            if (told.shape, told.dtype) != (shape, one.dtype):
+                raise UsageError(f"input: {told}, but the file has {one}")
+            found.append(told)
+            continue
+        low = high = None
+        if np.dtype(one.dtype).kind in "iu":
+            rows = _rows_of_table(one.name, model)
+            low, high = 0.0, float(rows - 1 if rows else 1)
+            if not rows and not config.data:
+                notes.append(f"{one.name}: values of 0 and 1; --input says others")
+        found.append(ArrayInput(one.name, shape, one.dtype, low, high))
+    if not config.data:
+        names = ", ".join(one.name for one in inputs)
+        notes.append(f"random values for {names}, not real ones; --data FILE.npz takes yours")
+    return tuple(found), tuple(notes)
+
+
+def _rows_of_table(name: str, model: Any) -> int | None:
+    """The rows of the constant that an input picks from, as an embedding's tokens do."""
+    tables = {tensor.name: tensor.dims[0] for tensor in model.graph.initializer if tensor.dims}
+    same = {name}
+    found = []
+    for node in model.graph.node:
+        if node.op_type in ("Cast", "Identity") and node.input[0] in same:
+            same.update(node.output)
+        picks = node.op_type == "Gather" and node.input[1] in same
+        if picks and node.input[0] in tables:
+            found.append(int(tables[node.input[0]]))
+    return min(found, default=None)

@@ -1,0 +1,241 @@
+"""import: an ONNX file becomes a workspace, simplified and quantized as an export is."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Any
+
+from ...exporters.weights.labels import read_labels
+from ...exporters.weights.sources import FILE, Source
+from ..errors import InputError, IntegrityError, UsageError, WorkspaceError
+from ..quantization import recipes
+from ..settings.load import load
+from ..settings.making import DIGITS, ExportConfig, ImportConfig, ImportRequest
+from ..settings.options import pair, takes
+from ..stages import samples
+from ..stages.chain import make, quantizing
+from ..stages.modelspec import ModelSpec, preprocessing_of
+from ..stages.native import Native
+from ..stages.quantize import EXACT_PAIRS, calibration_batch
+from ..stages.simplify import Simplify
+from ..stages.stage import Stage
+from ..storage.manifest import Manifest
+from ..storage.workspace import MANIFEST, Workspace
+from . import declared_inputs, onnx_file
+from .fixing import batch_of, fixed
+from .onnx_file import OnnxFile
+from .quantized import quantization_of
+from .taking_in import Given, Import, TakenIn
+
+# The sections of ``[import]`` that mean the same under ``[export]``.
+SHARED = (
+    *("preprocessing", "resize", "resize_to", "interpolation", "mean", "std", "channels"),
+    *("inputs", "data", "calibration", "calibration_images", "skip_unreadable"),
+)
+FLOAT_TYPES = {"float16", "bfloat16", "float64"}
+
+
+@takes(ImportRequest)
+def import_model(request: ImportRequest) -> Manifest:
+    """Take an ONNX file into a workspace; returns the workspace's manifest.
+
+    A float file is simplified and, with samples to calibrate with, quantized as an export is. A
+    quantized one is kept as the variant ``given``. ``file`` is its path, ``name`` what it is called
+    in the workspace: the file's name. ``force`` makes everything again. The other keywords are
+    the keys of ``[import]``. Raises what ``errors.EXIT_CODES`` lists.
+    """
+    name = request.name or _name_of(request.file)
+    config = load(request.flags(model=name))
+    section, progress = config.import_, request.progress
+    intake = Intake.of(onnx_file.read(request.file), section)
+    beside = _manifest_beside(intake.answering)
+    if beside:
+        progress.say(f"warning: preprocessing and labels are those of {MANIFEST} beside the file")
+        if (
+            section.calibration is None
+            and (beside.model["calibration"] or {}).get("from") == DIGITS
+        ):
+            section = section.model_copy(update={"calibration": Path(DIGITS)})
+    spec = intake.spec(section, beside)
+    int8 = _int8(section, intake.floats is not None)
+    chosen = samples.choose(_as_export(section, spec), spec, int8)
+    for note in (*spec.notes, *chosen.notes):
+        progress.say(f"warning: {note}")
+    if not section.variants and intake.floats and not int8:
+        progress.say(
+            "warning: no int8: there is nothing to calibrate with; add --calibration DIR or "
+            f"{'--data FILE.npz' if spec.inputs else f'--calibration {samples.SYNTHETIC}'}"
+        )
+
+    def stages(native: Native) -> Sequence[Stage]:
+        return _stages(intake, section, spec, chosen, int8, native)
+
+    place = Workspace(config.workspace, config.model)
+    return make(place, "edgepipe import", stages, request.force, progress)
+
+
+@dataclass(frozen=True)
+class Intake:
+    """The files of an import with their open sizes settled; see ``taking_in.Import``."""
+
+    floats: TakenIn | None
+    quantized: TakenIn | None
+    batch: int | str
+
+    @classmethod
+    def of(cls, file: OnnxFile, section: ImportConfig) -> Intake:
+        """Which file is which. Raises ``InputError`` and ``UsageError`` for what can't be used."""
+        taken = _settled(file, section)
+        batch = batch_of(taken.file, taken.file.inputs)
+        kind = quantization_of(taken.file.model)
+        if kind is None:
+            if section.reference:
+                raise UsageError(f"reference: {file.path} isn't quantized, it answers for itself")
+            _check_floats(taken.file)
+            return cls(taken, None, batch)
+        if section.reference is None:
+            if section.variants:
+                raise UsageError(
+                    f"variant: {file.path} is quantized ({kind.style}) and isn't quantized again; "
+                    "--reference FILE names the float model behind it"
+                )
+            return cls(None, taken, batch)
+        floats = _settled(onnx_file.read(section.reference), section)
+        if quantization_of(floats.file.model):
+            raise UsageError(f"reference: {section.reference} is quantized itself")
+        _check_floats(floats.file)
+        for what in ("inputs", "outputs"):
+            of_both = [
+                [(one.name, one.dtype) for one in getattr(one_file, what)]
+                for one_file in (taken.file, floats.file)
+            ]
+            if of_both[0] != of_both[1]:
+                listed = " and ".join(
+                    ", ".join(f"{name} {dtype}" for name, dtype in some) for some in of_both
+                )
+                raise InputError(f"{section.reference}: other {what} than {file.path}: {listed}")
+        return cls(floats, taken, batch)
+
+    @property
+    def answering(self) -> OnnxFile:
+        """The file whose answers are the reference."""
+        found = self.floats or self.quantized
+        assert found
+        return found.file
+
+    def spec(self, section: ImportConfig, beside: Manifest | None) -> ModelSpec:
+        """What the model is and how its inputs are made, which ``beside`` says if nothing else."""
+        file = self.answering
+        labels = read_labels(section.labels) if section.labels else beside and beside.labels
+        digest = next(iter(file.digests.values()))
+        known = dict(beside.preprocessing) if beside and beside.preprocessing else None
+        source = Source(file.path.name, FILE, file.path, digest, True, None, labels, known)
+        said = _shared(section)
+        seen = None if section.inputs or section.data else declared_inputs.of_images(file.inputs)
+        if seen is None:
+            if labels:
+                raise UsageError("labels: for a model that takes images")
+            inputs, notes = declared_inputs.of_arrays(file.inputs, file.model, said)
+            return ModelSpec(source, None, inputs, notes)
+        size, folded = seen
+        said = said.model_copy(update={"input_size": size, "fold_preprocessing": folded})
+        preprocessing, notes = preprocessing_of(source, said)
+        name = file.inputs[0].name
+        return ModelSpec(source, preprocessing, notes=notes, image_input=name)
+
+
+def _manifest_beside(file: OnnxFile) -> Manifest | None:
+    """The manifest of the workspace that a file is taken out of, if it is that very file."""
+    folder = file.path.resolve().parent
+    try:
+        found = Workspace(folder.parent, folder.name).manifest()
+    except (IntegrityError, WorkspaceError):
+        return None
+    name = file.path.name
+    return found if found and found.digests.get(name) == file.digests[name] else None
+
+
+def _settled(file: OnnxFile, section: ImportConfig) -> TakenIn:
+    """A file with the sizes and values that were said."""
+    sizes = {}
+    for name, text in map(pair, section.dims):
+        if not re.fullmatch(r"[1-9]\d{0,8}", text):
+            raise UsageError(f"dim: {name}={text}: a size is a whole number above 0")
+        sizes[name] = int(text)
+    values = dict(map(pair, section.values))
+    model = fixed(file, sizes, values)
+    if model is file.model:
+        return TakenIn(file, file.data)
+    data = model.SerializeToString(deterministic=True)
+    return TakenIn(replace(file, model=model, data=data), data)
+
+
+def _check_floats(file: OnnxFile) -> None:
+    """Raise ``InputError`` for a float file of another precision than the variant fp32 has."""
+    weights = {
+        onnx_file.dtype_of(tensor.data_type)
+        for tensor in onnx_file.constants(file.model.graph)
+        if len(tensor.dims) > 1
+    }
+    if other := weights & FLOAT_TYPES:
+        raise InputError(
+            f"{file.path}: its weights are {', '.join(sorted(other))}: a float32 file is needed"
+        )
+
+
+def _int8(section: ImportConfig, is_float: bool) -> tuple[str, ...]:
+    """The int8 variants to make: those asked for, or all if there is something to calibrate."""
+    if not is_float:
+        return ()
+    if section.variants:
+        int8 = tuple(name for name in EXACT_PAIRS if name in section.variants)
+        if int8 and not (section.calibration or section.data):
+            raise UsageError(
+                f"{', '.join(int8)}: nothing to calibrate with: add --calibration DIR, --data FILE "
+                f"or --calibration {samples.SYNTHETIC} just to try"
+            )
+        return int8
+    return tuple(EXACT_PAIRS) if section.calibration or section.data else ()
+
+
+def _shared(section: ImportConfig) -> ExportConfig:
+    """What both commands are told, as export has it."""
+    return ExportConfig().model_copy(update={name: getattr(section, name) for name in SHARED})
+
+
+def _as_export(section: ImportConfig, spec: ModelSpec) -> ExportConfig:
+    """For choosing samples: images of nobody's are noise, unless a folder is named."""
+    said = _shared(section)
+    if spec.inputs and said.calibration is None:
+        return said.model_copy(update={"calibration": Path(samples.SYNTHETIC)})
+    return said
+
+
+def _stages(
+    intake: Intake,
+    section: ImportConfig,
+    spec: ModelSpec,
+    chosen: samples.Samples,
+    int8: tuple[str, ...],
+    native: Native,
+) -> list[Stage]:
+    settled: Mapping[str, Any] = {"dims": list(section.dims), "values": list(section.values)}
+    stages: list[Stage] = [
+        Import(spec, chosen, intake.floats, intake.quantized, intake.batch, settled)
+    ]
+    if intake.floats:
+        stages.append(Simplify(section.simplify, spec.preprocessing, native))
+        steps = recipes.steps_of(section.recipe)
+        batch = calibration_batch(intake.batch)
+        stages += quantizing(spec, chosen, batch, int8, steps, native)
+    if intake.quantized:
+        stages.append(Given(spec.preprocessing))
+    return stages
+
+
+def _name_of(file: Path) -> str:
+    """A file's name as that of a folder."""
+    return re.sub(r"[^A-Za-z0-9_.+-]", "-", file.stem).lstrip(".+-") or "model"

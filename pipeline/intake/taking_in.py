@@ -1,0 +1,228 @@
+"""Stages of an import: the file goes into the workspace, with what it answers to the goldens."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from ...runners.images import Preprocessing
+from ...runners.machine.installed import versions
+from ..cells import arithmetic
+from ..errors import InputError
+from ..numerics.precision import GIVEN
+from ..progress import Progress
+from ..quantization.qdq import worst_of_layers
+from ..stages import graphs
+from ..stages.export import EXPORTED, described, with_scores
+from ..stages.modelspec import ModelSpec
+from ..stages.quantize import kernels
+from ..stages.samples import Samples
+from ..storage import goldens
+from ..storage.dataset import Dataset
+from ..storage.goldens import Goldens, reference_json
+from ..storage.workspace import Transaction
+from .onnx_file import OnnxFile
+from .reference import Answers, Fed, answers, as_written
+
+GIVEN_FILE = f"{GIVEN}.onnx"
+
+
+@dataclass(frozen=True)
+class TakenIn:
+    """A file with its open sizes settled: ``data`` is what goes into the workspace."""
+
+    file: OnnxFile
+    data: bytes
+
+    @property
+    def digests(self) -> dict[str, str]:
+        """See ``OnnxFile``."""
+        return dict(self.file.digests)
+
+
+@dataclass(frozen=True)
+class Import:
+    """Writes ``exported.onnx``, a float file, or ``given.onnx``, a quantized one; and the goldens.
+
+    Of a quantized file ``floats`` is the model behind it, if that is there: it is what answers.
+    """
+
+    spec: ModelSpec
+    samples: Samples
+    floats: TakenIn | None
+    quantized: TakenIn | None
+    batch: int | str
+    settled: Mapping[str, Any]
+
+    name = "import"
+    requires: tuple[str, ...] = ()
+
+    @property
+    def ensures(self) -> tuple[str, ...]:
+        """See ``Stage``."""
+        files = ((self.floats, EXPORTED), (self.quantized, GIVEN_FILE))
+        return (*(name for taken, name in files if taken), goldens.FILE)
+
+    @property
+    def _answering(self) -> TakenIn:
+        found = self.floats or self.quantized
+        assert found
+        return found
+
+    def depends(self, transaction: Transaction) -> Mapping[str, Any]:
+        """See ``Stage.depends``."""
+        return {
+            "files": [taken and taken.digests for taken in (self.floats, self.quantized)],
+            **self._made_with(),
+            "versions": versions("edgepipe", "onnx", "onnxruntime", "numpy", "pillow"),
+        }
+
+    def _made_with(self) -> dict[str, Any]:
+        spec = self.spec
+        return {
+            "source": {key: value for key, value in asdict(spec.source).items() if key != "path"},
+            "settled": self.settled,
+            "batch": self.batch,
+            "preprocessing": spec.preprocessing.to_json() if spec.preprocessing else {},
+            "named_inputs": list(map(str, spec.inputs)),
+            "goldens": self.samples.about(self.samples.goldens),
+        }
+
+    def run(self, transaction: Transaction, progress: Progress) -> Mapping[str, Any]:
+        """See ``Stage.run``."""
+        for taken, name in ((self.floats, EXPORTED), (self.quantized, GIVEN_FILE)):
+            if taken:
+                transaction.write(name, taken.data)
+        answering = self._answering.file
+        path = transaction.path(EXPORTED if self.floats else GIVEN_FILE)
+        batch = 1 if self.batch == "dynamic" else int(self.batch)
+        fed = Fed(*self._inputs(), answering.inputs[0].name, batch)
+        macs = _macs(path)
+        if self.floats:
+            found = answers(path, fed, macs, progress)
+        else:
+            found = Answers(as_written(path, fed), {}, "it is quantized: its rounding is the model")
+        recorded = Goldens(
+            fed.goldens.images, fed.goldens.labels, found.fp32, found.fp64, fed.goldens.arrays
+        )
+        transaction.write(goldens.FILE, recorded.to_bytes())
+        for doubt in self._doubts(found):
+            progress.say(f"warning: {doubt}")
+        outputs = with_scores(described(found.fp32), found.fp32)
+        return {
+            **self._made_with(),
+            "parameters": answering.parameters,
+            "macs": macs,
+            "activation_peak_bytes": None,
+            "classes": self._classes(found.fp32),
+            "weights_from": None,
+            "inputs": described(next(fed.runs())[0]),
+            "outputs": outputs,
+            "exporter": answering.producer or "unknown",
+            "opset": answering.opsets.get("ai.onnx"),
+            "reference": "float64" if found.fp64 else f"float32 only: {found.why_not_fp64}",
+            **reference_json(recorded.reference_sqnr_db),
+            "summary": self._summary(answering),
+        }
+
+    def _summary(self, file: OnnxFile) -> str:
+        made = f" of {file.producer}" if file.producer else ""
+        return f"{file.path.name}{made}, {file.parameters:,} parameters, " + ", ".join(
+            f"{name} {version}" for name, version in file.opsets.items()
+        )
+
+    def _inputs(self) -> tuple[Goldens, Preprocessing | None]:
+        """The goldens without answers, and how their images become the input."""
+        chosen, preprocessing = self.samples.goldens, self.spec.preprocessing
+        if not isinstance(chosen, Dataset):
+            labels = np.full(len(chosen), -1)
+            return Goldens(None, labels, {}, {}, chosen.values), None
+        assert preprocessing
+        ((pixels, labels),) = chosen.chunks(preprocessing, len(chosen))
+        return Goldens(pixels, labels, {}, {}), preprocessing
+
+    def _classes(self, outputs: Mapping[str, np.ndarray]) -> int | None:
+        """Of a model that takes images and gives float ``[N, C]``: it is a classifier."""
+        labels = self.spec.source.labels
+        output = next(iter(outputs.values()))
+        classifies = output.ndim == 2 and output.shape[1] > 1 and output.dtype.kind == "f"
+        if self.spec.preprocessing is None or len(outputs) > 1 or not classifies:
+            if labels:
+                raise InputError("labels: the file is no classifier of images")
+            return None
+        if labels and len(labels) != output.shape[1]:
+            raise InputError(f"labels: {len(labels)} names for {output.shape[1]} classes")
+        return output.shape[1]
+
+    def _doubts(self, found: Answers) -> Iterator[str]:
+        """What a user has to know of these answers, a line each."""
+        if found.why_not_fp64:
+            yield (
+                f"no float64 reference ({found.why_not_fp64}): how exact the file's float32 is "
+                "isn't known, and runners are held to 60 dB instead"
+            )
+        for name, array in found.fp32.items():
+            bad = int(np.count_nonzero(~np.isfinite(array)))
+            if bad:
+                yield f"{bad} of the file's own answers ({name}) are NaN or infinite"
+            elif len(array) > 1 and np.all(array == array[:1]):
+                yield f"{name} does not depend on the input: parity will fail as degenerate"
+
+
+@dataclass(frozen=True)
+class Given:
+    """Writes what a quantized file itself makes of the goldens, and says what runs in int8."""
+
+    preprocessing: Preprocessing | None
+    variant: str = GIVEN
+
+    @property
+    def name(self) -> str:
+        """The stage is named after what it judges."""
+        return self.variant
+
+    @property
+    def requires(self) -> tuple[str, ...]:
+        """See ``Stage``."""
+        return (f"{self.variant}.onnx", goldens.FILE)
+
+    @property
+    def ensures(self) -> tuple[str, ...]:
+        """See ``Stage``."""
+        return (arithmetic.file_of(self.variant),)
+
+    def depends(self, transaction: Transaction) -> Mapping[str, Any]:
+        """See ``Stage.depends``."""
+        return {
+            "model": transaction.artifact(f"{self.variant}.onnx").sha256,
+            "goldens": transaction.artifact(goldens.FILE).sha256,
+            "preprocessing": self.preprocessing.to_json() if self.preprocessing else {},
+            "versions": versions("edgepipe", "onnxruntime", "onnx", "numpy"),
+        }
+
+    def run(self, transaction: Transaction, progress: Progress) -> Mapping[str, Any]:
+        """See ``Stage.run``."""
+        import onnx
+
+        path = transaction.path(f"{self.variant}.onnx")
+        own = arithmetic.compute(path, transaction.path(goldens.FILE), self.preprocessing)
+        transaction.write(self.ensures[0], own.to_bytes())
+        proof = kernels(path)
+        quantized, floats = proof["quantized_convolutions"], len(proof["float_convolutions"])
+        return {
+            **proof,
+            "pairs": worst_of_layers(onnx.load(path)),
+            "summary": f"{quantized} of {quantized + floats} convolutions run as QLinearConv"
+            if quantized + floats
+            else "no convolutions",
+        }
+
+
+def _macs(path: Path) -> int | None:
+    """Multiply-accumulates of a sample, ``None`` where a shape isn't known."""
+    counts = [layer.macs for layer in graphs.LayerGraph(path).layers]
+    return None if None in counts else sum(count or 0 for count in counts)
