@@ -67,7 +67,7 @@ def batch_of(file: OnnxFile, inputs: tuple[Tensor, ...]) -> int | str:
                 f"{where}: input {one.name} is a single number: say which, --value {one.name}=…"
             )
         if any(not isinstance(side, int) for side in one.shape[1:]):
-            raise InputError(f"{where}: input {one}: {_open_sizes(file)}")
+            raise InputError(f"{where}: input {one} leaves sizes open: {_open_sizes(file)}")
         if any(side == 0 for side in one.shape[1:]):
             raise InputError(f"{where}: input {one} has no values at all")
     firsts = {one.name: one.shape[0] for one in inputs if one.shape}
@@ -85,12 +85,15 @@ def batch_of(file: OnnxFile, inputs: tuple[Tensor, ...]) -> int | str:
 
 def _open_sizes(file: OnnxFile) -> str:
     """Which sizes can be settled, as a user would say them."""
-    found: dict[str, None] = {}
+    found, batches = dict[str, None](), dict[str, None]()
     for one in file.inputs:
         for axis, side in enumerate(one.shape or ()):
             if not isinstance(side, int):
-                found[f"--dim {side or f'{one.name}.{axis}'}=…"] = None
-    return f"its open sizes: {', '.join(found)}" if found else "none of its sizes is open"
+                (found if axis else batches)[f"--dim {side or f'{one.name}.{axis}'}=…"] = None
+    if not found and not batches:
+        return "none of its sizes is open"
+    settle = f"settle {' '.join(found)}" if found else "all but the batch are settled"
+    return f"{settle}; {' '.join(batches)} may stay open" if batches else settle
 
 
 def _constant(name: str, text: str, kind: Any) -> Any:

@@ -74,7 +74,10 @@ def raise_types(model: Any) -> None:
 
 
 def operators() -> list[type]:
-    """Operators that the evaluator has, too, but computes place by place in Python."""
+    """Operators that the evaluator has, too, but computes place by place in Python, or wrong.
+
+    Its BatchNormalization of operator sets before 14 takes the momentum for inference.
+    """
     from onnx.reference.op_run import OpRun
 
     class Conv(OpRun):  # pyright: ignore[reportUntypedBaseClass]
@@ -100,7 +103,16 @@ def operators() -> list[type]:
             taps = windows(x, kernel_shape, auto_pad, dilations, pads, strides, ceil_mode, -np.inf)
             return (taps.max(tuple(range(-len(kernel_shape), 0))),)
 
-    return [Conv, AveragePool, MaxPool]
+    class BatchNormalization(OpRun):  # pyright: ignore[reportUntypedBaseClass]
+        def _run(self, x, scale, bias, mean, variance, epsilon=None, momentum=None,
+                 spatial=None, training_mode=None):  # fmt: skip
+            if training_mode:
+                raise NotImplementedError("BatchNormalization in training")
+            sides = (1, -1, *(1 for _ in x.shape[2:]))
+            size = scale / np.sqrt(variance + x.dtype.type(epsilon))
+            return ((x - mean.reshape(sides)) * size.reshape(sides) + bias.reshape(sides),)
+
+    return [Conv, AveragePool, MaxPool, BatchNormalization]
 
 
 def convolution(

@@ -11,6 +11,7 @@ from typing import Any
 from ...exporters.weights.labels import read_labels
 from ...exporters.weights.sources import FILE, Source
 from ..errors import InputError, IntegrityError, UsageError, WorkspaceError
+from ..progress import Progress
 from ..quantization import recipes
 from ..settings.load import load
 from ..settings.making import DIGITS, ExportConfig, ImportConfig, ImportRequest
@@ -28,6 +29,8 @@ from . import declared_inputs, onnx_file
 from .fixing import batch_of, fixed
 from .onnx_file import OnnxFile
 from .quantized import quantization_of
+from .repair import CanNotRepair
+from .repairing import Repair, Repairs, repairs_of
 from .taking_in import Given, Import, TakenIn
 
 # The sections of ``[import]`` that mean the same under ``[export]``.
@@ -59,6 +62,7 @@ def import_model(request: ImportRequest) -> Manifest:
             and (beside.model["calibration"] or {}).get("from") == DIGITS
         ):
             section = section.model_copy(update={"calibration": Path(DIGITS)})
+    repairs = _repairs(intake, progress) if section.repair else None
     spec = intake.spec(section, beside)
     int8 = _int8(section, intake.floats is not None)
     chosen = samples.choose(_as_export(section, spec), spec, int8)
@@ -71,7 +75,7 @@ def import_model(request: ImportRequest) -> Manifest:
         )
 
     def stages(native: Native) -> Sequence[Stage]:
-        return _stages(intake, section, spec, chosen, int8, native)
+        return _stages(intake, section, spec, chosen, int8, repairs, native)
 
     place = Workspace(config.workspace, config.model)
     return make(place, "edgepipe import", stages, request.force, progress)
@@ -220,6 +224,7 @@ def _stages(
     spec: ModelSpec,
     chosen: samples.Samples,
     int8: tuple[str, ...],
+    repairs: Repairs | None,
     native: Native,
 ) -> list[Stage]:
     settled: Mapping[str, Any] = {"dims": list(section.dims), "values": list(section.values)}
@@ -233,7 +238,23 @@ def _stages(
         stages += quantizing(spec, chosen, batch, int8, steps, native)
     if intake.quantized:
         stages.append(Given(spec.preprocessing))
+    if repairs:
+        stages.append(Repair(spec.preprocessing, repairs=repairs))
     return stages
+
+
+def _repairs(intake: Intake, progress: Progress) -> Repairs | None:
+    """What can be rewritten of a quantized file; why nothing is, is said."""
+    if intake.quantized is None:
+        raise UsageError(f"repair: {intake.answering.path} isn't quantized")
+    try:
+        found = repairs_of(intake.quantized.file.model)
+    except CanNotRepair as error:
+        progress.say(f"warning: nothing is repaired: {error}")
+        return None
+    if found is None:
+        progress.say("warning: nothing is repaired: there is nothing to rewrite")
+    return found
 
 
 def _name_of(file: Path) -> str:

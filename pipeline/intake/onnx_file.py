@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import math
+import re
 from collections import Counter
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
@@ -186,9 +187,11 @@ def kind_of(node: Any) -> str:
 
 
 def _side(dimension: Any) -> int | str | None:
-    if dimension.HasField("dim_value"):
+    if dimension.HasField("dim_value") and dimension.dim_value >= 0:
         return int(dimension.dim_value)
-    return dimension.dim_param or None
+    name = str(dimension.dim_param)
+    # Some exporters write "?" and "-1" for what has no name.
+    return name if re.match(r"[A-Za-z_]", name) else None
 
 
 def _beside(path: Path, model: Any) -> list[str]:

@@ -1,8 +1,8 @@
 """A quantized file rewritten for x86 kernels, its answers kept.
 
-``exact`` changes no answer by a bit: what was int8 with a zero point is uint8 with another one. The
-rest changes them by rounding less: a bias becomes int32 at the scale that its sums have, and a pair
-of QuantizeLinear and DequantizeLinear goes between two operators that compute in float all the same.
+What was int8 with a zero point becomes uint8 with another one: no answer moves by a bit. A pair of
+QuantizeLinear and DequantizeLinear between operators that compute in float anyway goes: answers
+move by what it rounded.
 """
 
 from __future__ import annotations
@@ -13,8 +13,8 @@ from typing import Any
 
 import numpy as np
 
-from ..quantization.draft import BIAS, WEIGHT, WEIGHTED, copy_of
-from ..quantization.qdq import DEQUANTIZE, INT32, QUANTIZE
+from ..quantization.draft import copy_of
+from ..quantization.qdq import DEQUANTIZE, QUANTIZE
 
 # Where the zero points of what flows stand among an operator's inputs, and of what it gives.
 ZERO_POINTS: Mapping[str, tuple[int, ...]] = {
@@ -84,52 +84,6 @@ def unsigned(model: Any) -> Repaired:
     return Repaired(model, tuple(done), exact=True)
 
 
-def int32_biases(model: Any) -> Repaired:
-    """Biases in float of layers that are quantized otherwise, which keeps runtimes from fusing."""
-    from onnx import helper, numpy_helper
-
-    model = copy_of(model)
-    constants = {tensor.name: tensor for tensor in model.graph.initializer}
-    producers = {name: node for node in model.graph.node for name in node.output}
-    made = []
-    for place, node in reversed(list(enumerate(model.graph.node))):
-        if node.op_type not in WEIGHTED or len(node.input) <= BIAS:
-            continue
-        source, weight = (producers.get(node.input[index]) for index in (0, WEIGHT))
-        if not (_dequantizes(source) and _dequantizes(weight)) or node.input[BIAS] not in constants:
-            continue
-        scales = [constants.get(one.input[1]) for one in (source, weight)]  # pyright: ignore
-        if None in scales:
-            continue
-        of_source, of_weight = (numpy_helper.to_array(one) for one in scales)
-        if of_source.size != 1:
-            continue
-        bias = numpy_helper.to_array(constants[node.input[BIAS]])
-        scale = (of_source.reshape(()) * of_weight.reshape(-1)).astype(np.float32)
-        steps = np.rint(bias.astype(np.float64) / scale)
-        if np.abs(steps).max(initial=0) > INT32.max or scale.size not in (1, bias.size):
-            continue
-        name = f"{node.name or node.output[0]}.bias"
-        per_channel = scale.size > 1
-        model.graph.initializer.extend(
-            (
-                numpy_helper.from_array(steps.astype(np.int32), f"{name}/int32"),
-                numpy_helper.from_array(
-                    scale if per_channel else scale.reshape(()), f"{name}/scale"
-                ),
-            )
-        )
-        axis = {"axis": 0} if per_channel else {}
-        dequantize = helper.make_node(
-            DEQUANTIZE, [f"{name}/int32", f"{name}/scale"], [f"{name}/float"], name, **axis
-        )
-        node.input[BIAS] = f"{name}/float"
-        model.graph.node.insert(place, dequantize)
-        made.append(name)
-    done = (f"{len(made)} biases are int32 instead of float32",) if made else ()
-    return Repaired(model, done, exact=not made)
-
-
 def without_pairs(model: Any, unfused: Collection[str]) -> Repaired:
     """Without the pairs whose DequantizeLinear a runtime left between operators in float."""
     model = copy_of(model)
@@ -149,7 +103,11 @@ def without_pairs(model: Any, unfused: Collection[str]) -> Repaired:
                 name = gone[name]
             node.input[index] = name
     _drop_unused(model.graph)
-    return Repaired(model, (f"{len(gone)} pairs between operators in float are gone",), exact=False)
+    many = "pairs" if len(gone) > 1 else "pair"
+    verb = "are" if len(gone) > 1 else "is"
+    return Repaired(
+        model, (f"{len(gone)} {many} between operators in float {verb} gone",), exact=False
+    )
 
 
 @dataclass(frozen=True)
@@ -238,10 +196,6 @@ def _shifted_copy(model: Any, tensor: Any, by: int, dtype: type) -> str:
     copy.name = f"{tensor.name}/{np.dtype(dtype).name}"
     _shift(copy, by, dtype)
     return str(copy.name)
-
-
-def _dequantizes(node: Any) -> bool:
-    return node is not None and node.op_type == DEQUANTIZE
 
 
 def _drop_unused(graph: Any) -> None:

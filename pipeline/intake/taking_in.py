@@ -131,9 +131,9 @@ class Import:
 
     def _summary(self, file: OnnxFile) -> str:
         made = f" of {file.producer}" if file.producer else ""
-        return f"{file.path.name}{made}, {file.parameters:,} parameters, " + ", ".join(
-            f"{name} {version}" for name, version in file.opsets.items()
-        )
+        opset = file.opsets.get("ai.onnx")
+        sets = f", opset {opset}" if opset else ""
+        return f"{file.path.name}{made}, {file.parameters:,} parameters{sets}"
 
     def _inputs(self) -> tuple[Goldens, Preprocessing | None]:
         """The goldens without answers, and how their images become the input."""
@@ -197,8 +197,11 @@ class Given:
 
     def depends(self, transaction: Transaction) -> Mapping[str, Any]:
         """See ``Stage.depends``."""
+        model = transaction.artifact(f"{self.variant}.onnx").sha256
+        return {**self._judged_by(transaction), "model": model}
+
+    def _judged_by(self, transaction: Transaction) -> dict[str, Any]:
         return {
-            "model": transaction.artifact(f"{self.variant}.onnx").sha256,
             "goldens": transaction.artifact(goldens.FILE).sha256,
             "preprocessing": self.preprocessing.to_json() if self.preprocessing else {},
             "versions": versions("edgepipe", "onnxruntime", "onnx", "numpy"),
@@ -210,7 +213,7 @@ class Given:
 
         path = transaction.path(f"{self.variant}.onnx")
         own = arithmetic.compute(path, transaction.path(goldens.FILE), self.preprocessing)
-        transaction.write(self.ensures[0], own.to_bytes())
+        transaction.write(arithmetic.file_of(self.variant), own.to_bytes())
         proof = kernels(path)
         quantized, floats = proof["quantized_convolutions"], len(proof["float_convolutions"])
         return {

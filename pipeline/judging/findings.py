@@ -34,11 +34,7 @@ class Finding:
 def of_kernels(graph: Any) -> list[Finding]:
     """Unfused pairs and float islands in a graph as ONNX Runtime executes it."""
     producers = {output: node for node in graph.node for output in node.output}
-    pairs = [
-        node.name
-        for node in graph.node
-        if node.op_type == DEQUANTIZE and _kind(producers.get(node.input[0])) == QUANTIZE
-    ]
+    pairs = unfused(graph)
     found = []
     if pairs:
         text = f"QuantizeLinear/DequantizeLinear pairs that are not fused: {len(pairs)}"
@@ -51,6 +47,16 @@ def of_kernels(graph: Any) -> list[Finding]:
         names = tuple(name for island in islands for name in island)
         found.append(Finding("float-island", text, names))
     return found
+
+
+def unfused(graph: Any) -> list[str]:
+    """The DequantizeLinear nodes of such a graph that come right behind a QuantizeLinear."""
+    producers = {output: node for node in graph.node for output in node.output}
+    return [
+        node.name
+        for node in graph.node
+        if node.op_type == DEQUANTIZE and _kind(producers.get(node.input[0])) == QUANTIZE
+    ]
 
 
 def of_convolutions(convolutions: Mapping[str, int]) -> list[Finding]:

@@ -84,10 +84,10 @@ def gate_of(
 
 
 def unreliable(kind: str, gate: Gate, reference_sqnr_db: float) -> str | None:
-    """Why torch's float32 is no reference for a cell under this gate, ``None`` if it is one.
+    """Why the reference's float32 is none for a cell under this gate, ``None`` if it is one.
 
     It has to lie as far above an f32 limit as the default does, or at least where the default
-    begins; any other limit has to be met by torch itself.
+    begins; any other limit has to be met by itself.
     """
     least = gate.min_sqnr_db
     if kind == "f32":
@@ -95,8 +95,8 @@ def unreliable(kind: str, gate: Gate, reference_sqnr_db: float) -> str | None:
     if not math.isfinite(reference_sqnr_db) or reference_sqnr_db >= least:
         return None
     return (
-        f"torch's float32 is only {reference_sqnr_db:.1f} dB from its own float64, at least "
-        f"{least:.1f} needed of a reference: the model is numerically unstable, or random"
+        f"the reference's float32 is only {reference_sqnr_db:.1f} dB from its own float64, at "
+        f"least {least:.1f} needed: the model is numerically unstable, or random"
     )
 
 
@@ -108,7 +108,7 @@ def judge(
     own: Mapping[str, np.ndarray] | None = None,
     saturates: bool = False,
 ) -> Judgement:
-    """Hold a cell's outputs, name -> ``[N, ...]``, against torch's.
+    """Hold a cell's outputs, name -> ``[N, ...]``, against the reference's.
 
     Fails for outputs that are missing, extra or of another shape or dtype, for anything that
     is not finite on either side, and for a model whose answer does not depend on its input.
@@ -129,10 +129,11 @@ def judge(
         where = f"output {name}: " if len(reference) > 1 else ""
         distance = measure(outputs[name], expected, classifier)
         found.outputs[name] = distance
-        broken = _broken({"the runner's": outputs[name], "torch's": expected})
+        broken = _broken({"the runner's": outputs[name], "the reference's": expected})
         found.failures += [f"{where}{reason}" for reason in broken]
         if _constant(expected):
-            found.failures.append(f"{where}degenerate: torch's answer does not depend on the input")
+            said = "degenerate: the reference does not depend on the input"
+            found.failures.append(f"{where}{said}")
         missed = _missed(distance, gate, len(expected))
         if own is not None:
             file = measure(own[name], expected, classifier)
@@ -271,7 +272,7 @@ def mismatch(outputs: Mapping[str, np.ndarray], reference: Mapping[str, np.ndarr
         if (found.shape, found.dtype) != (expected.shape, expected.dtype):
             return (
                 f"output {name} is {found.dtype} {list(found.shape)}, "
-                f"torch gave {expected.dtype} {list(expected.shape)}"
+                f"the reference gave {expected.dtype} {list(expected.shape)}"
             )
     return ""
 

@@ -138,7 +138,7 @@ class _About:
     model: Mapping[str, Any]
     artifacts: Mapping[str, str]
     reference_sqnr_db: float | None
-    reference_state: Literal["measured", "equal", "broken"]
+    reference_state: Literal["measured", "equal", "broken", "assumed"]
     cells: tuple[CellOutputs, ...]
     measured: str | None = None
 

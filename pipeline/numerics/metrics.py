@@ -8,6 +8,8 @@ from __future__ import annotations
 
 import numpy as np
 
+from .precision import ASSUMED_DB
+
 Array = np.ndarray
 
 
@@ -31,6 +33,8 @@ def sqnr_db(outputs: Array, reference: Array) -> float:
 
 # What a distance is where it is no number, which JSON has no word for.
 MEASURED, EQUAL, BROKEN, UNKNOWN = "measured", "equal", "broken", "not measured"
+# Of a reference that nothing can be held against: see ``precision.ASSUMED_DB``.
+ASSUMED = "assumed"
 
 
 def finite(value: float | None) -> float | None:
@@ -50,6 +54,8 @@ def state(sqnr_db: float | None) -> str:
 
 def distance(value: float | None, state: str) -> float:
     """What ``finite`` and ``state`` were made of."""
+    if state == ASSUMED:
+        return ASSUMED_DB
     return (np.inf if state == EQUAL else -np.inf) if value is None else value
 
 

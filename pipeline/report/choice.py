@@ -221,7 +221,7 @@ def _sqnr(row: Row) -> str:
     parity = row.parity
     assert parity
     if parity.sqnr_db is None:
-        return "outputs bit for bit torch's" if parity.max_abs == 0 else "SQNR not known"
+        return "outputs bit for bit the reference's" if parity.max_abs == 0 else "SQNR not known"
     least = number(parity.gate.get("min_sqnr_db"), ".1f")
     return f"SQNR {parity.sqnr_db:.1f} dB (parity asks for {least})"
 

@@ -142,7 +142,7 @@ class PredictRequest(PredictConfig, OfModel):
 class GateConfig(Section):
     """``[gates."VARIANT"]`` or ``[gates."VARIANT/RUNNER"]``: limits other than the defaults."""
 
-    min_sqnr_db: Annotated[FiniteFloat | None, Help("Least SQNR against torch, dB.")] = None
+    min_sqnr_db: Annotated[FiniteFloat | None, Help("Least SQNR against the reference, dB.")] = None
     min_kernels_sqnr_db: Annotated[
         FiniteFloat | None,
         Help("For int8: how near the kernels come to the file's own arithmetic, dB."),
@@ -152,5 +152,5 @@ class GateConfig(Section):
     ] = None
     min_top1: Annotated[
         Annotated[float, Field(ge=0, le=1)] | None,
-        Help("Least share of samples with torch's class."),
+        Help("Least share of samples with the reference's class."),
     ] = None

@@ -76,8 +76,8 @@ def _parity(index: Index, parity: ParityResult | None) -> str:
     if parity is None:
         return "Not measured."
     text = (
-        "Answers on the goldens against torch's float32. For int8 the file's own arithmetic "
-        "against torch, and the runner's kernels against that."
+        "Answers on the goldens against the reference: the trained model's own float32. For int8 "
+        "the file's own arithmetic against it, and the runner's kernels against that."
     )
     for target, host in parity.hosts.items():
         if host.get("isa"):

@@ -27,6 +27,8 @@ from ..quantization.operations import Quantization
 
 COMMAND = tuple(LOCAL.argv(module=__spec__.name))
 PATIENCE_SECONDS = 3600.0
+# The operator set that brought QuantizeLinear an axis.
+FIRST_PER_CHANNEL = 13
 
 Fields = protocol.Message
 
@@ -116,7 +118,11 @@ def onnxsim(fields: Fields, _feeds: protocol.Blobs) -> None:
     import onnx
     import onnxsim
 
-    simplified, _ = onnxsim.simplify(onnx.load(fields["source"]))
+    given = onnx.load(fields["source"])
+    simplified, _ = onnxsim.simplify(given)
+    # What it noted of its own work would be in another order, and longer, the next time.
+    del simplified.metadata_props[:]
+    simplified.metadata_props.extend(given.metadata_props)
     # onnxsim gives value_info back in an order of its own.
     value_info = sorted(simplified.graph.value_info, key=lambda info: info.name)
     del simplified.graph.value_info[:]
@@ -125,10 +131,26 @@ def onnxsim(fields: Fields, _feeds: protocol.Blobs) -> None:
 
 
 def prepare(fields: Fields, _feeds: protocol.Blobs) -> None:
-    """{source, output}: ONNX Runtime's own preparation: shapes inferred, BatchNorm folded."""
+    """{source, output}: ONNX Runtime's own preparation: shapes inferred, BatchNorm folded.
+
+    A file of an operator set that can't say int8 per channel is raised to one that can.
+    """
+    import onnx
     from onnxruntime.quantization.shape_inference import quant_pre_process
 
-    quant_pre_process(fields["source"], fields["output"])
+    model = onnx.load(fields["source"])
+    known = {tensor.name for tensor in model.graph.initializer}
+    inputs = [value for value in model.graph.input if value.name not in known]
+    versions = [one.version for one in model.opset_import if one.domain in ("", "ai.onnx")]
+    if max(versions, default=FIRST_PER_CHANNEL) < FIRST_PER_CHANNEL:
+        model = onnx.version_converter.convert_version(model, FIRST_PER_CHANNEL)
+    elif len(inputs) == len(model.graph.input):
+        quant_pre_process(fields["source"], fields["output"])
+        return
+    # Files of old versions list their weights among the inputs.
+    del model.graph.input[:]
+    model.graph.input.extend(inputs)
+    quant_pre_process(model, fields["output"])
 
 
 def answering(

@@ -32,7 +32,7 @@ class Goldens:
     that isn't known is -1.
     ``fp32`` and ``fp64`` hold the model's own outputs by name, ``[N, ...]``: the reference, and
     the same computed in double precision, which tells how exact the reference itself is. An
-    imported file may have no ``fp64``.
+    imported file may have ``fp64`` of the first samples only, or none.
     """
 
     images: Pixels | None
@@ -52,7 +52,10 @@ class Goldens:
         """
         if not self.fp64:
             return ASSUMED_DB
-        return min(metrics.sqnr_db(self.fp32[name], self.fp64[name]) for name in self.fp32)
+        return min(
+            metrics.sqnr_db(self.fp32[name][: len(exact)], exact)
+            for name, exact in self.fp64.items()
+        )
 
     def to_bytes(self) -> bytes:
         """As a compressed ``.npz``; equal goldens give equal bytes."""
@@ -90,10 +93,12 @@ class Goldens:
         count = npz.outputs({"labels": self.labels})
         if self.labels.ndim != 1 or self.labels.dtype.kind not in "iu":
             raise ValueError(f"labels are {self.labels.dtype} {list(self.labels.shape)}")
-        for part in (self.fp32, self.fp64, self.arrays):
+        for part in (self.fp32, self.arrays):
             npz.outputs(dict(part), count)
+        if self.fp64 and npz.outputs(dict(self.fp64)) > count:
+            raise ValueError("more samples in float64 than in float32")
         shapes = [
-            {name: one.shape for name, one in part.items()} for part in (self.fp32, self.fp64)
+            {name: one.shape[1:] for name, one in part.items()} for part in (self.fp32, self.fp64)
         ]
         if not self.fp32 or (self.fp64 and shapes[0] != shapes[1]):
             raise ValueError("no outputs, or other ones in float32 than in float64")
@@ -159,6 +164,8 @@ def valid_rows(output: np.ndarray, batch: int, valid: int) -> np.ndarray:
 
 
 def reference_json(sqnr_db: float) -> dict[str, Any]:
-    """How exact torch's float32 is, as JSON has it."""
+    """How exact the reference's float32 is, as JSON has it."""
+    if sqnr_db == ASSUMED_DB:
+        return {"reference_sqnr_db": None, "reference_state": metrics.ASSUMED}
     state = metrics.state(sqnr_db)
     return {"reference_sqnr_db": metrics.finite(sqnr_db), "reference_state": state}

@@ -7,6 +7,7 @@ from typing import Any
 
 from ....runners.targets import estimate
 from ...numerics.intervals import SAMPLES_NEEDED
+from ...numerics.metrics import ASSUMED
 from ...quantization.search.search_result import SearchResult
 from ...settings.making import SYNTHETIC
 from ...speed.bench_result import CellResult
@@ -34,7 +35,7 @@ def identity(report: Report) -> list[tuple[str, str]]:
     """What was exported, from what, and how."""
     manifest = report.manifest
     model, shape = manifest.model, manifest.preprocessing
-    export = manifest.stage("export")
+    first = manifest.stage("export") or manifest.stage("import")
     trained = "" if model["trained"] else ", untrained"
     width = f" of width {model['width']:g}" if model.get("width") not in (None, 1) else ""
     simplified = "yes" if model["simplified"] else f"no: {model['not_simplified_because']}"
@@ -51,9 +52,12 @@ def identity(report: Report) -> list[tuple[str, str]]:
     for title, part in (("Calibrated on", "calibration"), ("Goldens", "goldens")):
         if about := model.get(part):
             facts.append((title, f"{about['count']} images, {about['from']}"))
-    distance = export.result.get("reference_sqnr_db") if export else None
+    whose = "torch's float32" if manifest.stage("export") else "the file's own float32"
+    distance = first.result.get("reference_sqnr_db") if first else None
     if distance is not None:
-        facts.append(("Reference", f"torch's float32, {distance:.1f} dB from its own float64"))
+        facts.append(("Reference", f"{whose}, {distance:.1f} dB from its own float64"))
+    elif first and first.result.get("reference_state") == ASSUMED:
+        facts.append(("Reference", f"{whose}; {first.result['reference']}"))
     return facts
 
 
@@ -183,7 +187,7 @@ def limits(report: Report) -> list[str]:
         lines.append("One machine was measured; another CPU may rank the cells differently.")
     if report.rows:
         lines.append(
-            "SQNR and top-1 say how near the outputs are to torch's, not how right torch is."
+            "SQNR and top-1 say how near the outputs are to the reference's, not how right that is."
         )
     return lines
 

@@ -38,7 +38,7 @@ def tradeoff(rows: Sequence[Row], width: int) -> str | None:
         area = LARGEST_DISC / max(_size(row) for row, _ in points)
         marks = [_point(axes, row, found, colors[row.runner], area) for row, found in points]
         axes.set_xlabel("images per second, more is better" if offline else "p50 latency, ms")
-        axes.set_ylabel("SQNR against torch, dB")
+        axes.set_ylabel("SQNR against the reference, dB")
         labels = [
             (row.name(" · "), colors[row.runner], *mark)
             for (row, _), mark in zip(points, marks, strict=True)

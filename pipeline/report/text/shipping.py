@@ -48,7 +48,7 @@ def verification(result: Verification) -> str:
         )
     if result.file_sqnr_db is not None and result.kernels_sqnr_db is not None:
         lines.append(
-            f"  the file itself {result.file_sqnr_db:.1f} dB from torch; the kernels "
+            f"  the file itself {result.file_sqnr_db:.1f} dB from the reference; the kernels "
             f"{result.kernels_sqnr_db:.1f} dB from the file, limit {result.kernels_limit_db:.1f}"
         )
     lines += _latency(result)

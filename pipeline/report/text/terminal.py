@@ -14,6 +14,7 @@ from ...judging.parity_result import ParityResult
 from ...judging.predict import Prediction, PredictResult
 from ...machine.doctor import Diagnosis
 from ...machine.inventory import Inventory
+from ...numerics.precision import ASSUMED_DB
 from ...settings import placement
 from ...settings.making import SYNTHETIC
 from ...storage.manifest import Manifest
@@ -24,7 +25,9 @@ from . import explanation, judged
 
 IMAGE_WIDTH = 40
 SHOWN_OPERATORS, MOST_OF_A_FACT = 8, 300
-TWICE = "file: the int8 file's own arithmetic against torch; kernels: the runner against that"
+TWICE = (
+    "file: the int8 file's own arithmetic against the reference; kernels: the runner against that"
+)
 
 
 def export_table(manifest: Manifest) -> str:
@@ -61,16 +64,22 @@ def _parity_table(result: ParityResult) -> str:
             parts.append(f"  {row_name(cell, result.cells)}: {note}")
     parts += [f"  {line}" for line in (*judged.reasons(result.cells), *result.problems)]
     parts += [f"  {line}" for line in estimates(result.hosts, result.cells)]
-    parts.append(f"  torch's float32 {_reference(result.reference)} on these goldens")
+    parts.append(f"  the reference's float32 {_reference(result.reference)}")
     if columns.FILE in shown.columns:
         parts.append(f"  {TWICE}")
     return text(*parts)
 
 
 def _reference(sqnr_db: float) -> str:
+    if sqnr_db == ASSUMED_DB:
+        return "has no float64 to be held against: the limit of f32 is assumed"
     if math.isfinite(sqnr_db):
-        return f"is {sqnr_db:.1f} dB from its float64"
-    return "equals its float64" if sqnr_db > 0 else "can't be compared with its float64"
+        return f"is {sqnr_db:.1f} dB from its float64 on these goldens"
+    return (
+        "equals its float64 on these goldens"
+        if sqnr_db > 0
+        else "can't be compared with its float64"
+    )
 
 
 def evaluation_table(result: EvaluationResult) -> str:
@@ -164,7 +173,8 @@ def _cut(value: str) -> str:
 def _about(manifest: Manifest, name: str) -> str:
     if name.endswith(".pt2"):
         return "torch.export program, for the torch runner"
-    stage = manifest.maker(name)
+    # A file that was taken in is judged by a stage of its own.
+    stage = manifest.stage(name.removesuffix(".onnx")) or manifest.maker(name)
     return str(stage.result.get("summary", "")) if stage else ""
 
 
