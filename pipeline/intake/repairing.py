@@ -56,7 +56,7 @@ def repairs_of(model: Any) -> Repairs | None:
 def _unfused(model: Any) -> set[str]:
     """The DequantizeLinear nodes that ONNX Runtime leaves behind a QuantizeLinear.
 
-    Of those alone whose quantized tensor no operator takes as it is: others would lose their kernel.
+    Of those alone whose quantized tensor no operator takes as it is, which would lose its kernel.
     """
     with tempfile.TemporaryDirectory(prefix="edgepipe-") as folder:
         path = Path(folder) / GIVEN_FILE

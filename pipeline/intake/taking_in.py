@@ -27,6 +27,7 @@ from ..storage.goldens import Goldens, reference_json
 from ..storage.workspace import Transaction
 from .onnx_file import OnnxFile
 from .reference import Answers, Fed, answers, as_written
+from .troubles import troubles
 
 GIVEN_FILE = f"{GIVEN}.onnx"
 
@@ -215,10 +216,14 @@ class Given:
         own = arithmetic.compute(path, transaction.path(goldens.FILE), self.preprocessing)
         transaction.write(arithmetic.file_of(self.variant), own.to_bytes())
         proof = kernels(path)
+        found = list(troubles(onnx.load(path)))
+        for one in found:
+            progress.say(f"warning: {self.variant}: {one.text}")
         quantized, floats = proof["quantized_convolutions"], len(proof["float_convolutions"])
         return {
             **proof,
             "pairs": worst_of_layers(onnx.load(path)),
+            "troubles": [{"kind": one.kind, "text": one.text} for one in found],
             "summary": f"{quantized} of {quantized + floats} convolutions run as QLinearConv"
             if quantized + floats
             else "no convolutions",

@@ -22,7 +22,7 @@ from ..cells.arithmetic import EXECUTOR, executor
 from ..cells.session import Cell, OpenCell, open_cell
 from ..errors import MissingLibrary, StageError
 from ..numerics import metrics
-from ..numerics.precision import kind_of
+from ..numerics.precision import FOREIGN
 from ..progress import Progress
 from ..settings.judging import GateConfig
 from ..stages.export import EXPORTED, PROGRAM
@@ -138,7 +138,7 @@ class _Explainer:
         findings: list[Finding] = []
         if cell.variant != "fp32":
             findings = self._findings(cell, outputs, layers)
-        if layers and kind_of(cell.variant, cell.precision) == "int8":
+        if layers and cell.variant not in (*FOREIGN, "fp32", "fp16"):
             layers = self._with_costs(cell.file, layers, notes)
         return Explanation(
             variant=cell.variant,
@@ -193,6 +193,9 @@ class _Explainer:
         """
         from ...runners.backends import torch as torch_runner
 
+        if PROGRAM not in self.manifest.artifacts:
+            notes.append("no layers: there is no module behind an imported file")
+            return [], None
         doubt = made_here.distrusted(self.manifest, PROGRAM)
         if doubt and not self.trusted:
             notes.append(f"no layers: {doubt}")
@@ -233,6 +236,7 @@ class _Explainer:
     ) -> tuple[list[LayerError], str | None]:
         """The layers of the culprit's file against those of the file before it."""
         before = EXPORTED if culprit.name == SIMPLIFY else FP32
+        before = before if before in self.manifest.artifacts else cell.file  # none behind it
         file = FP32 if culprit.name == SIMPLIFY else cell.file
         reference, graph = self._graph(before), self._graph(file)
         own_cell = replace(cell, file=file) if culprit.name == RUN else executor(file)
@@ -293,7 +297,7 @@ class _Explainer:
     ) -> list[Finding]:
         path = self.workspace.folder / cell.file
         clipped = {layer.layer: layer.clipped for layer in layers if layer.clipped is not None}
-        found = findings.of_ranges(clipped)
+        found = [*findings.recorded(self.manifest, cell.variant), *findings.of_ranges(clipped)]
         found += findings.of_cpu(path, outputs.host)
         found += findings.of_convolutions(outputs.convolutions)
         if cell.runner == EXECUTOR:

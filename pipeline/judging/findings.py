@@ -9,9 +9,11 @@ from pathlib import Path
 from typing import Any
 
 from ...runners.machine import host
+from ..numerics.precision import FOREIGN
 from ..quantization.qdq import DEQUANTIZE, QUANTIZE, worst_of_layers
 from ..quantization.scales import MOST_OF_A_PAIR
 from ..stages import graphs
+from ..storage.manifest import Manifest
 
 # A layer of which more than this share of values lies outside its calibrated range.
 CLIPPED_SHARE = 0.001
@@ -29,6 +31,12 @@ class Finding:
     kind: str
     text: str
     layers: tuple[str, ...] = ()
+
+
+def recorded(manifest: Manifest, variant: str) -> list[Finding]:
+    """What was found of a quantized file when it was imported."""
+    stage = manifest.stage(variant) if variant in FOREIGN else None
+    return [Finding(**one) for one in stage.result["troubles"]] if stage else []
 
 
 def of_kernels(graph: Any) -> list[Finding]:
