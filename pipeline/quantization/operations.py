@@ -106,8 +106,8 @@ class Quantization:
         if fields["each"] and steps[0] != recipes.BASELINE:
             plain = replace(draft, ranges=ranges.choose(calibrated, recipes.BASELINE))
             gained.append([recipes.BASELINE, self._judged(write(plain))[0]])
-        for step in steps:
-            draft = recipes.get(step).apply(draft, data)
+        for step, after in recipes.drafts(draft, data, steps):
+            draft = after
             if fields["each"] and draft.ranges and step != steps[-1]:
                 gained.append([step, self._judged(write(draft))[0]])
         written = write(draft)

@@ -92,11 +92,10 @@ class QdqGraph:
         """The quantized tensor that a DequantizeLinear makes a tensor of."""
         return self._producers[tensor].input[0]
 
-    def dequantize(self, layer: Layer, values: np.ndarray) -> np.ndarray:
-        """A layer's input as float32."""
+    def zero_point(self, layer: Layer) -> int:
+        """That of a layer's input."""
         dequantizes = self._producers[layer.node.input[0]]
-        zero = int(self.constant(dequantizes.input[2])) if len(dequantizes.input) > 2 else 0
-        return (values.astype(np.float32) - zero) * np.float32(layer.input_scale)
+        return int(self.constant(dequantizes.input[2])) if len(dequantizes.input) > 2 else 0
 
     def set_weights(self, layer: Layer, weights: np.ndarray, scale: np.ndarray) -> None:
         """Other int8 weights, with their scales; the bias has to be set behind that."""

@@ -6,15 +6,17 @@ parties add theirs with an entry point in the group ``edgepipe.quantizers``.
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from importlib import import_module
 from importlib.metadata import EntryPoint, entry_points
-from typing import Protocol
+from itertools import groupby
+from typing import Protocol, cast
 
 from ..errors import MissingLibrary, UsageError
 from . import ranges
 from .draft import Data, Draft
+from .units import LayerStep, walked
 
 GROUP = "edgepipe.quantizers"
 _PACKAGE = __name__.rpartition(".")[0]
@@ -118,6 +120,21 @@ def get(name: str) -> Quantizer:
     if broken:
         raise MissingLibrary(f"quantizer {name} ({path}) breaks the protocol: {broken}")
     return step
+
+
+def drafts(draft: Draft, data: Data, steps: Sequence[str]) -> Iterator[tuple[str, Draft]]:
+    """A draft after each step. Those that go layer by layer one behind the other go together."""
+    made = [(name, get(name)) for name in steps]
+    for by_layer, some in groupby(made, key=lambda one: isinstance(one[1], LayerStep)):
+        group = list(some)
+        if by_layer:
+            found = walked(draft, data, [cast("LayerStep", step) for _, step in group])
+            yield from zip((name for name, _ in group), found, strict=True)
+            draft = found[-1]
+            continue
+        for name, step in group:
+            draft = step.apply(draft, data)
+            yield name, draft
 
 
 def _plugins() -> dict[str, EntryPoint]:

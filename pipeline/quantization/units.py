@@ -9,11 +9,12 @@ from __future__ import annotations
 from collections import Counter
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, Protocol, runtime_checkable
 
 import numpy as np
 
-from .qdq import QUANTIZE
+from .draft import Data, Draft, copy_of
+from .qdq import QUANTIZE, QdqGraph, write
 from .sessions import IR_VERSION, mean_of, session, with_means
 
 
@@ -123,3 +124,40 @@ class Walk:
         return helper.make_model(
             graph, opset_imports=self._model.opset_import, ir_version=IR_VERSION
         )
+
+
+class Visitor(Protocol):
+    """Decides about one unit after the other, and what came of it."""
+
+    def visit(self, walk: Walk, unit: Unit) -> None:
+        """Look at what a unit reads, and change its constants; it runs behind that."""
+        ...
+
+    def done(self, draft: Draft) -> Draft:
+        """The draft with what was decided about all units."""
+        ...
+
+
+@runtime_checkable
+class LayerStep(Protocol):
+    """A step that goes through an int8 model layer by layer, with others if they come together."""
+
+    def visitor(self, graph: QdqGraph, draft: Draft, data: Data) -> Visitor:
+        """What goes through ``graph``, the draft as it is written."""
+        ...
+
+
+def walked(draft: Draft, data: Data, steps: Sequence[LayerStep]) -> list[Draft]:
+    """The draft after each of the steps, which take one walk together: it is what takes long."""
+    graph = QdqGraph(copy_of(write(draft)))
+    visitors = [step.visitor(graph, draft, data) for step in steps]
+    walk = Walk(graph.model, data.samples)
+    for unit in walk.units:
+        for visitor in visitors:
+            visitor.visit(walk, unit)
+        walk.run(unit)
+    drafts = []
+    for visitor in visitors:
+        draft = visitor.done(draft)
+        drafts.append(draft)
+    return drafts

@@ -8,15 +8,20 @@ before it corrected. Corrected together, several layers would each take off the 
 
 from __future__ import annotations
 
+import hashlib
 from collections.abc import Container, Mapping, Sequence
 from typing import Any
 
 import numpy as np
 
-from ..draft import Data, Draft, copy_of
-from ..qdq import QdqGraph, write
+from ..draft import Data, Draft
+from ..qdq import QdqGraph
 from ..sessions import mean_of, session, with_means
-from ..units import Walk
+from ..units import Unit, Visitor, Walk, walked
+
+# See ``float_means``, by what they are of.
+MOST_KEPT = 2
+_MEANS: dict[bytes, Mapping[str, np.ndarray]] = {}
 
 
 class BiasCorrection:
@@ -26,31 +31,68 @@ class BiasCorrection:
 
     def apply(self, draft: Draft, data: Data) -> Draft:
         """See ``Quantizer.apply``."""
-        graph = QdqGraph(copy_of(write(draft)))
-        biases = draft.biases()
-        scaled = _scaled(draft.model)
+        return walked(draft, data, (self,))[-1]
+
+    def visitor(self, graph: QdqGraph, draft: Draft, data: Data) -> Visitor:
+        """See ``LayerStep``."""
+        biases, scaled = draft.biases(), _scaled(draft.model)
         corrected = {
-            name
+            name: biases[name]
             for name, layer in graph.layers.items()
             if layer.bias and name in biases and name not in scaled
         }
-        wanted = float_means(draft.model, _outputs(draft.model, corrected), data.samples)
-        walk = Walk(graph.model, data.samples)
-        moved: dict[str, np.ndarray] = {}
-        for unit in walk.units:
-            for node in unit.nodes:
-                if node.name in corrected:
-                    shift = walk.means(unit, node.output[0]) - wanted[node.name]
-                    moved[node.name] = biases[node.name].astype(np.float64) - shift
-                    graph.set_bias(graph.layers[node.name], moved[node.name])
-            walk.run(unit)
-        return draft.with_biases(moved)
+        outputs = _outputs(draft.model, corrected)
+        return _Correcting(graph, corrected, float_means(draft.model, outputs, data.samples))
+
+
+class _Correcting:
+    """``biases`` and ``wanted``, the float model's means, are those of the nodes to correct."""
+
+    def __init__(
+        self,
+        graph: QdqGraph,
+        biases: Mapping[str, np.ndarray],
+        wanted: Mapping[str, np.ndarray],
+    ) -> None:
+        self._graph, self._biases, self._wanted = graph, biases, wanted
+        self._moved: dict[str, np.ndarray] = {}
+
+    def visit(self, walk: Walk, unit: Unit) -> None:
+        """See ``Visitor``."""
+        for node in unit.nodes:
+            if node.name in self._biases:
+                shift = walk.means(unit, node.output[0]) - self._wanted[node.name]
+                moved = self._biases[node.name].astype(np.float64) - shift
+                self._moved[node.name] = moved
+                self._graph.set_bias(self._graph.layers[node.name], moved)
+
+    def done(self, draft: Draft) -> Draft:
+        """See ``Visitor``."""
+        return draft.with_biases(self._moved)
 
 
 def float_means(
     model: Any, outputs: Mapping[str, str], samples: Sequence[Mapping[str, np.ndarray]]
+) -> Mapping[str, np.ndarray]:
+    """The mean of each channel of some nodes' outputs in the float model, by node.
+
+    Kept for the drafts of the same model that come next: all int8 variants have one.
+    """
+    key = hashlib.sha256(model.SerializeToString(deterministic=True))
+    key.update(repr(sorted(outputs.items())).encode())
+    for feeds in samples:
+        for name, array in feeds.items():
+            key.update(name.encode() + np.ascontiguousarray(array).data)
+    if key.digest() not in _MEANS:
+        while len(_MEANS) >= MOST_KEPT:
+            _MEANS.pop(next(iter(_MEANS)))
+        _MEANS[key.digest()] = _means(model, outputs, samples)
+    return _MEANS[key.digest()]
+
+
+def _means(
+    model: Any, outputs: Mapping[str, str], samples: Sequence[Mapping[str, np.ndarray]]
 ) -> dict[str, np.ndarray]:
-    """The mean of each channel of some nodes' outputs in the float model, by node."""
     made = session(with_means(model, list(outputs.values())))
     names = [f"mean/{tensor}" for tensor in outputs.values()]
     total = dict.fromkeys(outputs, np.zeros(1))

@@ -16,10 +16,10 @@ from typing import Any
 
 import numpy as np
 
-from ..draft import Data, Draft, Weighted, copy_of
-from ..qdq import QdqGraph, write
+from ..draft import Data, Draft, Weighted
+from ..qdq import QdqGraph
 from ..scales import MOST_OF_A_PAIR, grown, worst_pairs
-from ..units import Walk
+from ..units import Unit, Visitor, Walk, walked
 
 # Places of a layer that its inputs' covariance is taken from, of all samples together: so many for
 # each weight of a channel, within these limits.
@@ -43,28 +43,42 @@ class Rounding:
 
     def apply(self, draft: Draft, data: Data) -> Draft:
         """See ``Quantizer.apply``."""
-        graph = QdqGraph(copy_of(write(draft)))
-        biases = draft.biases()
-        weighted = {one.node.name: one for one in draft.weighted()}
-        walk = Walk(graph.model, data.samples)
-        chosen = dict(draft.weights)
-        for unit in walk.units:
-            for node in unit.nodes:
-                layer = graph.layers.get(node.name)
-                one = weighted.get(node.name)
-                if layer is None or one is None or not _takes(one, self.most):
-                    continue
-                source = graph.dequantized_by(node.input[0])
-                if source not in unit.reads:
-                    continue
-                inputs = [graph.dequantize(layer, values) for values in walk.values(source)]
-                found = rounded(one, layer.weight_scale, covariances(one, inputs), draft)
-                chosen[node.name] = found
-                graph.set_weights(layer, *found)
-                if node.name in biases:
-                    graph.set_bias(layer, biases[node.name])
-            walk.run(unit)
-        return replace(draft, weights=chosen)
+        return walked(draft, data, (self,))[-1]
+
+    def visitor(self, graph: QdqGraph, draft: Draft, data: Data) -> Visitor:
+        """See ``LayerStep``."""
+        return _Rounding(graph, draft, self.most)
+
+
+class _Rounding:
+    """Rounds the weights of layers whose channels have no more of them than ``most``."""
+
+    def __init__(self, graph: QdqGraph, draft: Draft, most: int) -> None:
+        self._graph, self._draft, self._most = graph, draft, most
+        self._biases = draft.biases()
+        self._weighted = {one.node.name: one for one in draft.weighted()}
+        self._chosen: dict[str, tuple[np.ndarray, np.ndarray]] = {}
+
+    def visit(self, walk: Walk, unit: Unit) -> None:
+        """See ``Visitor``."""
+        graph = self._graph
+        for node in unit.nodes:
+            layer, one = graph.layers.get(node.name), self._weighted.get(node.name)
+            if layer is None or one is None or not _takes(one, self._most):
+                continue
+            source = graph.dequantized_by(node.input[0])
+            if source not in unit.reads:
+                continue
+            covariance = covariances(one, walk.values(source), graph.zero_point(layer))
+            found = rounded(one, layer.weight_scale, covariance, self._draft)
+            self._chosen[node.name] = found
+            graph.set_weights(layer, *found)
+            if node.name in self._biases:
+                graph.set_bias(layer, self._biases[node.name])
+
+    def done(self, draft: Draft) -> Draft:
+        """See ``Visitor``."""
+        return replace(draft, weights={**draft.weights, **self._chosen})
 
 
 class RoundingAll(Rounding):
@@ -79,15 +93,17 @@ def _takes(one: Weighted, most: int) -> bool:
     return (one.depthwise or one.groups == 1) and one.by_channel.shape[1] <= most
 
 
-def covariances(one: Weighted, inputs: Sequence[np.ndarray]) -> np.ndarray:
+def covariances(one: Weighted, inputs: Sequence[np.ndarray], zero: int) -> np.ndarray:
     """Of what is multiplied by the weights: float64 ``[K, K]``, of a depthwise one ``[C, K, K]``.
 
-    ``inputs`` are float32, a run's each; K are the weights of an output channel.
+    ``inputs`` are a run's each, in the steps of their scale, with ``zero`` their zero point; K are
+    the weights of an output channel.
     """
     count = one.by_channel.shape[1]
     places = np.clip(PLACES_A_WEIGHT * count, FEWEST_PLACES, MOST_PLACES)
     each = max(1, int(places) // len(inputs))
-    patches = np.concatenate([_patches(one, array, each) for array in inputs])
+    patches = np.concatenate([_patches(one, array, each, zero) for array in inputs])
+    patches = patches.astype(np.float32)
     patches -= patches.mean(0, dtype=np.float64).astype(np.float32)
     if one.depthwise:
         by_channel = np.ascontiguousarray(patches.transpose(1, 2, 0))
@@ -184,9 +200,10 @@ def _error(weights: np.ndarray, steps: np.ndarray, covariance: np.ndarray) -> np
     return (errors * _times(errors, covariance)).sum(1)
 
 
-def _patches(one: Weighted, array: np.ndarray, most: int) -> np.ndarray:
+def _patches(one: Weighted, array: np.ndarray, most: int, around: int) -> np.ndarray:
     """What the weights are multiplied by at some places of a run, evenly spread.
 
+    ``around`` is what stands beside the array where a layer pads it.
     ``[places, K]``; of a depthwise convolution ``[places, C, K]``.
     """
     if one.node.op_type == "Gemm":
@@ -195,7 +212,8 @@ def _patches(one: Weighted, array: np.ndarray, most: int) -> np.ndarray:
     taps = one.weights.shape[2:]
     strides = attributes.get("strides") or [1] * len(taps)
     dilations = attributes.get("dilations") or [1] * len(taps)
-    padded = np.pad(array, ((0, 0), (0, 0), *_padding(attributes, len(taps))))
+    edges = ((0, 0), (0, 0), *_padding(attributes, len(taps)))
+    padded = np.pad(array, edges, constant_values=around)
     spans = [(tap - 1) * dilation + 1 for tap, dilation in zip(taps, dilations, strict=True)]
     windows = np.lib.stride_tricks.sliding_window_view(padded, spans, axis=(2, 3))
     windows = windows[:, :, :: strides[0], :: strides[1], :: dilations[0], :: dilations[1]]

@@ -18,9 +18,7 @@ from .nets import Made, made, residual_net
 
 
 def by(net: Made, recipe: str) -> Draft:
-    draft = net.draft
-    for step in recipes.steps_of(recipe):
-        draft = recipes.get(step).apply(draft, net.data)
+    *_, (_, draft) = recipes.drafts(net.draft, net.data, recipes.steps_of(recipe))
     return draft
 
 
