@@ -201,6 +201,7 @@ def told(transaction: Transaction, model: str) -> dict[str, Any]:
             "own_preprocessing": source["preprocessing"],
             "input_size": export["preprocessing"].get("size"),
             "calibration": calibrate["images"] if calibrate else None,
+            **({"settled": export["settled"]} if "settled" in export else {}),
             "simplify": simplify["wanted"],
             "simplified": simplify["simplified"],
             "not_simplified_because": simplify["reason"],

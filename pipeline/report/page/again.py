@@ -10,10 +10,12 @@ from typing import Any, TypeVar
 from ....exporters.registry import ONNX
 from ....exporters.weights.fitting import TOP
 from ....exporters.weights.sources import CHECKPOINT, OWN
+from ....exporters.weights.sources import FILE as IMPORTED
 from ....runners.images import PRESETS, Preprocessing
 from ....runners.timing.plan import SINGLE_STREAM
 from ...judging.evaluate_result import CellAccuracy
 from ...judging.parity_result import CellVerdict
+from ...numerics.precision import FOREIGN, GIVEN, REPAIRED
 from ...profiling.profile_result import ProfiledCell, ProfileResult
 from ...settings.making import SYNTHETIC
 from ...speed.bench_result import CellResult
@@ -25,14 +27,16 @@ from ...storage.manifest import Manifest
 from ..gather import Report
 
 # ``Samples.origin`` of inputs of the user's, and how the names of edgepipe's own begin.
-FOLDER, FILE, DIGITS = "folder", "file", "digits"
+FOLDER, FILE, DATA, DIGITS = "folder", "file", "data", "digits"
+FOLDING, EXACT = "--fold-preprocessing", "fp32"
 Judged = CellResult | CellVerdict | CellAccuracy | Speed | ProfiledCell
 Asked = TypeVar("Asked", Judged, Tuned)
 
 
 def commands(report: Report) -> list[str]:
     """Export, then each command whose result is there, with every choice spelled out."""
-    lines = [_export(report.manifest)]
+    imported = report.manifest.model["weights"] == IMPORTED
+    lines = [(_import if imported else _export)(report.manifest)]
     tuned = any(cell.tuned for cell in report.bench.cells) if report.bench else False
     lines += _tune(report) if tuned else []
     if report.bench:
@@ -65,8 +69,14 @@ def placeholders(report: Report) -> list[str]:
         lines.append("CHECKPOINT is the file whose weights have the SHA-256 above.")
     if model["weights"] == OWN:
         lines.append("The module is code of the user's, imported from where export is run.")
+    if model["weights"] == IMPORTED:
+        lines.append(f"{model['architecture']} is the ONNX file that has the SHA-256 above.")
+        if {GIVEN, EXACT} <= set(manifest.variants):
+            lines.append("REFERENCE is the float model behind it.")
     if FILE in _origins(manifest):
         lines.append("SAMPLES is the .npz file that calibrated int8.")
+    if DATA in _origins(manifest):
+        lines.append("SAMPLES is the .npz file that calibrated int8 and gave the goldens.")
     if FOLDER in _origins(manifest):
         lines.append("IMAGES is the folder that calibrated int8 and gave the goldens.")
     if _preprocessing(manifest) is None:
@@ -93,12 +103,7 @@ def _export(manifest: Manifest) -> str:
     if model.get("width") not in (None, 1):
         flags += ["--width", f"{model['width']:g}"]
     flags += _preprocessing(manifest) or []
-    origins = _origins(manifest)
-    flags += ["--calibration", SYNTHETIC] * (SYNTHETIC in origins)
-    flags += ["--calibration", "IMAGES"] * (FOLDER in origins)
-    flags += ["--calibration", "SAMPLES"] * (FILE in origins)
-    if count := (model.get("calibration") or {}).get("count"):
-        flags += ["--calibration-images", count]
+    flags += _samples(manifest)
     flags += ["--exporter", model["exporter"], "--opset", model["opset"]]
     flags += ["--batch", model["batch"]]
     if model["input_size"]:
@@ -109,6 +114,33 @@ def _export(manifest: Manifest) -> str:
     formats = {name for files in manifest.variants.values() for name in files}
     flags += _repeated("--format", sorted(formats - {ONNX, "pt2"}))
     return _line("edgepipe export", model["architecture"], *flags)
+
+
+def _import(manifest: Manifest) -> str:
+    model, variants = manifest.model, manifest.variants
+    flags: list[object] = ["--name", model["name"]]
+    flags += ["--reference", "REFERENCE"] * (GIVEN in variants and EXACT in variants)
+    flags += _repeated("--dim", model["settled"]["dims"])
+    flags += _repeated("--value", model["settled"]["values"])
+    flags += _repeated("--input", model["named_inputs"])
+    flags += [flag for flag in _preprocessing(manifest) or [] if flag != FOLDING]
+    flags += _samples(manifest)
+    flags += ["--no-simplify"] * (EXACT in variants and not model["simplify"])
+    flags += ["--repair"] * (REPAIRED in variants)
+    flags += _repeated("--variant", (name for name in variants if name not in FOREIGN))
+    return _line("edgepipe import", model["architecture"], *flags)
+
+
+def _samples(manifest: Manifest) -> list[object]:
+    """Where goldens and what calibrates are from."""
+    origins = _origins(manifest)
+    flags: list[object] = ["--calibration", SYNTHETIC] * (SYNTHETIC in origins)
+    flags += ["--calibration", "IMAGES"] * (FOLDER in origins)
+    flags += ["--calibration", "SAMPLES"] * (FILE in origins)
+    flags += ["--data", "SAMPLES"] * (DATA in origins)
+    if count := (manifest.model.get("calibration") or {}).get("count"):
+        flags += ["--calibration-images", count]
+    return flags
 
 
 def _has_checkpoint(model: Mapping[str, Any]) -> bool:
@@ -129,7 +161,7 @@ def _preprocessing(manifest: Manifest) -> list[object] | None:
     own = manifest.model["own_preprocessing"]
     kept = Preprocessing.from_json(manifest.preprocessing)
     used = replace(kept, folded=False)
-    folding: list[object] = ["--fold-preprocessing"] * kept.folded
+    folding: list[object] = [FOLDING] * kept.folded
     if own and Preprocessing.from_json(own).at(used.size) == used:
         return folding
     for name in PRESETS:
