@@ -8,6 +8,7 @@ parent loads neither library. Files are named by their paths: this worker is on 
 
 from __future__ import annotations
 
+import os
 import sys
 import tempfile
 from collections.abc import Callable, Iterator, Mapping, Sequence
@@ -88,7 +89,8 @@ class Native:
         fields: Mapping[str, Any],
     ) -> tuple[protocol.Message, dict[str, np.ndarray]]:
         told = {
-            name: str(value) if isinstance(value, Path) else value for name, value in fields.items()
+            name: str(value.resolve()) if isinstance(value, Path) else value
+            for name, value in fields.items()
         }
         try:
             self._worker = self._worker or Worker(self._command).__enter__()
@@ -178,6 +180,8 @@ def answering(
 
 def main() -> None:
     """The child: answer until the parent is gone."""
+    # ONNX Runtime's shape inference leaves what it fails on in the current folder.
+    os.chdir(tempfile.gettempdir())
     made = Quantization()
     operations = (
         onnxsim,
