@@ -123,9 +123,7 @@ def test_there_are_commands_to_check() -> None:
 def test_a_command_in_a_block_is_one_that_the_command_line_takes(words: list[str]) -> None:
     command, name, rest = resolve(words)
     given = command.make_context(name, list(rest)).params
-    listed = {
-        one.callback.__name__: one.callback for one in app.registered_commands if one.callback
-    }
+    listed = {str(one.name): one.callback for one in app.registered_commands if one.callback}
     if name in listed:  # and its values are of their types
         module, _, kind = vars(listed[name])["declared"][0].partition(":")
         request = getattr(import_module(f"edgepipe.pipeline.settings.{module}"), kind)

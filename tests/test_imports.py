@@ -12,7 +12,7 @@ import pytest
 
 HEAVY = ("torch", "onnx", "onnxruntime", "openvino", "onnxsim", "onnxscript", "PIL", "safetensors")
 COMMANDS = (
-    *("export", "quantize", "bench", "tune", "parity", "evaluate", "predict"),
+    *("export", "import", "inspect", "quantize", "bench", "tune", "parity", "evaluate", "predict"),
     *("compare", "train", "package", "verify", "deploy", "report", "runners", "doctor"),
 )
 PACKAGES = ("pipeline", "exporters", "runners")
@@ -76,9 +76,7 @@ def test_help_works_without_heavy_libraries(command: tuple[str, ...]) -> None:
 def test_help_lists_every_command_that_is_tested_here() -> None:
     from edgepipe.pipeline.cli import app
 
-    names = {
-        str(command.callback.__name__) for command in app.registered_commands if command.callback
-    }
+    names = {command.name for command in app.registered_commands}
     assert names == set(COMMANDS)
 
 

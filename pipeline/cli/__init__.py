@@ -28,8 +28,10 @@ app = typer.Typer(
     help="From a trained PyTorch image classifier to verified models on the edge.",
 )
 
+# What no function can be called.
+NAMES = {"import_model": "import"}
 COMMANDS: dict[str, tuple[Callable[..., None], ...]] = {
-    "Make": (making.export, making.import_, making.quantize, making.train),
+    "Make": (making.export, making.import_model, making.quantize, making.train),
     "Judge": (speed.bench, judging.parity, judging.evaluate, speed.tune, speed.compare),
     "Look": (judging.inspect, judging.predict, showing.report),
     "Ship": (shipping.package, shipping.verify, shipping.deploy),
@@ -37,8 +39,7 @@ COMMANDS: dict[str, tuple[Callable[..., None], ...]] = {
 }
 for heading, commands in COMMANDS.items():
     for command in commands:
-        # "import" is a word of Python's own.
-        name = command.__name__.rstrip("_")
+        name = NAMES.get(command.__name__, command.__name__)
         app.command(name, rich_help_panel=heading)(command)
 app.add_typer(machine.env, name="env", rich_help_panel="This machine")
 

@@ -25,7 +25,7 @@ def export(
 
 
 @declared("making:ImportRequest")
-def import_(
+def import_model(
     said: Mapping[str, Any], as_json: options.Json = False, quiet: options.Quiet = False
 ) -> None:
     """Take in an ONNX file; simplify and quantize it as export does."""

@@ -10,7 +10,7 @@ which it would take minutes for. It runs in a worker: graphs may come from anywh
 from __future__ import annotations
 
 import itertools
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 import numpy as np
@@ -43,7 +43,9 @@ class Evaluation:
         self._dtype = np.float64 if fields["raised"] else np.float32
         self._evaluator = ReferenceEvaluator(model, new_ops=operators())
 
-    def evaluate(self, _fields: protocol.Message, feeds: protocol.Blobs) -> dict[str, np.ndarray]:
+    def evaluate(
+        self, _fields: protocol.Message, feeds: Mapping[str, Any]
+    ) -> dict[str, np.ndarray]:
         """Feeds, their floats as float32: the outputs by name."""
         given = {
             name: array.astype(self._dtype) if array.dtype == np.float32 else array
@@ -82,12 +84,12 @@ def operators() -> list[type]:
 
     class Conv(OpRun):  # pyright: ignore[reportUntypedBaseClass]
         def _run(self, x, w, b=None, auto_pad=None, dilations=None, group=None,
-                 kernel_shape=None, pads=None, strides=None):  # fmt: skip
+                 kernel_shape: Any = None, pads=None, strides=None):  # fmt: skip
             return (convolution(x, w, b, auto_pad, dilations, group, pads, strides),)
 
     class AveragePool(OpRun):  # pyright: ignore[reportUntypedBaseClass]
         def _run(self, x, auto_pad=None, ceil_mode=None, count_include_pad=None, dilations=None,
-                 kernel_shape=None, pads=None, strides=None):  # fmt: skip
+                 kernel_shape: Any = None, pads=None, strides=None):  # fmt: skip
             taps = windows(x, kernel_shape, auto_pad, dilations, pads, strides, ceil_mode, 0)
             ones = np.ones((1, 1, *x.shape[2:]), x.dtype)
             if count_include_pad:
@@ -98,7 +100,7 @@ def operators() -> list[type]:
             return ((taps.sum(axes) / inside.sum(axes)).astype(x.dtype),)
 
     class MaxPool(OpRun):  # pyright: ignore[reportUntypedBaseClass]
-        def _run(self, x, auto_pad=None, ceil_mode=None, dilations=None, kernel_shape=None,
+        def _run(self, x, auto_pad=None, ceil_mode=None, dilations=None, kernel_shape: Any = None,
                  pads=None, storage_order=None, strides=None):  # fmt: skip
             taps = windows(x, kernel_shape, auto_pad, dilations, pads, strides, ceil_mode, -np.inf)
             return (taps.max(tuple(range(-len(kernel_shape), 0))),)

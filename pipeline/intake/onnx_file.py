@@ -97,6 +97,7 @@ class OnnxFile:
 def read(path: Path) -> OnnxFile:
     """Read a file and what it keeps in others. Raises ``InputError`` for what can't be trusted."""
     import onnx
+    from onnx.external_data_helper import load_external_data_for_model
 
     try:
         if not path.is_file():
@@ -121,7 +122,7 @@ def read(path: Path) -> OnnxFile:
     if problem:
         digests |= {name: sha256_file(path.parent / name) for name in _beside(path, model)}
         try:
-            onnx.external_data_helper.load_external_data_for_model(model, str(path.parent))
+            load_external_data_for_model(model, str(path.parent))
         except Exception as error:  # onnx's own checks have several classes
             raise InputError(f"{path}: its external data can't be read: {error}") from error
         data = model.SerializeToString(deterministic=True)

@@ -14,6 +14,7 @@ from pathlib import Path
 from typing import Any, Union, get_args, get_origin, get_type_hints
 
 from ...runners.bundles import bundle
+from ..intake.inspection import Inspection
 from ..judging.evaluate_result import EvaluationResult
 from ..judging.explanation import ExplainResult
 from ..judging.parity_result import ParityResult
@@ -44,7 +45,16 @@ KEPT = (
     SearchResult,
     CompareResult,
 )
-PRINTED = (PredictResult, TrainResult, Packaged, Verification, Deployment, Inventory, Diagnosis)
+PRINTED = (
+    Inspection,
+    PredictResult,
+    TrainResult,
+    Packaged,
+    Verification,
+    Deployment,
+    Inventory,
+    Diagnosis,
+)
 PLAIN = {
     str: "string",
     Path: "string",

@@ -46,9 +46,8 @@ def test_a_convolution_is_torchs(groups: int, stride: int, dilation: int, pad: i
         dilations=[dilation] * 2,
         pads=[pad] * 4,
     )
-    wanted = functional.conv2d(
-        *map(torch.from_numpy, (x, weights, bias)), stride, pad, dilation, groups
-    )
+    tensors = map(torch.from_numpy, (x, weights, bias))
+    wanted = functional.conv2d(*tensors, stride, pad, dilation, groups)  # pyright: ignore
     np.testing.assert_allclose(
         evaluated(node, x, weights, bias), wanted.numpy(), rtol=1e-12, atol=1e-12
     )
@@ -98,6 +97,7 @@ def test_everything_in_float32_is_raised_inner_graphs_included() -> None:
     )
     model = helper.make_model(graph, opset_imports=[helper.make_opsetid("", 19)])
     raise_types(model)
-    (found,) = ReferenceEvaluator(model).run(None, {"x": np.array([1e-12])})  # pyright: ignore
+    made: Any = ReferenceEvaluator(model)
+    (found,) = made.run(None, {"x": np.array([1e-12])})
     assert found.dtype == np.float64
     assert found[0] - np.float64(np.float32(0.1)) == pytest.approx(1e-12, rel=1e-4)
