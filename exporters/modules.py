@@ -11,11 +11,13 @@ import hashlib
 import sys
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
+from functools import partial
 from importlib import import_module
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from .base import ModelError
+from .own.arguments import misfit, shown
 
 if TYPE_CHECKING:
     import torch
@@ -30,12 +32,12 @@ def is_reference(model: str) -> bool:
     return all(name.isidentifier() for name in names)
 
 
-def build(reference: str) -> torch.nn.Module:
+def build(reference: str, arguments: Mapping[str, Any] | None = None) -> torch.nn.Module:
     """The module in eval mode, float32, on the CPU. Its forward takes and gives tensors only.
 
     ``reference`` leads to an ``nn.Module`` or to something that returns one when it is called
-    without arguments; that is done with torch's generator seeded. Raises ``ModelError`` that
-    says what is missing, or what the code raised.
+    with ``arguments``, by their names; that is done with torch's generator seeded. Raises
+    ``ModelError`` that says what is missing, or what the code raised.
     """
     import torch
 
@@ -44,13 +46,24 @@ def build(reference: str) -> torch.nn.Module:
         torch.manual_seed(SEED)
         found = _attribute(_running(reference, lambda: import_module(name)), path, reference)
         if not isinstance(found, torch.nn.Module) and callable(found):
-            found = _running(reference, found)
+            found = _called(reference, found, arguments or {})
+        elif arguments:
+            raise ModelError(
+                f"{reference}: is {type(found).__name__}, which is not called: --arg is for what is"
+            )
     if not isinstance(found, torch.nn.Module):
         raise ModelError(f"{reference}: gives {type(found).__name__}, not an nn.Module")
     found = _unwrapped(found)
     if problem := _not_exportable(found):
         raise ModelError(f"{reference}: {problem}")
     return found.cpu().float().eval()
+
+
+def _called(reference: str, found: Any, arguments: Mapping[str, Any]) -> Any:
+    if problem := misfit(found, arguments):
+        raise ModelError(f"{reference}: {problem}")
+    given = f"{reference}({', '.join(shown(arguments))})" if arguments else reference
+    return _running(given, partial(found, **arguments))
 
 
 def _unwrapped(module: torch.nn.Module) -> torch.nn.Module:

@@ -13,7 +13,7 @@ import os
 import urllib.parse
 import urllib.request
 from collections.abc import Mapping
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from functools import partial
 from importlib import import_module
 from pathlib import Path
@@ -72,7 +72,8 @@ class Source:
     ``modules.digest``). ``classes`` is ``None`` where only the outputs tell.
     ``preprocessing`` is what the weights were trained with, ``None`` if nothing says so.
     ``width`` is the width multiplier, ``None`` where the architecture has none. ``key`` is the
-    dictionary of the file that was asked for, see ``fitting.choose``.
+    dictionary of the file that was asked for, see ``fitting.choose``. ``arguments`` are what a
+    module of the user's own is made with.
     """
 
     architecture: str
@@ -85,6 +86,7 @@ class Source:
     preprocessing: Mapping[str, Any] | None
     width: float | None = None
     key: str | None = None
+    arguments: Mapping[str, Any] = field(default_factory=dict)
 
 
 @dataclass(frozen=True)
@@ -201,14 +203,19 @@ def choose_weights(source: Source) -> Chosen:
 
 
 def resolve_module(
-    reference: str, path: Path | None, labels: Path | None, key: str | None = None
+    reference: str,
+    path: Path | None,
+    labels: Path | None,
+    key: str | None = None,
+    arguments: Mapping[str, Any] | None = None,
 ) -> Source:
     """A module of the user's own, with ``path``'s weights if it is given. Runs their code.
 
-    Raises ``ModelError`` where that fails or the weights don't fit.
+    ``arguments`` are for what makes it. Raises ``ModelError`` where that fails or the weights
+    don't fit.
     """
     names = read_labels(labels) if labels else None
-    source = Source(reference, OWN, path, "", True, None, names, None, None, key)
+    source = Source(reference, OWN, path, "", True, None, names, None, None, key, arguments or {})
     return replace(source, digest=modules.digest(build(source).module))
 
 
@@ -220,7 +227,7 @@ def build(source: Source) -> Built:
     import torch
 
     if source.weights == OWN:
-        module = modules.build(source.architecture)
+        module = modules.build(source.architecture, source.arguments)
         if source.path is None:
             return Built(module)
         states = read_states(source.path)

@@ -10,6 +10,7 @@ from pydantic import Field
 
 from ...exporters import registry as exporters
 from .options import (
+    ArgumentText,
     Duration,
     Help,
     InputSize,
@@ -97,6 +98,14 @@ class ExportConfig(Section):
             "An input of your own model, if it takes no images.",
             flag="--input",
             metavar="NAME:SHAPE:DTYPE",
+        ),
+    ] = ()
+    args: Annotated[
+        tuple[ArgumentText, ...],
+        Help(
+            "An argument for what makes your own model.",
+            flag="--arg",
+            metavar="NAME=VALUE",
         ),
     ] = ()
     calibration: Annotated[

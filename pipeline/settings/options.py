@@ -24,6 +24,7 @@ from pydantic import (
     field_validator,
 )
 
+from ...exporters.own import arguments
 from ..errors import UsageError
 from ..progress import SILENT, Progress
 from ..storage.arrays import ArrayInput
@@ -211,6 +212,7 @@ def _checked(check: Callable[[str], object]) -> AfterValidator:
 Positive = Annotated[int, Field(ge=1)]
 Share = Annotated[str, _checked(required_share)]
 InputText = Annotated[str, _checked(ArrayInput.parse)]
+ArgumentText = Annotated[str, _checked(arguments.parse)]
 Percent = Annotated[str, _checked(fraction)]
 Duration = Annotated[str, _checked(seconds)]
 Side = Annotated[int, Field(ge=32, le=2048)]

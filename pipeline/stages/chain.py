@@ -154,6 +154,7 @@ def told(transaction: Transaction, model: str) -> dict[str, Any]:
             "name": model,
             "architecture": source["architecture"],
             "width": source["width"],
+            "arguments": source["arguments"],
             "weights": source["weights"],
             "weights_sha256": source["digest"],
             "trained": source["trained"],

@@ -7,6 +7,7 @@ from collections.abc import Callable
 from dataclasses import dataclass, replace
 
 from ...exporters import modules
+from ...exporters.own import arguments
 from ...exporters.weights import checkpoints
 from ...exporters.weights.sources import Source, resolve, resolve_checkpoint, resolve_module
 from ...exporters.zoo import ARCHITECTURES
@@ -77,9 +78,15 @@ def specify(export: ExportConfig, say: Callable[[str], None]) -> ModelSpec:
         raise UsageError("width: for architectures of the zoo")
     if export.inputs and not own:
         raise UsageError("inputs: only a module of your own takes others than images")
+    if export.args and not own:
+        raise UsageError("args: they go with a module of your own")
     if own:
+        try:
+            given = arguments.read(export.args)
+        except ValueError as error:
+            raise UsageError(f"args: {error}") from error
         say(f"warning: {architecture} is code, and runs: only export what you trust")
-        source = resolve_module(architecture, export.checkpoint, export.labels, key)
+        source = resolve_module(architecture, export.checkpoint, export.labels, key, given)
     elif export.checkpoint:
         source = resolve_checkpoint(
             architecture, export.checkpoint, export.labels, export.width, key

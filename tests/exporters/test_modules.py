@@ -40,6 +40,12 @@ def leaves():
 
 def nothing():
     return None
+
+
+def sized(features, bias=True):
+    if features < 0:
+        raise ValueError(f"{features} features")
+    return nn.Linear(3, features, bias=bias)
 """
 
 
@@ -85,6 +91,31 @@ def test_what_goes_wrong_in_their_code_is_theirs(package: str, attribute: str, w
         modules.build(f"{package}:{attribute}")
     assert str(caught.value).startswith(f"{package}:{attribute}")
     assert words in str(caught.value)
+
+
+def test_what_makes_it_is_called_with_arguments(package: str) -> None:
+    built = modules.build(f"{package}:sized", {"features": 7, "bias": False})
+    assert isinstance(built, torch.nn.Linear)
+    assert (built.out_features, built.bias) == (7, None)
+
+
+@pytest.mark.parametrize(
+    ("attribute", "arguments", "words"),
+    [
+        ("sized", {}, "missing a required argument: 'features'; it takes features, bias=True"),
+        ("sized", {"features": 1, "depth": 2}, "unexpected keyword argument 'depth'; it takes"),
+        ("sized", {"features": -1}, "sized(features=-1), run in"),
+        ("net", {"features": 1}, "is Linear, which is not called"),
+    ],
+)
+def test_arguments_that_do_not_fit_are_one_line(
+    package: str, attribute: str, arguments: dict[str, object], words: str
+) -> None:
+    with pytest.raises(ModelError) as caught:
+        modules.build(f"{package}:{attribute}", arguments)
+    assert str(caught.value).startswith(f"{package}:{attribute}")
+    assert words in str(caught.value)
+    assert "\n" not in str(caught.value)
 
 
 def test_a_module_that_is_not_there_is_looked_for_here(package: str) -> None:

@@ -7,6 +7,7 @@ from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import replace
 from typing import Any, TypeVar
 
+from ....exporters.own.arguments import shown
 from ....exporters.registry import ONNX
 from ....exporters.weights.fitting import TOP
 from ....exporters.weights.sources import CHECKPOINT, OWN
@@ -87,6 +88,7 @@ def _export(manifest: Manifest) -> str:
         flags += ["--checkpoint-key", key] if key != TOP else []
     elif model["weights"] != OWN:
         flags += ["--weights", model["weights"]]
+    flags += _repeated("--arg", shown(model.get("arguments") or {}))
     flags += _repeated("--input", model["named_inputs"])
     if not model["trained"]:
         flags += ["--classes", model["classes"]]

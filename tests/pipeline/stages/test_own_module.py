@@ -45,9 +45,9 @@ class Branches(nn.Module):
         return x * 2 if x.sum() > 0 else x
 
 
-def classifier():
+def classifier(classes=5):
     layers = [nn.Conv2d(3, 16, 3, 2), nn.ReLU(), nn.Conv2d(16, 32, 3, 2), nn.ReLU()]
-    return nn.Sequential(*layers, nn.AdaptiveAvgPool2d(1), nn.Flatten(), nn.Linear(32, 5))
+    return nn.Sequential(*layers, nn.AdaptiveAvgPool2d(1), nn.Flatten(), nn.Linear(32, classes))
 """
 RUNNERS = ("--runner", "ort-cpu", "--runner", "openvino", "--runner", "torch")
 
@@ -185,6 +185,28 @@ def test_changed_code_is_exported_again(twins: Path) -> None:
     (twins / "nets.py").write_text(code.replace("nn.ReLU()]", "nn.ReLU6()]"))
     changed = run(twins, "export", "nets:classifier", *flags, "fp32", "--calibration", "photos")
     assert "export    nets:classifier" in changed.stderr
+
+
+def test_other_arguments_are_another_export(work: Path) -> None:
+    (work / "edgepipe.toml").write_text('[export]\nargs = ["classes=3"]\n')
+    flags = ("--input-size", "32", "--calibration", "photos", "--variant", "fp32", "--name", "few")
+    made = run(work, "export", "nets:classifier", *flags)
+    assert made.returncode == 0, made.stderr
+    model = manifest(work, "few")["model"]
+    assert (model["arguments"], model["classes"]) == ({"classes": 3}, 3)
+    same = run(work, "export", "nets:classifier", *flags, "--arg", "classes=3")
+    assert same.stderr.count("up to date") == 2, same.stderr
+    (work / "edgepipe.toml").unlink()
+    other = run(work, "export", "nets:classifier", *flags, "--arg", "classes=4")
+    assert manifest(work, "few")["model"]["classes"] == 4, other.stderr
+    before = manifest(work, "few")
+    wrong = run(work, "export", "nets:classifier", *flags, "--arg", "labels=4")
+    assert wrong.returncode == 3
+    assert (
+        "nets:classifier: got an unexpected keyword argument 'labels'; it takes classes=5"
+        in (wrong.stderr.splitlines()[-1])
+    )
+    assert manifest(work, "few") == before
 
 
 def test_several_inputs_with_an_open_batch_by_the_older_exporter(work: Path) -> None:
