@@ -135,51 +135,6 @@ def other_channels(module: torch.nn.Module) -> str:
     )
 
 
-def flatten(outputs: Any, name: str = "output") -> dict[str, torch.Tensor]:
-    """The tensors in what a forward returned, by name: keys, or places in a tuple.
-
-    Raises ``ModelError`` for anything else in it.
-    """
-    import torch
-
-    if isinstance(outputs, torch.Tensor):
-        return {name: outputs}
-    if isinstance(outputs, Mapping):
-        parts = {str(key): value for key, value in outputs.items()}
-    elif isinstance(outputs, tuple | list):
-        fields = getattr(outputs, "_fields", range(len(outputs)))
-        parts = {
-            key if isinstance(key, str) else f"{name}{key}": value
-            for key, value in zip(fields, outputs, strict=True)
-        }
-    else:
-        raise ModelError(f"the model gives {type(outputs).__name__} for {name}, not a tensor")
-    found: dict[str, torch.Tensor] = {}
-    for key, value in parts.items():
-        inside = flatten(value, key)
-        if twice := set(found) & set(inside):
-            raise ModelError(f"two outputs are called {', '.join(sorted(twice))}")
-        found |= inside
-    return found
-
-
-def flat(module: torch.nn.Module) -> torch.nn.Module:
-    """The module with its outputs as one tuple, in the order of ``flatten``."""
-    import torch
-
-    class Flat(torch.nn.Module):
-        """Exporters number outputs: nothing but a flat tuple has an order that all agree on."""
-
-        def __init__(self) -> None:
-            super().__init__()
-            self.module = module
-
-        def forward(self, *inputs: torch.Tensor) -> tuple[torch.Tensor, ...]:
-            return tuple(flatten(self.module(*inputs)).values())
-
-    return Flat().eval()
-
-
 def _attribute(module: Any, path: str, reference: str) -> Any:
     found = module
     for name in path.split("."):

@@ -20,6 +20,8 @@ from ...exporters.base import (
 from ...exporters.complexity import of_program
 from ...exporters.folding import fold
 from ...exporters.onnx import save_program, trace
+from ...exporters.own.inputs import bound
+from ...exporters.own.outputs import flat, flatten
 from ...exporters.weights.fitting import Origin
 from ...exporters.weights.sources import OWN, Source, build
 from ...runners.base import StorageFull
@@ -108,6 +110,7 @@ class Export:
         if preprocessing is None:
             made = Arrays.random(self.spec.inputs, rows, EXAMPLE_SEED).values
             example = tuple(torch.from_numpy(made[name]) for name in names)
+            module = deployed = bound(module, names)
         else:
             names = ("input",)
             pixel = torch.uint8 if preprocessing.folded else torch.float32
@@ -143,12 +146,12 @@ class Export:
             text = f"{type(error).__name__}: {error}"
             hint = modules.other_channels(module) if self.spec.preprocessing else ""
             raise ModelError(f"{source.architecture} fails for {shapes}: {text}{hint}") from error
-        found = modules.flatten(given)
+        found = flatten(given)
         if taken := set(found) & set(names):
             raise ModelError(
                 f"{source.architecture}: an output is called like an input: {', '.join(taken)}"
             )
-        deployed = module if isinstance(given, torch.Tensor) else modules.flat(module)
+        deployed = module if isinstance(given, torch.Tensor) else flat(module)
         output = next(iter(found.values()))
         scores = output.ndim == 2 and output.shape[1] > 1 and output.is_floating_point()
         if self.spec.preprocessing is None or len(found) > 1 or not scores:

@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, replace
+from typing import Any
 
 from ...exporters import modules
 from ...exporters.own import arguments
@@ -66,6 +67,29 @@ def specify(export: ExportConfig, say: Callable[[str], None]) -> ModelSpec:
     architecture = export.architecture
     assert architecture
     own, key = modules.is_reference(architecture), export.checkpoint_key
+    given, inputs = _checked(export, own)
+    if own:
+        say(f"warning: {architecture} is code, and runs: only export what you trust")
+        source = resolve_module(architecture, export.checkpoint, export.labels, key, given)
+    elif export.checkpoint:
+        source = resolve_checkpoint(
+            architecture, export.checkpoint, export.labels, export.width, key
+        )
+    else:
+        source = resolve(
+            architecture, export.weights, export.width, export.classes, cache=cache_folder()
+        )
+    if inputs:
+        return ModelSpec(source, None, inputs)
+    preprocessing, notes = _preprocessing(source, export)
+    return ModelSpec(source, preprocessing, notes=notes)
+
+
+def _checked(export: ExportConfig, own: bool) -> tuple[Mapping[str, Any], tuple[ArrayInput, ...]]:
+    """The arguments and the inputs of a module of the user's ``own``.
+
+    Raises ``UsageError`` for options that exclude each other.
+    """
     if (own or export.checkpoint) and "weights" in export.model_fields_set:
         raise UsageError(f"weights: {export.weights} or the model's own, not both")
     if export.labels and not (own or export.checkpoint):
@@ -80,27 +104,17 @@ def specify(export: ExportConfig, say: Callable[[str], None]) -> ModelSpec:
         raise UsageError("inputs: only a module of your own takes others than images")
     if export.args and not own:
         raise UsageError("args: they go with a module of your own")
-    if own:
-        try:
-            given = arguments.read(export.args)
-        except ValueError as error:
-            raise UsageError(f"args: {error}") from error
-        say(f"warning: {architecture} is code, and runs: only export what you trust")
-        source = resolve_module(architecture, export.checkpoint, export.labels, key, given)
-    elif export.checkpoint:
-        source = resolve_checkpoint(
-            architecture, export.checkpoint, export.labels, export.width, key
-        )
-    else:
-        source = resolve(
-            architecture, export.weights, export.width, export.classes, cache=cache_folder()
-        )
-    if export.inputs:
-        if export.fold_preprocessing or export.labels:
-            raise UsageError("inputs: a model that takes no images has no preprocessing, no labels")
-        return ModelSpec(source, None, tuple(ArrayInput.parse(text) for text in export.inputs))
-    preprocessing, notes = _preprocessing(source, export)
-    return ModelSpec(source, preprocessing, notes=notes)
+    if export.inputs and (export.fold_preprocessing or export.labels):
+        raise UsageError("inputs: a model that takes no images has no preprocessing, no labels")
+    try:
+        given = arguments.read(export.args)
+    except ValueError as error:
+        raise UsageError(f"args: {error}") from error
+    inputs = tuple(ArrayInput.parse(text) for text in export.inputs)
+    names = [one.name for one in inputs]
+    if twice := next((name for name in names if names.count(name) > 1), None):
+        raise UsageError(f"inputs: {twice} is given twice")
+    return given, inputs
 
 
 def _preprocessing(source: Source, config: ExportConfig) -> tuple[Preprocessing, tuple[str, ...]]:

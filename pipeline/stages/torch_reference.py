@@ -8,9 +8,10 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from ...exporters import modules
 from ...exporters.base import ModelError
 from ...exporters.onnx import raise_casts
+from ...exporters.own.inputs import inside
+from ...exporters.own.outputs import flatten
 from ...exporters.threads import torch_threads
 from ...runners import images
 from ..storage import goldens
@@ -109,7 +110,7 @@ class Reference:
 
         handles = [
             part.register_forward_hook(note(name or "forward"))
-            for name, part in self.module.named_modules()
+            for name, part in inside(self.module).named_modules()
         ]
         try:
             with torch_threads(1), torch.inference_mode():
@@ -144,7 +145,7 @@ class Reference:
         torch.set_default_dtype(dtype)  # what a forward makes by itself is of this type, too
         try:
             for parts, _, valid in feeds.batches(self.batch):
-                found = modules.flatten(module(*_tensors(parts, dtype))).values()
+                found = flatten(module(*_tensors(parts, dtype))).values()
                 for name, tensor in zip(collected, found, strict=True):
                     if tensor.is_floating_point() and tensor.dtype != dtype:
                         raise RuntimeError(f"its output {name} is {tensor.dtype} all the same")
@@ -164,7 +165,7 @@ def refuse_random(
     import torch
 
     with torch_threads(1), torch.inference_mode():
-        first, second = (modules.flatten(module(*example)) for _ in range(2))
+        first, second = (flatten(module(*example)) for _ in range(2))
     if all(np.array_equal(first[name], second[name], equal_nan=True) for name in first):
         return
     found = sorted({name for node in program.graph.nodes if (name := _random_operator(node))})

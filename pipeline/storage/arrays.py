@@ -2,7 +2,7 @@
 
     NAME:SHAPE[:DTYPE[:LOW..HIGH]]      tokens:1x16:int64:0..30521
 
-The first dimension is the batch.
+The first dimension is the batch. A name with a dot is of a tensor in a dict, ``batch.tokens``.
 """
 
 from __future__ import annotations
@@ -43,7 +43,7 @@ class ArrayInput:
         """From what a user writes. Raises ``ValueError`` that says what is wrong with it."""
         name, shape, dtype, limits = (*text.split(":"), "", "", "")[:4]
         dtype = dtype or "float32"
-        if text.count(":") > 3 or not name.isidentifier():
+        if text.count(":") > 3 or not all(map(str.isidentifier, name.split("."))):
             raise ValueError(f"an input is {FORM}")
         if not re.fullmatch(r"(1|N)(x[1-9]\d*)*", shape):
             raise ValueError(f"the shape of {name} is to start with the batch, 1x3x224x224")

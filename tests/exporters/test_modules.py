@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from dataclasses import replace
 from pathlib import Path
-from typing import NamedTuple
 
 import numpy as np
 import pytest
@@ -47,11 +46,6 @@ def sized(features, bias=True):
         raise ValueError(f"{features} features")
     return nn.Linear(3, features, bias=bias)
 """
-
-
-class Found(NamedTuple):
-    boxes: torch.Tensor
-    scores: torch.Tensor
 
 
 @pytest.fixture
@@ -134,17 +128,6 @@ def test_the_digest_is_of_weights_and_code(package: str, tmp_path: Path) -> None
     with torch.no_grad():
         next(net.parameters()).add_(1)
     assert modules.digest(net) not in (before, after)
-
-
-def test_outputs_are_named_by_key_field_and_place() -> None:
-    one, two, three = torch.ones(1), torch.ones(2), torch.ones(3)
-    found = modules.flatten({"a": one, "b": (two, {"c": three})})
-    assert {name: len(tensor) for name, tensor in found.items()} == {"a": 1, "b0": 2, "c": 3}
-    assert list(modules.flatten(Found(one, two))) == ["boxes", "scores"]
-    with pytest.raises(ModelError, match="gives NoneType for output1"):
-        modules.flatten((one, None))
-    with pytest.raises(ModelError, match="two outputs are called a"):
-        modules.flatten({"a": one, "b": {"a": two}})
 
 
 @pytest.mark.parametrize("channels", ["rgb", "bgr"])

@@ -40,6 +40,19 @@ def build():
     return Both()
 
 
+class Heads(nn.Module):
+    '''A dict and an optional tensor in; two heads with equal keys, and one that is off, out.'''
+
+    def __init__(self):
+        super().__init__()
+        self.mix = nn.Linear(8, 4)
+
+    def forward(self, batch, mask=None, bias=None):
+        scores = self.mix(batch["left"] - 2 * batch["right"])
+        scores = scores if bias is None else scores + bias
+        return [{"score": scores, "aux": mask}, {"score": scores.relu()}]
+
+
 class Branches(nn.Module):
     def forward(self, x):
         return x * 2 if x.sum() > 0 else x
@@ -112,6 +125,28 @@ def test_every_output_is_held_against_torch_on_every_runner(both: Path) -> None:
     assert all(set(cell["outputs"]) == {"scores", "parts0", "parts1", "scaled"} for cell in cells)
     # No classes, so nothing to agree on.
     assert all(cell["top1_agreement"] is None for cell in cells)
+
+
+def test_inputs_go_by_their_names_into_dicts_and_past_optional_ones(work: Path) -> None:
+    inputs = ("bias:1x4", "batch.right:1x8", "batch.left:1x8")
+    flags = [part for one in inputs for part in ("--input", one)]
+    open_batch = ("--batch", "dynamic", "--format", "openvino-ir")
+    done = run(work, "export", "nets:Heads", *flags, "--variant", "fp32", *open_batch)
+    assert done.returncode == 0, done.stderr
+    model = manifest(work, "Heads")["model"]
+    assert [one["name"] for one in model["inputs"]] == ["bias", "batch.right", "batch.left"]
+    assert [one["name"] for one in model["outputs"]] == ["output0_score", "output1_score"]
+    judged = run(work, "parity", "--model", "Heads", *RUNNERS, "--json")
+    assert [cell["verdict"] for cell in json.loads(judged.stdout)["cells"]] == ["pass"] * 3
+    with np.load(work / "artifacts" / "Heads" / "goldens.npz") as recorded:
+        bias, left, right = (
+            recorded[f"input.{name}"] for name in ("bias", "batch.left", "batch.right")
+        )
+        apart = recorded["fp32.output0_score"] - bias
+    # Linear in left - 2 right, and in nothing else of what went in.
+    mixed = np.hstack([left - 2 * right, np.ones((len(left), 1))])
+    residual = np.linalg.lstsq(mixed, apart, rcond=None)[1]
+    assert residual.max() < 1e-6
 
 
 def test_bench_times_it_and_what_needs_classes_refuses(both: Path) -> None:
