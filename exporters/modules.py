@@ -17,6 +17,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from .base import ModelError
+from .own import fake_quantization, torchscript
 from .own.arguments import misfit, shown
 
 if TYPE_CHECKING:
@@ -56,7 +57,7 @@ def build(reference: str, arguments: Mapping[str, Any] | None = None) -> torch.n
     found = _unwrapped(found)
     if problem := _not_exportable(found):
         raise ModelError(f"{reference}: {problem}")
-    return found.cpu().float().eval()
+    return _running(reference, lambda: found.cpu().float().eval())
 
 
 def _called(reference: str, found: Any, arguments: Mapping[str, Any]) -> Any:
@@ -83,20 +84,17 @@ def _not_exportable(module: torch.nn.Module) -> str | None:
     """What a module is that no exporter takes, and what to do; ``None`` for any other."""
     import torch
 
-    if isinstance(module, torch.jit.ScriptModule):
-        return "is TorchScript: export the nn.Module that it was made of"
-    kinds = {type(part).__name__ for part in module.modules()}
-    if {"FakeQuantize", "FusedMovingAvgObsFakeQuantize", "FakeQuantizeBase"} & kinds:
+    if fake_quantization.only_observes(module):
         return (
-            "holds the fake quantization of a quantization-aware training: export the float "
-            "module with its trained weights, edgepipe quantizes it"
+            "collects ranges (torch.ao.quantization.prepare) and quantizes nothing: export the "
+            "float module, edgepipe quantizes it"
         )
     values = [value for value in module.state_dict().values() if isinstance(value, torch.Tensor)]
     packed = any(name.startswith("torch.ao.nn.quantized") for name in _origins(module))
     if packed or any(value.is_quantized for value in values):
         return (
-            "is quantized by PyTorch already: export the float module that it was made of, "
-            "edgepipe quantizes it"
+            "is quantized by PyTorch already (convert, quantize_dynamic), in a form that ONNX "
+            "has no operators for: export the module from before that"
         )
     if any(value.is_meta for value in values):
         return "has parameters on the meta device: load weights into it first"
@@ -112,6 +110,8 @@ def digest(module: torch.nn.Module) -> str:
     import torch
 
     hasher = hashlib.sha256()
+    if isinstance(module, torch.jit.ScriptModule):
+        hasher.update(torchscript.digest(module).encode())
     for name, tensor in module.state_dict().items():
         flat = tensor.detach().contiguous().flatten()
         hasher.update(f"{name} {tensor.dtype} {tuple(tensor.shape)}".encode())

@@ -21,6 +21,8 @@ from typing import TYPE_CHECKING, Any
 
 from .. import modules
 from ..base import ModelError
+from ..own import fake_quantization, torchscript
+from ..own.fake_quantization import QDQ, Fixed
 from ..zoo import ARCHITECTURES, WITH_WIDTH
 from ..zoo.published import PUBLISHED
 from . import checkpoints
@@ -73,7 +75,9 @@ class Source:
     ``preprocessing`` is what the weights were trained with, ``None`` if nothing says so.
     ``width`` is the width multiplier, ``None`` where the architecture has none. ``key`` is the
     dictionary of the file that was asked for, see ``fitting.choose``. ``arguments`` are what a
-    module of the user's own is made with.
+    module of the user's own is made with. One that is ``scripted`` is TorchScript; if it is an
+    archive, ``path`` is that, and ``architecture`` its name. ``quantized`` says in which form it
+    quantizes by itself, ``fake_quantization.QDQ`` or not at all.
     """
 
     architecture: str
@@ -87,14 +91,20 @@ class Source:
     width: float | None = None
     key: str | None = None
     arguments: Mapping[str, Any] = field(default_factory=dict)
+    scripted: bool = False
+    quantized: str | None = None
 
 
 @dataclass(frozen=True)
 class Built:
-    """A module with its weights, and where in their file those were, if they are from one."""
+    """A module with its weights, and where in their file those were, if they are from one.
+
+    Of one after a quantization-aware training ``fixed`` is what exporters take.
+    """
 
     module: torch.nn.Module
     origin: Origin | None = None
+    fixed: Fixed | None = None
 
 
 def resolve(
@@ -216,7 +226,20 @@ def resolve_module(
     """
     names = read_labels(labels) if labels else None
     source = Source(reference, OWN, path, "", True, None, names, None, None, key, arguments or {})
-    return replace(source, digest=modules.digest(build(source).module))
+    built = build(source)
+    return replace(
+        source,
+        digest=modules.digest(built.module),
+        scripted=torchscript.holds(built.module),
+        quantized=QDQ if built.fixed else None,
+    )
+
+
+def resolve_archive(path: Path, labels: Path | None) -> Source:
+    """A TorchScript archive. Runs nothing of it; raises ``ModelError`` if it is none."""
+    torchscript.check(path)
+    names = read_labels(labels) if labels else None
+    return Source(path.name, OWN, path, _sha256(path), True, None, names, None, scripted=True)
 
 
 def build(source: Source) -> Built:
@@ -226,14 +249,17 @@ def build(source: Source) -> Built:
     """
     import torch
 
+    if torchscript.is_archive(source.architecture):
+        assert source.path
+        return Built(torchscript.load(source.path))
     if source.weights == OWN:
         module = modules.build(source.architecture, source.arguments)
         if source.path is None:
-            return Built(module)
+            return Built(module, fixed=_fixed(module, source.architecture))
         states = read_states(source.path)
         chosen = choose(states, Expected.of(module), source.path, source.key)
         load_strictly(module, chosen.state, source.path, chosen.origin)
-        return Built(module, chosen.origin)
+        return Built(module, chosen.origin, _fixed(module, source.architecture))
     chosen = choose_weights(source) if source.path else None
     if chosen and chosen.classes != source.classes:
         raise ModelError(
@@ -255,6 +281,15 @@ def build(source: Source) -> Built:
         if isinstance(part, (torch.nn.ReLU, torch.nn.Hardtanh, torch.nn.SiLU)):
             part.inplace = False
     return Built(module.float().eval(), chosen.origin if chosen else None)
+
+
+def _fixed(module: torch.nn.Module, reference: str) -> Fixed | None:
+    if not fake_quantization.holds(module):
+        return None
+    try:
+        return fake_quantization.fix(module)
+    except ModelError as error:
+        raise ModelError(f"{reference}: {error}") from error
 
 
 def construct(architecture: str, classes: int, width: float | None = None) -> torch.nn.Module:

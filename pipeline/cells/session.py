@@ -33,6 +33,7 @@ class Cell:
     the runner's provider and device. Without ``optimize`` the graph is run as the file has it.
     ``batch`` is ``None`` for the model's own, 1 where it is dynamic. ``streams`` and ``options``
     are as in ``Settings``; ``tuned`` says that they are those which tune recommends.
+    ``quantized``: the model was so already when it was exported.
     """
 
     variant: str
@@ -50,6 +51,7 @@ class Cell:
     streams: int | None = 1
     options: tuple[tuple[str, Any], ...] = ()
     tuned: bool = False
+    quantized: bool = False
 
     def __str__(self) -> str:
         place = "" if self.target.name == "local" else f" on {self.target.name}"

@@ -192,6 +192,9 @@ class _Explainer:
         """
         from ...runners.backends import torch as torch_runner
 
+        if PROGRAM not in self.manifest.artifacts:
+            notes.append(f"no layers: {self.manifest.model['no_program_because']}")
+            return [], None
         doubt = made_here.distrusted(self.manifest, PROGRAM)
         if doubt and not self.trusted:
             notes.append(f"no layers: {doubt}")

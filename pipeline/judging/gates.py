@@ -74,9 +74,10 @@ def gate_of(
     precision: str,
     reference_sqnr_db: float,
     limits: Mapping[str, GateConfig],
+    quantized: bool = False,
 ) -> Gate:
     """The default for the cell's kind, then what ``[gates]`` says of its variant and runner."""
-    gate = asdict(default_gate(kind_of(variant, precision), reference_sqnr_db))
+    gate = asdict(default_gate(kind_of(variant, precision, quantized), reference_sqnr_db))
     for key in (variant, f"{variant}/{runner}"):
         override = limits.get(key, GateConfig())
         gate |= {name: value for name, value in vars(override).items() if value is not None}

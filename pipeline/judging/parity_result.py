@@ -135,7 +135,8 @@ def judge_all(
 
 def gate_for(cell: CellOutputs, recording: Recording, limits: Mapping[str, GateConfig]) -> Gate:
     """The limits of a recorded cell."""
-    return gate_of(cell.variant, cell.runner, cell.asked, recording.reference_sqnr_db, limits)
+    reference = recording.reference_sqnr_db
+    return gate_of(cell.variant, cell.runner, cell.asked, reference, limits, recording.quantized)
 
 
 def _place(cell: CellOutputs) -> tuple[str, str, str]:
@@ -163,7 +164,8 @@ def _judge_cell(
         own=recording.own.get(cell.variant),
         saturates=may_saturate and saturates(cell.variant, cell.host),
     )
-    reason = unreliable(kind_of(cell.variant, cell.asked), gate, recording.reference_sqnr_db)
+    kind = kind_of(cell.variant, cell.asked, recording.quantized)
+    reason = unreliable(kind, gate, recording.reference_sqnr_db)
     judgement = judgement.without(reason)
     if cell.precision != cell.asked:
         judgement = judgement.failing(f"computed in {cell.precision}, {cell.asked} was asked for")

@@ -59,6 +59,11 @@ class Recording:
     measured: str | None = None
 
     @property
+    def quantized(self) -> bool:
+        """Whether the model was quantized already when it was exported."""
+        return bool(self.model.get("quantized"))
+
+    @property
     def samples(self) -> int:
         """How many goldens were run."""
         return len(next(iter(self.reference.values())))

@@ -8,9 +8,12 @@ FLOAT32_DB = 144.5
 FLOAT_FLOOR_DB = 40.0
 
 
-def kind_of(variant: str, precision: str) -> str:
-    """What decides the limits of a cell: how the variant keeps its numbers, else the precision."""
-    if variant.startswith("int8"):
+def kind_of(variant: str, precision: str, quantized: bool = False) -> str:
+    """What decides the limits of a cell: how the variant keeps its numbers, else the precision.
+
+    ``quantized``: the model was so already when it was exported.
+    """
+    if quantized or variant.startswith("int8"):
         return "int8"
     return "f16" if (variant, precision) == ("fp16", "f32") else precision
 

@@ -193,7 +193,9 @@ def _caveats(report: Report, found: Pick, best: Row, others: list[Row]) -> list[
     if found.undecided:
         listed = _listed([names[id(row)] for row in found.undecided])
         caveats.append(f"The ratios do not tell the fastest from {listed}: {MORE} would.")
-    default = default_gate(kind_of(best.variant, best.precision or ""), report.parity.reference)
+    quantized = bool(report.manifest.model.get("quantized"))
+    kind = kind_of(best.variant, best.precision or "", quantized)
+    default = default_gate(kind, report.parity.reference)
     if best.parity.gate != asdict(default):
         caveats.append("Its parity gate is not the default one.")
     elsewhere = [

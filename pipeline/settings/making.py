@@ -42,7 +42,10 @@ class ExportConfig(Section):
     table: ClassVar[str] = "export"
     architecture: Annotated[
         str | None,
-        Help("An architecture, or package.module:attribute for your own.", flag=""),
+        Help(
+            "An architecture, package.module:attribute for your own, or a TorchScript archive.",
+            flag="",
+        ),
     ] = None
     weights: Annotated[str, Help("digits, imagenet or random.")] = "digits"
     width: Width = None
@@ -108,6 +111,7 @@ class ExportConfig(Section):
             metavar="NAME=VALUE",
         ),
     ] = ()
+    trust: Annotated[bool, Help("Run the code of a TorchScript archive.")] = False
     calibration: Annotated[
         Path | None, Help("Images to calibrate int8 with; or: synthetic.", metavar="DIR")
     ] = None
@@ -135,7 +139,7 @@ class ExportRequest(ExportConfig, InWorkspace):
     model: Annotated[
         str | None,
         Help(
-            "An architecture, or package.module:attribute for your own.",
+            "An architecture, package.module:attribute for your own, or a TorchScript archive.",
             argument=True,
             unset=DEFAULT_MODEL,
         ),

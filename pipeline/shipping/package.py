@@ -147,6 +147,11 @@ def collect(
         raise UsageError(
             f"{workspace.folder.name} is no image classifier: only those can be packaged"
         )
+    if form := manifest.model.get("quantized"):
+        raise UsageError(
+            f"{workspace.folder.name} was quantized before its export ({form}), which a bundle "
+            "can't say of a variant yet"
+        )
     variants = chosen(workspace.folder, manifest, settings)
     names = [name for variant in variants.values() for name in variant.proofs()]
     digests = {name: manifest.artifacts[name].sha256 for name in (*names, recorded.FILE)}

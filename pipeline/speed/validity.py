@@ -61,7 +61,7 @@ def _wrong(
     reference_db: float,
 ) -> list[str]:
     wrong = []
-    kind = kind_of(cell.variant, cell.precision)
+    kind = kind_of(cell.variant, cell.precision, cell.quantized)
     floor = MIN_SQNR_DB.get(kind, float_limit(reference_db, FLOAT_MARGIN_DB))
     if np.isneginf(min(sqnr_db)):
         wrong.append("wrong outputs: some are NaN or infinite")

@@ -7,6 +7,7 @@ from typing import Any
 
 from ...exporters import registry
 from ...exporters.complexity import Complexity
+from ...exporters.onnx import OnnxDynamo, OnnxTorchScript
 from ...runners.machine.installed import versions
 from ..errors import UsageError
 from ..progress import SILENT, Progress
@@ -45,6 +46,8 @@ TOLD = (
     "goldens",
     "exporter",
     "opset",
+    "no_program_because",
+    "quantized",
 )
 
 
@@ -106,6 +109,12 @@ def stages_for(section: ExportConfig, native: Native, progress: Progress = SILEN
     steps = recipes.steps_of(section.recipe)
     samples.check(section, quantized)
     spec = specify(section, progress.say)
+    section = _for_torchscript(section) if spec.source.scripted else section
+    if spec.source.quantized and quantized:
+        raise UsageError(
+            f"{', '.join(quantized)}: {section.architecture} is quantized already "
+            f"({spec.source.quantized}): use --variant fp32, which is the model as it was trained"
+        )
     chosen = samples.choose(section, spec, quantized)
     for note in (*spec.notes, *chosen.notes):
         progress.say(f"warning: {note}")
@@ -119,6 +128,17 @@ def stages_for(section: ExportConfig, native: Native, progress: Progress = SILEN
         calibrate = Calibrate(spec.preprocessing, count, chosen, native, method)
         stages += [calibrate, *(Quantize(name, steps, calibrate) for name in quantized)]
     return stages
+
+
+def _for_torchscript(section: ExportConfig) -> ExportConfig:
+    """The section with the one exporter of torch's that takes TorchScript."""
+    if section.exporter != OnnxDynamo.name:
+        return section
+    if "exporter" in section.model_fields_set:
+        raise UsageError(
+            f"exporter: {section.exporter} takes no TorchScript, {OnnxTorchScript.name} does"
+        )
+    return section.model_copy(update={"exporter": OnnxTorchScript.name})
 
 
 def _further_formats(export: Export, section: ExportConfig) -> list[Stage]:
@@ -142,7 +162,8 @@ def told(transaction: Transaction, model: str) -> dict[str, Any]:
     made = {name: stage.result for name, stage in transaction.stages.items()}
     export, simplify, calibrate = made["export"], made["simplify"], made.get("calibrate")
     source = export["source"]
-    variants: dict[str, dict[str, str]] = {"fp32": {"onnx": FP32, "pt2": PROGRAM}}
+    program = {"pt2": PROGRAM} if PROGRAM in transaction.stages["export"].artifacts else {}
+    variants: dict[str, dict[str, str]] = {"fp32": {"onnx": FP32, **program}}
     variants |= {name: {"onnx": f"{name}.onnx"} for name in EXACT_PAIRS if name in made}
     for stage in transaction.stages.values():
         if stage.result.get(SEARCHED):

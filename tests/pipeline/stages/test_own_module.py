@@ -50,7 +50,7 @@ class Heads(nn.Module):
     def forward(self, batch, mask=None, bias=None):
         scores = self.mix(batch["left"] - 2 * batch["right"])
         scores = scores if bias is None else scores + bias
-        return [{"score": scores, "aux": mask}, {"score": scores.relu()}]
+        return [{"score": scores, "aux": mask}, {"score": scores.sigmoid()}]
 
 
 class Branches(nn.Module):
