@@ -10,7 +10,7 @@ import difflib
 import hashlib
 import sys
 from collections.abc import Iterator, Mapping
-from contextlib import contextmanager
+from contextlib import contextmanager, redirect_stdout
 from functools import partial
 from importlib import import_module
 from pathlib import Path
@@ -57,7 +57,7 @@ def build(reference: str, arguments: Mapping[str, Any] | None = None) -> torch.n
     found = _unwrapped(found)
     if problem := _not_exportable(found):
         raise ModelError(f"{reference}: {problem}")
-    return _running(reference, lambda: found.cpu().float().eval())
+    return _running(reference, lambda: _in_eval(found.cpu().float()))
 
 
 def _called(reference: str, found: Any, arguments: Mapping[str, Any]) -> Any:
@@ -78,6 +78,13 @@ def _unwrapped(module: torch.nn.Module) -> torch.nn.Module:
             module = module.module
         else:
             return module
+
+
+def _in_eval(module: torch.nn.Module) -> torch.nn.Module:
+    try:
+        return module.eval()
+    except NotImplementedError:  # programs of torch.export have no modes: they are what they are
+        return module
 
 
 def _not_exportable(module: torch.nn.Module) -> str | None:
@@ -112,6 +119,8 @@ def digest(module: torch.nn.Module) -> str:
     hasher = hashlib.sha256()
     if isinstance(module, torch.jit.ScriptModule):
         hasher.update(torchscript.digest(module).encode())
+    if isinstance(module, torch.fx.GraphModule):
+        hasher.update(module.code.encode())
     for name, tensor in module.state_dict().items():
         flat = tensor.detach().contiguous().flatten()
         hasher.update(f"{name} {tensor.dtype} {tuple(tensor.shape)}".encode())
@@ -157,11 +166,15 @@ def _running(reference: str, call: Any) -> Any:
 
 @contextmanager
 def _current_folder() -> Iterator[None]:
-    """Imports from where the command runs, as ``python -m`` does."""
+    """Imports from where the command runs, as ``python -m`` does.
+
+    What the code prints is no result, so that it goes where progress does.
+    """
     folder = str(Path.cwd())
     sys.path.insert(0, folder)
     try:
-        yield
+        with redirect_stdout(sys.stderr):
+            yield
     finally:
         sys.path.remove(folder)
 

@@ -1,8 +1,7 @@
 """Modules after a quantization-aware training: fake quantization with its ranges fixed.
 
 torch's own fake quantization goes on collecting ranges, decides at run time whether to, and runs
-in float32 alone. Here each is replaced by one that does nothing but round: exporters write it as
-QuantizeLinear and DequantizeLinear, and in float64 it is computed as it is meant. A convolution
+in float32 alone. Here each is replaced by one that does nothing but round. A convolution
 that was trained with its batch normalization gets that folded into it, as ``convert`` would do:
 between the two nodes no runner would take it for one of int8.
 """
@@ -11,28 +10,14 @@ from __future__ import annotations
 
 import copy
 from collections.abc import Callable, Iterator
-from dataclasses import dataclass
-from functools import cache
 from typing import TYPE_CHECKING, Any
 
 from ..base import ModelError
+from ..onnx import quiet
+from .rounding import Fixed, not_eight_bits, rounding
 
 if TYPE_CHECKING:
     import torch
-
-QDQ = "QDQ"
-# What ONNX's QuantizeLinear saturates at, by whether integers are signed.
-INT8, UINT8 = (-128, 127), (0, 255)
-# Ranges that exporters write as they are; others are clamped before.
-WRITTEN = (INT8, UINT8, (0, 127))
-
-
-@dataclass(frozen=True)
-class Fixed:
-    """A module for the exporters, in eval mode, and what is to be known of it, a line each."""
-
-    module: torch.nn.Module
-    notes: tuple[str, ...] = ()
 
 
 def holds(module: torch.nn.Module) -> bool:
@@ -64,7 +49,6 @@ def fix(module: torch.nn.Module) -> Fixed:
     collecting = [name for name, part in on.items() if bool(part.observer_enabled[0])]
     for part in every.values():
         part.observer_enabled[0] = 0
-    _tell_shapes()
     notes = []
     if collecting:
         notes.append(
@@ -73,26 +57,9 @@ def fix(module: torch.nn.Module) -> Fixed:
         )
     if off := len(every) - len(on):
         notes.append(f"{off} of {len(every)} fake quantizations are off: these stay in float")
-    return Fixed(_fixed(copy.deepcopy(module)), tuple(notes))
-
-
-@cache
-def _tell_shapes() -> Any:
-    """Tell torch.export which shapes fake quantization gives; torch knows with a fixed batch alone.
-
-    Returns what keeps it known, if torch did not know it.
-    """
-    import torch
-
-    def same(x: torch.Tensor, *_: Any) -> tuple[torch.Tensor, torch.Tensor]:
-        return torch.empty_like(x), torch.empty_like(x, dtype=torch.bool)
-
-    library = torch.library.Library("aten", "IMPL", "Meta")
-    for kind in ("tensor", "channel"):
-        name = f"fake_quantize_per_{kind}_affine_cachemask"
-        if not torch._C._dispatch_has_kernel_for_dispatch_key(f"aten::{name}", "Meta"):
-            library.impl(name, same)
-    return library
+    with quiet():
+        copied = copy.deepcopy(module)
+    return Fixed(_fixed(copied), tuple(notes))
 
 
 def _fixed(module: torch.nn.Module) -> torch.nn.Module:
@@ -104,19 +71,18 @@ def _fixed(module: torch.nn.Module) -> torch.nn.Module:
 
 def _problem(part: Any) -> str | None:
     """Why a fake quantization can't be written as QuantizeLinear."""
-    import torch
-
     if not _is_of(part, "FakeQuantizeBase") or not hasattr(part, "scale"):
         return f"is {type(part).__name__}, which edgepipe doesn't know"
+    if type(part).__module__.startswith("torchao"):
+        return "is torchao's, which convert_pt2e has to make a program of first: export that"
     if getattr(part, "is_dynamic", False):
         return "chooses its range at run time (dynamic): only fixed ranges can be exported"
     if part.zero_point.is_floating_point():
         return "has a zero point that is no integer, which ONNX has no QuantizeLinear for"
-    low, high = _limits(part)
-    if not any(least <= low and high <= most for least, most in (INT8, UINT8)):
-        return f"has values from {low} to {high}: only 8 bits can be exported"
+    if problem := not_eight_bits(*_limits(part)):
+        return problem
     seen = getattr(part.activation_post_process, "min_val", None)
-    fresh = seen is not None and (seen.numel() == 0 or bool(torch.isinf(seen).any()))
+    fresh = seen is not None and (seen.numel() == 0 or bool(seen.isinf().any()))
     if fresh and bool((part.scale == 1).all()):
         return "has seen no data, so it has no range: train it, or load its weights first"
     return None
@@ -215,55 +181,10 @@ def _folded(part: Any) -> torch.nn.Module:
 
 
 def _rounding(part: Any, in_range: bool = False) -> torch.nn.Module:
-    """What does the rounding of a fake quantization, and nothing else.
-
-    What it is for may be ``in_range`` already.
-    """
+    """What does the rounding of a fake quantization, and nothing else; none of one that is off."""
     import torch
 
     if not bool(part.fake_quant_enabled[0]):
         return torch.nn.Identity()
-    low, high = _limits(part)
     axis = int(part.ch_axis) if part.is_per_channel else None
-    zero_point = part.zero_point.detach().to(torch.int32)
-    scale = part.scale.detach().float()
-    least, most = (low, high) if (low, high) in WRITTEN else UINT8 if low >= 0 else INT8
-    clamps = (least, most) != (low, high) and not in_range
-    # Numbers, as exporters have constants for them.
-    step, zero = (float(scale), int(zero_point)) if axis is None else (0.0, 0)
-
-    class Rounding(torch.nn.Module):
-        """Quantizes and dequantizes with fixed ranges."""
-
-        def __init__(self) -> None:
-            super().__init__()
-            self.register_buffer("scale", scale)
-            self.register_buffer("zero_point", zero_point)
-
-        def forward(self, x: torch.Tensor) -> torch.Tensor:
-            if x.dtype == torch.float64:
-                return self._exactly(x)
-            if axis is None:
-                if clamps:
-                    x = torch.clamp(x, (low - zero) * step, (high - zero) * step)
-                return torch.fake_quantize_per_tensor_affine(x, step, zero, least, most)
-            if clamps:
-                scales, zeros = self._along(x)
-                x = torch.clamp(x, (low - zeros) * scales, (high - zeros) * scales)
-            return torch.fake_quantize_per_channel_affine(
-                x, self.scale, self.zero_point, axis, least, most
-            )
-
-        def _exactly(self, x: torch.Tensor) -> torch.Tensor:
-            scales, zeros = self._along(x)
-            return (torch.clamp(torch.round(x / scales) + zeros, low, high) - zeros) * scales
-
-        def _along(self, x: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
-            """Scale and zero point as they are to be multiplied."""
-            if axis is None:
-                return self.scale.to(x.dtype), self.zero_point
-            shape = [1] * x.ndim
-            shape[axis] = -1
-            return self.scale.to(x.dtype).reshape(shape), self.zero_point.reshape(shape)
-
-    return Rounding()
+    return rounding(part.scale, part.zero_point, _limits(part), axis, in_range)

@@ -21,8 +21,8 @@ from typing import TYPE_CHECKING, Any
 
 from .. import modules
 from ..base import ModelError
-from ..own import fake_quantization, torchscript
-from ..own.fake_quantization import QDQ, Fixed
+from ..own import decomposed, fake_quantization, torchscript
+from ..own.rounding import QDQ, Fixed
 from ..zoo import ARCHITECTURES, WITH_WIDTH
 from ..zoo.published import PUBLISHED
 from . import checkpoints
@@ -77,7 +77,7 @@ class Source:
     dictionary of the file that was asked for, see ``fitting.choose``. ``arguments`` are what a
     module of the user's own is made with. One that is ``scripted`` is TorchScript; if it is an
     archive, ``path`` is that, and ``architecture`` its name. ``quantized`` says in which form it
-    quantizes by itself, ``fake_quantization.QDQ`` or not at all.
+    quantizes by itself, ``rounding.QDQ`` or not at all.
     """
 
     architecture: str
@@ -284,10 +284,10 @@ def build(source: Source) -> Built:
 
 
 def _fixed(module: torch.nn.Module, reference: str) -> Fixed | None:
-    if not fake_quantization.holds(module):
-        return None
+    """What exporters take of a module that quantizes by itself."""
+    kind = next((one for one in (fake_quantization, decomposed) if one.holds(module)), None)
     try:
-        return fake_quantization.fix(module)
+        return kind.fix(module) if kind else None
     except ModelError as error:
         raise ModelError(f"{reference}: {error}") from error
 

@@ -42,6 +42,7 @@ def nothing():
 
 
 def sized(features, bias=True):
+    print("weights loaded")
     if features < 0:
         raise ValueError(f"{features} features")
     return nn.Linear(3, features, bias=bias)
@@ -87,10 +88,14 @@ def test_what_goes_wrong_in_their_code_is_theirs(package: str, attribute: str, w
     assert words in str(caught.value)
 
 
-def test_what_makes_it_is_called_with_arguments(package: str) -> None:
+def test_what_makes_it_is_called_with_arguments(
+    package: str, capsys: pytest.CaptureFixture[str]
+) -> None:
     built = modules.build(f"{package}:sized", {"features": 7, "bias": False})
     assert isinstance(built, torch.nn.Linear)
     assert (built.out_features, built.bias) == (7, None)
+    # Standard output is for a command's result.
+    assert capsys.readouterr() == ("", "weights loaded\n")
 
 
 @pytest.mark.parametrize(

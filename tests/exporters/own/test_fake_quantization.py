@@ -45,7 +45,7 @@ class Net(nn.Module):
 def trained(backend: str | None = "x86", seen: bool = True) -> Any:
     """After a quantization-aware training of three steps, in eval mode."""
     torch.manual_seed(0)
-    net = Net().train()
+    net: Any = Net().train()
     net.qconfig = quantization.get_default_qat_qconfig(backend or "x86")
     if backend is None:
         net.qconfig = quantization.default_symmetric_qnnpack_qat_qconfig
@@ -83,7 +83,7 @@ def test_the_fixed_module_gives_the_same_answers(backend: str | None) -> None:
 
 @torch.no_grad()
 def test_weights_are_on_their_grid_and_stay_there() -> None:
-    fixed = fake_quantization.fix(trained()).module
+    fixed: Any = fake_quantization.fix(trained()).module
     for part in (fixed.conv, fixed.more, fixed.head):
         assert torch.equal(part.weight_fake_quant(part.weight), part.weight)
 
@@ -104,7 +104,7 @@ def test_ranges_that_are_still_collected_are_fixed_and_said() -> None:
 def test_what_is_off_stays_in_float() -> None:
     net = trained()
     net.head.apply(quantization.disable_fake_quant)
-    found = fake_quantization.fix(net)
+    found: Any = fake_quantization.fix(net)
     assert "2 of 8 fake quantizations are off: these stay in float" in found.notes
     assert torch.equal(found.module.head.weight, net.head.weight)
     net.apply(quantization.disable_fake_quant)
@@ -142,7 +142,7 @@ def test_what_onnx_has_no_node_for_is_refused(make: Callable[[], nn.Module], wor
 
 
 def test_observers_alone_quantize_nothing() -> None:
-    net = Net().eval()
+    net: Any = Net().eval()
     net.qconfig = quantization.get_default_qconfig("x86")
     prepared = quantization.prepare(net)
     assert fake_quantization.only_observes(prepared)
