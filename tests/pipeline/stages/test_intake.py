@@ -58,7 +58,6 @@ def soft(): return Net(lambda x: torch.softmax(x, 1))
 def compiled(): return torch.compile(Net())
 def parallel(): return nn.DataParallel(Net())
 def grey(): return nn.Sequential(nn.Conv2d(1, 8, 3), nn.Flatten(), nn.Linear(8 * 900, 5))
-def scripted(): return torch.jit.trace(Net(), torch.zeros(1, 3, 32, 32))
 def meta(): return Net().to("meta")
 def quantized():
     return torch.ao.quantization.quantize_dynamic(Net(), {nn.Linear}, torch.qint8)
@@ -108,7 +107,6 @@ def test_what_has_no_answer_to_hold_to_is_refused(
         ("pool", "", 0),
         ("compiled", "", 0),
         ("parallel", "", 0),
-        ("scripted", "", 0),
     ],
 )
 def test_what_is_odd_about_a_module_is_said_and_judged(

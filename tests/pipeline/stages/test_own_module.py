@@ -127,6 +127,7 @@ def test_every_output_is_held_against_torch_on_every_runner(both: Path) -> None:
     assert all(cell["top1_agreement"] is None for cell in cells)
 
 
+@pytest.mark.long
 def test_inputs_go_by_their_names_into_dicts_and_past_optional_ones(work: Path) -> None:
     inputs = ("bias:1x4", "batch.right:1x8", "batch.left:1x8")
     flags = [part for one in inputs for part in ("--input", one)]
@@ -222,6 +223,7 @@ def test_changed_code_is_exported_again(twins: Path) -> None:
     assert "export    nets:classifier" in changed.stderr
 
 
+@pytest.mark.long
 def test_other_arguments_are_another_export(work: Path) -> None:
     (work / "edgepipe.toml").write_text('[export]\nargs = ["classes=3"]\n')
     flags = ("--input-size", "32", "--calibration", "photos", "--variant", "fp32", "--name", "few")

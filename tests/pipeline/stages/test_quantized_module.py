@@ -2,10 +2,7 @@
 
 from __future__ import annotations
 
-import json
-from collections.abc import Callable
 from pathlib import Path
-from subprocess import CompletedProcess
 from typing import Any
 
 import numpy as np
@@ -13,17 +10,18 @@ import onnx
 import pytest
 from onnx import numpy_helper
 
+from edgepipe.exporters.base import ModelError
+from edgepipe.pipeline import export, package, parity
+from edgepipe.pipeline.errors import UsageError
+from edgepipe.pipeline.progress import Silent
 from edgepipe.pipeline.stages.graphs import optimized
 
-Run = Callable[..., CompletedProcess[str]]
+# torch.ao says on each call that it has moved to torchao, to the user's own code.
+pytestmark = pytest.mark.filterwarnings("ignore")
 NETS = """
-import warnings
-
 import torch
 from torch import nn
 from torch.ao import quantization
-
-warnings.simplefilter("ignore")
 
 
 class Net(nn.Module):
@@ -57,90 +55,102 @@ def ptq():
     net.qconfig = quantization.get_default_qconfig("x86")
     return quantization.prepare(net)
 """
-FLAGS = ("--input-size", "32", "--preprocessing", "none", "--calibration", "synthetic")
+SETTINGS: dict[str, Any] = {
+    "input_size": 32,
+    "preprocessing": "none",
+    "calibration": "synthetic",
+    "variants": ("fp32",),
+}
 
 
-@pytest.fixture
-def export(edgepipe: Run, tmp_path: Path) -> Callable[..., CompletedProcess[str]]:
-    (tmp_path / "nets.py").write_text(NETS)
-    return lambda *flags: edgepipe("export", *flags, *FLAGS)
+@pytest.fixture(autouse=True)
+def folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    (tmp_path / "qat_nets.py").write_text(NETS)
+    monkeypatch.chdir(tmp_path)
+    return tmp_path
 
 
-def model_of(tmp_path: Path, name: str, file: str) -> onnx.ModelProto:
-    return onnx.load(tmp_path / "artifacts" / name / file)
+def initializers(file: Path) -> list[np.ndarray]:
+    """The weights of a file, without biases, scales and the like."""
+    every = map(numpy_helper.to_array, onnx.load(file).graph.initializer)
+    return [array for array in every if array.ndim > 1]
 
 
-def manifest_of(tmp_path: Path, name: str) -> dict[str, Any]:
-    return json.loads((tmp_path / "artifacts" / name / "manifest.json").read_text())
+def verdicts(*runners: str) -> list[str | None]:
+    return [cell.verdict for cell in parity(runners=runners).cells]
 
 
-def test_its_file_is_qdq_with_weights_as_integers(
-    export: Callable[..., CompletedProcess[str]], edgepipe: Run, tmp_path: Path
-) -> None:
-    done = export("nets:qat", "--variant", "fp32")
-    assert done.returncode == 0, done.stderr
-    assert "quantized as QDQ" in done.stderr
-    manifest = manifest_of(tmp_path, "qat")
-    assert manifest["stages"][0]["result"]["quantized"] == "QDQ"
-    assert manifest["model"]["quantized"] == "QDQ"
-    for file in ("exported.onnx", "fp32.onnx"):
-        graph = model_of(tmp_path, "qat", file).graph
-        kept = {one.name: numpy_helper.to_array(one) for one in graph.initializer}
-        integers = [one.shape for one in kept.values() if one.dtype == np.int8 and one.ndim > 1]
-        assert sorted(integers) == [(5, 32), (16, 3, 3, 3), (32, 16, 3, 3)]
-        assert not [one for one in kept.values() if one.dtype == np.float32 and one.ndim > 1]
-        quantized = [node for node in graph.node if node.op_type == "QuantizeLinear"]
-        assert len(quantized) == 4  # the input, and what each layer gives
-    kernels = {node.op_type for node in optimized(tmp_path / "artifacts/qat/fp32.onnx").node}
+def test_its_file_is_qdq_with_weights_as_integers(folder: Path) -> None:
+    made = export("qat_nets:qat", **SETTINGS)
+    stage = made.stage("export")
+    assert stage
+    assert (stage.result["quantized"], made.model["quantized"]) == ("QDQ", "QDQ")
+    for name in ("exported.onnx", "fp32.onnx"):
+        file = folder / "artifacts/qat" / name
+        found = {one.shape: one.dtype.name for one in initializers(file)}
+        assert found == {(5, 32): "int8", (16, 3, 3, 3): "int8", (32, 16, 3, 3): "int8"}
+        operators = [node.op_type for node in onnx.load(file).graph.node]
+        assert operators.count("QuantizeLinear") == 4  # the input, and what each layer gives
+    kernels = {node.op_type for node in optimized(folder / "artifacts/qat/fp32.onnx").node}
     assert "QLinearConv" in kernels
     assert "Conv" not in kernels
-    runners = ("--runner", "ort-cpu", "--runner", "openvino", "--runner", "torch")
-    judged = edgepipe("parity", *runners, "--json")
-    cells = json.loads(judged.stdout)["cells"]
-    assert [cell["verdict"] for cell in cells] == ["pass"] * 3, judged.stdout
+    assert verdicts("ort-cpu", "openvino", "torch") == ["pass"] * 3
+    with pytest.raises(UsageError, match=r"qat was quantized before its export \(QDQ\)"):
+        package()
 
 
-def test_it_is_not_quantized_twice(
-    export: Callable[..., CompletedProcess[str]], tmp_path: Path
-) -> None:
-    done = export("nets:qat")
-    assert done.returncode == 2, done.stderr
-    last = done.stderr.splitlines()[-1]
-    assert last == (
-        "edgepipe: int8, int8-avx2: nets:qat is quantized already (QDQ): use --variant fp32, "
+def test_it_is_not_quantized_twice(folder: Path) -> None:
+    with pytest.raises(UsageError) as caught:
+        export("qat_nets:qat", **{**SETTINGS, "variants": ("fp32", "int8")})
+    assert str(caught.value) == (
+        "int8: qat_nets:qat is quantized already (QDQ): use --variant fp32, "
         "which is the model as it was trained"
     )
-    assert not (tmp_path / "artifacts/qat/manifest.json").exists()
+    assert not (folder / "artifacts/qat/manifest.json").exists()
 
 
 @pytest.mark.parametrize(
-    ("flags", "says"),
+    ("reference", "arguments", "says"),
     [
-        (("nets:qat", "--arg", "seen=false"), "has seen no data, so it has no range"),
-        (("nets:ptq",), "collects ranges (torch.ao.quantization.prepare) and quantizes nothing"),
+        ("qat_nets:qat", ("seen=false",), "has seen no data, so it has no range"),
+        ("qat_nets:ptq", (), "collects ranges (torch.ao.quantization.prepare) and quantizes"),
     ],
 )
-def test_what_has_no_ranges_is_refused_in_one_line(
-    flags: tuple[str, ...], says: str, export: Callable[..., CompletedProcess[str]]
+def test_what_has_no_ranges_is_refused(
+    reference: str, arguments: tuple[str, ...], says: str
 ) -> None:
-    done = export(*flags, "--variant", "fp32")
-    assert done.returncode == 3, done.stderr
-    assert says in done.stderr.splitlines()[-1]
-    assert "Traceback" not in done.stderr
+    with pytest.raises(ModelError) as caught:
+        export(reference, args=arguments, **SETTINGS)
+    assert str(caught.value).startswith(f"{reference}: ")
+    assert says in str(caught.value)
+
+
+class Heard(Silent):
+    """Keeps what is said."""
+
+    def __init__(self) -> None:
+        self.lines: list[str] = []
+
+    def say(self, text: str) -> None:
+        self.lines.append(text)
 
 
 @pytest.mark.long
-def test_the_older_exporter_and_observers_that_still_collect(
-    export: Callable[..., CompletedProcess[str]], edgepipe: Run, tmp_path: Path
-) -> None:
-    older = ("--exporter", "onnx-torchscript", "--opset", "17", "--batch", "dynamic")
-    more = ("--arg", "frozen=false", "--format", "openvino-ir", "--fold-preprocessing")
-    done = export("nets:qat", *older, *more, "--variant", "fp32")
-    assert done.returncode == 0, done.stderr
-    assert "warning: nets:qat: 7 observers still collect ranges: fixed as they are" in done.stderr
-    graph = model_of(tmp_path, "qat", "fp32.onnx").graph
-    kept = [numpy_helper.to_array(one) for one in graph.initializer]
-    assert len([one for one in kept if one.dtype == np.int8 and one.ndim > 1]) == 3
-    judged = edgepipe("parity", "--runner", "ort-cpu", "--runner", "openvino", "--json")
-    cells = json.loads(judged.stdout)["cells"]
-    assert [cell["verdict"] for cell in cells] == ["pass"] * 2, judged.stdout
+def test_the_older_exporter_and_observers_that_still_collect(folder: Path) -> None:
+    progress = Heard()
+    export(
+        "qat_nets:qat",
+        args=("frozen=false",),
+        exporter="onnx-torchscript",
+        opset=17,
+        batch="dynamic",
+        formats=("onnx", "openvino-ir"),
+        fold_preprocessing=True,
+        progress=progress,
+        **SETTINGS,
+    )
+    note = "warning: qat_nets:qat: 7 observers still collect ranges: fixed as they are now"
+    assert any(line.startswith(note) for line in progress.lines)
+    found = initializers(folder / "artifacts/qat/fp32.onnx")
+    assert len([one for one in found if one.dtype == np.int8]) == 3
+    assert verdicts("ort-cpu", "openvino") == ["pass"] * 2

@@ -12,7 +12,7 @@ from torch import Tensor, nn
 
 from edgepipe.exporters.base import ModelError
 from edgepipe.exporters.own import torchscript
-from edgepipe.pipeline import Manifest, export, package, parity, write_report
+from edgepipe.pipeline import export, package, parity, write_report
 from edgepipe.pipeline.errors import UsageError
 
 # torch says so of each call, of a user's own as well.
@@ -84,6 +84,7 @@ def test_an_archive_goes_all_the_way(save: Save, tmp_path: Path) -> None:
     )
 
 
+@pytest.mark.long
 def test_it_is_made_again_when_the_archive_is_another_one(save: Save) -> None:
     archive = save(traced())
     first = export(str(archive), **SETTINGS)
@@ -138,18 +139,24 @@ def test_a_branch_and_a_dict_of_heads_stay_what_they_are(save: Save) -> None:
     assert verdicts("ort-cpu") == {"ort-cpu": "pass"}
 
 
-@pytest.mark.parametrize("freeze", [False, True])
-def test_what_can_not_run_in_float64_is_one_line(save: Save, freeze: bool) -> None:
-    module: Any = traced()
-    if freeze:  # weights become constants, which stay in float32
-        module = torch.jit.freeze(module)
-    archive = save(module)
-    if not freeze:
-        assert isinstance(export(str(archive), **SETTINGS), Manifest)
-        return
+def test_what_can_not_run_in_float64_is_one_line(save: Save) -> None:
+    # Its weights are constants, which stay in float32.
+    archive = save(torch.jit.freeze(traced()))
     with pytest.raises(ModelError, match="does not run in float64") as caught:
         export(str(archive), **SETTINGS)
     assert "\n" not in str(caught.value)
+
+
+@pytest.mark.long
+def test_a_module_that_is_torchscript_is_taken_as_well(save: Save) -> None:
+    save(traced())
+    Path("scripted_nets.py").write_text(
+        "import torch\nnet = torch.jit.load('net.torchscript.pt')\n"
+    )
+    made = export("scripted_nets:net", **{**SETTINGS, "trust": None})
+    assert (made.model["exporter"], made.model["macs"]) == ("onnx-torchscript", None)
+    with pytest.raises(UsageError, match="onnx-dynamo takes no TorchScript"):
+        export("scripted_nets:net", exporter="onnx-dynamo", **{**SETTINGS, "trust": None})
 
 
 def test_the_digest_is_of_code_and_weights_and_not_of_where_they_stood(save: Save) -> None:
