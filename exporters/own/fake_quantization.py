@@ -36,7 +36,7 @@ def fix(module: torch.nn.Module) -> Fixed:
     Raises ``ModelError`` for fake quantization that ONNX has no QuantizeLinear for, that is off,
     or that has seen nothing to take a range from.
     """
-    every = {name: part for name, part in module.named_modules() if _is_fake(part)}
+    every: dict[str, Any] = {name: part for name, part in module.named_modules() if _is_fake(part)}
     for name, part in every.items():
         if problem := _problem(part):
             raise ModelError(f"the fake quantization {name or 'of it'} {problem}")

@@ -59,6 +59,9 @@ def rounding(
     class Rounding(torch.nn.Module):
         """Quantizes and dequantizes with fixed ranges."""
 
+        scale: torch.Tensor
+        zero_point: torch.Tensor
+
         def __init__(self) -> None:
             super().__init__()
             self.register_buffer("scale", scale)

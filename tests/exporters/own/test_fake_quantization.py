@@ -12,6 +12,7 @@ import pytest
 import torch
 from torch import Tensor, nn
 from torch.ao import quantization
+from torch.ao.quantization import qconfig
 
 from edgepipe.exporters.base import ModelError
 from edgepipe.exporters.own import fake_quantization
@@ -48,7 +49,7 @@ def trained(backend: str | None = "x86", seen: bool = True) -> Any:
     net: Any = Net().train()
     net.qconfig = quantization.get_default_qat_qconfig(backend or "x86")
     if backend is None:
-        net.qconfig = quantization.default_symmetric_qnnpack_qat_qconfig
+        net.qconfig = qconfig.default_symmetric_qnnpack_qat_qconfig
     fused = [["conv", "norm", "relu"], ["more", "more_norm"]]
     quantization.fuse_modules_qat(net, fused, inplace=True)
     quantization.prepare_qat(net, inplace=True)
