@@ -30,7 +30,7 @@ FAILED_INSIDE = "The following operation failed in the TorchScript interpreter"
 
 def is_archive(model: str) -> bool:
     """Whether a model is named as a file, and not as an architecture or as code."""
-    return model.lower().endswith(SUFFIXES)
+    return ":" not in model and model.lower().endswith(SUFFIXES)
 
 
 def holds(module: torch.nn.Module) -> bool:
