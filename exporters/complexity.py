@@ -33,7 +33,8 @@ IN_PLACE = frozenset(
 class Complexity:
     """``macs`` are multiply-accumulates of one image, ``activation_peak_bytes`` the largest sum
     of the activations that are alive at the same time, as float32 and for one image. Both are
-    ``None`` where a shape depends on the values in the input, so that nobody knows them before.
+    ``None`` where a shape depends on the values in the input, so that nobody knows them before,
+    and of TorchScript, of which there is no program to count in.
     """
 
     parameters: int
@@ -68,6 +69,11 @@ def of_program(program: torch.export.ExportedProgram, batch: int) -> Complexity:
         macs=sum(multiply_accumulates(program).values()) // batch,
         activation_peak_bytes=activation_peak(program) // batch,
     )
+
+
+def uncounted(module: torch.nn.Module) -> Complexity:
+    """The parameters of a module that there is no program of."""
+    return Complexity(sum(one.numel() for one in module.parameters()), None, None)
 
 
 def multiply_accumulates(program: torch.export.ExportedProgram) -> Mapping[str, int]:

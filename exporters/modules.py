@@ -10,12 +10,15 @@ import difflib
 import hashlib
 import sys
 from collections.abc import Iterator, Mapping
-from contextlib import contextmanager
+from contextlib import contextmanager, redirect_stdout
+from functools import partial
 from importlib import import_module
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from .base import ModelError
+from .own import fake_quantization, torchscript
+from .own.arguments import misfit, shown
 
 if TYPE_CHECKING:
     import torch
@@ -30,12 +33,12 @@ def is_reference(model: str) -> bool:
     return all(name.isidentifier() for name in names)
 
 
-def build(reference: str) -> torch.nn.Module:
+def build(reference: str, arguments: Mapping[str, Any] | None = None) -> torch.nn.Module:
     """The module in eval mode, float32, on the CPU. Its forward takes and gives tensors only.
 
     ``reference`` leads to an ``nn.Module`` or to something that returns one when it is called
-    without arguments; that is done with torch's generator seeded. Raises ``ModelError`` that
-    says what is missing, or what the code raised.
+    with ``arguments``, by their names; that is done with torch's generator seeded. Raises
+    ``ModelError`` that says what is missing, or what the code raised.
     """
     import torch
 
@@ -44,13 +47,24 @@ def build(reference: str) -> torch.nn.Module:
         torch.manual_seed(SEED)
         found = _attribute(_running(reference, lambda: import_module(name)), path, reference)
         if not isinstance(found, torch.nn.Module) and callable(found):
-            found = _running(reference, found)
+            found = _called(reference, found, arguments or {})
+        elif arguments:
+            raise ModelError(
+                f"{reference}: is {type(found).__name__}, which is not called: --arg is for what is"
+            )
     if not isinstance(found, torch.nn.Module):
         raise ModelError(f"{reference}: gives {type(found).__name__}, not an nn.Module")
     found = _unwrapped(found)
     if problem := _not_exportable(found):
         raise ModelError(f"{reference}: {problem}")
-    return found.cpu().float().eval()
+    return _running(reference, lambda: _in_eval(found.cpu().float()))
+
+
+def _called(reference: str, found: Any, arguments: Mapping[str, Any]) -> Any:
+    if problem := misfit(found, arguments):
+        raise ModelError(f"{reference}: {problem}")
+    given = f"{reference}({', '.join(shown(arguments))})" if arguments else reference
+    return _running(given, partial(found, **arguments))
 
 
 def _unwrapped(module: torch.nn.Module) -> torch.nn.Module:
@@ -66,24 +80,28 @@ def _unwrapped(module: torch.nn.Module) -> torch.nn.Module:
             return module
 
 
+def _in_eval(module: torch.nn.Module) -> torch.nn.Module:
+    try:
+        return module.eval()
+    except NotImplementedError:  # programs of torch.export have no modes: they are what they are
+        return module
+
+
 def _not_exportable(module: torch.nn.Module) -> str | None:
     """What a module is that no exporter takes, and what to do; ``None`` for any other."""
     import torch
 
-    if isinstance(module, torch.jit.ScriptModule):
-        return "is TorchScript: export the nn.Module that it was made of"
-    kinds = {type(part).__name__ for part in module.modules()}
-    if {"FakeQuantize", "FusedMovingAvgObsFakeQuantize", "FakeQuantizeBase"} & kinds:
+    if fake_quantization.only_observes(module):
         return (
-            "holds the fake quantization of a quantization-aware training: export the float "
-            "module with its trained weights, edgepipe quantizes it"
+            "collects ranges (torch.ao.quantization.prepare) and quantizes nothing: export the "
+            "float module, edgepipe quantizes it"
         )
     values = [value for value in module.state_dict().values() if isinstance(value, torch.Tensor)]
     packed = any(name.startswith("torch.ao.nn.quantized") for name in _origins(module))
     if packed or any(value.is_quantized for value in values):
         return (
-            "is quantized by PyTorch already: export the float module that it was made of, "
-            "edgepipe quantizes it"
+            "is quantized by PyTorch already (convert, quantize_dynamic), in a form that ONNX "
+            "has no operators for: export the module from before that"
         )
     if any(value.is_meta for value in values):
         return "has parameters on the meta device: load weights into it first"
@@ -99,6 +117,10 @@ def digest(module: torch.nn.Module) -> str:
     import torch
 
     hasher = hashlib.sha256()
+    if isinstance(module, torch.jit.ScriptModule):
+        hasher.update(torchscript.digest(module).encode())
+    if isinstance(module, torch.fx.GraphModule):
+        hasher.update(module.code.encode())
     for name, tensor in module.state_dict().items():
         flat = tensor.detach().contiguous().flatten()
         hasher.update(f"{name} {tensor.dtype} {tuple(tensor.shape)}".encode())
@@ -120,51 +142,6 @@ def other_channels(module: torch.nn.Module) -> str:
         f"them in forward (x.mean(1, keepdim=True) for grey), or name arrays with --input "
         f"x:1x{first.in_channels}xHxW:float32"
     )
-
-
-def flatten(outputs: Any, name: str = "output") -> dict[str, torch.Tensor]:
-    """The tensors in what a forward returned, by name: keys, or places in a tuple.
-
-    Raises ``ModelError`` for anything else in it.
-    """
-    import torch
-
-    if isinstance(outputs, torch.Tensor):
-        return {name: outputs}
-    if isinstance(outputs, Mapping):
-        parts = {str(key): value for key, value in outputs.items()}
-    elif isinstance(outputs, tuple | list):
-        fields = getattr(outputs, "_fields", range(len(outputs)))
-        parts = {
-            key if isinstance(key, str) else f"{name}{key}": value
-            for key, value in zip(fields, outputs, strict=True)
-        }
-    else:
-        raise ModelError(f"the model gives {type(outputs).__name__} for {name}, not a tensor")
-    found: dict[str, torch.Tensor] = {}
-    for key, value in parts.items():
-        inside = flatten(value, key)
-        if twice := set(found) & set(inside):
-            raise ModelError(f"two outputs are called {', '.join(sorted(twice))}")
-        found |= inside
-    return found
-
-
-def flat(module: torch.nn.Module) -> torch.nn.Module:
-    """The module with its outputs as one tuple, in the order of ``flatten``."""
-    import torch
-
-    class Flat(torch.nn.Module):
-        """Exporters number outputs: nothing but a flat tuple has an order that all agree on."""
-
-        def __init__(self) -> None:
-            super().__init__()
-            self.module = module
-
-        def forward(self, *inputs: torch.Tensor) -> tuple[torch.Tensor, ...]:
-            return tuple(flatten(self.module(*inputs)).values())
-
-    return Flat().eval()
 
 
 def _attribute(module: Any, path: str, reference: str) -> Any:
@@ -189,11 +166,15 @@ def _running(reference: str, call: Any) -> Any:
 
 @contextmanager
 def _current_folder() -> Iterator[None]:
-    """Imports from where the command runs, as ``python -m`` does."""
+    """Imports from where the command runs, as ``python -m`` does.
+
+    What the code prints is no result, so that it goes where progress does.
+    """
     folder = str(Path.cwd())
     sys.path.insert(0, folder)
     try:
-        yield
+        with redirect_stdout(sys.stderr):
+            yield
     finally:
         sys.path.remove(folder)
 

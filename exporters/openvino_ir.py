@@ -12,13 +12,17 @@ from typing import TYPE_CHECKING, Any
 
 from .base import ExportOptionError, ExportOptions, MissingLibrary
 from .onnx import quiet, trace
+from .own.torchscript import holds
 
 if TYPE_CHECKING:
     import torch
 
 
 class OpenVinoIr:
-    """``openvino-ir``: the exported program, converted; float16 weights if asked for."""
+    """``openvino-ir``: the exported program, converted; float16 weights if asked for.
+
+    TorchScript, of which there is no program, is converted as it is.
+    """
 
     name = format = "openvino-ir"
     suffixes = (".xml", ".bin")
@@ -29,7 +33,10 @@ class OpenVinoIr:
         """See ``Exporter.export``."""
         openvino = _library()
         with _quiet():
-            model = openvino.convert_model(trace(module, example, options))
+            if holds(module):
+                model = openvino.convert_model(module, example_input=tuple(example))
+            else:
+                model = openvino.convert_model(trace(module, example, options))
         _rename(model.inputs, options.input_names)
         _rename(model.outputs, options.output_names)
         # The converter leaves more dimensions open than the program does.

@@ -144,7 +144,10 @@ def _check_archive(path: Path) -> None:
     if any("/code/" in name for name in names) or any(
         name.endswith("constants.pkl") for name in names
     ):
-        raise ModelError(f"{path}: a TorchScript archive, not a state dict: save state_dict()")
+        raise ModelError(
+            f"{path}: a TorchScript archive, not a state dict: save state_dict(), or export the "
+            "archive itself (edgepipe export FILE --trust)"
+        )
     if not any(name.endswith("data.pkl") for name in names):
         raise ModelError(f"{path}: a zip archive that is no torch checkpoint")
 

@@ -13,7 +13,7 @@ import os
 import urllib.parse
 import urllib.request
 from collections.abc import Mapping
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from functools import partial
 from importlib import import_module
 from pathlib import Path
@@ -21,6 +21,8 @@ from typing import TYPE_CHECKING, Any
 
 from .. import modules
 from ..base import ModelError
+from ..own import decomposed, fake_quantization, torchscript
+from ..own.rounding import QDQ, Fixed
 from ..zoo import ARCHITECTURES, WITH_WIDTH
 from ..zoo.published import PUBLISHED
 from . import checkpoints
@@ -74,7 +76,10 @@ class Source:
     ``modules.digest``). ``classes`` is ``None`` where only the outputs tell.
     ``preprocessing`` is what the weights were trained with, ``None`` if nothing says so.
     ``width`` is the width multiplier, ``None`` where the architecture has none. ``key`` is the
-    dictionary of the file that was asked for, see ``fitting.choose``.
+    dictionary of the file that was asked for, see ``fitting.choose``. ``arguments`` are what a
+    module of the user's own is made with. One that is ``scripted`` is TorchScript; if it is an
+    archive, ``path`` is that, and ``architecture`` its name. ``quantized`` says in which form it
+    quantizes by itself, ``rounding.QDQ`` or not at all.
     """
 
     architecture: str
@@ -87,14 +92,21 @@ class Source:
     preprocessing: Mapping[str, Any] | None
     width: float | None = None
     key: str | None = None
+    arguments: Mapping[str, Any] = field(default_factory=dict)
+    scripted: bool = False
+    quantized: str | None = None
 
 
 @dataclass(frozen=True)
 class Built:
-    """A module with its weights, and where in their file those were, if they are from one."""
+    """A module with its weights, and where in their file those were, if they are from one.
+
+    Of one after a quantization-aware training ``fixed`` is what exporters take.
+    """
 
     module: torch.nn.Module
     origin: Origin | None = None
+    fixed: Fixed | None = None
 
 
 def resolve(
@@ -203,15 +215,33 @@ def choose_weights(source: Source) -> Chosen:
 
 
 def resolve_module(
-    reference: str, path: Path | None, labels: Path | None, key: str | None = None
+    reference: str,
+    path: Path | None,
+    labels: Path | None,
+    key: str | None = None,
+    arguments: Mapping[str, Any] | None = None,
 ) -> Source:
     """A module of the user's own, with ``path``'s weights if it is given. Runs their code.
 
-    Raises ``ModelError`` where that fails or the weights don't fit.
+    ``arguments`` are for what makes it. Raises ``ModelError`` where that fails or the weights
+    don't fit.
     """
     names = read_labels(labels) if labels else None
-    source = Source(reference, OWN, path, "", True, None, names, None, None, key)
-    return replace(source, digest=modules.digest(build(source).module))
+    source = Source(reference, OWN, path, "", True, None, names, None, None, key, arguments or {})
+    built = build(source)
+    return replace(
+        source,
+        digest=modules.digest(built.module),
+        scripted=torchscript.holds(built.module),
+        quantized=QDQ if built.fixed else None,
+    )
+
+
+def resolve_archive(path: Path, labels: Path | None) -> Source:
+    """A TorchScript archive. Runs nothing of it; raises ``ModelError`` if it is none."""
+    torchscript.check(path)
+    names = read_labels(labels) if labels else None
+    return Source(path.name, OWN, path, _sha256(path), True, None, names, None, scripted=True)
 
 
 def build(source: Source) -> Built:
@@ -221,14 +251,17 @@ def build(source: Source) -> Built:
     """
     import torch
 
+    if torchscript.is_archive(source.architecture):
+        assert source.path
+        return Built(torchscript.load(source.path))
     if source.weights == OWN:
-        module = modules.build(source.architecture)
+        module = modules.build(source.architecture, source.arguments)
         if source.path is None:
-            return Built(module)
+            return Built(module, fixed=_fixed(module, source.architecture))
         states = read_states(source.path)
         chosen = choose(states, Expected.of(module), source.path, source.key)
         load_strictly(module, chosen.state, source.path, chosen.origin)
-        return Built(module, chosen.origin)
+        return Built(module, chosen.origin, _fixed(module, source.architecture))
     chosen = choose_weights(source) if source.path else None
     if chosen and chosen.classes != source.classes:
         raise ModelError(
@@ -250,6 +283,15 @@ def build(source: Source) -> Built:
         if isinstance(part, (torch.nn.ReLU, torch.nn.Hardtanh, torch.nn.SiLU)):
             part.inplace = False
     return Built(module.float().eval(), chosen.origin if chosen else None)
+
+
+def _fixed(module: torch.nn.Module, reference: str) -> Fixed | None:
+    """What exporters take of a module that quantizes by itself."""
+    kind = next((one for one in (fake_quantization, decomposed) if one.holds(module)), None)
+    try:
+        return kind.fix(module) if kind else None
+    except ModelError as error:
+        raise ModelError(f"{reference}: {error}") from error
 
 
 def construct(architecture: str, classes: int, width: float | None = None) -> torch.nn.Module:

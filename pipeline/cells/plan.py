@@ -11,6 +11,7 @@ import sys
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 from ...runners import registry
 from ...runners.base import RunnerError
@@ -92,7 +93,7 @@ def plan(
             section.variants or manifest.variants, targets, section.precisions
         ):
             files = manifest.variants[variant]
-            if reason := _why_not(variant, files, runner, precision, able):
+            if reason := _why_not(variant, files, runner, precision, able, manifest.model):
                 row = Refused(variant, runner, target.name, precision, "failed", reason)
                 impossible.append(row)
                 continue
@@ -158,10 +159,19 @@ def not_there(runner: str, target: Target, places: Places) -> str | None:
 
 
 def _why_not(
-    variant: str, files: Mapping[str, str], runner: str, precision: str, able: Abilities
+    variant: str,
+    files: Mapping[str, str],
+    runner: str,
+    precision: str,
+    able: Abilities,
+    model: Mapping[str, Any],
 ) -> str | None:
     if not set(files) & set(able.formats):
-        return f"{runner} takes {', '.join(able.formats)}; {variant} is there as {', '.join(files)}"
+        because = model.get("no_program_because") if "pt2" in able.formats else None
+        return (
+            f"{runner} takes {', '.join(able.formats)}; {variant} is there as {', '.join(files)}"
+            f"{f': {because}' if because else ''}"
+        )
     if precision not in able.precisions:
         return f"{runner} computes in {', '.join(able.precisions)}, not {precision}"
     return None

@@ -20,7 +20,7 @@ from ..stages import samples
 from ..stages.chain import make, quantizing
 from ..stages.modelspec import ModelSpec, preprocessing_of
 from ..stages.native import Native
-from ..stages.quantize import EXACT_PAIRS, calibration_batch
+from ..stages.quantize import EXACT_PAIRS, Given, calibration_batch
 from ..stages.simplify import Simplify
 from ..stages.stage import Stage
 from ..storage.manifest import Manifest
@@ -31,7 +31,8 @@ from .onnx_file import OnnxFile
 from .quantized import quantization_of
 from .repair import CanNotRepair
 from .repairing import Repair, Repairs, repairs_of
-from .taking_in import Given, Import, TakenIn
+from .taking_in import Import, TakenIn
+from .troubles import troubles
 
 # The sections of ``[import]`` that mean the same under ``[export]``.
 SHARED = (
@@ -237,9 +238,9 @@ def _stages(
         batch = calibration_batch(intake.batch)
         stages += quantizing(spec, chosen, batch, int8, steps, native)
     if intake.quantized:
-        stages.append(Given(spec.preprocessing))
+        stages.append(Given(spec.preprocessing, troubles=troubles))
     if repairs:
-        stages.append(Repair(spec.preprocessing, repairs=repairs))
+        stages.append(Repair(spec.preprocessing, troubles=troubles, repairs=repairs))
     return stages
 
 

@@ -19,12 +19,12 @@ from ..numerics.precision import GIVEN, REPAIRED
 from ..progress import Progress
 from ..quantization.qdq import DEQUANTIZE
 from ..stages import graphs
+from ..stages.quantize import GIVEN_FILE, Given
 from ..storage import goldens
 from ..storage.goldens import Goldens
 from ..storage.workspace import Transaction
 from . import repair
 from .repair import CanNotRepair
-from .taking_in import GIVEN_FILE, Given
 
 # A rewritten file may be so much further from the reference, in dB: what rounding elsewhere does.
 MARGIN_DB = 0.5

@@ -11,25 +11,20 @@ import numpy as np
 
 from ...runners.images import Preprocessing
 from ...runners.machine.installed import versions
-from ..cells import arithmetic
 from ..errors import InputError
-from ..numerics.precision import GIVEN
 from ..progress import Progress
-from ..quantization.qdq import worst_of_layers
 from ..stages import graphs
 from ..stages.export import EXPORTED, described, with_scores
 from ..stages.modelspec import ModelSpec
-from ..stages.quantize import kernels
+from ..stages.quantize import GIVEN_FILE
 from ..stages.samples import Samples
 from ..storage import goldens
 from ..storage.dataset import Dataset
 from ..storage.goldens import Goldens, reference_json
 from ..storage.workspace import Transaction
 from .onnx_file import OnnxFile
+from .quantized import quantization_of
 from .reference import Answers, Fed, answers, as_written
-from .troubles import troubles
-
-GIVEN_FILE = f"{GIVEN}.onnx"
 
 
 @dataclass(frozen=True)
@@ -123,6 +118,8 @@ class Import:
             "weights_from": None,
             "inputs": described(next(fed.runs())[0]),
             "outputs": outputs,
+            "quantized": None if self.floats else str(quantization_of(answering.model)),
+            "no_program_because": "there is no module behind an imported file",
             "exporter": answering.producer or "unknown",
             "opset": answering.opsets.get("ai.onnx"),
             "reference": "float64" if found.fp64 else f"float32 only: {found.why_not_fp64}",
@@ -172,62 +169,6 @@ class Import:
                 yield f"{bad} of the file's own answers ({name}) are NaN or infinite"
             elif len(array) > 1 and np.all(array == array[:1]):
                 yield f"{name} does not depend on the input: parity will fail as degenerate"
-
-
-@dataclass(frozen=True)
-class Given:
-    """Writes what a quantized file itself makes of the goldens, and says what runs in int8."""
-
-    preprocessing: Preprocessing | None
-    variant: str = GIVEN
-
-    @property
-    def name(self) -> str:
-        """The stage is named after what it judges."""
-        return self.variant
-
-    @property
-    def requires(self) -> tuple[str, ...]:
-        """See ``Stage``."""
-        return (f"{self.variant}.onnx", goldens.FILE)
-
-    @property
-    def ensures(self) -> tuple[str, ...]:
-        """See ``Stage``."""
-        return (arithmetic.file_of(self.variant),)
-
-    def depends(self, transaction: Transaction) -> Mapping[str, Any]:
-        """See ``Stage.depends``."""
-        model = transaction.artifact(f"{self.variant}.onnx").sha256
-        return {**self._judged_by(transaction), "model": model}
-
-    def _judged_by(self, transaction: Transaction) -> dict[str, Any]:
-        return {
-            "goldens": transaction.artifact(goldens.FILE).sha256,
-            "preprocessing": self.preprocessing.to_json() if self.preprocessing else {},
-            "versions": versions("edgepipe", "onnxruntime", "onnx", "numpy"),
-        }
-
-    def run(self, transaction: Transaction, progress: Progress) -> Mapping[str, Any]:
-        """See ``Stage.run``."""
-        import onnx
-
-        path = transaction.path(f"{self.variant}.onnx")
-        own = arithmetic.compute(path, transaction.path(goldens.FILE), self.preprocessing)
-        transaction.write(arithmetic.file_of(self.variant), own.to_bytes())
-        proof = kernels(path)
-        found = list(troubles(onnx.load(path)))
-        for one in found:
-            progress.say(f"warning: {self.variant}: {one.text}")
-        quantized, floats = proof["quantized_convolutions"], len(proof["float_convolutions"])
-        return {
-            **proof,
-            "pairs": worst_of_layers(onnx.load(path)),
-            "troubles": [{"kind": one.kind, "text": one.text} for one in found],
-            "summary": f"{quantized} of {quantized + floats} convolutions run as QLinearConv"
-            if quantized + floats
-            else "no convolutions",
-        }
 
 
 def _macs(path: Path) -> int | None:

@@ -194,7 +194,7 @@ class _Explainer:
         from ...runners.backends import torch as torch_runner
 
         if PROGRAM not in self.manifest.artifacts:
-            notes.append("no layers: there is no module behind an imported file")
+            notes.append(f"no layers: {self.manifest.model['no_program_because']}")
             return [], None
         doubt = made_here.distrusted(self.manifest, PROGRAM)
         if doubt and not self.trusted:

@@ -42,8 +42,9 @@ class Walk:
 
     @property
     def exact(self) -> Gate:
-        """The limits of a file in float32."""
-        strict = default_gate("f32", self.recording.reference_sqnr_db)
+        """The limits of a file in float32, or of one that was quantized before its export."""
+        kind = "int8" if self.recording.model.get("quantized") else "f32"
+        strict = default_gate(kind, self.recording.reference_sqnr_db)
         return replace(strict, min_top1=0.0)
 
     def steps(self, cell: Cell, outputs: CellOutputs, row: CellVerdict) -> list[Step]:

@@ -10,6 +10,7 @@ from pydantic import Field
 
 from ...exporters import registry as exporters
 from .options import (
+    ArgumentText,
     Duration,
     Help,
     InputSize,
@@ -81,7 +82,10 @@ class ExportConfig(Section):
     table: ClassVar[str] = "export"
     architecture: Annotated[
         str | None,
-        Help("An architecture, or package.module:attribute for your own.", flag=""),
+        Help(
+            "An architecture, package.module:attribute for your own, or a TorchScript archive.",
+            flag="",
+        ),
     ] = None
     weights: Annotated[str, Help("digits, imagenet or random.")] = "digits"
     width: Width = None
@@ -118,6 +122,15 @@ class ExportConfig(Section):
         ),
     ] = False
     inputs: Inputs = ()
+    args: Annotated[
+        tuple[ArgumentText, ...],
+        Help(
+            "An argument for what makes your own model.",
+            flag="--arg",
+            metavar="NAME=VALUE",
+        ),
+    ] = ()
+    trust: Annotated[bool, Help("Run the code of a TorchScript archive.")] = False
     data: Data = None
     calibration: Calibration = None
     calibration_images: CalibrationImages = 128
@@ -142,7 +155,7 @@ class ExportRequest(ExportConfig, InWorkspace):
     model: Annotated[
         str | None,
         Help(
-            "An architecture, or package.module:attribute for your own.",
+            "An architecture, package.module:attribute for your own, or a TorchScript archive.",
             argument=True,
             unset=DEFAULT_MODEL,
         ),

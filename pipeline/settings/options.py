@@ -24,6 +24,7 @@ from pydantic import (
     field_validator,
 )
 
+from ...exporters.own import arguments
 from ..errors import UsageError
 from ..progress import SILENT, Progress
 from ..storage.arrays import ArrayInput
@@ -220,6 +221,7 @@ Positive = Annotated[int, Field(ge=1)]
 Share = Annotated[str, _checked(required_share)]
 Pair = Annotated[str, _checked(pair)]
 InputText = Annotated[str, _checked(ArrayInput.parse)]
+ArgumentText = Annotated[str, _checked(arguments.parse)]
 Percent = Annotated[str, _checked(fraction)]
 Duration = Annotated[str, _checked(seconds)]
 Side = Annotated[int, Field(ge=32, le=2048)]

@@ -8,9 +8,10 @@ from typing import Any
 
 from ...exporters import registry
 from ...exporters.complexity import Complexity
+from ...exporters.onnx import OnnxDynamo, OnnxTorchScript
 from ...runners.machine.installed import versions
 from ..errors import UsageError
-from ..numerics.precision import FOREIGN
+from ..numerics.precision import FOREIGN, GIVEN
 from ..progress import SILENT, Progress
 from ..quantization import recipes
 from ..settings.load import load
@@ -22,13 +23,15 @@ from ..storage.workspace import Transaction, Workspace
 from . import samples
 from .export import PROGRAM, Export
 from .formats import HALF, HALF_FORMATS, ExportFormat
-from .modelspec import ModelSpec, name_of, settle, specify
+from .modelspec import ModelSpec, is_own, name_of, settle, specify
 from .native import Native
 from .quantize import (
     EXACT_PAIRS,
+    GIVEN_FILE,
     SEARCHED,
     SOURCES,
     Calibrate,
+    Given,
     Quantize,
     calibration_batch,
 )
@@ -49,6 +52,8 @@ TOLD = (
     "goldens",
     "exporter",
     "opset",
+    "no_program_because",
+    "quantized",
 )
 
 
@@ -126,16 +131,34 @@ def stages_for(section: ExportConfig, native: Native, progress: Progress = SILEN
     """
     quantized = tuple(name for name in EXACT_PAIRS if name in section.variants)
     steps = recipes.steps_of(section.recipe)
-    samples.check(section, quantized)
+    own = is_own(section.architecture or "")
+    if not own:
+        samples.check(section, quantized)
     spec = specify(section, progress.say)
+    section = _for_torchscript(section) if spec.source.scripted else section
+    if spec.source.quantized:
+        if quantized and "variants" in section.model_fields_set:
+            raise UsageError(
+                f"{', '.join(quantized)}: {section.architecture} is quantized already "
+                f"({spec.source.quantized}), and is kept as it was trained: as {GIVEN}"
+            )
+        quantized = ()
+    if own:
+        samples.check(section, quantized)
     chosen = samples.choose(section, spec, quantized)
     for note in (*spec.notes, *chosen.notes):
         progress.say(f"warning: {note}")
     if registry.get(section.exporter).format != registry.ONNX:
         raise UsageError(f"exporter {section.exporter} writes no ONNX: ask for it with --format")
     first = Export(spec, section, chosen)
-    stages: list[Stage] = [first, Simplify(section.simplify, spec.preprocessing, native)]
-    stages += _further_formats(first, section)
+    simplified = GIVEN_FILE if spec.source.quantized else FP32
+    stages: list[Stage] = [
+        first,
+        Simplify(section.simplify, spec.preprocessing, native, simplified),
+        *_further_formats(first, section),
+    ]
+    if spec.source.quantized:
+        return [*stages, Given(spec.preprocessing)]
     count = calibration_batch(section.batch)
     return stages + quantizing(spec, chosen, count, quantized, steps, native)
 
@@ -156,15 +179,27 @@ def quantizing(
     return [calibrate, *(Quantize(name, steps, calibrate) for name in variants)]
 
 
+def _for_torchscript(section: ExportConfig) -> ExportConfig:
+    """The section with the one exporter of torch's that takes TorchScript."""
+    if section.exporter != OnnxDynamo.name:
+        return section
+    if "exporter" in section.model_fields_set:
+        raise UsageError(
+            f"exporter: {section.exporter} takes no TorchScript, {OnnxTorchScript.name} does"
+        )
+    return section.model_copy(update={"exporter": OnnxTorchScript.name})
+
+
 def _further_formats(export: Export, section: ExportConfig) -> list[Stage]:
     """One stage for each format beside ONNX, and for the variant ``fp16`` those that have it."""
     stages: list[Stage] = []
+    variant = GIVEN if export.spec.source.quantized else "fp32"
     formats = [name for name in dict.fromkeys(section.formats) if name != registry.ONNX]
     for name in formats:
         exporter = registry.get(name)
         if exporter.format == registry.ONNX:
             raise UsageError(f"{name} is no format but a way to ONNX: use --exporter {name}")
-        stages.append(ExportFormat(export, exporter))
+        stages.append(ExportFormat(export, exporter, variant))
         if HALF in section.variants and name in HALF_FORMATS:
             stages.append(ExportFormat(export, exporter, HALF))
     if HALF in section.variants and not set(formats) & set(HALF_FORMATS):
@@ -180,10 +215,14 @@ def told(transaction: Transaction, model: str) -> dict[str, Any]:
     export, calibrate = made.get("export") or made["import"], made.get("calibrate")
     simplify = made.get("simplify", NOT_SIMPLIFIED)
     source = export["source"]
-    exact = {kind: name for kind, name in (("onnx", FP32), ("pt2", PROGRAM)) if name in files}
-    variants: dict[str, dict[str, str]] = {"fp32": exact} if exact else {}
+    program = {"pt2": PROGRAM} if PROGRAM in files else {}
+    variants: dict[str, dict[str, str]] = {}
+    if FP32 in files:
+        variants["fp32"] = {"onnx": FP32, **program}
     of_one_file = [name for name in (*FOREIGN, *EXACT_PAIRS) if f"{name}.onnx" in files]
     variants |= {name: {"onnx": f"{name}.onnx"} for name in of_one_file}
+    if export["quantized"] and "fp32" not in variants:
+        variants[GIVEN] |= program
     for stage in transaction.stages.values():
         if stage.result.get(SEARCHED):
             variants[stage.name] = {"onnx": stage.artifacts[0]}
@@ -194,6 +233,7 @@ def told(transaction: Transaction, model: str) -> dict[str, Any]:
             "name": model,
             "architecture": source["architecture"],
             "width": source["width"],
+            "arguments": source.get("arguments", {}),
             "weights": source["weights"],
             "weights_sha256": source["digest"],
             "trained": source["trained"],

@@ -17,9 +17,13 @@ from ...exporters.base import (
     ModelError,
     ProgramExporter,
 )
-from ...exporters.complexity import of_program
+from ...exporters.complexity import of_program, uncounted
 from ...exporters.folding import fold
 from ...exporters.onnx import save_program, trace
+from ...exporters.own.inputs import bound
+from ...exporters.own.outputs import flat, flatten
+from ...exporters.own.qdq import with_integer_weights
+from ...exporters.own.torchscript import NO_PROGRAM, reason, whole
 from ...exporters.weights.fitting import Origin
 from ...exporters.weights.sources import OWN, Source, build
 from ...runners.base import StorageFull
@@ -51,8 +55,9 @@ class Prepared:
     """A model on its way to the exporters: ``deployed`` is what they get, with ``example`` inputs.
 
     ``module`` is the model as it was trained, which answers for the goldens; the two differ if
-    preprocessing is folded into the deployed one. ``classes`` is ``None`` for no classifier.
-    ``origin`` is where in a checkpoint the weights were.
+    preprocessing is folded into the deployed one, or if it holds fake quantization. Of such one
+    ``exact`` answers in float64. ``classes`` is ``None`` for no classifier. ``origin`` is where in
+    a checkpoint the weights were, ``notes`` what is to be known of it, a line each.
     """
 
     module: torch.nn.Module
@@ -61,11 +66,13 @@ class Prepared:
     options: ExportOptions
     classes: int | None
     origin: Origin | None = None
+    exact: torch.nn.Module | None = None
+    notes: tuple[str, ...] = ()
 
 
 @dataclass(frozen=True)
 class Export:
-    """Writes ``exported.onnx``, ``fp32.pt2`` and ``goldens.npz``."""
+    """Writes ``exported.onnx``, ``goldens.npz`` and, unless it is TorchScript, ``fp32.pt2``."""
 
     spec: ModelSpec
     config: ExportConfig
@@ -73,7 +80,12 @@ class Export:
 
     name = "export"
     requires: tuple[str, ...] = ()
-    ensures: tuple[str, ...] = (EXPORTED, PROGRAM, goldens.FILE)
+
+    @property
+    def ensures(self) -> tuple[str, ...]:
+        """See ``Stage``. TorchScript has no program."""
+        program = () if self.spec.source.scripted else (PROGRAM,)
+        return (EXPORTED, *program, goldens.FILE)
 
     def depends(self, transaction: Transaction) -> Mapping[str, Any]:
         """See ``Stage.depends``."""
@@ -101,25 +113,31 @@ class Export:
         import torch
 
         built, preprocessing, batch = build(self.spec.source), self.spec.preprocessing, self._batch
-        module = built.module
-        deployed, names = module, tuple(one.name for one in self.spec.inputs)
+        module, fixed = built.module, built.fixed
+        deployed = fixed.module if fixed else module
+        names = tuple(one.name for one in self.spec.inputs)
         # Two rows for a dynamic batch: torch.export would take a single one for a constant.
         rows = batch or 2
         if preprocessing is None:
             made = Arrays.random(self.spec.inputs, rows, EXAMPLE_SEED).values
             example = tuple(torch.from_numpy(made[name]) for name in names)
+            module, deployed = bound(module, names), bound(deployed, names)
         else:
             names = (self.spec.image_input,)
             pixel = torch.uint8 if preprocessing.folded else torch.float32
             example = (torch.zeros(rows, *preprocessing.shape, dtype=pixel),)
+        exact = deployed if fixed else None
         if preprocessing and preprocessing.folded:
             reverse = preprocessing.channels == "bgr"
-            deployed = fold(module, preprocessing.mean, preprocessing.std, reverse)
+            deployed = fold(deployed, preprocessing.mean, preprocessing.std, reverse)
         outputs, classes = ("logits",), self.spec.source.classes
         if self.spec.source.weights == OWN:
             deployed, outputs, classes = self._own(deployed, example, names)
+        if self.spec.source.scripted:
+            deployed = whole(deployed, example)
         options = ExportOptions(self.config.opset, batch is None, names, outputs)
-        return Prepared(module, deployed, example, options, classes, built.origin)
+        notes = fixed.notes if fixed else ()
+        return Prepared(module, deployed, example, options, classes, built.origin, exact, notes)
 
     @property
     def _batch(self) -> int | None:
@@ -140,15 +158,16 @@ class Export:
                 given = module(*example)
         except Exception as error:  # it is their code that runs
             shapes = ", ".join(f"{tensor.dtype} {list(tensor.shape)}" for tensor in example)
-            text = f"{type(error).__name__}: {error}"
             hint = modules.other_channels(module) if self.spec.preprocessing else ""
-            raise ModelError(f"{source.architecture} fails for {shapes}: {text}{hint}") from error
-        found = modules.flatten(given)
+            raise ModelError(
+                f"{source.architecture} fails for {shapes}: {reason(error)}{hint}"
+            ) from error
+        found = flatten(given)
         if taken := set(found) & set(names):
             raise ModelError(
                 f"{source.architecture}: an output is called like an input: {', '.join(taken)}"
             )
-        deployed = module if isinstance(given, torch.Tensor) else modules.flat(module)
+        deployed = module if isinstance(given, torch.Tensor) else flat(module)
         output = next(iter(found.values()))
         scores = output.ndim == 2 and output.shape[1] > 1 and output.is_floating_point()
         if self.spec.preprocessing is None or len(found) > 1 or not scores:
@@ -167,23 +186,29 @@ class Export:
         made, source = self.prepare(), self.spec.source
         if made.origin and not made.origin.plain:
             progress.say(f"warning: {source.path}: took {made.origin}")
+        for note in made.notes:
+            progress.say(f"warning: {source.architecture}: {note}")
         options = made.options
         exporter = registry.get(self.config.exporter)
         with blaming(source, "torch.export"):
-            program = trace(made.deployed, made.example, options)
+            program = None if source.scripted else trace(made.deployed, made.example, options)
             if source.weights == OWN:
                 refuse_random(source.architecture, made.deployed, made.example, program)
-            transaction.write(PROGRAM, save_program(program, options))
+            if program:
+                transaction.write(PROGRAM, save_program(program, options))
         with blaming(source, exporter.name):
             files = run_exporter(exporter, made, options, program)
-        transaction.write(EXPORTED, files[".onnx"])
+        model = files[".onnx"]
+        transaction.write(EXPORTED, with_integer_weights(model) if source.quantized else model)
         batch = (self._batch or 1) if source.weights == OWN else GOLDEN_BATCH
-        torchs = Reference(made.module, options.output_names, self.spec, self.samples, batch)
+        torchs = Reference(
+            made.module, options.output_names, self.spec, self.samples, batch, made.exact
+        )
         recorded, raised = torchs.record(program)
         transaction.write(goldens.FILE, recorded.to_bytes())
         for doubt in torchs.doubts(recorded, raised):
             progress.say(f"warning: {doubt}")
-        costs = of_program(program, len(made.example[0]))
+        costs = of_program(program, len(made.example[0])) if program else uncounted(made.module)
         if not source.trained:
             progress.say("warning: random weights: good for timing, its answers mean nothing")
         inputs = {
@@ -194,13 +219,16 @@ class Export:
             **self._made_with(),
             **asdict(costs),
             "classes": made.classes,
+            "no_program_because": None if program else NO_PROGRAM,
+            "quantized": source.quantized,
             "weights_from": asdict(made.origin) if made.origin else None,
             "inputs": described(inputs),
             "outputs": with_scores(described(recorded.fp32), recorded.fp32),
             "reference": "float64, casts raised" if raised else "float64",
             **reference_json(recorded.reference_sqnr_db),
             "summary": f"{source.architecture} with {source.weights} weights, "
-            f"{costs.parameters:,} parameters, opset {self.config.opset}, {self.config.exporter}",
+            f"{costs.parameters:,} parameters, opset {self.config.opset}, {self.config.exporter}"
+            f"{', quantized as ' + source.quantized if source.quantized else ''}",
         }
 
 
@@ -264,8 +292,7 @@ def blaming(source: Source, exporter: str) -> Iterator[None]:
         cause: BaseException = error
         while cause.__cause__:  # exporters wrap what happened in advice
             cause = cause.__cause__
-        lines = [line.strip() for line in str(cause).splitlines() if line.strip()] or [""]
-        text = f"{type(cause).__name__}: {lines[0][:MOST_OF_A_REASON]}"
+        text = reason(cause)[:MOST_OF_A_REASON]
         raise ModelError(
             f"{source.architecture} can't be exported by {exporter}: {text}"
         ) from error

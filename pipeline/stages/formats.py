@@ -11,7 +11,7 @@ from ...runners.machine.files import temporary_files
 from ...runners.machine.installed import versions
 from ..progress import Progress
 from ..storage.workspace import Transaction
-from .export import PROGRAM, Export, blaming, plugin, run_exporter
+from .export import EXPORTED, Export, blaming, plugin, run_exporter
 
 # The variant whose weights are stored as float16, and the formats that have such weights.
 HALF, HALF_FORMATS = "fp16", ("openvino-ir",)
@@ -31,7 +31,7 @@ class ExportFormat:
     @property
     def name(self) -> str:
         """The stage is named after what it makes."""
-        return self.exporter.name if self.variant == "fp32" else self.variant
+        return self.variant if self.variant == HALF else self.exporter.name
 
     @property
     def ensures(self) -> tuple[str, ...]:
@@ -52,7 +52,7 @@ class ExportFormat:
         """See ``Stage.run``."""
         made = self.export.prepare()
         options = replace(made.options, half_weights=self.variant == HALF)
-        size = transaction.artifact(PROGRAM).size
+        size = transaction.artifact(EXPORTED).size
         with blaming(self.export.spec.source, self.exporter.name), temporary_files(size):
             files = run_exporter(self.exporter, made, options)
         for suffix, data in files.items():

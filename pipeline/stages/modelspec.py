@@ -3,12 +3,21 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Any
 
 from ...exporters import modules
+from ...exporters.own import arguments, torchscript
 from ...exporters.weights import checkpoints
-from ...exporters.weights.sources import Source, resolve, resolve_checkpoint, resolve_module
+from ...exporters.weights.sources import (
+    Source,
+    resolve,
+    resolve_archive,
+    resolve_checkpoint,
+    resolve_module,
+)
 from ...exporters.zoo import ARCHITECTURES
 from ...runners.images import Preprocessing
 from ...runners.machine.files import cache_folder
@@ -38,8 +47,18 @@ class ModelSpec:
 
 
 def name_of(model: str) -> str:
-    """What a model is called in the workspace: its architecture, or its reference's last part."""
+    """What a model is called in the workspace: its architecture, or its reference's last part.
+
+    An archive goes by its name, as far as the first dot.
+    """
+    if torchscript.is_archive(model):
+        return Path(model).name.partition(".")[0]
     return re.split("[:.]", model)[-1] if modules.is_reference(model) else model
+
+
+def is_own(architecture: str) -> bool:
+    """Whether a model is code of the user's: a module, or an archive of one."""
+    return modules.is_reference(architecture) or torchscript.is_archive(architecture)
 
 
 def settle(export: ExportConfig, model: str, named: bool) -> tuple[ExportConfig, str]:
@@ -54,7 +73,7 @@ def settle(export: ExportConfig, model: str, named: bool) -> tuple[ExportConfig,
     if architecture is None:
         named_freely = model not in ARCHITECTURES and export.checkpoint is not None
         architecture = DEFAULT_MODEL if named_freely else model
-    if architecture not in ARCHITECTURES and not modules.is_reference(architecture):
+    if architecture not in ARCHITECTURES and not is_own(architecture):
         raise UsageError(f"model: no {architecture!r}; {nearest(architecture, ARCHITECTURES)}")
     name = model if named else name_of(architecture)
     return export.model_copy(update={"architecture": architecture}), name
@@ -68,7 +87,45 @@ def specify(export: ExportConfig, say: Callable[[str], None]) -> ModelSpec:
     """
     architecture = export.architecture
     assert architecture
-    own, key = modules.is_reference(architecture), export.checkpoint_key
+    own, key = is_own(architecture), export.checkpoint_key
+    given, inputs = _checked(export, own)
+    if torchscript.is_archive(architecture):
+        source = _trusted(Path(architecture), export)
+    elif own:
+        say(f"warning: {architecture} is code, and runs: only export what you trust")
+        source = resolve_module(architecture, export.checkpoint, export.labels, key, given)
+    elif export.checkpoint:
+        source = resolve_checkpoint(
+            architecture, export.checkpoint, export.labels, export.width, key
+        )
+    else:
+        source = resolve(
+            architecture, export.weights, export.width, export.classes, cache=cache_folder()
+        )
+    if inputs:
+        return ModelSpec(source, None, inputs)
+    preprocessing, notes = preprocessing_of(source, export)
+    return ModelSpec(source, preprocessing, notes=notes)
+
+
+def _trusted(path: Path, export: ExportConfig) -> Source:
+    """An archive whose code the user wants to run. Raises ``UsageError`` where that isn't said."""
+    if export.checkpoint or export.args:
+        raise UsageError(f"{path}: a TorchScript archive has its weights, and takes no arguments")
+    source = resolve_archive(path, export.labels)
+    if not export.trust:
+        raise UsageError(
+            f"{path}: a TorchScript archive is code, which exporting it runs: --trust, if you "
+            "know where it comes from"
+        )
+    return source
+
+
+def _checked(export: ExportConfig, own: bool) -> tuple[Mapping[str, Any], tuple[ArrayInput, ...]]:
+    """The arguments and the inputs of a module of the user's ``own``.
+
+    Raises ``UsageError`` for options that exclude each other.
+    """
     if (own or export.checkpoint) and "weights" in export.model_fields_set:
         raise UsageError(f"weights: {export.weights} or the model's own, not both")
     if export.labels and not (own or export.checkpoint):
@@ -83,26 +140,21 @@ def specify(export: ExportConfig, say: Callable[[str], None]) -> ModelSpec:
         raise UsageError("data: arrays are for a model that takes no images: add --input")
     if export.inputs and not own:
         raise UsageError("inputs: only a module of your own takes others than images")
-    if own:
-        say(f"warning: {architecture} is code, and runs: only export what you trust")
-        source = resolve_module(architecture, export.checkpoint, export.labels, key)
-    elif export.checkpoint:
-        source = resolve_checkpoint(
-            architecture, export.checkpoint, export.labels, export.width, key
-        )
-    else:
-        source = resolve(
-            architecture, export.weights, export.width, export.classes, cache=cache_folder()
-        )
-    if export.inputs:
-        if export.fold_preprocessing or export.labels:
-            raise UsageError("inputs: a model that takes no images has no preprocessing, no labels")
-        inputs = tuple(ArrayInput.parse(text) for text in export.inputs)
-        if odd := [one.name for one in inputs if not one.name.isidentifier()]:
-            raise UsageError(f"inputs: {odd[0]} is no name that a module's input can have")
-        return ModelSpec(source, None, inputs)
-    preprocessing, notes = preprocessing_of(source, export)
-    return ModelSpec(source, preprocessing, notes=notes)
+    if export.args and not own:
+        raise UsageError("args: they go with a module of your own")
+    if export.inputs and (export.fold_preprocessing or export.labels):
+        raise UsageError("inputs: a model that takes no images has no preprocessing, no labels")
+    if export.trust and not torchscript.is_archive(export.architecture or ""):
+        raise UsageError("trust: it goes with a TorchScript archive")
+    try:
+        given = arguments.read(export.args)
+    except ValueError as error:
+        raise UsageError(f"args: {error}") from error
+    inputs = tuple(ArrayInput.parse(text) for text in export.inputs)
+    names = [one.name for one in inputs]
+    if twice := next((name for name in names if names.count(name) > 1), None):
+        raise UsageError(f"inputs: {twice} is given twice")
+    return given, inputs
 
 
 def preprocessing_of(source: Source, config: ExportConfig) -> tuple[Preprocessing, tuple[str, ...]]:

@@ -10,10 +10,10 @@ from __future__ import annotations
 
 import itertools
 from collections import Counter
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, Protocol
 
 import numpy as np
 
@@ -23,9 +23,11 @@ from ...runners.bundles.bundle import EXACT_INT8, Variant
 from ...runners.machine.installed import versions
 from ..cells import arithmetic
 from ..errors import StageError
+from ..numerics.precision import GIVEN
 from ..progress import Progress
 from ..quantization import recipes
 from ..quantization.histograms import NOT_FINITE
+from ..quantization.qdq import worst_of_layers
 from ..quantization.ranges import SETTLED
 from ..quantization.scales import MOST_OF_A_PAIR
 from ..storage import goldens
@@ -45,6 +47,7 @@ AVX2 = "int8-avx2"
 EXACT_PAIRS = {"int8": False, AVX2: True}
 # What all int8 of a model is made from.
 SOURCES = (FP32, CALIBRATION)
+GIVEN_FILE = f"{GIVEN}.onnx"
 # In the result of a stage: of which SOURCES, by SHA-256, ``quantize --search`` made its variant.
 SEARCHED = "searched"
 # Convolutions that may stay in float: the first one sees 3 channels, which the int8 kernels
@@ -253,6 +256,80 @@ class Quantize:
             "pairs": made["pairs"],
             "summary": f"{proof['quantized_convolutions']} of {total} convolutions run as "
             f"QLinearConv, {len(clips)} Clip left",
+        }
+
+
+class Trouble(Protocol):
+    """Something that makes a quantized file slow or wrong."""
+
+    @property
+    def kind(self) -> str:
+        """What it is called."""
+        ...
+
+    @property
+    def text(self) -> str:
+        """What it means."""
+        ...
+
+
+@dataclass(frozen=True)
+class Given:
+    """Writes what a quantized file itself makes of the goldens, and says what runs in int8.
+
+    ``troubles`` finds what makes its model slow or wrong.
+    """
+
+    preprocessing: images.Preprocessing | None
+    variant: str = GIVEN
+    troubles: Callable[[Any], Iterable[Trouble]] = lambda _model: ()
+
+    @property
+    def name(self) -> str:
+        """The stage is named after what it judges."""
+        return self.variant
+
+    @property
+    def requires(self) -> tuple[str, ...]:
+        """See ``Stage``."""
+        return (f"{self.variant}.onnx", goldens.FILE)
+
+    @property
+    def ensures(self) -> tuple[str, ...]:
+        """See ``Stage``."""
+        return (arithmetic.file_of(self.variant),)
+
+    def depends(self, transaction: Transaction) -> Mapping[str, Any]:
+        """See ``Stage.depends``."""
+        model = transaction.artifact(f"{self.variant}.onnx").sha256
+        return {**self._judged_by(transaction), "model": model}
+
+    def _judged_by(self, transaction: Transaction) -> dict[str, Any]:
+        return {
+            "goldens": transaction.artifact(goldens.FILE).sha256,
+            "preprocessing": self.preprocessing.to_json() if self.preprocessing else {},
+            "versions": versions("edgepipe", "onnxruntime", "onnx", "numpy"),
+        }
+
+    def run(self, transaction: Transaction, progress: Progress) -> Mapping[str, Any]:
+        """See ``Stage.run``."""
+        import onnx
+
+        path = transaction.path(f"{self.variant}.onnx")
+        own = arithmetic.compute(path, transaction.path(goldens.FILE), self.preprocessing)
+        transaction.write(arithmetic.file_of(self.variant), own.to_bytes())
+        proof = kernels(path)
+        found = list(self.troubles(onnx.load(path)))
+        for one in found:
+            progress.say(f"warning: {self.variant}: {one.text}")
+        quantized, floats = proof["quantized_convolutions"], len(proof["float_convolutions"])
+        return {
+            **proof,
+            "pairs": worst_of_layers(onnx.load(path)),
+            "troubles": [{"kind": one.kind, "text": one.text} for one in found],
+            "summary": f"{quantized} of {quantized + floats} convolutions run as QLinearConv"
+            if quantized + floats
+            else "no convolutions",
         }
 
 

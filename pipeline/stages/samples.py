@@ -6,7 +6,6 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from ...exporters import modules
 from ...exporters.weights.sources import CALIBRATED_WEIGHTS
 from ..errors import UsageError
 from ..settings.making import DIGITS, SYNTHETIC, ExportConfig
@@ -14,7 +13,7 @@ from ..storage import dataset, goldens
 from ..storage.arrays import ArrayInput, Arrays
 from ..storage.dataset import Dataset
 from ..storage.manifest import Manifest
-from .modelspec import ModelSpec
+from .modelspec import ModelSpec, is_own
 
 # Fewer goldens than this can't carry parity's claim about top-1, whatever they say.
 FEWEST_GOLDENS = 16
@@ -114,12 +113,9 @@ def again(
 
 def check(export: ExportConfig, int8: tuple[str, ...]) -> None:
     """Refuse int8 without images before any weights are looked for, or downloaded."""
-    own = export.checkpoint or modules.is_reference(export.architecture or "")
-    if (
-        int8
-        and not (export.calibration or export.data)
-        and (own or export.weights not in CALIBRATED_WEIGHTS)
-    ):
+    own = export.checkpoint or is_own(export.architecture or "")
+    given = export.calibration or export.data
+    if int8 and not given and (own or export.weights not in CALIBRATED_WEIGHTS):
         weights = "your own" if own else export.weights
         raise UsageError(
             f"{', '.join(int8)}: nothing to calibrate with comes with {weights} weights: use "

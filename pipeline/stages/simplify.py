@@ -40,15 +40,20 @@ CAN_NOT_RUN = (RunnerUnavailable, SessionError, WorkerError, InputError)
 
 @dataclass(frozen=True)
 class Simplify:
-    """Writes ``fp32.onnx``: simplified, or ``exported.onnx`` as it is."""
+    """Writes ``fp32.onnx``, or ``output``: ``exported.onnx`` simplified, or as it is."""
 
     wanted: bool
     preprocessing: Preprocessing | None
     native: Native
+    output: str = FP32
 
     name = "simplify"
     requires: tuple[str, ...] = (EXPORTED, goldens.FILE)
-    ensures: tuple[str, ...] = (FP32,)
+
+    @property
+    def ensures(self) -> tuple[str, ...]:
+        """See ``Stage``."""
+        return (self.output,)
 
     def depends(self, transaction: Transaction) -> Mapping[str, Any]:
         """See ``Stage.depends``."""
@@ -64,14 +69,14 @@ class Simplify:
         exported = transaction.path(EXPORTED)
         sqnr_db, reason, died = None, "not asked for", False
         with tempfile.TemporaryDirectory(prefix="edgepipe-") as folder:
-            output = Path(folder) / FP32
+            output = Path(folder) / self.output
             if self.wanted:
                 recorded = goldens.Goldens.load(transaction.path(goldens.FILE))
                 try:
                     sqnr_db, reason = self._simplify(exported, output, recorded), ""
                 except _Lost as lost:
                     reason, died = str(lost), isinstance(lost.__cause__, WorkerError)
-            transaction.write(FP32, (exported if reason else output).read_bytes())
+            transaction.write(self.output, (exported if reason else output).read_bytes())
         if reason and self.wanted:
             progress.say(f"warning: going on with the model as exported: {reason}")
         return {

@@ -8,9 +8,11 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from ...exporters import modules
 from ...exporters.base import ModelError
 from ...exporters.onnx import raise_casts
+from ...exporters.own.inputs import inside
+from ...exporters.own.outputs import flatten
+from ...exporters.own.torchscript import reason
 from ...exporters.threads import torch_threads
 from ...runners import images
 from ..storage import goldens
@@ -30,7 +32,8 @@ DRAWN = ("rand", "normal", "bernoulli", "multinomial", "dropout", "uniform", "ex
 class Reference:
     """A module as it was trained, with the inputs that its answers are recorded for.
 
-    ``batch`` images go through it at a time. ``names`` are those of its outputs.
+    ``batch`` images go through it at a time. ``names`` are those of its outputs. ``exact`` answers
+    in float64 for a module that can't.
     """
 
     module: torch.nn.Module
@@ -38,8 +41,9 @@ class Reference:
     spec: ModelSpec
     samples: Samples
     batch: int
+    exact: torch.nn.Module | None = None
 
-    def record(self, program: torch.export.ExportedProgram) -> tuple[goldens.Goldens, bool]:
+    def record(self, program: torch.export.ExportedProgram | None) -> tuple[goldens.Goldens, bool]:
         """Its answers in float32 and float64.
 
         Also whether the latter are those of the exported ``program`` with its casts to float32
@@ -57,21 +61,29 @@ class Reference:
             except RuntimeError as error:
                 raise ModelError(
                     f"{architecture} does not run in float32, in which the goldens are recorded: "
-                    f"{error}"
+                    f"{reason(error)}"
                 ) from error
             try:
-                fp64 = self._answers(self.module, feeds, torch.float64)
+                fp64 = self._answers(self.exact or self.module, feeds, torch.float64)
             except RuntimeError as error:
                 self.module.float()
+                if program is None:
+                    raise ModelError(
+                        f"{architecture} does not run in float64, in which the goldens are "
+                        f"recorded: {reason(error)}; make it anew from a module without constants "
+                        "or casts of float32"
+                    ) from error
                 try:
                     fp64 = self._answers(raise_casts(program), feeds, torch.float64)
                     raised = True
                 except Exception:  # whatever the rewritten program is no good for
                     raise ModelError(
                         f"{architecture} does not run in float64, in which the goldens are "
-                        f"recorded, nor does its program with casts raised: {error}"
+                        f"recorded, nor does its program with casts raised: {reason(error)}"
                     ) from error
         self.module.float()
+        if self.exact:
+            self.exact.float()
         chosen = self.samples.goldens
         arrays = {} if isinstance(chosen, Dataset) else chosen.values
         return goldens.Goldens(pixels, labels, fp32, fp64, arrays), raised
@@ -109,7 +121,7 @@ class Reference:
 
         handles = [
             part.register_forward_hook(note(name or "forward"))
-            for name, part in self.module.named_modules()
+            for name, part in inside(self.module).named_modules()
         ]
         try:
             with torch_threads(1), torch.inference_mode():
@@ -144,7 +156,7 @@ class Reference:
         torch.set_default_dtype(dtype)  # what a forward makes by itself is of this type, too
         try:
             for parts, _, valid in feeds.batches(self.batch):
-                found = modules.flatten(module(*_tensors(parts, dtype))).values()
+                found = flatten(module(*_tensors(parts, dtype))).values()
                 for name, tensor in zip(collected, found, strict=True):
                     if tensor.is_floating_point() and tensor.dtype != dtype:
                         raise RuntimeError(f"its output {name} is {tensor.dtype} all the same")
@@ -158,16 +170,20 @@ def refuse_random(
     architecture: str,
     module: torch.nn.Module,
     example: Sequence[torch.Tensor],
-    program: torch.export.ExportedProgram,
+    program: torch.export.ExportedProgram | None,
 ) -> None:
-    """Raise ``ModelError`` for a module that answers one input differently each time."""
+    """Raise ``ModelError`` for a module that answers one input differently each time.
+
+    Which operator does so is told by its ``program``, if there is one.
+    """
     import torch
 
     with torch_threads(1), torch.inference_mode():
-        first, second = (modules.flatten(module(*example)) for _ in range(2))
+        first, second = (flatten(module(*example)) for _ in range(2))
     if all(np.array_equal(first[name], second[name], equal_nan=True) for name in first):
         return
-    found = sorted({name for node in program.graph.nodes if (name := _random_operator(node))})
+    nodes = program.graph.nodes if program else ()
+    found = sorted({name for node in nodes if (name := _random_operator(node))})
     operators = f" ({', '.join(found)})" if found else ""
     raise ModelError(
         f"{architecture} answers one input differently each time{operators}: there is nothing to "

@@ -2,7 +2,7 @@
 
     NAME:SHAPE[:DTYPE[:LOW..HIGH]]      tokens:1x16:int64:0..30521
 
-The first dimension is the batch.
+The first dimension is the batch. A name with a dot is of a tensor in a dict, ``batch.tokens``.
 """
 
 from __future__ import annotations

@@ -59,6 +59,9 @@ class _Model(TypedDict, total=False):
     calibration: _Data | None
     simplified: bool
     not_simplified_because: str | None
+    arguments: dict[str, Any]
+    no_program_because: str | None
+    quantized: str | None
 
 
 @dataclass(frozen=True)

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from dataclasses import replace
 from pathlib import Path
-from typing import NamedTuple
 
 import numpy as np
 import pytest
@@ -40,12 +39,14 @@ def leaves():
 
 def nothing():
     return None
+
+
+def sized(features, bias=True):
+    print("weights loaded")
+    if features < 0:
+        raise ValueError(f"{features} features")
+    return nn.Linear(3, features, bias=bias)
 """
-
-
-class Found(NamedTuple):
-    boxes: torch.Tensor
-    scores: torch.Tensor
 
 
 @pytest.fixture
@@ -87,6 +88,35 @@ def test_what_goes_wrong_in_their_code_is_theirs(package: str, attribute: str, w
     assert words in str(caught.value)
 
 
+def test_what_makes_it_is_called_with_arguments(
+    package: str, capsys: pytest.CaptureFixture[str]
+) -> None:
+    built = modules.build(f"{package}:sized", {"features": 7, "bias": False})
+    assert isinstance(built, torch.nn.Linear)
+    assert (built.out_features, built.bias) == (7, None)
+    # Standard output is for a command's result.
+    assert capsys.readouterr() == ("", "weights loaded\n")
+
+
+@pytest.mark.parametrize(
+    ("attribute", "arguments", "words"),
+    [
+        ("sized", {}, "missing a required argument: 'features'; it takes features, bias=True"),
+        ("sized", {"features": 1, "depth": 2}, "unexpected keyword argument 'depth'; it takes"),
+        ("sized", {"features": -1}, "sized(features=-1), run in"),
+        ("net", {"features": 1}, "is Linear, which is not called"),
+    ],
+)
+def test_arguments_that_do_not_fit_are_one_line(
+    package: str, attribute: str, arguments: dict[str, object], words: str
+) -> None:
+    with pytest.raises(ModelError) as caught:
+        modules.build(f"{package}:{attribute}", arguments)
+    assert str(caught.value).startswith(f"{package}:{attribute}")
+    assert words in str(caught.value)
+    assert "\n" not in str(caught.value)
+
+
 def test_a_module_that_is_not_there_is_looked_for_here(package: str) -> None:
     with pytest.raises(ModelError, match="No module named 'no_such_thing'"):
         modules.build("no_such_thing:x")
@@ -103,17 +133,6 @@ def test_the_digest_is_of_weights_and_code(package: str, tmp_path: Path) -> None
     with torch.no_grad():
         next(net.parameters()).add_(1)
     assert modules.digest(net) not in (before, after)
-
-
-def test_outputs_are_named_by_key_field_and_place() -> None:
-    one, two, three = torch.ones(1), torch.ones(2), torch.ones(3)
-    found = modules.flatten({"a": one, "b": (two, {"c": three})})
-    assert {name: len(tensor) for name, tensor in found.items()} == {"a": 1, "b0": 2, "c": 3}
-    assert list(modules.flatten(Found(one, two))) == ["boxes", "scores"]
-    with pytest.raises(ModelError, match="gives NoneType for output1"):
-        modules.flatten((one, None))
-    with pytest.raises(ModelError, match="two outputs are called a"):
-        modules.flatten({"a": one, "b": {"a": two}})
 
 
 @pytest.mark.parametrize("channels", ["rgb", "bgr"])

@@ -7,6 +7,8 @@ from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import replace
 from typing import Any, TypeVar
 
+from ....exporters.own.arguments import shown
+from ....exporters.own.torchscript import is_archive
 from ....exporters.registry import ONNX
 from ....exporters.weights.fitting import TOP
 from ....exporters.weights.sources import CHECKPOINT, OWN
@@ -97,6 +99,8 @@ def _export(manifest: Manifest) -> str:
         flags += ["--checkpoint-key", key] if key != TOP else []
     elif model["weights"] != OWN:
         flags += ["--weights", model["weights"]]
+    flags += ["--trust"] * is_archive(model["architecture"])
+    flags += _repeated("--arg", shown(model.get("arguments") or {}))
     flags += _repeated("--input", model["named_inputs"])
     if not model["trained"]:
         flags += ["--classes", model["classes"]]

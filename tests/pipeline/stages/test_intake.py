@@ -58,7 +58,6 @@ def soft(): return Net(lambda x: torch.softmax(x, 1))
 def compiled(): return torch.compile(Net())
 def parallel(): return nn.DataParallel(Net())
 def grey(): return nn.Sequential(nn.Conv2d(1, 8, 3), nn.Flatten(), nn.Linear(8 * 900, 5))
-def scripted(): return torch.jit.trace(Net(), torch.zeros(1, 3, 32, 32))
 def meta(): return Net().to("meta")
 def quantized():
     return torch.ao.quantization.quantize_dynamic(Net(), {nn.Linear}, torch.qint8)
@@ -81,7 +80,6 @@ def export(edgepipe: Run, tmp_path: Path) -> Callable[[str], CompletedProcess[st
     [
         ("random", "answers one input differently each time (randn)"),
         ("dropout", "answers one input differently each time (dropout)"),
-        ("scripted", "is TorchScript"),
         ("meta", "meta device"),
         ("quantized", "is quantized by PyTorch already"),
         ("qat", "fake quantization"),

@@ -126,6 +126,10 @@ def test_another_size_than_the_weights_were_trained_at_is_said() -> None:
         (None, {"weights": "random", "checkpoint": __file__}, "weights: random or the model's own"),
         ("a:b", {"weights": "random"}, "weights: random or the model's own"),
         (None, {"inputs": ("x:1x3",)}, "inputs: only a module of your own"),
+        (None, {"args": ("classes=3",)}, "args: they go with a module of your own"),
+        ("a:b", {"args": ("classes=3", "classes=4")}, "args: classes is given twice"),
+        ("a:b", {"args": ("classes",)}, "an argument is NAME=VALUE"),
+        ("a:b", {"inputs": ("x:1x3", "x:1x4")}, "inputs: x is given twice"),
         (None, {"inputs": ("x:3",)}, "the shape of x is to start with the batch"),
         (None, {"preprocessing": "imagnet"}, "did you mean imagenet?"),
         (None, {"resize_to": 100}, "can't cut 224 pixels out of 100"),
@@ -154,6 +158,7 @@ def test_an_input_is_read_from_its_description() -> None:
     assert ArrayInput.parse("x:1x3x8") == ArrayInput("x", (3, 8))
     assert ArrayInput.parse("t:Nx16:int64:0..99") == ArrayInput("t", (16,), "int64", 0, 99)
     assert ArrayInput.parse("s:1") == ArrayInput("s", ())
+    assert ArrayInput.parse("batch.mask:1x4:bool") == ArrayInput("batch.mask", (4,), "bool")
     assert ArrayInput.parse("f:1x2:float32:-1..0.5") == ArrayInput("f", (2,), "float32", -1, 0.5)
 
 
@@ -162,7 +167,7 @@ def test_an_input_is_read_from_its_description() -> None:
     [
         *("x", "x:", "x:3x4", "1x:1x3", "x:1x0", "x:1x-3", "x:1x3:float16", "x:1x3:int64"),
         *("x:1x3:int64:5", "x:1x3:int64:9..0", "x:1x3:int64:0..inf", "x:1x3:int64:0..9:more"),
-        *("x:1x99999x99999", "../x:1x3"),
+        *("x:1x99999x99999", "../x:1x3", "a..b:1x3", ".a:1x3"),
     ],
 )
 def test_a_description_that_says_too_little_or_nonsense_is_refused(text: str) -> None:

@@ -40,14 +40,27 @@ def build():
     return Both()
 
 
+class Heads(nn.Module):
+    '''A dict and an optional tensor in; two heads with equal keys, and one that is off, out.'''
+
+    def __init__(self):
+        super().__init__()
+        self.mix = nn.Linear(8, 4)
+
+    def forward(self, batch, mask=None, bias=None):
+        scores = self.mix(batch["left"] - 2 * batch["right"])
+        scores = scores if bias is None else scores + bias
+        return [{"score": scores, "aux": mask}, {"score": scores.sigmoid()}]
+
+
 class Branches(nn.Module):
     def forward(self, x):
         return x * 2 if x.sum() > 0 else x
 
 
-def classifier():
+def classifier(classes=5):
     layers = [nn.Conv2d(3, 16, 3, 2), nn.ReLU(), nn.Conv2d(16, 32, 3, 2), nn.ReLU()]
-    return nn.Sequential(*layers, nn.AdaptiveAvgPool2d(1), nn.Flatten(), nn.Linear(32, 5))
+    return nn.Sequential(*layers, nn.AdaptiveAvgPool2d(1), nn.Flatten(), nn.Linear(32, classes))
 """
 RUNNERS = ("--runner", "ort-cpu", "--runner", "openvino", "--runner", "torch")
 
@@ -112,6 +125,29 @@ def test_every_output_is_held_against_torch_on_every_runner(both: Path) -> None:
     assert all(set(cell["outputs"]) == {"scores", "parts0", "parts1", "scaled"} for cell in cells)
     # No classes, so nothing to agree on.
     assert all(cell["top1_agreement"] is None for cell in cells)
+
+
+@pytest.mark.long
+def test_inputs_go_by_their_names_into_dicts_and_past_optional_ones(work: Path) -> None:
+    inputs = ("bias:1x4", "batch.right:1x8", "batch.left:1x8")
+    flags = [part for one in inputs for part in ("--input", one)]
+    open_batch = ("--batch", "dynamic", "--format", "openvino-ir")
+    done = run(work, "export", "nets:Heads", *flags, "--variant", "fp32", *open_batch)
+    assert done.returncode == 0, done.stderr
+    model = manifest(work, "Heads")["model"]
+    assert [one["name"] for one in model["inputs"]] == ["bias", "batch.right", "batch.left"]
+    assert [one["name"] for one in model["outputs"]] == ["output0_score", "output1_score"]
+    judged = run(work, "parity", "--model", "Heads", *RUNNERS, "--json")
+    assert [cell["verdict"] for cell in json.loads(judged.stdout)["cells"]] == ["pass"] * 3
+    with np.load(work / "artifacts" / "Heads" / "goldens.npz") as recorded:
+        bias, left, right = (
+            recorded[f"input.{name}"] for name in ("bias", "batch.left", "batch.right")
+        )
+        apart = recorded["fp32.output0_score"] - bias
+    # Linear in left - 2 right, and in nothing else of what went in.
+    mixed = np.hstack([left - 2 * right, np.ones((len(left), 1))])
+    residual = np.linalg.lstsq(mixed, apart, rcond=None)[1]
+    assert residual.max() < 1e-6
 
 
 def test_bench_times_it_and_what_needs_classes_refuses(both: Path) -> None:
@@ -185,6 +221,29 @@ def test_changed_code_is_exported_again(twins: Path) -> None:
     (twins / "nets.py").write_text(code.replace("nn.ReLU()]", "nn.ReLU6()]"))
     changed = run(twins, "export", "nets:classifier", *flags, "fp32", "--calibration", "photos")
     assert "export    nets:classifier" in changed.stderr
+
+
+@pytest.mark.long
+def test_other_arguments_are_another_export(work: Path) -> None:
+    (work / "edgepipe.toml").write_text('[export]\nargs = ["classes=3"]\n')
+    flags = ("--input-size", "32", "--calibration", "photos", "--variant", "fp32", "--name", "few")
+    made = run(work, "export", "nets:classifier", *flags)
+    assert made.returncode == 0, made.stderr
+    model = manifest(work, "few")["model"]
+    assert (model["arguments"], model["classes"]) == ({"classes": 3}, 3)
+    same = run(work, "export", "nets:classifier", *flags, "--arg", "classes=3")
+    assert same.stderr.count("up to date") == 2, same.stderr
+    (work / "edgepipe.toml").unlink()
+    other = run(work, "export", "nets:classifier", *flags, "--arg", "classes=4")
+    assert manifest(work, "few")["model"]["classes"] == 4, other.stderr
+    before = manifest(work, "few")
+    wrong = run(work, "export", "nets:classifier", *flags, "--arg", "labels=4")
+    assert wrong.returncode == 3
+    assert (
+        "nets:classifier: got an unexpected keyword argument 'labels'; it takes classes=5"
+        in (wrong.stderr.splitlines()[-1])
+    )
+    assert manifest(work, "few") == before
 
 
 def test_several_inputs_with_an_open_batch_by_the_older_exporter(work: Path) -> None:
