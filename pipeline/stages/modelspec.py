@@ -152,6 +152,8 @@ def _checked(export: ExportConfig, own: bool) -> tuple[Mapping[str, Any], tuple[
         raise UsageError(f"args: {error}") from error
     inputs = tuple(ArrayInput.parse(text) for text in export.inputs)
     names = [one.name for one in inputs]
+    if odd := [name for name in names if not all(map(str.isidentifier, name.split(".")))]:
+        raise UsageError(f"inputs: {odd[0]} is no name that a module's input can have")
     if twice := next((name for name in names if names.count(name) > 1), None):
         raise UsageError(f"inputs: {twice} is given twice")
     return given, inputs
