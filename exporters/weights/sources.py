@@ -218,6 +218,7 @@ def build(source: Source) -> Built:
     Raises ``ModelError`` if the checkpoint can't be read or does not fit the architecture.
     """
     import torch
+    from torch import nn
 
     if source.weights == OWN:
         module = modules.build(source.architecture)
@@ -245,7 +246,7 @@ def build(source: Source) -> Built:
         load_strictly(module, chosen.state, source.path, chosen.origin)
     for part in module.modules():
         # In place saves memory in training only, and costs torch.onnx half of its time again.
-        if isinstance(part, (torch.nn.ReLU, torch.nn.Hardtanh, torch.nn.SiLU)):
+        if isinstance(part, (nn.ReLU, nn.Hardtanh, nn.SiLU, nn.Hardswish)):
             part.inplace = False
     return Built(module.float().eval(), chosen.origin if chosen else None)
 

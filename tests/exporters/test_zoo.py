@@ -46,7 +46,8 @@ def test_parameters_and_multiply_accumulates_are_the_published_ones(architecture
     assert found.parameters == pytest.approx(row.parameters, rel=0 if exact else 2e-3)
     extra = other_operations(architecture) if row.every_operation else 0
     assert found.macs is not None
-    assert found.macs + extra == pytest.approx(row.macs, rel=5e-3)
+    # torchvision rounds to a million.
+    assert found.macs + extra == pytest.approx(row.macs, rel=5e-3, abs=5e5)
 
 
 def other_operations(architecture: str) -> int:
