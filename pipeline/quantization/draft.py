@@ -14,6 +14,7 @@ from .ranges import Range
 # Operators whose weights become int8, and where they and their bias stand among the inputs.
 WEIGHTED = ("Conv", "Gemm")
 WEIGHT, BIAS = 1, 2
+HARD_SIGMOID, HARD_SWISH, HARD_SWISH_SINCE = "HardSigmoid", "HardSwish", 14
 
 
 @dataclass(frozen=True)
@@ -176,3 +177,43 @@ def with_own_biases(model: Any) -> Any:
         else:
             node.input.append(name)
     return model
+
+
+def with_hard_swish(model: Any) -> Any:
+    """A copy in which ``x * HardSigmoid(x)`` is one HardSwish.
+
+    ONNX Runtime takes it apart. Its quantizer knows products and not HardSwish, and would round
+    both factors, too: also what a convolution in float gives.
+    """
+    from onnx import helper
+
+    model = copy_of(model)
+    graph = model.graph
+    if max(one.version for one in model.opset_import if not one.domain) < HARD_SWISH_SINCE:
+        return model
+    readers: dict[str, list[Any]] = {value.name: [] for value in graph.output}
+    for node in graph.node:
+        for name in node.input:
+            readers.setdefault(name, []).append(node)
+    outputs = {value.name for value in graph.output}
+    for gate in [node for node in graph.node if node.op_type == HARD_SIGMOID]:
+        if not np.allclose(line_of(gate), (1 / 6, 1 / 2)):
+            continue
+        (source,), (made,) = gate.input, gate.output
+        reader = readers[made][0] if len(readers[made]) == 1 and made not in outputs else None
+        if (
+            reader is None
+            or reader.op_type != "Mul"
+            or sorted(reader.input) != sorted((source, made))
+        ):
+            continue
+        whole = helper.make_node(HARD_SWISH, [source], list(reader.output), reader.name)
+        reader.CopyFrom(whole)
+        graph.node.remove(gate)
+    return model
+
+
+def line_of(hard_sigmoid: Any) -> tuple[float, float]:
+    """Slope and value at zero, see ONNX's HardSigmoid, from where the defaults are."""
+    attributes = {one.name: one.f for one in hard_sigmoid.attribute}
+    return attributes.get("alpha", 0.2), attributes.get("beta", 0.5)

@@ -23,6 +23,7 @@ from ...runners.targets import LOCAL
 from ...runners.workers import protocol, worker
 from ...runners.workers.launch import Worker
 from ..errors import StageError
+from ..quantization.draft import with_hard_swish
 from ..quantization.operations import Quantization
 
 COMMAND = tuple(LOCAL.argv(module=__spec__.name))
@@ -104,9 +105,11 @@ def onnxsim(fields: Fields, _feeds: protocol.Blobs) -> None:
 
 def prepare(fields: Fields, _feeds: protocol.Blobs) -> None:
     """{source, output}: ONNX Runtime's own preparation: shapes inferred, BatchNorm folded."""
+    import onnx
     from onnxruntime.quantization.shape_inference import quant_pre_process
 
     quant_pre_process(fields["source"], fields["output"])
+    onnx.save(with_hard_swish(onnx.load(fields["output"])), fields["output"])
 
 
 def _answering(
