@@ -293,7 +293,11 @@ def test_what_does_not_exist_is_refused(
 @pytest.mark.long
 @pytest.mark.parametrize(
     ("architecture", "flags", "quantized"),
-    [("squeezenet1_1", (), 25), ("mobilenet_v1", ("--width", "0.5"), 26)],
+    [
+        ("squeezenet1_1", (), 25),
+        ("mobilenet_v1", ("--width", "0.5"), 26),
+        ("shufflenet_v2_x1_0", (), 55),
+    ],
 )
 def test_from_module_to_runners(
     edgepipe: Run, tmp_path: Path, architecture: str, flags: tuple[str, ...], quantized: int
