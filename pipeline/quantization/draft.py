@@ -14,6 +14,7 @@ from .ranges import Range
 # Operators whose weights become int8, and where they and their bias stand among the inputs.
 WEIGHTED = ("Conv", "Gemm")
 WEIGHT, BIAS = 1, 2
+POOL = "GlobalAveragePool"
 HARD_SIGMOID, HARD_SWISH, HARD_SWISH_SINCE = "HardSigmoid", "HardSwish", 14
 
 
@@ -211,6 +212,40 @@ def with_hard_swish(model: Any) -> Any:
         reader.CopyFrom(whole)
         graph.node.remove(gate)
     return model
+
+
+def with_pools(model: Any) -> Any:
+    """A copy in which means over a map's rows and columns that keep both axes are average pools.
+
+    That is how squeeze-and-excitation is exported; of the two only pools have kernels for int8.
+    """
+    from onnx import helper
+
+    model = copy_of(model)
+    graph = model.graph
+    ranks = {
+        value.name: len(value.type.tensor_type.shape.dim)
+        for value in (*graph.value_info, *graph.input)
+        if value.type.tensor_type.HasField("shape")
+    }
+    constants = {tensor.name: tensor for tensor in graph.initializer}
+    for node in graph.node:
+        if node.op_type == "ReduceMean" and ranks.get(node.input[0]) == len("NCHW"):
+            keeps = next((one.i for one in node.attribute if one.name == "keepdims"), 1)
+            if keeps and {axis % 4 for axis in _axes(node, constants)} == {2, 3}:
+                (source, *_), output = node.input, list(node.output)
+                node.CopyFrom(helper.make_node(POOL, [source], output, node.name))
+    return model
+
+
+def _axes(mean: Any, constants: Mapping[str, Any]) -> list[int]:
+    """An input since opset 18, an attribute before; none where they are computed."""
+    from onnx import numpy_helper
+
+    if len(mean.input) > 1:
+        tensor = constants.get(mean.input[1])
+        return [] if tensor is None else numpy_helper.to_array(tensor).tolist()
+    return [axis for one in mean.attribute if one.name == "axes" for axis in one.ints]
 
 
 def line_of(hard_sigmoid: Any) -> tuple[float, float]:

@@ -23,7 +23,7 @@ from ...runners.targets import LOCAL
 from ...runners.workers import protocol, worker
 from ...runners.workers.launch import Worker
 from ..errors import StageError
-from ..quantization.draft import with_hard_swish
+from ..quantization.draft import with_hard_swish, with_pools
 from ..quantization.operations import Quantization
 
 COMMAND = tuple(LOCAL.argv(module=__spec__.name))
@@ -104,12 +104,16 @@ def onnxsim(fields: Fields, _feeds: protocol.Blobs) -> None:
 
 
 def prepare(fields: Fields, _feeds: protocol.Blobs) -> None:
-    """{source, output}: ONNX Runtime's own preparation: shapes inferred, BatchNorm folded."""
+    """{source, output}: ONNX Runtime's own preparation: shapes inferred, BatchNorm folded.
+
+    What it takes apart and what its quantizer doesn't know is written as operators that it does.
+    """
     import onnx
     from onnxruntime.quantization.shape_inference import quant_pre_process
 
     quant_pre_process(fields["source"], fields["output"])
-    onnx.save(with_hard_swish(onnx.load(fields["output"])), fields["output"])
+    made = with_pools(with_hard_swish(onnx.load(fields["output"])))
+    onnx.save(made, fields["output"])
 
 
 def _answering(

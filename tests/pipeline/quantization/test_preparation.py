@@ -1,20 +1,24 @@
-"""HardSwish and HardSigmoid: computed in one, and given only the values that they tell apart."""
+"""What is rewritten before it is quantized: HardSwish, and squeeze-and-excitation's means."""
 
 from __future__ import annotations
 
 from collections import Counter
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import onnx
 import pytest
-from onnx import TensorProto, helper
+from onnx import TensorProto, helper, numpy_helper
 
 from edgepipe.pipeline.quantization import recipes
-from edgepipe.pipeline.quantization.draft import with_hard_swish
+from edgepipe.pipeline.quantization.draft import Data, Draft, with_hard_swish, with_pools
+from edgepipe.pipeline.quantization.histograms import Collector
+from edgepipe.pipeline.quantization.operations import first_nodes
 from edgepipe.pipeline.quantization.qdq import QdqGraph, write
-from edgepipe.pipeline.quantization.sessions import session, with_outputs
+from edgepipe.pipeline.quantization.sessions import all_tensors, session, with_outputs
+from edgepipe.pipeline.stages import graphs
 from edgepipe.pipeline.stages.native import prepare
 
 from .nets import Made, made, residual_net
@@ -113,3 +117,53 @@ def test_it_is_put_together_again() -> None:
 )
 def test_what_is_no_hard_swish_stays(other: Any) -> None:
     assert with_hard_swish(other) == other
+
+
+def excited(axes: Sequence[int], *, keeps: int = 1, rank: int = 4, opset: int = 20) -> Any:
+    """A convolution whose channels are weighed by a function of their means."""
+    constants = [
+        numpy_helper.from_array(np.eye(4, dtype=np.float32).reshape(4, 4, *[1] * (rank - 2)), "w"),
+        numpy_helper.from_array(np.array(axes, np.int64), "axes"),
+    ]
+    since_18 = opset >= 18
+    mean = {} if since_18 else {"axes": list(axes)}
+    nodes = [
+        helper.make_node("Conv", ["input", "w"], ["x"], "first"),
+        helper.make_node("Conv", ["x", "w"], ["map"], "second"),
+        helper.make_node(
+            "ReduceMean", ["map", *["axes"] * since_18], ["means"], "mean", keepdims=keeps, **mean
+        ),
+        helper.make_node("Sigmoid", ["means"], ["gate"], "gate"),
+        helper.make_node("Mul", ["map", "gate"], ["y"], "weigh"),
+    ]
+    shape = [1, 4, *[6] * (rank - 2)]
+    values = [
+        helper.make_tensor_value_info(name, TensorProto.FLOAT, shape) for name in ("input", "y")
+    ]
+    graph = helper.make_graph(nodes, "excited", values[:1], values[1:], constants)
+    return helper.make_model(graph, opset_imports=[helper.make_opsetid("", opset)], ir_version=10)
+
+
+@pytest.mark.parametrize("model", [excited((2, 3)), excited((-1, -2)), excited((2, 3), opset=13)])
+def test_means_of_maps_run_in_int8(model: Any, tmp_path: Path) -> None:
+    found = prepared(model, tmp_path)
+    assert operators(found)["GlobalAveragePool"] == 1
+    feeds = {"input": np.random.default_rng(0).normal(size=(1, 4, 6, 6)).astype(np.float32)}
+    answers = [session(one).run(None, feeds)[0] for one in (model, found)]
+    assert np.allclose(*answers, rtol=1e-5, atol=1e-6)
+    collector = Collector(1)
+    collector.take({**all_tensors(found)(feeds), **feeds}, 1)
+    draft = Draft(found, floats=frozenset(first_nodes(found.graph)))
+    path = tmp_path / "int8.onnx"
+    onnx.save(write(recipes.get("min-max").apply(draft, Data(collector.done(), [feeds]))), path)
+    kinds = Counter(node.op_type for node in graphs.optimized(path).node)
+    assert kinds["QLinearGlobalAveragePool"] == 1, kinds
+
+
+@pytest.mark.parametrize(
+    "other",
+    [excited((2,)), excited((1, 2)), excited((2, 3), keeps=0), excited((2, 3), rank=5)],
+)
+def test_other_means_stay(other: Any) -> None:
+    inferred = onnx.shape_inference.infer_shapes(other)
+    assert with_pools(inferred) == inferred
