@@ -125,9 +125,9 @@ class EfficientNetB0(nn.Module):
 class SameConv2d(nn.Conv2d):
     """A convolution without bias that pads as TensorFlow's "SAME" does.
 
-    The output has ``ceil(side / stride)`` rows and columns, and where an odd number is missing
-    the one more is on the right and at the bottom: PyTorch's padding shifts every second value
-    of a convolution with stride 2.
+    The output has ``ceil(side / stride)`` rows and columns; of an odd number of added ones the
+    one more is at the bottom and on the right. With stride 2 and an even side PyTorch's padding
+    would see other pixels.
     """
 
     def __init__(
@@ -135,16 +135,16 @@ class SameConv2d(nn.Conv2d):
     ) -> None:
         super().__init__(inputs, outputs, kernel, stride, groups=groups, bias=False)
 
-    def forward(self, x: torch.Tensor) -> torch.Tensor:
-        sides = zip(x.shape[2:], self.kernel_size, self.stride, strict=True)
+    def forward(self, input: torch.Tensor) -> torch.Tensor:  # noqa: A002 (torch names it so)
+        sides = zip(input.shape[2:], self.kernel_size, self.stride, strict=True)
         high, wide = (max((-(-n // s) - 1) * s + k - n, 0) for n, k, s in sides)
         if high % 2 == wide % 2 == 0:
             padding = (high // 2, wide // 2)
             return nn.functional.conv2d(
-                x, self.weight, None, self.stride, padding, groups=self.groups
+                input, self.weight, None, self.stride, padding, groups=self.groups
             )
         ends = (wide // 2, wide - wide // 2, high // 2, high - high // 2)
-        return super().forward(nn.functional.pad(x, ends))
+        return super().forward(nn.functional.pad(input, ends))
 
 
 class LiteBlock(nn.Sequential):
@@ -172,11 +172,11 @@ class LiteBlock(nn.Sequential):
         super().__init__(OrderedDict(layers))
         self.shortcut, self.drop = block.shortcut, block.drop
 
-    def forward(self, x: torch.Tensor) -> torch.Tensor:
-        added = super().forward(x)
+    def forward(self, input: torch.Tensor) -> torch.Tensor:  # noqa: A002 (torch names it so)
+        added = super().forward(input)
         if not self.shortcut:
             return added
-        return x + (surviving(added, self.drop) if self.training and self.drop else added)
+        return input + (surviving(added, self.drop) if self.training and self.drop else added)
 
 
 def _unit(name: str, conv: nn.Conv2d, norm: str, activation: str = "") -> dict[str, nn.Module]:

@@ -126,12 +126,17 @@ def excited(axes: Sequence[int], *, keeps: int = 1, rank: int = 4, opset: int = 
         numpy_helper.from_array(np.array(axes, np.int64), "axes"),
     ]
     since_18 = opset >= 18
-    mean = {} if since_18 else {"axes": list(axes)}
+    attributes: dict[str, Any] = {} if since_18 else {"axes": list(axes)}
     nodes = [
         helper.make_node("Conv", ["input", "w"], ["x"], "first"),
         helper.make_node("Conv", ["x", "w"], ["map"], "second"),
         helper.make_node(
-            "ReduceMean", ["map", *["axes"] * since_18], ["means"], "mean", keepdims=keeps, **mean
+            "ReduceMean",
+            ["map", *["axes"] * since_18],
+            ["means"],
+            "mean",
+            keepdims=keeps,
+            **attributes,
         ),
         helper.make_node("Sigmoid", ["means"], ["gate"], "gate"),
         helper.make_node("Mul", ["map", "gate"], ["y"], "weigh"),
