@@ -16,10 +16,12 @@ from .weights.sources import construct
 if TYPE_CHECKING:
     import torch
 
-# Operators that give back an input's memory under another shape, or do nothing in inference.
+# Operators that give back an input's memory under another shape, or do nothing in inference, and
+# padding, which runners fold into the convolution behind it.
 VIEWS = frozenset(
     {"view", "reshape", "flatten", "unsqueeze", "squeeze", "permute", "transpose", "expand"}
     | {"dropout", "detach", "alias", "getitem", "slice", "select", "contiguous", "to", "_to_copy"}
+    | {"pad"}
 )
 # Elementwise ones, which runners let write into an input that nobody needs any more, or fuse
 # into the operator before them.

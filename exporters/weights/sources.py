@@ -250,6 +250,7 @@ def build(source: Source) -> Built:
     Raises ``ModelError`` if the checkpoint can't be read or does not fit the architecture.
     """
     import torch
+    from torch import nn
 
     if torchscript.is_archive(source.architecture):
         assert source.path
@@ -280,7 +281,7 @@ def build(source: Source) -> Built:
         load_strictly(module, chosen.state, source.path, chosen.origin)
     for part in module.modules():
         # In place saves memory in training only, and costs torch.onnx half of its time again.
-        if isinstance(part, (torch.nn.ReLU, torch.nn.Hardtanh, torch.nn.SiLU)):
+        if isinstance(part, (nn.ReLU, nn.Hardtanh, nn.SiLU, nn.Hardswish)):
             part.inplace = False
     return Built(module.float().eval(), chosen.origin if chosen else None)
 

@@ -14,6 +14,8 @@ from .ranges import Range
 # Operators whose weights become int8, and where they and their bias stand among the inputs.
 WEIGHTED = ("Conv", "Gemm")
 WEIGHT, BIAS = 1, 2
+POOL = "GlobalAveragePool"
+HARD_SIGMOID, HARD_SWISH, HARD_SWISH_SINCE = "HardSigmoid", "HardSwish", 14
 
 
 @dataclass(frozen=True)
@@ -176,3 +178,82 @@ def with_own_biases(model: Any) -> Any:
         else:
             node.input.append(name)
     return model
+
+
+def with_hard_swish(model: Any) -> Any:
+    """A copy in which ``x * HardSigmoid(x)`` is one HardSwish.
+
+    ONNX Runtime takes it apart. Its quantizer knows products and not HardSwish, and would round
+    both factors, too: also what a convolution in float gives.
+    """
+    from onnx import helper
+
+    model = copy_of(model)
+    graph = model.graph
+    if _opset(model) < HARD_SWISH_SINCE:
+        return model
+    readers: dict[str, list[Any]] = {value.name: [] for value in graph.output}
+    for node in graph.node:
+        for name in node.input:
+            readers.setdefault(name, []).append(node)
+    outputs = {value.name for value in graph.output}
+    for gate in [node for node in graph.node if node.op_type == HARD_SIGMOID]:
+        if not np.allclose(line_of(gate), (1 / 6, 1 / 2)):
+            continue
+        (source,), (made,) = gate.input, gate.output
+        reader = readers[made][0] if len(readers[made]) == 1 and made not in outputs else None
+        if (
+            reader is None
+            or reader.op_type != "Mul"
+            or sorted(reader.input) != sorted((source, made))
+        ):
+            continue
+        whole = helper.make_node(HARD_SWISH, [source], list(reader.output), reader.name)
+        reader.CopyFrom(whole)
+        graph.node.remove(gate)
+    return model
+
+
+def _opset(model: Any) -> int:
+    domains = ("", "ai.onnx")
+    return max((one.version for one in model.opset_import if one.domain in domains), default=0)
+
+
+def with_pools(model: Any) -> Any:
+    """A copy in which means over a map's rows and columns that keep both axes are average pools.
+
+    That is how squeeze-and-excitation is exported; of the two only pools have kernels for int8.
+    """
+    from onnx import helper
+
+    model = copy_of(model)
+    graph = model.graph
+    ranks = {
+        value.name: len(value.type.tensor_type.shape.dim)
+        for value in (*graph.value_info, *graph.input)
+        if value.type.tensor_type.HasField("shape")
+    }
+    constants = {tensor.name: tensor for tensor in graph.initializer}
+    for node in graph.node:
+        if node.op_type == "ReduceMean" and ranks.get(node.input[0]) == len("NCHW"):
+            keeps = next((one.i for one in node.attribute if one.name == "keepdims"), 1)
+            if keeps and {axis % 4 for axis in _axes(node, constants)} == {2, 3}:
+                (source, *_), output = node.input, list(node.output)
+                node.CopyFrom(helper.make_node(POOL, [source], output, node.name))
+    return model
+
+
+def _axes(mean: Any, constants: Mapping[str, Any]) -> list[int]:
+    """An input since opset 18, an attribute before; none where they are computed."""
+    from onnx import numpy_helper
+
+    if len(mean.input) > 1:
+        tensor = constants.get(mean.input[1])
+        return [] if tensor is None else numpy_helper.to_array(tensor).tolist()
+    return [axis for one in mean.attribute if one.name == "axes" for axis in one.ints]
+
+
+def line_of(hard_sigmoid: Any) -> tuple[float, float]:
+    """Slope and value at zero, see ONNX's HardSigmoid, from where the defaults are."""
+    attributes = {one.name: one.f for one in hard_sigmoid.attribute}
+    return attributes.get("alpha", 0.2), attributes.get("beta", 0.5)

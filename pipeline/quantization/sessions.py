@@ -11,7 +11,7 @@ from typing import Any
 
 import numpy as np
 
-from .draft import copy_of
+from .draft import HARD_SIGMOID, HARD_SWISH, copy_of, line_of
 
 # The oldest version of the file format that has all the operator sets that exporters write.
 IR_VERSION = 10
@@ -95,16 +95,43 @@ def tensors(model: Any) -> list[str]:
 
 
 def all_tensors(model: Any) -> Callable[[Mapping[str, np.ndarray]], dict[str, np.ndarray]]:
-    """What computes, of feeds, all ``tensors`` of a model that aren't inputs, float32 by name."""
+    """What computes, of feeds, all ``tensors`` of a model that aren't inputs, float32 by name.
+
+    Values that their only reader doesn't tell apart are at the end of those that it does.
+    """
     inputs = {value.name for value in model.graph.input}
     names = [name for name in tensors(model) if name not in inputs]
     made = session(with_outputs(model, names)) if names else None
+    ends = told_apart(model)
 
     def compute(feeds: Mapping[str, np.ndarray]) -> dict[str, np.ndarray]:
         values = made.run(names, dict(feeds)) if made else []
-        return dict(zip(names, values, strict=True))
+        return {
+            name: np.clip(array, *ends[name]) if name in ends else array
+            for name, array in zip(names, values, strict=True)
+        }
 
     return compute
+
+
+def told_apart(model: Any) -> dict[str, tuple[float, float]]:
+    """Between which values a tensor matters whose only reader is flat beyond: hard activations.
+
+    HardSwish is zero below -3, HardSigmoid is zero or one where its line has left them.
+    """
+    graph = model.graph
+    outputs = {value.name for value in graph.output}
+    uses = Counter(name for node in graph.node for name in node.input)
+    found: dict[str, tuple[float, float]] = {}
+    for node in graph.node:
+        if not node.input or uses[node.input[0]] > 1 or node.input[0] in outputs:
+            continue
+        if node.op_type == HARD_SWISH:
+            found[node.input[0]] = (-3.0, np.inf)
+        elif node.op_type == HARD_SIGMOID:
+            alpha, beta = line_of(node)
+            found[node.input[0]] = (-beta / alpha, (1 - beta) / alpha)
+    return found
 
 
 def before_clips(model: Any) -> dict[str, str]:

@@ -24,6 +24,7 @@ from ...runners.targets import LOCAL
 from ...runners.workers import protocol, worker
 from ...runners.workers.launch import Worker
 from ..errors import StageError
+from ..quantization.draft import with_hard_swish, with_pools
 from ..quantization.operations import Quantization
 
 COMMAND = tuple(LOCAL.argv(module=__spec__.name))
@@ -135,24 +136,31 @@ def onnxsim(fields: Fields, _feeds: protocol.Blobs) -> None:
 def prepare(fields: Fields, _feeds: protocol.Blobs) -> None:
     """{source, output}: ONNX Runtime's own preparation: shapes inferred, BatchNorm folded.
 
-    A file of an operator set that can't say int8 per channel is raised to one that can.
+    A file of an operator set that can't say int8 per channel is raised to one that can. What the
+    preparation takes apart and what its quantizer doesn't know is written as operators that it
+    does.
     """
     import onnx
     from onnxruntime.quantization.shape_inference import quant_pre_process
 
-    model = onnx.load(fields["source"])
+    quant_pre_process(_raised(onnx.load(fields["source"])), fields["output"])
+    made = with_pools(with_hard_swish(onnx.load(fields["output"])))
+    onnx.save(made, fields["output"])
+
+
+def _raised(model: Any) -> Any:
+    """A model of a newer operator set, if need be, whose inputs are what has to be fed."""
+    import onnx
+
     known = {tensor.name for tensor in model.graph.initializer}
     inputs = [value for value in model.graph.input if value.name not in known]
     versions = [one.version for one in model.opset_import if one.domain in ("", "ai.onnx")]
     if max(versions, default=FIRST_PER_CHANNEL) < FIRST_PER_CHANNEL:
         model = onnx.version_converter.convert_version(model, FIRST_PER_CHANNEL)
-    elif len(inputs) == len(model.graph.input):
-        quant_pre_process(fields["source"], fields["output"])
-        return
     # Files of old versions list their weights among the inputs.
     del model.graph.input[:]
     model.graph.input.extend(inputs)
-    quant_pre_process(model, fields["output"])
+    return model
 
 
 def answering(

@@ -65,6 +65,12 @@ def test_memory_that_is_still_needed_is_not_written_over() -> None:
     assert found.activation_peak_bytes == (3 + 3 + 6) * SIDE * FLOAT
 
 
+def test_padding_takes_no_memory_of_its_own() -> None:
+    module = nn.Sequential(nn.Conv2d(3, 8, 1), nn.ZeroPad2d((0, 1, 0, 1)), nn.Conv2d(8, 4, 3, 2))
+    found = complexity.of_program(program(module, 1, 3, 8, 8), 1)
+    assert found.activation_peak_bytes == (3 + 8) * SIDE * FLOAT
+
+
 def test_mobilenet_v2_peaks_where_its_paper_says() -> None:
     # Behind the first expansion: 96 channels at 112 pixels, and the same at 56 behind it.
     found = complexity.of_architecture("mobilenet_v2", 224)

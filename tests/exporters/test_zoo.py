@@ -26,6 +26,17 @@ from edgepipe.runners.machine import host
 Run = Callable[..., CompletedProcess[str]]
 Shapes = dict[str, tuple[int, ...]]
 NOWHERE = Path("/nowhere")  # nothing is downloaded here
+# Those that are made of the same parts as another one.
+ALIKE = frozenset({"mobilenet_v3_large", "efficientnet_lite0", "resnet50", "resnext152_32x4d"})
+
+
+def all_but(*names: str) -> list[Any]:
+    """The zoo without some of it, for tests of which the long session does those in ``ALIKE``."""
+    return [
+        pytest.param(name, marks=pytest.mark.long) if name in ALIKE else name
+        for name in ARCHITECTURES
+        if name not in names
+    ]
 
 
 def on_meta(architecture: str, width: float | None = None) -> nn.Module:
@@ -46,7 +57,8 @@ def test_parameters_and_multiply_accumulates_are_the_published_ones(architecture
     assert found.parameters == pytest.approx(row.parameters, rel=0 if exact else 2e-3)
     extra = other_operations(architecture) if row.every_operation else 0
     assert found.macs is not None
-    assert found.macs + extra == pytest.approx(row.macs, rel=5e-3)
+    # torchvision rounds to a million.
+    assert found.macs + extra == pytest.approx(row.macs, rel=5e-3, abs=5e5)
 
 
 def other_operations(architecture: str) -> int:
@@ -66,7 +78,7 @@ def other_operations(architecture: str) -> int:
     return sum(counted)
 
 
-@pytest.mark.parametrize("architecture", ARCHITECTURES)
+@pytest.mark.parametrize("architecture", all_but())
 def test_multiply_accumulates_agree_with_torchs_own_counter(architecture: str) -> None:
     with FlopCounterMode(display=False) as counter:
         on_meta(architecture)(torch.zeros(1, 3, 96, 96, device="meta"))
@@ -235,7 +247,7 @@ def squeezenet_by_hand(state: dict[str, torch.Tensor], x: torch.Tensor) -> torch
     return conv("classifier.1", x).relu().mean((2, 3))
 
 
-@pytest.mark.parametrize("architecture", [name for name in ARCHITECTURES if name != "vgg16"])
+@pytest.mark.parametrize("architecture", all_but("vgg16"))
 def test_random_weights_neither_die_nor_explode(architecture: str) -> None:
     model = sources.build(sources.resolve(architecture, "random", cache=NOWHERE)).module
     images = torch.randn(4, 3, 64, 64, generator=torch.Generator().manual_seed(2))
@@ -292,7 +304,11 @@ def test_what_does_not_exist_is_refused(
 @pytest.mark.long
 @pytest.mark.parametrize(
     ("architecture", "flags", "quantized"),
-    [("squeezenet1_1", (), 25), ("mobilenet_v1", ("--width", "0.5"), 26)],
+    [
+        ("squeezenet1_1", (), 25),
+        ("mobilenet_v1", ("--width", "0.5"), 26),
+        ("shufflenet_v2_x1_0", (), 55),
+    ],
 )
 def test_from_module_to_runners(
     edgepipe: Run, tmp_path: Path, architecture: str, flags: tuple[str, ...], quantized: int

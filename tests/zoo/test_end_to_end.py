@@ -26,6 +26,12 @@ QUANTIZED = {
     "resnext152_32x4d": 154,
     "inception_v2": 69,
     "efficientnet_b0": 80,
+    "efficientnet_lite0": 48,
+    "mobilenet_v3_small": 51,
+    "mobilenet_v3_large": 61,
+    "resnet18": 19,
+    "resnet50": 52,
+    "shufflenet_v2_x1_0": 55,
 }
 
 
