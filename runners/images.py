@@ -23,6 +23,7 @@ if TYPE_CHECKING:
     import PIL.Image
 
 Pixels = np.ndarray  # uint8 [H, W, 3], or [N, H, W, 3]
+Box = tuple[int, int, int, int]  # left, top, right, bottom
 
 # Decoders for pictures only: Pillow would also start Ghostscript for an .eps.
 FORMATS = ("JPEG", "PNG", "GIF", "BMP", "WEBP", "TIFF", "PPM", "AVIF")
@@ -187,6 +188,56 @@ def pillow() -> Any:
     return Image
 
 
+@dataclass(frozen=True)
+class Geometry:
+    """Which part of an image a model sees, all in pixels.
+
+    The ``strip`` of the image is resized to ``resized`` (width, height), and of that ``cut`` is
+    the model's input.
+    """
+
+    strip: Box
+    resized: tuple[int, int]
+    cut: Box
+
+    @classmethod
+    def of(cls, width: int, height: int, preprocessing: Preprocessing) -> Self:
+        """For an image of this size."""
+        side = preprocessing.size
+        before = preprocessing.resize_to or side
+        strip, resized = (0, 0, width, height), (before, before)
+        if preprocessing.resize == "shorter-side":
+            strip = _centre(width, height)
+            lengths = (strip[2] - strip[0], strip[3] - strip[1])
+            scale = before / min(lengths)
+            resized = (
+                max(before, round(lengths[0] * scale)),
+                max(before, round(lengths[1] * scale)),
+            )
+        left, top = (resized[0] - side) // 2, (resized[1] - side) // 2
+        return cls(strip, resized, (left, top, left + side, top + side))
+
+    @property
+    def seen(self) -> tuple[float, float, float, float]:
+        """What is left of the image, in its own pixels: left, top, right, bottom."""
+        left, top, right, bottom = self.strip
+        across, down = (right - left) / self.resized[0], (bottom - top) / self.resized[1]
+        cut = self.cut
+        return (
+            left + across * cut[0],
+            top + down * cut[1],
+            left + across * cut[2],
+            top + down * cut[3],
+        )
+
+
+def _centre(width: int, height: int) -> Box:
+    """A strip cut down to what can end up in the crop: enlarged as a whole it fills the memory."""
+    longest = LONGEST * min(width, height)
+    left, top = (max(0, (length - longest) // 2) for length in (width, height))
+    return left, top, width - left, height - top
+
+
 def to_pixels(image: np.ndarray, preprocessing: Preprocessing) -> Pixels:
     """Bring an image to the model's input size, with antialiasing.
 
@@ -195,28 +246,12 @@ def to_pixels(image: np.ndarray, preprocessing: Preprocessing) -> Pixels:
     """
     from PIL import Image
 
-    side = preprocessing.size
     method = Image.Resampling[preprocessing.interpolation.upper()]
-    before = preprocessing.resize_to or side
     picture = Image.fromarray(image).convert("RGB")
-    width = height = before
-    if preprocessing.resize == "shorter-side":
-        picture = _centre(picture)
-        scale = before / min(picture.size)
-        width, height = (max(before, round(length * scale)) for length in picture.size)
-    picture = picture.resize((width, height), method)
-    left, top = (width - side) // 2, (height - side) // 2
-    return np.asarray(picture.crop((left, top, left + side, top + side)))
-
-
-def _centre(picture: PIL.Image.Image) -> PIL.Image.Image:
-    """A strip cut down to what can end up in the crop: enlarged as a whole it fills the memory."""
-    shorter = min(picture.size)
-    left, top = (max(0, (length - LONGEST * shorter) // 2) for length in picture.size)
-    if not (left or top):
-        return picture
-    width, height = picture.size
-    return picture.crop((left, top, width - left, height - top))
+    geometry = Geometry.of(*picture.size, preprocessing)
+    if geometry.strip != (0, 0, *picture.size):
+        picture = picture.crop(geometry.strip)
+    return np.asarray(picture.resize(geometry.resized, method).crop(geometry.cut))
 
 
 def stack(images: np.ndarray, preprocessing: Preprocessing) -> Pixels:

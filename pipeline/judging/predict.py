@@ -60,7 +60,8 @@ class Prediction:
 class PredictResult(Document):
     """The predictions in the order of the images; ``scores`` is what the model's output was.
 
-    ``isa`` is the instruction set in oneDNN's own words, on a target that computes as an older CPU.
+    ``preprocessing`` is how an image became the model's input, as the manifest has it. ``isa`` is
+    the instruction set in oneDNN's own words, on a target that computes as an older CPU.
     """
 
     MADE_BY = "edgepipe predict"
@@ -73,6 +74,7 @@ class PredictResult(Document):
     threads: int
     scores: str
     predictions: tuple[Prediction, ...]
+    preprocessing: Mapping[str, Any]
     isa: str | None = None
     exit_code: ExitCode = field(default=ExitCode.OK, metadata=UNWRITTEN)
 
@@ -145,6 +147,7 @@ def _predict(
         threads=placement.threads,
         scores=" and ".join(sorted(kinds)),
         predictions=tuple(found),
+        preprocessing=preprocessing.to_json(),
         isa=placement.isa,
         exit_code=ExitCode.BAD_INPUT if failed else ExitCode.OK,
     )
