@@ -9,6 +9,7 @@ from typing import Annotated, ClassVar, Literal
 from pydantic import Field
 
 from ...exporters import registry as exporters
+from ...runners.images import MOST_CHANNELS
 from .options import (
     Duration,
     Help,
@@ -19,6 +20,7 @@ from .options import (
     Positive,
     Request,
     Section,
+    Side,
     SkipUnreadable,
     Variants,
     Width,
@@ -78,12 +80,19 @@ class ExportConfig(Section):
         Literal["bilinear", "bicubic"] | None, Help("How it is resized.", flag="")
     ] = None
     mean: Annotated[
-        tuple[float, float, float] | None, Help("Subtracted from each channel, of 0 to 1.", flag="")
+        tuple[float, ...] | None, Help("Subtracted from each channel, of 0 to 1.", flag="")
     ] = None
-    std: Annotated[
-        tuple[float, float, float] | None, Help("What each channel is divided by.", flag="")
+    std: Annotated[tuple[float, ...] | None, Help("What each channel is divided by.", flag="")] = (
+        None
+    )
+    channels: Annotated[
+        Literal["rgb", "bgr", "grey"] | Annotated[int, Field(ge=1, le=MOST_CHANNELS)] | None,
+        Help(
+            "Of images: rgb, bgr, grey, or how many there are in arrays (.npy).",
+            metavar="NAME|N",
+            unset="rgb",
+        ),
     ] = None
-    channels: Annotated[Literal["rgb", "bgr"] | None, Help("The channels' order.", flag="")] = None
     fold_preprocessing: Annotated[
         bool,
         Help(
@@ -178,7 +187,9 @@ class TrainConfig(Section):
         "random"
     )
     width: Width = None
-    input_size: InputSize = None
+    input_size: Annotated[
+        Side | None, Help("Side of the input in pixels.", unset="the weights' own")
+    ] = None
     epochs: Annotated[Annotated[int, Field(ge=1, le=10_000)], Help("At most.")] = 20
     batch: Annotated[Annotated[int, Field(ge=2, le=4096)], Help("Images per step.")] = 32
     learning_rate: Annotated[

@@ -141,7 +141,8 @@ class Export:
         except Exception as error:  # it is their code that runs
             shapes = ", ".join(f"{tensor.dtype} {list(tensor.shape)}" for tensor in example)
             text = f"{type(error).__name__}: {error}"
-            hint = modules.other_channels(module) if self.spec.preprocessing else ""
+            images = self.spec.preprocessing
+            hint = modules.other_channels(module, len(images.mean)) if images else ""
             raise ModelError(f"{source.architecture} fails for {shapes}: {text}{hint}") from error
         found = modules.flatten(given)
         if taken := set(found) & set(names):

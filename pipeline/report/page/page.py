@@ -56,6 +56,7 @@ def _contents(report: Report) -> dict[str, Any]:
         "lacking": {source.file: source for source in report.sources if source.state != CURRENT},
         "choices": choose(report),
         "identity": contents.identity(report),
+        "lead": contents.lead(report.manifest),
         "artifacts": contents.artifacts(report),
         "margin": f"{MARGIN:.0%}",
         "cells": cell_table.cells(report) if report.rows else None,

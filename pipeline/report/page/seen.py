@@ -13,7 +13,7 @@ import numpy as np
 from ....runners.images import Pixels, Preprocessing
 from ...storage.goldens import Goldens
 from ..gather import Report
-from ..looks import Look, look_at
+from ..looks import CHANNELS_SHOWN, Look, in_colors, look_at
 from ..tables import preparation
 from ..tables.table import Column, Table, figure
 
@@ -52,6 +52,8 @@ def section(report: Report) -> Mapping[str, Any] | None:
         "table": _table(names, looks),
         "count": len(goldens),
         "span": f"black is {low:.2f}, white {high:.2f}",
+        "colors": in_colors(preprocessing),
+        "further": max(0, len(preprocessing.mean) - CHANNELS_SHOWN),
         "shrunk": LARGEST if max(goldens.images.shape[1:3]) > LARGEST else None,
     }
 

@@ -16,19 +16,19 @@ import numpy as np
 
 from ....runners.images import Geometry, Preprocessing, load_image, to_pixels
 from ...judging.predict import Prediction, PredictResult
-from ..looks import Look, look_at
+from ..looks import CHANNELS_SHOWN, Look, as_picture, in_colors, look_at
 from ..tables import preparation
 from ..tables.formatting import shortened
 
 MOST_SHOWN = 12  # rows: more than that nobody looks at, and no viewer shows well
 # In pixels.
 WIDTH, PANEL, GAP, MARGIN = 1240, 256, 24, 28
-HEAD, NAME, LINE = 138, 26, 15
+HEAD, NAME, LINE, ASCENT = 138, 26, 15, 10
 TEXT = MARGIN + 3 * (PANEL + GAP)
 TITLES = (
     ("as decoded, upright", "framed: what is left of it"),
-    ("the pixels that go in", ""),
-    ("the tensor", "its channels as red, green, blue"),
+    ("the pixels that go in", "after resize and crop"),
+    ("the tensor", ""),
 )
 PAPER, INK, QUIET, FRAME = "#fbfbf9", "#1b1d1f", "#565b61", "#b3480e"  # those of report.css
 CLASSES_SHOWN = 5
@@ -60,13 +60,13 @@ class _Canvas:
         self._figure, self._height = figure, height
 
     def text(self, x: float, y: float, text: str, **style: Any) -> None:
-        """A line of text, whose left top is there."""
+        """A line of text that begins there; lines of any letters stand equally far apart."""
         plain = " ".join(text.split()) if style.get("family") != "monospace" else text
-        place = x / WIDTH, 1 - y / self._height
-        self._figure.text(*place, plain, **{"va": "top", "color": INK, "fontsize": 9, **style})
+        place = x / WIDTH, 1 - (y + ASCENT) / self._height
+        self._figure.text(*place, plain, **{"va": "baseline", "color": INK, "fontsize": 9, **style})
 
-    def picture(self, x: int, y: int, pixels: np.ndarray) -> tuple[Any, float]:
-        """A picture as large as the panel lets it be; returns its axes, and how much it grew.
+    def picture(self, x: int, y: int, pixels: np.ndarray) -> Any:
+        """A picture as large as the panel lets it be; returns its axes.
 
         Small ones get larger by a whole number, so that each of their pixels is a square.
         """
@@ -84,7 +84,7 @@ class _Canvas:
             extent=(0, width, height, 0),
         )
         axes.set_axis_off()
-        return axes, scale
+        return axes
 
     def png(self) -> bytes:
         buffer = io.BytesIO()
@@ -125,21 +125,22 @@ def _head(
     for place, (title, more) in enumerate(TITLES):
         x = MARGIN + place * (PANEL + GAP)
         canvas.text(x, HEAD - 36, title, weight="bold")
-        canvas.text(x, HEAD - 36 + LINE, more, color=QUIET, fontsize=8)
+        legend = more or in_colors(preprocessing)
+        canvas.text(x, HEAD - 36 + LINE, legend, color=QUIET, fontsize=8)
 
 
 def _row(canvas: _Canvas, top: int, prediction: Prediction, preprocessing: Preprocessing) -> None:
-    image = load_image(Path(prediction.image))
+    image = load_image(Path(prediction.image), preprocessing.bands)
     look = look_at(to_pixels(image, preprocessing), preprocessing)
     name = shortened(prediction.image, NAME_WIDTH)
     height, width = image.shape[:2]
     canvas.text(MARGIN, top + 8, f"{name}, {width} × {height}", color=QUIET)
     top += NAME
-    axes, _ = canvas.picture(MARGIN, top, _thumbnail(image))
+    axes = canvas.picture(MARGIN, top, _thumbnail(as_picture(image)))
     _frame(axes, image, preprocessing)
     for place, picture in enumerate((look.pixels, look.tensor), start=1):
         canvas.picture(MARGIN + place * (PANEL + GAP), top, picture)
-    lines = [*_figures(look), "", *_classes(prediction)]
+    lines = [*_figures(look, len(preprocessing.mean)), "", *_classes(prediction)]
     for place, line in enumerate(lines):
         canvas.text(TEXT, top + place * LINE, line, family="monospace")
 
@@ -173,18 +174,26 @@ def _frame(axes: Any, image: np.ndarray, preprocessing: Preprocessing) -> None:
         axes.add_patch(frame)
 
 
-def _figures(look: Look) -> list[str]:
-    """The tensor's own values, a line for each channel."""
+def _figures(look: Look, count: int) -> list[str]:
+    """The tensor's own values, a line for each of the first of its ``count`` channels."""
     lines = [f"{'channel':<9}{'least':>8}{'most':>8}{'mean':>8}"]
     lines += [
         f"{one.name:<9}{one.least:>8.2f}{one.most:>8.2f}{one.mean:>8.2f}" for one in look.channels
     ]
+    if count > CHANNELS_SHOWN:
+        lines.append(f"and {count - CHANNELS_SHOWN} more")
     low, high = look.span
     return [*lines, f"black is {low:.2f}, white {high:.2f}"]
 
 
 def _classes(prediction: Prediction) -> list[str]:
     return [
-        f"{guess.probability:>6.1%}  {shortened(' '.join(guess.label.split()), LABEL_WIDTH)}"
+        f"{guess.probability:>6.1%}  {_label(guess.label)}"
         for guess in prediction.top[:CLASSES_SHOWN]
     ]
+
+
+def _label(text: str) -> str:
+    """One line, cut where it gets too long: a label's beginning tells most."""
+    line = " ".join(text.split())
+    return line if len(line) <= LABEL_WIDTH else line[: LABEL_WIDTH - 1] + "…"
