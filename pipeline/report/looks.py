@@ -35,6 +35,12 @@ class Look:
     channels: tuple[Channel, ...]
     span: tuple[float, float]
 
+    @property
+    def ends(self) -> str:
+        """The ``span`` in words."""
+        low, high = self.span
+        return f"black is {low:.2f}, white {high:.2f}"
+
 
 def look_at(pixels: Pixels, preprocessing: Preprocessing) -> Look:
     """What the model sees of uint8 ``[H, W, C]`` after the geometry.

@@ -90,7 +90,7 @@ class ExportConfig(Section):
         Help(
             "Of images: rgb, bgr, grey, or how many there are in arrays (.npy).",
             metavar="NAME|N",
-            unset="rgb",
+            unset="the weights' own, or rgb",
         ),
     ] = None
     fold_preprocessing: Annotated[

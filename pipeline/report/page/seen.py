@@ -38,20 +38,15 @@ def section(report: Report) -> Mapping[str, Any] | None:
     preprocessing = Preprocessing.from_json(report.manifest.preprocessing)
     looks = [look_at(one, preprocessing) for one in goldens.images[:SHOWN]]
     names = [_name(goldens, row, report.manifest.labels) for row in range(len(looks))]
-    low, high = looks[0].span
     return {
-        "words": [
-            preparation.resizing(preprocessing),
-            preparation.normalization(preprocessing),
-            f"fed as {preparation.tensor(preprocessing)}",
-        ],
+        "words": preparation.steps(preprocessing),
         "pictures": [
             Picture(name, _address(look.pixels), _address(look.tensor))
             for name, look in zip(names, looks, strict=True)
         ],
         "table": _table(names, looks),
         "count": len(goldens),
-        "span": f"black is {low:.2f}, white {high:.2f}",
+        "span": looks[0].ends,
         "colors": in_colors(preprocessing),
         "further": max(0, len(preprocessing.mean) - CHANNELS_SHOWN),
         "shrunk": LARGEST if max(goldens.images.shape[1:3]) > LARGEST else None,

@@ -114,12 +114,8 @@ def _head(
     some = f", the first {shown} of {answered} images" if shown < answered else ""
     name = f"What {result.model['name']} sees{some}"
     canvas.text(MARGIN, 22, name, fontsize=13, weight="bold")
-    lines = (
-        preparation.resizing(preprocessing),
-        preparation.normalization(preprocessing),
-        f"fed as {preparation.tensor(preprocessing)}; answers of "
-        f"{result.variant} / {result.runner}",
-    )
+    *lines, last = preparation.steps(preprocessing)
+    lines.append(f"{last}; answers of {result.variant} / {result.runner}")
     for place, line in enumerate(lines):
         canvas.text(MARGIN, 48 + place * LINE, line, color=QUIET)
     for place, (title, more) in enumerate(TITLES):
@@ -182,8 +178,7 @@ def _figures(look: Look, count: int) -> list[str]:
     ]
     if count > CHANNELS_SHOWN:
         lines.append(f"and {count - CHANNELS_SHOWN} more")
-    low, high = look.span
-    return [*lines, f"black is {low:.2f}, white {high:.2f}"]
+    return [*lines, look.ends]
 
 
 def _classes(prediction: Prediction) -> list[str]:

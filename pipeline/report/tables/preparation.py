@@ -13,6 +13,12 @@ def size_of(preprocessing: Preprocessing) -> str:
     return size if isinstance(preprocessing.size, int) else f"{size} (height × width)"
 
 
+def steps(preprocessing: Preprocessing) -> tuple[str, ...]:
+    """A line each: from the photograph to pixels, from these to the tensor, and what that is."""
+    fed = f"fed as {tensor(preprocessing)}"
+    return resizing(preprocessing), normalization(preprocessing), fed
+
+
 def resizing(preprocessing: Preprocessing) -> str:
     """From the photograph to the input's pixels."""
     size, by = size_of(preprocessing), preprocessing.interpolation

@@ -89,7 +89,7 @@ def test_rectangles_of_other_channels(tmp_path: Path, channels: str | int) -> No
             pixels = random.integers(0, 256, (9, 12, 6), np.uint8)
             np.save(folder / f"{number}.npy", pixels)
             Image.fromarray(pixels[..., :3]).save(folder / f"{number}.png")
-    found = predict([tmp_path / "photos"], workspace=root)
+    found = predict((tmp_path / "photos",), workspace=root)
     names = [Path(one.image).name for one in found.predictions]
     suffix = ".png" if channels == "grey" else ".npy"
     assert names == [f"{number}{suffix}" for number in range(3)] * 2
