@@ -51,12 +51,12 @@ def _contents(report: Report) -> dict[str, Any]:
     evaluation = report.evaluation
     return {
         "model": report.manifest.model,
+        "lead": contents.lead(report.manifest),
         "version": report.manifest.tools.get("edgepipe"),
         "outdated": [source for source in report.sources if source.state == OUTDATED],
         "lacking": {source.file: source for source in report.sources if source.state != CURRENT},
         "choices": choose(report),
         "identity": contents.identity(report),
-        "lead": contents.lead(report.manifest),
         "artifacts": contents.artifacts(report),
         "margin": f"{MARGIN:.0%}",
         "cells": cell_table.cells(report) if report.rows else None,
