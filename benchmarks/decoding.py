@@ -82,8 +82,7 @@ def chunks_a_second(chunks: Iterable[tuple[np.ndarray, object]], run: Run) -> fl
 def rates(opened: OpenCell, images: Dataset, preprocessing: Preprocessing, decoders: int) -> Rates:
     """The three rates of one round, in images a second."""
     name = opened.loaded.inputs[0].name
-    side = preprocessing.size
-    ready = np.random.default_rng(0).standard_normal((CHUNK, 3, side, side), np.float32)
+    ready = np.random.default_rng(0).standard_normal((CHUNK, *preprocessing.shape), np.float32)
 
     def run(tensor: np.ndarray) -> None:
         feeds = (({name: part}, rows, valid) for part, rows, valid in batches(tensor, 1))

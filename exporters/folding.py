@@ -12,17 +12,18 @@ if TYPE_CHECKING:
 def fold(
     module: torch.nn.Module, mean: Sequence[float], std: Sequence[float], reverse: bool
 ) -> torch.nn.Module:
-    """The module behind its normalization: uint8 ``[N, H, W, 3]`` in, its own outputs out.
+    """The module behind its normalization: uint8 ``[N, H, W, C]`` in, its own outputs out.
 
-    Computes ``(x / 255 - mean) / std`` in float32 as ``x * scale + shift``; ``reverse`` takes
+    ``mean`` and ``std`` have a value for each of the C channels. Computes
+    ``(x / 255 - mean) / std`` in float32 as ``x * scale + shift``; ``reverse`` takes
     the channels the other way round first. The pixels become floats before anything else, since
     not every runner moves bytes about.
     """
     import torch
 
     deviation = torch.tensor(std, dtype=torch.float64)
-    scale = (1 / (255 * deviation)).float().reshape(1, 3, 1, 1)
-    shift = (-torch.tensor(mean, dtype=torch.float64) / deviation).float().reshape(1, 3, 1, 1)
+    scale = (1 / (255 * deviation)).float().reshape(1, -1, 1, 1)
+    shift = (-torch.tensor(mean, dtype=torch.float64) / deviation).float().reshape(1, -1, 1, 1)
 
     class Folded(torch.nn.Module):
         """Normalization and layout, then the module."""

@@ -130,17 +130,18 @@ def digest(module: torch.nn.Module) -> str:
     return hasher.hexdigest()
 
 
-def other_channels(module: torch.nn.Module) -> str:
-    """What to do about a module whose first convolution doesn't take images as they are given."""
+def other_channels(module: torch.nn.Module, given: int) -> str:
+    """What to do about a module whose first convolution doesn't take so many channels."""
     import torch
 
     first = next((part for part in module.modules() if isinstance(part, torch.nn.Conv2d)), None)
-    if first is None or first.in_channels == 3:
+    if first is None or first.in_channels == given:
         return ""
+    taken = first.in_channels
+    plural = "" if taken == 1 else "s"
     return (
-        f"; images come as RGB, its first convolution takes {first.in_channels} channels: convert "
-        f"them in forward (x.mean(1, keepdim=True) for grey), or name arrays with --input "
-        f"x:1x{first.in_channels}xHxW:float32"
+        f"; images come with {given} here, its first convolution takes {taken} channel{plural}: "
+        f"--channels {taken}, or convert them in forward"
     )
 
 

@@ -31,7 +31,14 @@ if TYPE_CHECKING:
     from .profiling.profile_result import ProfileResult
     from .quantization.search.quantize import quantize
     from .quantization.search.search_result import SearchResult
-    from .report.write import write_junit, write_markdown, write_plot, write_report
+    from .report.write import (
+        check_picture,
+        write_junit,
+        write_markdown,
+        write_picture,
+        write_plot,
+        write_report,
+    )
     from .shipping.deploy import Deployment, deploy
     from .shipping.package import Packaged, package
     from .shipping.verify import verify
@@ -83,7 +90,9 @@ ROOMS = {
     "write_report": ".report.write",
     "write_junit": ".report.write",
     "write_markdown": ".report.write",
+    "write_picture": ".report.write",
     "write_plot": ".report.write",
+    "check_picture": ".report.write",
 }
 __all__ = [
     "BenchResult",
@@ -103,6 +112,7 @@ __all__ = [
     "TuneResult",
     "Verification",
     "bench",
+    "check_picture",
     "compare",
     "deploy",
     "doctor",
@@ -122,6 +132,7 @@ __all__ = [
     "verify",
     "write_junit",
     "write_markdown",
+    "write_picture",
     "write_plot",
     "write_report",
 ]

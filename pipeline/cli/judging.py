@@ -59,11 +59,17 @@ def evaluate(
 
 @declared("judging:PredictRequest")
 def predict(
-    said: Mapping[str, Any], as_json: options.Json = False, quiet: options.Quiet = False
+    said: Mapping[str, Any],
+    show: options.Show = None,
+    as_json: options.Json = False,
+    quiet: options.Quiet = False,
 ) -> None:
     """Ask one variant on one runner what is in these images."""
     from .. import predict as run
     from ..report.text import terminal
 
-    result = run(**said, progress=options.progress(quiet))
+    options.check_picture(show)
+    progress = options.progress(quiet)
+    result = run(**said, progress=progress)
+    options.picture(result, show, progress)
     options.show(result, as_json, terminal.predictions)

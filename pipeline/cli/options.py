@@ -11,7 +11,7 @@ import typer
 from ...runners import documents
 
 if TYPE_CHECKING:
-    from .. import EvaluationResult, ParityResult, TrainResult
+    from .. import EvaluationResult, ParityResult, PredictResult, TrainResult
     from ..progress import Progress
 
 Json = Annotated[bool, typer.Option("--json", help="Print one JSON document on stdout.")]
@@ -22,6 +22,10 @@ JUnit = Annotated[
 Markdown = Annotated[
     Path | None,
     typer.Option("--markdown", metavar="FILE", help="Also write Markdown, for a job summary."),
+]
+Show = Annotated[
+    Path | None,
+    typer.Option("--show", metavar="FILE.png", help="Also draw what the model sees of them."),
 ]
 
 
@@ -53,6 +57,28 @@ def write(
         write_junit(result, junit)
     if markdown:
         write_markdown(result, markdown)
+
+
+def check_picture(path: Path | None) -> None:
+    """Say before anything runs that a picture can't be written there, if one was asked for."""
+    from .. import check_picture as check
+
+    if path:
+        check(path)
+
+
+def picture(result: PredictResult, path: Path | None, progress: Progress) -> None:
+    """Draw what the model saw, if asked for, and say how much of it is on the picture."""
+    from .. import write_picture
+
+    if path is None:
+        return
+    answered = sum(one.error is None for one in result.predictions)
+    drawn = write_picture(result, path)
+    if not drawn:
+        progress.say(f"warning: {path} was not written: no image could be read")
+    elif drawn < answered:
+        progress.say(f"{path}: the first {drawn} of {answered} images")
 
 
 class Result(Protocol):

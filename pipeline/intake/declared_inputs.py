@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
 
+from ...runners.images import Size
 from ..errors import InputError, UsageError
 from ..settings.making import ExportConfig
 from ..storage.arrays import DTYPES, ArrayInput
@@ -15,22 +17,31 @@ from .onnx_file import Tensor
 COLOURS = 3
 
 
-def of_images(inputs: Sequence[Tensor]) -> tuple[int, bool] | None:
-    """The side of the square images that a model takes, and whether it takes them as uint8 NHWC.
+@dataclass(frozen=True)
+class TakenImages:
+    """The images that a model takes: ``folded`` ones as uint8 NHWC."""
 
-    ``None`` for one that takes something else.
+    size: Size
+    channels: int
+    folded: bool
+
+
+def of_images(inputs: Sequence[Tensor], channels: int | None) -> TakenImages | None:
+    """The images that a model takes; ``None`` for one that takes something else.
+
+    Without ``channels`` an input is one of images if it has three of them.
     """
     if len(inputs) != 1 or inputs[0].shape is None or len(inputs[0].shape) != 4:
         return None
-    sides, dtype = inputs[0].shape[1:], inputs[0].dtype
-    for channels, size, wanted in (
-        (sides[0], sides[1:], "float32"),
-        (sides[2], sides[:2], "uint8"),
-    ):
-        if channels == COLOURS and size[0] == size[1] and dtype == wanted:
-            assert isinstance(size[0], int)
-            return size[0], wanted == "uint8"
-    return None
+    first, second, third = (int(side or 0) for side in inputs[0].shape[1:])
+    forms = {"float32": (first, (second, third)), "uint8": (third, (first, second))}
+    if inputs[0].dtype not in forms:
+        return None
+    found, size = forms[inputs[0].dtype]
+    if found != (channels or COLOURS):
+        return None
+    side: Size = size[0] if size[0] == size[1] else size
+    return TakenImages(side, found, inputs[0].dtype == "uint8")
 
 
 def of_arrays(

@@ -10,6 +10,7 @@ from typing import Any
 
 from ...exporters.weights.labels import read_labels
 from ...exporters.weights.sources import FILE, Source
+from ...runners.images import ordered
 from ..errors import InputError, IntegrityError, UsageError, WorkspaceError
 from ..progress import Progress
 from ..quantization import recipes
@@ -139,14 +140,19 @@ class Intake:
         known = dict(beside.preprocessing) if beside and beside.preprocessing else None
         source = Source(file.path.name, FILE, file.path, digest, True, None, labels, known)
         said = _shared(section)
-        seen = None if section.inputs or section.data else declared_inputs.of_images(file.inputs)
+        asked = None if section.channels is None else ordered(section.channels)[1]
+        arrays = section.inputs or section.data
+        seen = None if arrays else declared_inputs.of_images(file.inputs, asked)
         if seen is None:
+            if asked and not arrays:
+                listed = ", ".join(map(str, file.inputs))
+                raise UsageError(f"channels: {file.path} takes no images of {asked}: {listed}")
             if labels:
                 raise UsageError("labels: for a model that takes images")
             inputs, notes = declared_inputs.of_arrays(file.inputs, file.model, said)
             return ModelSpec(source, None, inputs, notes)
-        size, folded = seen
-        said = said.model_copy(update={"input_size": size, "fold_preprocessing": folded})
+        update = {"input_size": seen.size, "fold_preprocessing": seen.folded}
+        said = said.model_copy(update=update)
         preprocessing, notes = preprocessing_of(source, said)
         name = file.inputs[0].name
         return ModelSpec(source, preprocessing, notes=notes, image_input=name)

@@ -74,7 +74,7 @@ class _Run:
         return self.opened.loaded.inputs[0].shape[0] or DYNAMIC_BATCH
 
     def score(self, tensor: np.ndarray, labels: np.ndarray, classes: int) -> None:
-        """Run float32 ``[n, 3, H, W]`` and note where its true classes come. Keeps the error."""
+        """Run float32 ``[n, C, H, W]`` and note where its true classes come. Keeps the error."""
         assert self.opened
         loaded = self.opened.loaded
         name, output = loaded.inputs[0].name, loaded.outputs[0].name
@@ -218,7 +218,8 @@ def _dataset(manifest: Manifest, section: EvaluateConfig) -> Dataset:
     if section.data is not None:
         labels = manifest.labels or [str(number) for number in range(manifest.model["classes"])]
         skip = section.skip_unreadable
-        return dataset.class_folders(section.data, list(labels), skip)
+        bands = Preprocessing.from_json(manifest.preprocessing).bands
+        return dataset.class_folders(section.data, list(labels), skip, bands)
     weights = manifest.model["weights"]
     if weights not in CALIBRATED_WEIGHTS:
         raise UsageError(f"no labelled images come with {weights} weights: name some with --data")

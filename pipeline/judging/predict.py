@@ -60,7 +60,8 @@ class Prediction:
 class PredictResult(Document):
     """The predictions in the order of the images; ``scores`` is what the model's output was.
 
-    ``isa`` is the instruction set in oneDNN's own words, on a target that computes as an older CPU.
+    ``preprocessing`` is how an image became the model's input, as the manifest has it. ``isa`` is
+    the instruction set in oneDNN's own words, on a target that computes as an older CPU.
     """
 
     MADE_BY = "edgepipe predict"
@@ -73,6 +74,7 @@ class PredictResult(Document):
     threads: int
     scores: str
     predictions: tuple[Prediction, ...]
+    preprocessing: Mapping[str, Any]
     isa: str | None = None
     exit_code: ExitCode = field(default=ExitCode.OK, metadata=UNWRITTEN)
 
@@ -86,7 +88,7 @@ def predict(request: PredictRequest) -> PredictResult:
     """
     config = load_exported(request.flags())
     place = Workspace(config.workspace, config.model)
-    names = expand([str(name) for name in request.images], sys.stdin)
+    names = [str(name) for name in request.images]
     with place.exported("edgepipe predict", request.progress.say) as manifest:
         wanted, places = config.predict, config.places
         return _predict(place, manifest, wanted, places, names, request.progress)
@@ -97,7 +99,7 @@ def _predict(
     manifest: Manifest,
     wanted: PredictConfig,
     places: Places,
-    names: Iterable[str],
+    names: Sequence[str],
     progress: Progress,
 ) -> PredictResult:
     """Classify images. The workspace is locked and verified.
@@ -120,10 +122,10 @@ def _predict(
     if not cells:
         raise RunnerUnavailable(refused[0].reason)
     cell = cells[0]
-    files = list(names)
+    preprocessing = Preprocessing.from_json(manifest.preprocessing)
+    files = list(expand(names, sys.stdin, preprocessing.bands))
     if not files:
         raise InputError("no images to predict")
-    preprocessing = Preprocessing.from_json(manifest.preprocessing)
     images.pillow()  # without it no image comes to its size: say so before anything starts
     found: list[Prediction] = []
     kinds: set[str] = set()
@@ -145,14 +147,16 @@ def _predict(
         threads=placement.threads,
         scores=" and ".join(sorted(kinds)),
         predictions=tuple(found),
+        preprocessing=preprocessing.to_json(),
         isa=placement.isa,
         exit_code=ExitCode.BAD_INPUT if failed else ExitCode.OK,
     )
 
 
-def expand(names: Sequence[str], lines: Iterable[str]) -> Iterator[str]:
+def expand(names: Sequence[str], lines: Iterable[str], bands: int | None = None) -> Iterator[str]:
     """The image files that arguments name: files, folders, patterns, "-" for a list in ``lines``.
 
+    Of a folder those that are pictures, or with ``bands`` arrays (``images.load_image``).
     What isn't there stays as it is, so that its own line in the result says so. Raises
     ``InputError`` for a folder without images.
     """
@@ -161,7 +165,7 @@ def expand(names: Sequence[str], lines: Iterable[str]) -> Iterator[str]:
         if name == STDIN:
             yield from (line.rstrip("\r\n") for line in lines if line.strip())
         elif path.is_dir():
-            listing = dataset.list_images(path)
+            listing = dataset.list_images(path, bands)
             yield from (str(file) for files in listing.files.values() for file in files)
         elif not path.exists() and glob.has_magic(name):
             yield from sorted(glob.glob(name, recursive=True)) or [name]

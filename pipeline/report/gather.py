@@ -17,6 +17,8 @@ from ..quantization.search.search_result import SearchResult
 from ..speed.bench_result import BenchResult, CellResult
 from ..speed.compare import CompareResult
 from ..speed.tune import TuneResult
+from ..storage import goldens as recorded
+from ..storage.goldens import Goldens
 from ..storage.manifest import Manifest
 from . import results
 from .results import Source
@@ -55,7 +57,10 @@ class Row:
 
 @dataclass(frozen=True)
 class Report:
-    """Everything that a page shows. Results are ``None`` if missing or out of date."""
+    """Everything that a page shows. Results are ``None`` if missing or out of date.
+
+    ``goldens`` are ``None`` for a model that takes no images.
+    """
 
     manifest: Manifest
     sources: tuple[Source, ...]
@@ -67,6 +72,7 @@ class Report:
     profile: ProfileResult | None
     search: SearchResult | None
     comparison: CompareResult | None
+    goldens: Goldens | None
     rows: tuple[Row, ...]
 
     def source(self, file: str) -> Source:
@@ -123,9 +129,15 @@ def gather(folder: Path, manifest: Manifest) -> Report:
         profile=noted(results.read(folder, ProfileResult, manifest)),
         search=noted(results.read(folder, SearchResult, manifest)),
         comparison=noted(results.read_comparison(folder.parent)),
+        goldens=_goldens(folder, manifest),
         rows=tuple(_rows(bench, parity, evaluation, samples)),
         sources=tuple(sources),
     )
+
+
+def _goldens(folder: Path, manifest: Manifest) -> Goldens | None:
+    shown = manifest.preprocessing and recorded.FILE in manifest.artifacts
+    return Goldens.load(folder / recorded.FILE) if shown else None
 
 
 def _rows(

@@ -1,16 +1,20 @@
-"""Results written as files for people and machines: a page, Markdown, JUnit XML, a plot.
+"""Results written as files for people and machines: a page, Markdown, JUnit XML, pictures.
 
 They are written from what other commands found; nothing is run or measured.
 """
 
 from __future__ import annotations
 
+import errno
+import os
+from importlib.util import find_spec
 from pathlib import Path
 
 from ..errors import MissingLibrary, UsageError
 from ..judging.evaluate_result import EvaluationResult
 from ..judging.explain import PLOT_FILE
 from ..judging.parity_result import ParityResult
+from ..judging.predict import PredictResult
 from ..settings.load import load_exported
 from ..settings.nearest import nearest
 from ..settings.options import takes
@@ -21,8 +25,10 @@ from ..storage.workspace import Workspace
 from ..training.train import PLOT_SUFFIX, TrainResult
 from .gather import Report, gather
 from .page import page
-from .plots import comparison, confusion, explanation
+from .plots import comparison, confusion, explanation, seen
 from .text import junit, markdown
+
+PICTURE_SUFFIX = ".png"
 
 
 @takes(ReportRequest)
@@ -87,3 +93,34 @@ def write_plot(
         raise UsageError("a plot needs a path, or a result that was explained in a workspace")
     write_whole(path, drawn.encode())
     return path
+
+
+def write_picture(result: PredictResult, path: Path) -> int:
+    """Draw what the model saw of the images that it was asked about, as PNG.
+
+    Each photograph with the part that is left of it, the pixels that went in, the tensor, and the
+    likeliest classes. Returns how many images are on it: 12 at most, the first that could be read;
+    with none nothing is written. Raises what ``check_picture`` raises, and ``ImageError`` for a
+    file that is gone by now.
+    """
+    check_picture(path)
+    data, count = seen.png(result)
+    if count:
+        write_whole(path, data)
+    return count
+
+
+def check_picture(path: Path) -> None:
+    """Raise what would keep ``write_picture`` from writing there, before anything has run.
+
+    ``UsageError`` for a name that is no PNG's, ``WorkspaceError`` for a folder that isn't there or
+    stands in the way, ``MissingLibrary`` without matplotlib.
+    """
+    if path.suffix.lower() != PICTURE_SUFFIX:
+        raise UsageError(f"{path}: a picture is a PNG: call it {path.stem}{PICTURE_SUFFIX}")
+    with writing(path):
+        path.parent.stat()  # a mistyped folder is not made
+        if path.is_dir():
+            raise IsADirectoryError(errno.EISDIR, os.strerror(errno.EISDIR))
+    if find_spec("matplotlib") is None:
+        raise MissingLibrary('no picture without matplotlib; pip install "edgepipe[report]"')

@@ -9,6 +9,7 @@ from typing import Annotated, ClassVar, Literal
 from pydantic import Field
 
 from ...exporters import registry as exporters
+from ...runners.images import MOST_CHANNELS
 from .options import (
     ArgumentText,
     Duration,
@@ -21,6 +22,7 @@ from .options import (
     Positive,
     Request,
     Section,
+    Side,
     SkipUnreadable,
     Variants,
     Width,
@@ -52,12 +54,17 @@ Interpolation = Annotated[
     Literal["bilinear", "bicubic"] | None, Help("How it is resized.", flag="")
 ]
 Mean = Annotated[
-    tuple[float, float, float] | None, Help("Subtracted from each channel, of 0 to 1.", flag="")
+    tuple[float, ...] | None, Help("Subtracted from each channel, of 0 to 1.", flag="")
 ]
-Deviation = Annotated[
-    tuple[float, float, float] | None, Help("What each channel is divided by.", flag="")
+Deviation = Annotated[tuple[float, ...] | None, Help("What each channel is divided by.", flag="")]
+Channels = Annotated[
+    Literal["rgb", "bgr", "grey"] | Annotated[int, Field(ge=1, le=MOST_CHANNELS)] | None,
+    Help(
+        "Of images: rgb, bgr, grey, or how many there are in arrays (.npy).",
+        metavar="NAME|N",
+        unset="the weights' own, or rgb",
+    ),
 ]
-Order = Annotated[Literal["rgb", "bgr"] | None, Help("The channels' order.", flag="")]
 Inputs = Annotated[
     tuple[InputText, ...],
     Help("An input of a model that takes no images.", flag="--input", metavar="NAME:SHAPE:DTYPE"),
@@ -113,7 +120,7 @@ class ExportConfig(Section):
     interpolation: Interpolation = None
     mean: Mean = None
     std: Deviation = None
-    channels: Order = None
+    channels: Channels = None
     fold_preprocessing: Annotated[
         bool,
         Help(
@@ -183,7 +190,7 @@ class ImportConfig(Section):
     interpolation: Interpolation = None
     mean: Mean = None
     std: Deviation = None
-    channels: Order = None
+    channels: Channels = None
     dims: Annotated[
         tuple[Pair, ...],
         Help("Settle a size that the file leaves open.", flag="--dim", metavar="NAME=N"),
@@ -265,7 +272,9 @@ class TrainConfig(Section):
         "random"
     )
     width: Width = None
-    input_size: InputSize = None
+    input_size: Annotated[
+        Side | None, Help("Side of the input in pixels.", unset="the weights' own")
+    ] = None
     epochs: Annotated[Annotated[int, Field(ge=1, le=10_000)], Help("At most.")] = 20
     batch: Annotated[Annotated[int, Field(ge=2, le=4096)], Help("Images per step.")] = 32
     learning_rate: Annotated[

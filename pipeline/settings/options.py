@@ -17,6 +17,7 @@ from typing import Annotated, Any, ClassVar, ParamSpec, TypeVar
 from pydantic import (
     AfterValidator,
     BaseModel,
+    BeforeValidator,
     ConfigDict,
     Field,
     SkipValidation,
@@ -207,6 +208,23 @@ def pair(text: str) -> tuple[str, str]:
     return name, value
 
 
+def input_size(given: Any) -> Any:
+    """ "480x640" as (480, 640), and the side of a square as a number.
+
+    Raises ``ValueError`` for what is no size; what isn't text or a list is left as it is.
+    """
+    if not isinstance(given, str | list | tuple):
+        return given
+    try:
+        found = list(map(int, given.split("x") if isinstance(given, str) else given))
+    except (ValueError, TypeError):
+        found = []
+    if len(found) not in (1, 2) or not all(SIDES[0] <= side <= SIDES[1] for side in found):
+        least, most = SIDES
+        raise ValueError(f"not a side, or HEIGHTxWIDTH, of {least} to {most:,} pixels each")
+    return found[0] if len(set(found)) == 1 else tuple(found)
+
+
 def _checked(check: Callable[[str], object]) -> AfterValidator:
     """Text that ``check`` has nothing against."""
 
@@ -224,7 +242,8 @@ InputText = Annotated[str, _checked(ArrayInput.parse)]
 ArgumentText = Annotated[str, _checked(arguments.parse)]
 Percent = Annotated[str, _checked(fraction)]
 Duration = Annotated[str, _checked(seconds)]
-Side = Annotated[int, Field(ge=32, le=2048)]
+SIDES = (32, 2048)  # pixels
+Side = Annotated[int, Field(ge=SIDES[0], le=SIDES[1])]
 Seconds = Annotated[float, Field(gt=0, le=3600)]
 # Options of several commands.
 Variants = Annotated[
@@ -235,5 +254,13 @@ Width = Annotated[
     Annotated[float, Field(ge=0.1, le=4)] | None,
     Help("Width multiplier, of architectures that have one.", unset="1"),
 ]
-InputSize = Annotated[Side | None, Help("Side of the input in pixels.", unset="the weights' own")]
+InputSize = Annotated[
+    Side | tuple[Side, Side] | None,
+    BeforeValidator(input_size),
+    Help(
+        "Side of the input in pixels, or height and width: 480x640.",
+        metavar="N|HxW",
+        unset="the weights' own",
+    ),
+]
 SkipUnreadable = Annotated[bool, Help("Leave out images that can't be read, and name them.")]

@@ -8,7 +8,7 @@ from operator import attrgetter
 from ...runners.bundles.bundle import EXACT_INT8, Index
 from ...runners.targets import estimate
 from ..judging.parity_result import CellVerdict, ParityResult
-from ..report.tables import columns
+from ..report.tables import columns, preparation
 from ..report.tables.columns import RUNNER, TARGET, VARIANT, VERDICT
 from ..report.tables.formatting import mebibytes
 from ..report.tables.table import Column, Table, figure
@@ -53,8 +53,9 @@ def model_card(index: Index, parity: ParityResult | None, bench: BenchResult | N
 def _use(index: Index) -> str:
     data = index.preprocessing
     labels = ", ".join(index.labels or ())
-    order = "BGR" if data.channels == "bgr" and not data.folded else "RGB"
-    shape = f"{order} image, {data.size}×{data.size}, resized by “{data.resize}”"
+    order = "RGB" if data.channels == "bgr" and data.folded else preparation.named(data)
+    size = preparation.size_of(data).replace(" × ", "×", 1)
+    shape = f"{order} image, {size}, resized by “{data.resize}”"
     scale = f"then (x/255 − {list(data.mean)}) / {list(data.std)}, float32, channels first"
     if data.folded:
         scale = "then as it is, uint8, channels last: the model does the rest"

@@ -41,7 +41,6 @@ class Tensors:
     input: str
     output: str
     batch: int | None
-    side: int
     classes: int
 
 
@@ -138,8 +137,7 @@ def _triton(index: Index, variant: str, tensors: Tensors) -> str:
     batch = [] if tensors.batch is None else [tensors.batch]
     most = LARGEST_BATCH if tensors.batch is None else 0
     labels = '\n    label_filename: "labels.txt"' if index.labels else ""
-    side, folded = tensors.side, index.preprocessing.folded
-    image = [side, side, 3] if folded else [3, side, side]
+    folded, image = index.preprocessing.folded, index.preprocessing.shape
     lines = [
         f'name: "{_model(index, variant)}"',
         'backend: "onnxruntime"',

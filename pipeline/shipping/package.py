@@ -128,7 +128,6 @@ def _tensors(manifest: Manifest) -> Tensors:
         taken["name"],
         given[0]["name"],
         None if batch == "dynamic" else int(batch),
-        manifest.preprocessing["size"],
         manifest.model["classes"],
     )
 

@@ -191,11 +191,11 @@ def _goldens(bundle: Bundle) -> Goldens:
     path = bundle.folder / GOLDENS
     try:
         goldens = Goldens.load(path)
-        side = bundle.index.preprocessing.size
+        frame = bundle.index.preprocessing.frame
         if goldens.images is None:
             raise ValueError("no images")
         count = len(goldens.images)
-        if goldens.images.dtype != np.uint8 or goldens.images.shape != (count, side, side, 3):
+        if goldens.images.dtype != np.uint8 or goldens.images.shape != (count, *frame):
             raise ValueError(f"images of {goldens.images.dtype} {goldens.images.shape}")
     except (InputError, ValueError) as error:
         raise BundleError(f"{bundle.path}: no goldens in {GOLDENS} ({error})") from error

@@ -14,6 +14,7 @@ from ...exporters import complexity
 from ...exporters.complexity import Complexity
 from ...exporters.zoo import ARCHITECTURES, WITH_WIDTH
 from ...exporters.zoo.published import PUBLISHED
+from ...runners.images import Size
 from ...runners.machine.files import cache_folder
 from ..errors import InputError, UsageError
 from ..progress import Progress
@@ -73,7 +74,8 @@ class Candidate:
     ``macs`` (multiply-accumulates) and ``activation_peak_bytes`` are for one image;
     see ``Complexity`` for where they are ``None``.
     ``published_top1`` is that of the architecture's published ImageNet weights, in per cent,
-    whatever weights this model has. ``classes`` and ``input_size`` are ``None`` for a model of
+    whatever weights this model has. ``input_size`` is in pixels, the side of a square or height and
+    width. ``classes`` and ``input_size`` are ``None`` for a model of
     the user's own that has no such thing. ``training_step_ms`` is for one image, in a step of 8.
     """
 
@@ -82,7 +84,7 @@ class Candidate:
     weights: str | None
     width: float | None
     classes: int | None
-    input_size: int | None
+    input_size: Size | None
     parameters: int
     macs: int | None
     activation_peak_bytes: int | None
@@ -136,7 +138,7 @@ def _candidate(
     weights: str | None,
     width: float | None,
     classes: int | None,
-    size: int | None,
+    size: Size | None,
     costs: Complexity,
 ) -> Candidate:
     # What is published is for the whole width.

@@ -18,6 +18,7 @@ from ...exporters.threads import torch_threads
 from ...exporters.weights import sources
 from ...exporters.zoo import ARCHITECTURES
 from ...runners import documents
+from ...runners.images import Size, sides
 from ...runners.timing.plan import SINGLE_STREAM
 from ..cells.plan import plan
 from ..cells.session import Cell, real, timeable
@@ -199,7 +200,7 @@ def with_fronts(rows: Sequence[Candidate]) -> tuple[Candidate, ...]:
 
 
 def training_step_ms(
-    architecture: str, classes: int, width: float | None, size: int, threads: int | None
+    architecture: str, classes: int, width: float | None, size: Size, threads: int | None
 ) -> float:
     """Ms for one image of a training step with a batch of 8: forward, backward, SGD's update.
 
@@ -212,7 +213,7 @@ def training_step_ms(
         torch.manual_seed(0)
         module = sources.construct(architecture, classes, width).train()
         optimizer = torch.optim.SGD(module.parameters(), lr=1e-6)
-        inputs = torch.randn(TRAINING_BATCH, 3, size, size)
+        inputs = torch.randn(TRAINING_BATCH, 3, *sides(size))
         labels = torch.randint(classes, (TRAINING_BATCH,))
         taken = []
         for _ in range(1 + TRAINING_STEPS):

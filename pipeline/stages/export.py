@@ -158,7 +158,8 @@ class Export:
                 given = module(*example)
         except Exception as error:  # it is their code that runs
             shapes = ", ".join(f"{tensor.dtype} {list(tensor.shape)}" for tensor in example)
-            hint = modules.other_channels(module) if self.spec.preprocessing else ""
+            images = self.spec.preprocessing
+            hint = modules.other_channels(module, len(images.mean)) if images else ""
             raise ModelError(
                 f"{source.architecture} fails for {shapes}: {reason(error)}{hint}"
             ) from error

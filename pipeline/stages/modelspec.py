@@ -19,7 +19,7 @@ from ...exporters.weights.sources import (
     resolve_module,
 )
 from ...exporters.zoo import ARCHITECTURES
-from ...runners.images import Preprocessing
+from ...runners.images import Preprocessing, ordered, spelled
 from ...runners.machine.files import cache_folder
 from ..errors import InputError, UsageError
 from ..settings.making import DEFAULT_MODEL, ExportConfig
@@ -29,6 +29,7 @@ from ..storage.arrays import ArrayInput
 DEFAULT_PRESET = "imagenet"
 # What exporters call an image.
 IMAGE_INPUT = "input"
+PLAIN_PRESET = "none"  # of other channels than red, green and blue, which imagenet's figures are of
 
 
 @dataclass(frozen=True)
@@ -138,6 +139,8 @@ def _checked(export: ExportConfig, own: bool) -> tuple[Mapping[str, Any], tuple[
         raise UsageError("width: for architectures of the zoo")
     if export.data and not export.inputs:
         raise UsageError("data: arrays are for a model that takes no images: add --input")
+    if export.channels is not None and not own and ordered(export.channels)[1] != 3:
+        raise UsageError("channels: the zoo's architectures take three")
     if export.inputs and not own:
         raise UsageError("inputs: only a module of your own takes others than images")
     if export.args and not own:
@@ -162,30 +165,43 @@ def _checked(export: ExportConfig, own: bool) -> tuple[Mapping[str, Any], tuple[
 def preprocessing_of(source: Source, config: ExportConfig) -> tuple[Preprocessing, tuple[str, ...]]:
     """What the configuration says, else what comes with the weights, else the usual."""
     notes: tuple[str, ...] = ()
+    given = {
+        name: value
+        for name in ("resize", "resize_to", "interpolation", "mean", "std")
+        if (value := getattr(config, name)) is not None
+    }
+    if "resize" in given:
+        given.setdefault("resize_to", None)
+    order, count = ordered("rgb" if config.channels is None else config.channels)
     if config.preprocessing:
-        base = Preprocessing.preset(config.preprocessing)
+        base = _preset(config.preprocessing, config, given)
     elif source.preprocessing is not None:
         try:
             base = Preprocessing.from_json(source.preprocessing)
         except ValueError as error:
             raise InputError(f"{source.path}: its metadata can't be used: {error}") from error
         if source.trained and config.input_size not in (None, base.size):
-            notes = (f"{config.input_size} pixels: the weights were trained at {base.size}",)
+            wanted = spelled(config.input_size or base.size)
+            notes = (f"{wanted} pixels: the weights were trained at {spelled(base.size)}",)
     else:
-        base = Preprocessing.preset(DEFAULT_PRESET)
+        name = DEFAULT_PRESET if count == 3 else PLAIN_PRESET
+        base = _preset(name, config, given)
         if config.mean is None:
-            notes = (
-                f"preprocessing {DEFAULT_PRESET}: nothing says what the weights were trained with",
-            )
-    given = {
-        name: value
-        for name in ("resize", "resize_to", "interpolation", "mean", "std", "channels")
-        if (value := getattr(config, name)) is not None
-    }
-    if "resize" in given:
-        given.setdefault("resize_to", None)
+            notes = (f"preprocessing {name}: nothing says what the weights were trained with",)
+    if config.channels is not None:
+        given["channels"] = order
     given["folded"] = config.fold_preprocessing
     try:
         return replace(base.at(config.input_size), **given), notes
+    except ValueError as error:
+        raise UsageError(f"export: {error}") from error
+
+
+def _preset(name: str, config: ExportConfig, given: Mapping[str, Any]) -> Preprocessing:
+    """A preset for the channels that were asked for, with mean and std where they were given."""
+    channels = "rgb" if config.channels is None else config.channels
+    own = {field: given[field] for field in ("mean", "std") if field in given}
+    try:
+        return Preprocessing.preset(name, channels=channels, **own)
     except ValueError as error:
         raise UsageError(f"export: {error}") from error

@@ -50,13 +50,14 @@ def choose(config: ExportConfig, spec: ModelSpec, int8: tuple[str, ...]) -> Samp
         held_out = dataset.digits("held_out", goldens.COUNT)
         return Samples(DIGITS, held_out, dataset.digits("train", count) if int8 else None)
     if config.calibration is not None and origin != SYNTHETIC:
-        return _of_folder(config, config.calibration, source.labels or (), bool(int8))
-    recorded = dataset.synthetic(count, goldens.COUNT)
+        return _of_folder(config, spec, config.calibration, bool(int8))
+    bands = spec.preprocessing.bands if spec.preprocessing else None
+    recorded = dataset.synthetic(count, goldens.COUNT, bands)
     notes = ("synthetic goldens: noise, not photographs; --calibration DIR takes yours",)
     if not int8:
         return Samples(SYNTHETIC, recorded, None, notes)
     notes += (f"{', '.join(int8)}: calibrated on noise, which says nothing about real images",)
-    return Samples(SYNTHETIC, recorded, dataset.synthetic(0, count), notes)
+    return Samples(SYNTHETIC, recorded, dataset.synthetic(0, count, bands), notes)
 
 
 def again(
@@ -72,6 +73,8 @@ def again(
     if recorded is None:
         raise UsageError("nothing was calibrated: run `edgepipe export` with an int8 variant first")
     source, number = recorded["from"], recorded["count"]
+    preprocessing = goldens.preprocessing_of(manifest)
+    bands = preprocessing.bands if preprocessing else None
     inputs = tuple(ArrayInput.parse(text) for text in model["named_inputs"])
     if source in ("folder", "file", "data") and calibration is None:
         raise UsageError(f"--calibration: give the {source} that the export was calibrated with")
@@ -90,19 +93,19 @@ def again(
         further = every.part(start + number, count) if len(every) > start + number else None
     elif source == "folder":
         assert calibration
-        every = dataset.list_images(calibration)
+        every = dataset.list_images(calibration, bands)
         shared = len(every.every) < 2 * FEWEST_GOLDENS
         start = 0 if shared else kept["count"]
         files = every.sample(start + number + count)[start:]
-        used = dataset.of_files(files[:number], labels, every.every)
+        used = dataset.of_files(files[:number], labels, every.every, bands)
         if files[number:]:
-            further = dataset.of_files(files[number:], labels, every.every)
+            further = dataset.of_files(files[number:], labels, every.every, bands)
     elif inputs:
         used = Arrays.random(inputs, number, CALIBRATION_SEED)
         further = Arrays.random(inputs, count, SEARCH_SEED)
     else:
-        used = dataset.synthetic(0, number)
-        further = dataset.synthetic(number + kept["count"], count)
+        used = dataset.synthetic(0, number, bands)
+        further = dataset.synthetic(number + kept["count"], count, bands)
     if used.digest != recorded["digest"]:
         raise UsageError(
             f"--calibration {calibration}: not the images that the export was calibrated with; "
@@ -166,13 +169,14 @@ def _held_out(total: int) -> int:
     return min(goldens.COUNT, max(FEWEST_GOLDENS, total // 3))
 
 
-def _of_folder(config: ExportConfig, folder: Path, labels: tuple[str, ...], int8: bool) -> Samples:
+def _of_folder(config: ExportConfig, spec: ModelSpec, folder: Path, int8: bool) -> Samples:
     """Goldens out of a folder and, held apart from them, images to calibrate with.
 
     How many become goldens depends on the folder alone, so that they stay the same.
     """
-    count = config.calibration_images
-    listing = dataset.list_images(folder)
+    count, labels = config.calibration_images, spec.source.labels or ()
+    bands = spec.preprocessing.bands if spec.preprocessing else None
+    listing = dataset.list_images(folder, bands)
     if config.skip_unreadable:
         listing = listing.readable()
     every = listing.every
@@ -190,6 +194,6 @@ def _of_folder(config: ExportConfig, folder: Path, labels: tuple[str, ...], int8
         notes.append(f"{folder}: {len(rest)} images to calibrate with, {count} asked for")
     if held_out < FEWEST_GOLDENS:
         notes.append(f"{folder}: {held_out} goldens are too few for parity")
-    calibration = dataset.of_files(rest[:count], labels, every) if int8 else None
-    kept = dataset.of_files(recorded, labels, every)
+    calibration = dataset.of_files(rest[:count], labels, every, bands) if int8 else None
+    kept = dataset.of_files(recorded, labels, every, bands)
     return Samples("folder", kept, calibration, tuple(notes))

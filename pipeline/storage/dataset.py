@@ -1,7 +1,8 @@
 """Images: the embedded digits, folders of them, a sample of such a folder, synthetic ones.
 
 Images are decoded when they are needed, a chunk ahead of the one in use, so that memory does
-not grow with their number. Kept of a folder is only the list of its files.
+not grow with their number. Kept of a folder is only the list of its files. ``bands`` are those of
+``images.load_image``: with them files are arrays, else pictures.
 """
 
 from __future__ import annotations
@@ -37,7 +38,7 @@ class Dataset:
     """Images with their classes.
 
     ``labels`` are int64 ``[N]``, indices into the model's classes, -1 where it isn't known;
-    ``image(i)`` decodes one: uint8 ``[H, W]`` or ``[H, W, 3]``. ``digest`` is of the digits'
+    ``image(i)`` decodes one: uint8 ``[H, W]`` or ``[H, W, C]``. ``digest`` is of the digits'
     pixels, of the contents of a sample's files, or of the list of files to evaluate: class, name
     and size of each. ``notes`` is what a reader has to know about it. ``files`` are all that it
     was chosen from, which are looked through when one of them can't be read.
@@ -49,6 +50,7 @@ class Dataset:
     digest: str
     notes: tuple[str, ...] = ()
     files: tuple[Path, ...] = field(default=(), repr=False)
+    bands: int | None = None
 
     def __len__(self) -> int:
         return len(self.labels)
@@ -70,7 +72,7 @@ class Dataset:
     ) -> Iterator[tuple[Pixels, np.ndarray]]:
         """Yield ``size`` images at the model's input size, with their labels.
 
-        uint8 ``[n, side, side, 3]`` and int64 ``[n]``, in order. While one chunk is in use the
+        uint8 ``[n, height, width, C]`` and int64 ``[n]``, in order. While one chunk is in use the
         next one is decoded. Raises ``ImageError`` that names all images that can't be read.
         """
         return self._ahead(lambda row: self._pixels(row, preprocessing), size, decoders)
@@ -99,7 +101,7 @@ class Dataset:
                     try:
                         done = np.stack([future.result() for future in current])
                     except ImageError:
-                        unreadable.refuse_all(self.files)
+                        unreadable.refuse_all(self.files, self.bands)
                         raise
                     del current[:]  # else every image would be there twice
                     yield done, self.labels[start - size :][: len(done)]
@@ -112,7 +114,7 @@ class Dataset:
 
 @dataclass(frozen=True)
 class Decoded:
-    """An image at the model's input size, uint8 ``[side, side, 3]``, or why there is none."""
+    """An image at the model's input size, uint8 ``[height, width, C]``, or why there is none."""
 
     file: str
     pixels: Pixels | None
@@ -129,7 +131,8 @@ def decode(
         started = perf_counter()
         pixels, error = None, None
         try:
-            pixels = images.to_pixels(images.load_image(Path(file)), preprocessing)
+            image = images.load_image(Path(file), preprocessing.bands)
+            pixels = images.to_pixels(image, preprocessing)
         except ImageError as problem:
             error = str(problem)
         return Decoded(file, pixels, error, 1000 * (perf_counter() - started))
@@ -155,10 +158,11 @@ def digits(part: str = "held_out", count: int | None = None) -> Dataset:
     return Dataset(name, labels.astype(np.int64), pictures.__getitem__, digest)
 
 
-def synthetic(start: int, count: int) -> Dataset:
+def synthetic(start: int, count: int, bands: int | None = None) -> Dataset:
     """Pictures of nothing, coarse and fine texture in equal parts; number ``i`` never changes.
 
-    Only their form is a picture's: ranges measured on them are not those of photographs.
+    Of three channels, or of so many ``bands``. Only their form is a picture's: ranges measured on
+    them are not those of photographs.
     """
 
     def image(row: int) -> np.ndarray:
@@ -167,18 +171,24 @@ def synthetic(start: int, count: int) -> Dataset:
         random = np.random.default_rng(start + row)
         layers, whole = [], SYNTHETIC_SIDES[-1]
         for side in SYNTHETIC_SIDES:
-            noise = Image.fromarray(random.integers(0, 256, (side, side, 3), np.uint8))
-            layers.append(np.asarray(noise.resize((whole, whole)), np.float32))
+            noise = random.integers(0, 256, (side, side, bands or 3), np.uint8)
+            parts = [noise] if bands is None else np.moveaxis(noise, 2, 0)
+            grown = [Image.fromarray(part).resize((whole, whole)) for part in parts]
+            layers.append(np.dstack([np.asarray(one, np.float32) for one in grown]))
         mixed = np.mean(layers, axis=0)
         low, high = mixed.min(), mixed.max()
         return (255 * (mixed - low) / (high - low)).astype(np.uint8)
 
-    digest = hashlib.sha256(f"synthetic {start} {count} {SYNTHETIC_SIDES}".encode()).hexdigest()
+    about = f"synthetic {start} {count} {SYNTHETIC_SIDES}{f' {bands}' if bands else ''}"
+    digest = hashlib.sha256(about.encode()).hexdigest()
     return Dataset("synthetic", np.full(count, -1, np.int64), image, digest)
 
 
 def of_files(
-    files: Sequence[Path], labels: Sequence[str] = (), among: Sequence[Path] = ()
+    files: Sequence[Path],
+    labels: Sequence[str] = (),
+    among: Sequence[Path] = (),
+    bands: int | None = None,
 ) -> Dataset:
     """A dataset of image files; their class is the label that their folder is named after.
 
@@ -198,9 +208,10 @@ def of_files(
     return Dataset(
         "files",
         classes,
-        lambda row: images.load_image(Path(kept[row])),
+        lambda row: images.load_image(Path(kept[row]), bands),
         hasher.hexdigest(),
         files=tuple(among or files),
+        bands=bands,
     )
 
 
@@ -211,6 +222,7 @@ class Listing:
     files: Mapping[str, list[Path]]
     classes: bool
     notes: tuple[str, ...]
+    bands: int | None = None
 
     @property
     def every(self) -> list[Path]:
@@ -222,7 +234,7 @@ class Listing:
 
         Raises ``InputError`` if there are none.
         """
-        kept, problems = unreadable.sort_out(self.every)
+        kept, problems = unreadable.sort_out(self.every, self.bands)
         some = set(kept)
         files = {
             name: [file for file in files if file in some] for name, files in self.files.items()
@@ -246,13 +258,13 @@ class Listing:
         return [file for one in rounds for file in one if file is not None][:count]
 
 
-def list_images(folder: Path) -> Listing:
+def list_images(folder: Path, bands: int | None = None) -> Listing:
     """The images that lie in a folder or, if none do, in the folders in it, sorted by name.
 
     Hidden files and those that aren't images by their suffix are ignored, and counted in the
     notes. Raises ``InputError`` if there are none, or a folder can't be read.
     """
-    flat, ignored = _image_files(folder)
+    flat, ignored = _image_files(folder, bands)
     found = {"": flat} if flat else {}
     if not flat:
         ignored = 0
@@ -260,7 +272,7 @@ def list_images(folder: Path) -> Listing:
             if entry.name.startswith(".") or not _is_folder(entry):
                 ignored += 1
                 continue
-            files, others = _image_files(entry)
+            files, others = _image_files(entry, bands)
             ignored += others
             if files:
                 found[entry.name] = files
@@ -268,10 +280,12 @@ def list_images(folder: Path) -> Listing:
         others = f"; {ignored} other entries are none" if ignored else ""
         raise InputError(f"{folder}: no images in it{others}")
     notes = (f"{folder}: {ignored} entries ignored: hidden or no image",) if ignored else ()
-    return Listing(found, not flat, notes)
+    return Listing(found, not flat, notes, bands)
 
 
-def class_folders(folder: Path, labels: Sequence[str], skip_unreadable: bool = False) -> Dataset:
+def class_folders(
+    folder: Path, labels: Sequence[str], skip_unreadable: bool = False, bands: int | None = None
+) -> Dataset:
     """The images of ``folder/LABEL/FILE``; ``labels`` are the model's, in the order of its classes.
 
     Every header is read here, so that most of what could go wrong does before anything runs.
@@ -287,7 +301,7 @@ def class_folders(folder: Path, labels: Sequence[str], skip_unreadable: bool = F
             ignored += 1
             continue
         number = _class_of(entry, labels)
-        listed, others = _image_files(entry)
+        listed, others = _image_files(entry, bands)
         ignored += others
         found |= dict.fromkeys(listed, number)
     if not found:
@@ -295,9 +309,9 @@ def class_folders(folder: Path, labels: Sequence[str], skip_unreadable: bool = F
         raise InputError(f"{folder}: no images in class folders{others}")
     files, problems = list(found), list[str]()
     if skip_unreadable:
-        files, problems = unreadable.sort_out(files)
+        files, problems = unreadable.sort_out(files, bands)
     else:
-        unreadable.check_headers(files)
+        unreadable.check_headers(files, bands)
     if not files:
         raise InputError(f"{folder}: none of its {len(found)} images can be read")
     hasher = hashlib.sha256()
@@ -309,10 +323,11 @@ def class_folders(folder: Path, labels: Sequence[str], skip_unreadable: bool = F
     return Dataset(
         str(folder),
         np.array([found[file] for file in files], np.int64),
-        lambda row: images.load_image(Path(kept[row])),
+        lambda row: images.load_image(Path(kept[row]), bands),
         hasher.hexdigest(),
         (*notes, *unreadable.left_out(problems)),
         tuple(files),
+        bands,
     )
 
 
@@ -343,9 +358,9 @@ def _shown(labels: Sequence[str]) -> str:
     return ", ".join(labels[:LABELS_SHOWN]) + (f" and {more} more" if more > 0 else "")
 
 
-def _image_files(folder: Path) -> tuple[list[Path], int]:
+def _image_files(folder: Path, bands: int | None) -> tuple[list[Path], int]:
     """The images in a folder, going by their names, and how many entries are something else."""
-    suffixes = _suffixes()
+    suffixes = _suffixes() if bands is None else {images.ARRAY_SUFFIX}
     entries = _entries(folder)
     found = [
         file

@@ -26,7 +26,7 @@ EXPECTED = "expected/"
 
 @dataclass(frozen=True)
 class Goldens:
-    """``images`` are uint8 ``[N, H, W, 3]`` after the geometry, ``labels`` their classes ``[N]``.
+    """``images`` are uint8 ``[N, H, W, C]`` after the geometry, ``labels`` their classes ``[N]``.
 
     A model that takes no images has ``arrays`` instead, its inputs by name, ``[N, ...]``. A label
     that isn't known is -1.
@@ -105,7 +105,7 @@ class Goldens:
         if self.images is None:
             if not self.arrays:
                 raise ValueError("no inputs")
-        elif self.images.dtype != np.uint8 or self.images.shape[3:] != (3,):
+        elif self.images.dtype != np.uint8 or self.images.ndim != 4:
             raise ValueError(f"images are {self.images.dtype} {list(self.images.shape)}")
         elif len(self.images) != count:
             raise ValueError(f"{len(self.images)} images, {count} labels")

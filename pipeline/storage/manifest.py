@@ -54,7 +54,7 @@ class _Model(TypedDict, total=False):
     inputs: list[_Tensor]
     outputs: list[_Tensor]
     batch: int | str
-    input_size: int | None
+    input_size: int | list[int] | None
     goldens: _Data | None
     calibration: _Data | None
     simplified: bool

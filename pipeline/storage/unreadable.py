@@ -1,13 +1,14 @@
 """Image files that can't be read: all of them are named at once, or left out when that was asked.
 
 A folder as a camera leaves it has some; one that ended the command at the first of them would be
-mended one image a run.
+mended one image a run. ``bands`` are those of ``images.load_image``.
 """
 
 from __future__ import annotations
 
 from collections.abc import Iterable, Sequence
 from concurrent.futures import ThreadPoolExecutor
+from functools import partial
 from pathlib import Path
 
 from ...runners import images
@@ -17,28 +18,28 @@ from ...runners.images import DECODERS
 FLAG = "--skip-unreadable"
 
 
-def sort_out(files: Sequence[Path]) -> tuple[list[Path], list[str]]:
+def sort_out(files: Sequence[Path], bands: int | None = None) -> tuple[list[Path], list[str]]:
     """The files that can be decoded, and what is wrong with each of the others, in order."""
     with ThreadPoolExecutor(DECODERS, "edgepipe-decode") as pool:
-        problems = dict(zip(files, pool.map(_problem, files), strict=True))
+        problems = dict(zip(files, pool.map(partial(_problem, bands), files), strict=True))
     readable = [file for file in files if problems[file] is None]
     return readable, [problem for problem in problems.values() if problem is not None]
 
 
-def check_headers(files: Iterable[Path]) -> None:
+def check_headers(files: Iterable[Path], bands: int | None = None) -> None:
     """Raise ``ImageError`` where a header can't be read, which names all unreadable images."""
     files = list(files)
     try:
         for file in files:
-            images.check_image(file)
+            images.check_image(file, bands)
     except ImageError:
-        refuse_all(files)
+        refuse_all(files, bands)
         raise
 
 
-def refuse_all(files: Sequence[Path]) -> None:
+def refuse_all(files: Sequence[Path], bands: int | None = None) -> None:
     """Raise ``ImageError`` that names every one of the files that can't be decoded, if any."""
-    _, problems = sort_out(files)
+    _, problems = sort_out(files, bands)
     if len(problems) == 1:
         raise ImageError(f"{problems[0]}; {FLAG} leaves it out")
     if problems:
@@ -56,9 +57,9 @@ def left_out(problems: Sequence[str]) -> tuple[str, ...]:
     return (f"{len(problems)} unreadable {images_} left out: {'; '.join(problems)}",)
 
 
-def _problem(file: Path) -> str | None:
+def _problem(bands: int | None, file: Path) -> str | None:
     try:
-        images.load_image(file)
+        images.load_image(file, bands)
     except ImageError as error:
         return str(error)
     return None

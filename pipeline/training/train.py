@@ -183,4 +183,6 @@ def _start(section: TrainConfig, model: str, named: bool) -> Start:
             "start from a file that edgepipe train wrote, or from --weights imagenet"
         )
     preprocessing = Preprocessing.from_json(source.preprocessing).at(section.input_size)
+    if not isinstance(preprocessing.size, int) or len(preprocessing.mean) != 3:
+        raise InputError(f"{section.init}: train takes square images of three channels only")
     return Start(source.architecture, source.width, preprocessing, source.digest, source.path)

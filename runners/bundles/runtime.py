@@ -69,9 +69,10 @@ class LoadedBundle:
     def predict(self, image: Pixels | Path | str) -> Prediction:
         """Classify one image: a file, or an array, uint8 ``[H, W, 3]`` (RGB) or ``[H, W]`` (grey).
 
-        A frame that already has the model's size needs no Pillow, where nothing is to be cut
-        off. Raises ``ImageError`` for a file that is no picture, ``ValueError`` for another
-        array, ``SessionError`` if it fails.
+        For a model of other channels than a picture has, the file is a ``.npy`` and the array
+        ``[H, W, C]``. A frame that already has the model's size needs no Pillow, where nothing is
+        to be cut off. Raises ``ImageError`` for a file that is no picture, ``ValueError`` for
+        another array, ``SessionError`` if it fails.
         """
         started = perf_counter()
         pixels = self._pixels(image)
@@ -108,16 +109,19 @@ class LoadedBundle:
         self.close()
 
     def _pixels(self, image: Pixels | Path | str) -> Pixels:
-        if isinstance(image, str | Path):
-            image = load_image(Path(image))
-        shaped = image.ndim == 2 or (image.ndim == 3 and image.shape[2] == 3)
-        if image.dtype != np.uint8 or not shaped or not image.size:
-            raise ValueError(
-                f"an image is uint8 [H, W, 3] or [H, W], this is {image.dtype} {image.shape}"
-            )
         preprocessing = self.index.preprocessing
-        side = preprocessing.size
-        if image.shape == (side, side, 3) and preprocessing.resize_to in (None, side):
+        bands = preprocessing.bands
+        if isinstance(image, str | Path):
+            image = load_image(Path(image), bands)
+        known = [(), (3,), (1,)] if bands is None else [(bands,)]
+        shaped = image.ndim > 1 and image.shape[2:] in known
+        if image.dtype != np.uint8 or not shaped or not image.size:
+            wanted = "[H, W, 3] or [H, W]" if bands is None else f"[H, W, {bands}]"
+            raise ValueError(f"an image is uint8 {wanted}, this is {image.dtype} {image.shape}")
+        uncut = preprocessing.resize_to in (None, preprocessing.shorter)
+        if preprocessing.channels == "grey" and image.ndim == 2:
+            image = image[..., None]
+        if image.shape == preprocessing.frame and uncut:
             return image
         pillow()  # says what to install
         return to_pixels(image, preprocessing)

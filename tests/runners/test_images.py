@@ -8,6 +8,7 @@ import struct
 import subprocess
 import sys
 import zlib
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -16,15 +17,18 @@ import pytest
 from PIL import Image
 
 from edgepipe.runners.images import (
+    Geometry,
     ImageError,
     Preprocessing,
     batches,
     check_image,
     load_image,
     normalize,
+    ordered,
     to_pixels,
 )
 
+REFUSED = r"is one of|have \d values? each|can't cut|no preprocessing|a size is|no side may"
 SQUASH = Preprocessing(size=8, mean=(0.5, 0.5, 0.5), std=(0.5, 0.5, 0.5))
 SHORTER = Preprocessing(size=8, mean=(0, 0, 0), std=(1, 1, 1), resize="shorter-side", resize_to=8)
 
@@ -101,11 +105,17 @@ def test_json_round_trip() -> None:
         {"crop": 3},
         {"size": "large"},
         {"mean": None},
+        {"size": [8]},
+        {"size": [8, 1 << 15], "resize_to": None},
+        {"size": [8, 0], "resize_to": None},
+        {"size": [8, "wide"]},
+        {"channels": "grey"},
+        {"channels": "bands", "std": [1, 1]},
     ],
     ids=str,
 )
 def test_what_is_no_preprocessing_is_refused(change: dict[str, Any]) -> None:
-    with pytest.raises(ValueError, match=r"is one of|have 3 values|can't cut|no preprocessing"):
+    with pytest.raises(ValueError, match=REFUSED):
         Preprocessing.from_json(SHORTER.to_json() | change)
 
 
@@ -140,6 +150,166 @@ def test_a_folded_model_gets_the_pixels_as_they_are() -> None:
 def test_a_strip_is_not_enlarged_as_a_whole() -> None:
     strip = np.full((1, 2_000_000, 3), 7, np.uint8)
     assert np.all(to_pixels(strip, Preprocessing.preset("imagenet")) == 7)
+
+
+def test_a_squares_record_is_what_it_was() -> None:
+    """Manifests and bundles that are out there have it; a stage's key is made of it."""
+    assert Preprocessing.preset("imagenet", 112).to_json() == {
+        "size": 112,
+        "mean": [0.485, 0.456, 0.406],
+        "std": [0.229, 0.224, 0.225],
+        "resize": "shorter-side",
+        "resize_to": 128,
+        "interpolation": "bilinear",
+        "channels": "rgb",
+        "folded": False,
+    }
+
+
+WIDE = Preprocessing((4, 8), (0.0,), (1.0,), channels="grey")
+
+
+def test_a_rectangle_is_height_before_width() -> None:
+    assert Preprocessing.from_json(WIDE.to_json()) == WIDE
+    assert WIDE.to_json()["size"] == [4, 8]
+    assert (WIDE.shape, WIDE.frame) == ((1, 4, 8), (4, 8, 1))
+    assert to_pixels(np.zeros((100, 100), np.uint8), WIDE).shape == (4, 8, 1)
+    larger = Preprocessing.preset("imagenet", (448, 640))
+    assert (larger.size, larger.resize_to) == ((448, 640), 512)
+
+
+@pytest.mark.parametrize(
+    ("image", "resize_to", "seen"),
+    [
+        # width, height -> left, top, right, bottom
+        ((16, 16), None, (0, 4, 16, 12)),  # as wide as the input asks for, the middle of its height
+        ((64, 16), None, (16, 0, 48, 16)),
+        ((64, 16), 8, (24, 4, 40, 12)),  # the shorter side to 8, of which 4 are left
+        ((16, 16), 5, (0, 4, 16, 12)),  # 5 pixels would not cover the width
+        ((16, 64), 16, (4, 30, 12, 34)),
+    ],
+    ids=str,
+)
+def test_the_shorter_side_is_resized_until_the_image_covers_the_input(
+    image: tuple[int, int], resize_to: int | None, seen: tuple[int, ...]
+) -> None:
+    preprocessing = replace(WIDE, resize="shorter-side", resize_to=resize_to)
+    assert Geometry.of(*image, preprocessing).seen == seen
+    left, top, right, bottom = seen
+    pixels = np.zeros(image[::-1], np.uint8)
+    pixels[top:bottom, left:right] = 200
+    inner = to_pixels(pixels, preprocessing)[1:-1, 1:-1]
+    assert np.all(inner > 190)
+
+
+def test_a_strip_can_be_as_long_as_the_input_asks_for() -> None:
+    strip = np.full((2, 4_000_000), 7, np.uint8)
+    long = Preprocessing((32, 2048), (0.0,), (1.0,), "shorter-side", channels="grey")
+    assert np.all(to_pixels(strip, long) == 7)
+
+
+def test_a_squashed_rectangle_loses_the_same_share_of_both_sides() -> None:
+    left, top, right, bottom = Geometry.of(100, 100, replace(WIDE, resize_to=8)).seen
+    assert (left, top, right, bottom) == (25, 25, 75, 75)
+
+
+def test_grey_is_made_of_colours_by_their_luma() -> None:
+    picture = np.zeros((4, 8, 3), np.uint8)
+    picture[:, :, 0], picture[:, :, 1] = 200, 100
+    found = to_pixels(picture, WIDE)
+    # ITU-R BT.601: 0.299 R + 0.587 G + 0.114 B
+    assert np.all(np.abs(found.astype(float) - (0.299 * 200 + 0.587 * 100)) <= 0.5)
+    flat = np.full((4, 8), 7, np.uint8)
+    for image in (flat, flat[..., None]):
+        np.testing.assert_array_equal(to_pixels(image, WIDE), flat[..., None])
+
+
+def test_each_band_is_resized_and_normalized_by_itself() -> None:
+    mean, std = (0.0, 0.1, 0.2, 0.3, 0.4), (1.0, 2.0, 3.0, 4.0, 5.0)
+    bands = Preprocessing(8, mean, std, channels="bands")
+    image = np.random.default_rng(0).integers(0, 256, (20, 30, 5), np.uint8)
+    found = to_pixels(image, bands)
+    tensor = normalize(found[None], bands)
+    assert (found.shape, tensor.shape, bands.bands) == ((8, 8, 5), (1, 5, 8, 8), 5)
+    for band in range(5):
+        alone = to_pixels(image[..., band], Preprocessing(8, (0.0,), (1.0,), channels="grey"))
+        np.testing.assert_array_equal(found[..., band], alone[..., 0])
+        expected = (alone[..., 0] / 255 - mean[band]) / std[band]
+        np.testing.assert_allclose(tensor[0, band], expected, atol=1e-6)
+
+
+def test_three_bands_are_what_a_picture_of_three_channels_is() -> None:
+    image = np.random.default_rng(0).integers(0, 256, (20, 30, 3), np.uint8)
+    colors = Preprocessing.preset("imagenet", 16)
+    bands = replace(colors, channels="bands")
+    np.testing.assert_array_equal(to_pixels(image, bands), to_pixels(image, colors))
+
+
+@pytest.mark.parametrize(
+    ("channels", "found"),
+    [(1, ("grey", 1)), (3, ("rgb", 3)), (6, ("bands", 6)), ("bgr", ("bgr", 3))],
+)
+def test_channels_by_their_number(channels: int | str, found: tuple[str, int]) -> None:
+    assert ordered(channels) == found
+    preprocessing = Preprocessing.preset("inception", channels=channels)
+    assert (preprocessing.channels, len(preprocessing.mean)) == found
+    assert set(preprocessing.std) == {0.5}
+
+
+def test_a_preset_of_colours_is_for_nothing_else() -> None:
+    with pytest.raises(ValueError, match=r"imagenet has a (mean|std) for red, green and blue"):
+        Preprocessing.preset("imagenet", channels=4)
+    own = Preprocessing.preset("imagenet", channels="grey", mean=(0.4,), std=(0.2,))
+    assert (own.resize_to, own.mean, own.std) == (256, (0.4,), (0.2,))
+
+
+def test_an_array_is_read_as_it_is(tmp_path: Path) -> None:
+    image = np.random.default_rng(0).integers(0, 256, (4, 6, 5), np.uint8)
+    for name, stored in (("c.npy", image), ("f.npy", np.asfortranarray(image))):
+        np.save(tmp_path / name, stored)
+        check_image(tmp_path / name, 5)
+        np.testing.assert_array_equal(load_image(tmp_path / name, 5), image)
+
+
+@pytest.mark.parametrize(
+    ("content", "says"),
+    [
+        (np.zeros((4, 4, 4), np.uint8), r"uint8 \[4, 4, 4\], uint8 \[H, W, 5\] expected"),
+        (np.zeros((4, 4, 5), np.uint16), r"uint16 \[4, 4, 5\], uint8 \[H, W, 5\] expected"),
+        (np.zeros((4, 4), np.uint8), r"uint8 \[4, 4\], uint8"),
+        (np.zeros((4, 4, 5, 5), np.uint8), r"uint8 \[4, 4, 5, 5\], uint8"),
+        (np.zeros((0, 4, 5), np.uint8), "no .npy array|uint8 .0, 4, 5., uint8"),
+        (np.array([{}]), "no .npy array"),
+        (b"some text", "no .npy array"),
+        (b"", "no .npy array"),
+    ],
+    ids=["four", "deep", "flat", "batch", "empty", "objects", "text", "nothing"],
+)
+def test_what_is_no_array_of_so_many_bands_is_refused(
+    tmp_path: Path, content: np.ndarray | bytes, says: str
+) -> None:
+    path = tmp_path / "x.npy"
+    if isinstance(content, bytes):
+        path.write_bytes(content)
+    else:
+        np.save(path, content, allow_pickle=True)
+    for call in (load_image, check_image):
+        with pytest.raises(ImageError, match=f"x.npy: ({says})"):
+            call(path, 5)
+
+
+def test_an_array_that_was_cut_is_refused_and_so_is_one_that_is_not_there(tmp_path: Path) -> None:
+    np.save(tmp_path / "cut.npy", np.zeros((64, 64, 5), np.uint8))
+    whole = (tmp_path / "cut.npy").read_bytes()
+    for end in (3, 40, 128, 5000):
+        (tmp_path / "cut.npy").write_bytes(whole[:end])
+        with pytest.raises(ImageError, match=r"cut.npy: no .npy array"):
+            load_image(tmp_path / "cut.npy", 5)
+    with pytest.raises(ImageError, match=r"absent.npy: No such file"):
+        load_image(tmp_path / "absent.npy", 5)
+    os.mkfifo(tmp_path / "pipe.npy")
+    with pytest.raises(ImageError, match=r"pipe.npy: not a file"):
+        load_image(tmp_path / "pipe.npy", 5)
 
 
 RED, WHITE = (255, 0, 0), (255, 255, 255)

@@ -13,7 +13,7 @@ from ....exporters.registry import ONNX
 from ....exporters.weights.fitting import TOP
 from ....exporters.weights.sources import CHECKPOINT, OWN
 from ....exporters.weights.sources import FILE as IMPORTED
-from ....runners.images import PRESETS, Preprocessing
+from ....runners.images import PRESETS, Preprocessing, spelled
 from ....runners.timing.plan import SINGLE_STREAM
 from ...judging.evaluate_result import CellAccuracy
 from ...judging.parity_result import CellVerdict
@@ -111,7 +111,7 @@ def _export(manifest: Manifest) -> str:
     flags += ["--exporter", model["exporter"], "--opset", model["opset"]]
     flags += ["--batch", model["batch"]]
     if model["input_size"]:
-        flags += ["--input-size", model["input_size"]]
+        flags += ["--input-size", spelled(model["input_size"])]
     if not model["simplify"]:
         flags.append("--no-simplify")
     flags += _repeated("--variant", manifest.variants)
@@ -168,10 +168,20 @@ def _preprocessing(manifest: Manifest) -> list[object] | None:
     folding: list[object] = [FOLDING] * kept.folded
     if own and Preprocessing.from_json(own).at(used.size) == used:
         return folding
+    channels = len(used.mean) if used.bands else used.channels
     for name in PRESETS:
-        if Preprocessing.preset(name, used.size) == used:
-            return ["--preprocessing", name, *folding]
+        if _preset(name, used, channels) == used:
+            named = [] if channels == "rgb" else ["--channels", channels]
+            return ["--preprocessing", name, *named, *folding]
     return None
+
+
+def _preset(name: str, used: Preprocessing, channels: str | int) -> Preprocessing | None:
+    """A preset at the size and for the channels that were used, if it is one for these."""
+    try:
+        return Preprocessing.preset(name, used.size, channels)
+    except ValueError:
+        return None
 
 
 def _tune(report: Report) -> list[str]:
@@ -199,7 +209,7 @@ def _compare(found: CompareResult) -> list[str]:
     flags = _cells(speed for row in found.models for speed in row.speeds)
     sizes = {row.input_size for row in found.models}
     if not found.artifacts and len(sizes) == 1:
-        flags += ["--input-size", *sizes]
+        flags += ["--input-size", *map(spelled, filter(None, sizes))]
     if all(row.training_step_ms is None for row in found.models):
         flags.append("--no-training")
     flags += ["--convolutions"] * bool(found.convolutions)

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
+from ....runners.images import Preprocessing
 from ....runners.targets import estimate
 from ...numerics.intervals import SAMPLES_NEEDED
 from ...numerics.metrics import ASSUMED
@@ -12,10 +13,11 @@ from ...quantization.search.search_result import SearchResult
 from ...settings.making import SYNTHETIC
 from ...speed.bench_result import CellResult
 from ...speed.validity import INVALID
+from ...storage.manifest import Manifest
 from ..choice import speed
 from ..gather import Report
 from ..results import CURRENT, MISSING
-from ..tables import columns
+from ..tables import columns, preparation
 from ..tables.formatting import NONE, cpu_of, mebibytes
 from ..tables.formatting import settings as options
 from ..tables.table import Column, Table, figure
@@ -31,6 +33,18 @@ SETTINGS = (
 )
 
 
+def lead(manifest: Manifest) -> str:
+    """The model in a line."""
+    model = manifest.model
+    facts = [f"{model['weights']} weights"]
+    if model["classes"] is not None:
+        facts.append(f"{model['classes']} classes")
+    if manifest.preprocessing:
+        size = preparation.size_of(Preprocessing.from_json(manifest.preprocessing))
+        facts.append(f"{size} pixels")
+    return ", ".join(facts)
+
+
 def identity(report: Report) -> list[tuple[str, str]]:
     """What was exported, from what, and how."""
     manifest = report.manifest
@@ -43,7 +57,7 @@ def identity(report: Report) -> list[tuple[str, str]]:
         ("Architecture", f"{model['architecture']}{width}, {model['parameters']:,} parameters"),
         ("Weights", f"{model['weights']}{trained}"),
         ("SHA-256 of the weights", str(model["weights_sha256"] or "none: they are random")),
-        *(_images(model, shape) if shape else [("Inputs", _inputs(model))]),
+        *(_images(model["batch"], shape) if shape else [("Inputs", _inputs(model))]),
         ("Labels", _labels(model["classes"], manifest.labels)),
         ("Exporter", f"{model['exporter']}, opset {model['opset']}"),
         ("Simplified", simplified),
@@ -61,13 +75,15 @@ def identity(report: Report) -> list[tuple[str, str]]:
     return facts
 
 
-def _images(model: Mapping[str, Any], shape: Mapping[str, Any]) -> list[tuple[str, str]]:
+def _images(batch: int | str, shape: Mapping[str, Any]) -> list[tuple[str, str]]:
     """How an image becomes the input."""
-    size, order = model["input_size"], str(shape.get("channels", "rgb")).upper()
-    pixels = f"{size} × {size} pixels {order}, batch {model['batch']}, {shape['resize']} resize"
-    normalization = f"mean {_listing(shape['mean'])}, std {_listing(shape['std'])}"
-    inside = ", in the model: it takes uint8 NHWC" if shape.get("folded") else ""
-    return [("Input", pixels), ("Normalization", normalization + inside)]
+    preprocessing = Preprocessing.from_json(shape)
+    return [
+        ("Input", f"{preparation.size_of(preprocessing)} pixels, batch {batch}"),
+        ("Resize", preparation.resizing(preprocessing)),
+        ("Normalization", preparation.normalization(preprocessing)),
+        ("Fed as", preparation.tensor(preprocessing)),
+    ]
 
 
 def _inputs(model: Mapping[str, Any]) -> str:

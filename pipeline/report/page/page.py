@@ -25,7 +25,7 @@ from ..plots import search as search_plot
 from ..results import CURRENT, OUTDATED
 from ..tables.table import Table, Verdict, escaped
 from ..text import explanation, judged
-from . import cell_table, contents, models, profile, search, tuning
+from . import cell_table, contents, models, profile, search, seen, tuning
 from .again import commands, placeholders
 
 LAYERS_SHOWN = 5
@@ -51,6 +51,7 @@ def _contents(report: Report) -> dict[str, Any]:
     evaluation = report.evaluation
     return {
         "model": report.manifest.model,
+        "lead": contents.lead(report.manifest),
         "version": report.manifest.tools.get("edgepipe"),
         "outdated": [source for source in report.sources if source.state == OUTDATED],
         "lacking": {source.file: source for source in report.sources if source.state != CURRENT},
@@ -77,6 +78,7 @@ def _contents(report: Report) -> dict[str, Any]:
         "tuned": tuning.section(report),
         "profiled": profile.section(report),
         "searched": search.section(report),
+        "seen": seen.section(report),
         "compared": models.section(report),
         "files": {
             "parity": ParityResult.FILE,

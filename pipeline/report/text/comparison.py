@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import replace
 
+from ....runners.images import spelled
 from ...speed.candidates import Candidate, Speed
 from ...speed.compare import CompareResult
 from ...speed.convolutions import Convolution
@@ -19,7 +20,7 @@ Timing = tuple[Candidate, Speed]
 # What all models share stands in the caption.
 INPUTS = (
     figure("weights", lambda row: row.weights),
-    figure("pixels", lambda row: number(row.input_size, "d"), "px"),
+    figure("pixels", lambda row: spelled(row.input_size) if row.input_size else NONE, "px"),
     figure("classes", lambda row: number(row.classes, "d")),
 )
 COSTS = (

@@ -32,15 +32,20 @@ Run = Callable[..., CompletedProcess[str]]
 LABELS = tuple("0123456789")
 
 
-def linear(weights: np.ndarray, bias: np.ndarray, batch: int | str) -> bytes:
-    """``[batch, 3, 8, 8] -> [batch, classes]`` as ONNX."""
+def linear(
+    weights: np.ndarray,
+    bias: np.ndarray,
+    batch: int | str,
+    shape: tuple[int, int, int] = PREPROCESSING.shape,
+) -> bytes:
+    """``[batch, *shape] -> [batch, classes]`` as ONNX."""
     graph = helper.make_graph(
         [
             helper.make_node("Flatten", ["input"], ["flat"]),
             helper.make_node("Gemm", ["flat", "weights", "bias"], ["logits"]),
         ],
         "linear",
-        [helper.make_tensor_value_info("input", TensorProto.FLOAT, [batch, 3, 8, 8])],
+        [helper.make_tensor_value_info("input", TensorProto.FLOAT, [batch, *shape])],
         [helper.make_tensor_value_info("logits", TensorProto.FLOAT, [batch, weights.shape[1]])],
         [numpy_helper.from_array(weights, "weights"), numpy_helper.from_array(bias, "bias")],
     )
@@ -48,7 +53,12 @@ def linear(weights: np.ndarray, bias: np.ndarray, batch: int | str) -> bytes:
     return model.SerializeToString()
 
 
-def write_workspace(root: Path, files: dict[str, bytes], **model: Any) -> Path:
+def write_workspace(
+    root: Path,
+    files: dict[str, bytes],
+    preprocessing: images.Preprocessing = PREPROCESSING,
+    **model: Any,
+) -> Path:
     """A workspace that holds the given variants, with a manifest that vouches for them."""
     folder = root / "mobilenet_v2"
     folder.mkdir(parents=True)
@@ -57,7 +67,7 @@ def write_workspace(root: Path, files: dict[str, bytes], **model: Any) -> Path:
     about = {"name": "mobilenet_v2", "weights": "digits", "trained": True, "classes": 10}
     manifest = Manifest(
         model=about | model,
-        preprocessing=PREPROCESSING.to_json(),
+        preprocessing=preprocessing.to_json(),
         labels=LABELS[: (about | model)["classes"]],
         variants={variant: {"onnx": f"{variant}.onnx"} for variant in files},
         artifacts={

@@ -12,6 +12,7 @@ import numpy as np
 import pytest
 from PIL import Image
 
+from edgepipe.pipeline import evaluate, predict
 from edgepipe.pipeline.storage import digits
 from edgepipe.runners import images
 from edgepipe.runners.bundles.scores import kind_in, kind_of, probabilities
@@ -70,6 +71,39 @@ def test_top_5_with_labels_probabilities_and_times(
         np.testing.assert_allclose(given, shares[order], atol=1e-4)
         assert found["run_ms"] > 0
         assert found["decode_ms"] > 0
+
+
+@pytest.mark.parametrize("channels", ["grey", 6], ids=["grey", "arrays"])
+def test_rectangles_of_other_channels(tmp_path: Path, channels: str | int) -> None:
+    """Of a picture grey is made, an array is taken as it is; of a folder what the model reads."""
+    preprocessing = images.Preprocessing.preset("inception", (4, 6), channels)
+    random = np.random.default_rng(3)
+    weights = random.normal(size=(np.prod(preprocessing.shape), 10)).astype(np.float32)
+    bias = np.zeros(10, np.float32)
+    files = {"fp32": linear(weights, bias, 1, preprocessing.shape)}
+    root = write_workspace(tmp_path / "artifacts", files, preprocessing)
+    for label in range(2):
+        folder = tmp_path / "photos" / str(label)
+        folder.mkdir(parents=True)
+        for number in range(3):
+            pixels = random.integers(0, 256, (9, 12, 6), np.uint8)
+            np.save(folder / f"{number}.npy", pixels)
+            Image.fromarray(pixels[..., :3]).save(folder / f"{number}.png")
+    found = predict((tmp_path / "photos",), workspace=root)
+    names = [Path(one.image).name for one in found.predictions]
+    suffix = ".png" if channels == "grey" else ".npy"
+    assert names == [f"{number}{suffix}" for number in range(3)] * 2
+    for one in found.predictions:
+        pixels = images.to_pixels(
+            images.load_image(Path(one.image), preprocessing.bands), preprocessing
+        )
+        tensor = images.normalize(pixels[None], preprocessing)
+        expected = probabilities(tensor.reshape(1, -1).astype(np.float64) @ weights, "logits")[0]
+        given = {guess.index: guess.probability for guess in one.top}
+        assert given == pytest.approx({index: expected[index] for index in given}, abs=1e-4)
+    assert found.preprocessing["size"] == [4, 6]
+    judged = evaluate(workspace=root, data=tmp_path / "photos", runners=("ort-cpu",))
+    assert judged.data["images"] == 6
 
 
 def test_an_image_that_can_not_be_read_is_named_and_the_others_are_answered(

@@ -70,6 +70,6 @@ def test_a_browser_shows_it_without_scrolling_sideways_or_complaining(
     assert measured["scroll"] == measured["client"]
     assert measured["plots"] == 5
     assert measured["widest"] <= width
-    assert measured["tables"] == 15
+    assert measured["tables"] == 16
     assert measured["text"] >= 10.5  # pixels on the screen
     assert "CONSOLE" not in done.stderr

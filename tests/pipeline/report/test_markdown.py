@@ -15,7 +15,7 @@ def test_markdown_has_the_same_facts_in_tables_that_hold(full: MadeUp) -> None:
     text = full.page(format="markdown")
     widths = [line.count("|") for line in re.sub(r"\\\|", "", text).splitlines() if "|" in line]
     heads = [number for number, line in enumerate(text.splitlines()) if line.startswith("|---")]
-    assert len(heads) == 15
+    assert len(heads) == 16
     assert len(set(widths)) <= len(heads)
     for part in ("## Recommendation", "is the fastest of the 7 cells that pass", "98.74%"):
         assert part in text

@@ -59,6 +59,19 @@ def test_targets_and_interpreters(tmp_path: Path) -> None:
     assert config.target("local").name == "local"
 
 
+def test_sizes_and_channels_in_every_layer(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    (tmp_path / "edgepipe.toml").write_text("[export]\ninput-size = [480, 640]\nchannels = 5\n")
+    found = load({}, tmp_path).export
+    assert (found.input_size, found.channels) == ((480, 640), 5)
+    monkeypatch.setenv("EDGEPIPE_EXPORT_INPUT_SIZE", "64x96")
+    monkeypatch.setenv("EDGEPIPE_EXPORT_CHANNELS", "grey")
+    found = load({}, tmp_path).export
+    assert (found.input_size, found.channels) == ((64, 96), "grey")
+    given = {"export": {"input_size": "128", "channels": "3", "mean": (0.1,)}}
+    found = load(given, tmp_path).export
+    assert (found.input_size, found.channels, found.mean) == (128, 3, (0.1,))
+
+
 def test_a_target_of_ones_own_can_compute_as_an_older_cpu(tmp_path: Path) -> None:
     (tmp_path / "edgepipe.toml").write_text(
         '[targets.box]\nssh = "box"\npython = "/opt/python"\nisa = "avx2-vnni"\n'
@@ -95,6 +108,13 @@ def test_a_target_of_ones_own_can_compute_as_an_older_cpu(tmp_path: Path) -> Non
         ("[bench]\nvariants = ['int9']", r"bench\.variants: no 'int9'; .*int8"),
         ("[runners.openvimo]\npython = 'x'", r"runners: no 'openvimo'; .*openvino\?"),
         ("[export]\nweights = 'digit'", r"export\.weights: no 'digit'; .*digits\?"),
+        ("[export]\ninput-size = '480x'", r"export\.input-size .*HEIGHTxWIDTH.*'480x'"),
+        ("[export]\ninput-size = '480x9999'", r"export\.input-size .*32 to 2,048 pixels"),
+        ("[export]\ninput-size = [480, 640, 3]", r"export\.input-size .*HEIGHTxWIDTH"),
+        ("[export]\ninput-size = 16", r"export\.input-size .*greater than or equal to 32"),
+        ("[export]\nchannels = 'cmyk'", r"export\.channels .*'rgb', 'bgr' or 'grey'"),
+        ("[export]\nchannels = 0", r"export\.channels"),
+        ("[train]\ninput-size = '64x96'", r"train\.input-size"),
         ("threads = [", r"edgepipe\.toml: not valid TOML"),
         ("bench = 3", r"bench"),
     ],

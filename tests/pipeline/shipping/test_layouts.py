@@ -17,11 +17,12 @@ from edgepipe.pipeline import package
 from edgepipe.pipeline.errors import UsageError
 from edgepipe.pipeline.shipping.layouts import Tensors, layout
 from edgepipe.runners.bundles.bundle import Variant
+from edgepipe.runners.images import Preprocessing
 
 from ... import bundles
 
 Run = Callable[..., CompletedProcess[str]]
-TENSORS = Tensors("input", "logits", 1, 8, 10)
+TENSORS = Tensors("input", "logits", 1, 10)
 
 
 def parse(text: str) -> Any:
@@ -89,7 +90,7 @@ def test_triton_with_a_fixed_batch_has_it_in_the_dimensions() -> None:
 
 
 def test_triton_with_an_open_batch_leaves_it_out_of_the_dimensions() -> None:
-    tensors = Tensors("input", "logits", None, 8, 10)
+    tensors = Tensors("input", "logits", None, 10)
     config = check_triton(made("triton", tensors), "tiny-fp32", "onnxruntime", "model.onnx")
     assert config["max_batch_size"][0] > 0
     assert config["input"][0]["dims"] == [3, 8, 8]
@@ -103,6 +104,15 @@ def test_a_model_that_normalizes_by_itself_takes_bytes() -> None:
     assert (tensor["data_type"], tensor["dims"]) == (["TYPE_UINT8"], [1, 8, 8, 3])
     about = json.loads(files["preprocessing.json"])
     assert (about["dtype"], about["layout"], about["formula"]) == ("uint8", "NHWC", "x")
+
+
+def test_a_rectangle_of_one_channel_has_its_own_dimensions() -> None:
+    preprocessing = Preprocessing((4, 6), (0.5,), (0.5,), channels="grey")
+    files = made("triton", preprocessing=preprocessing)
+    (tensor,) = parse(files["tiny-fp32/config.pbtxt"].decode())["input"]
+    assert tensor["dims"] == [1, 1, 4, 6]
+    about = json.loads(files["preprocessing.json"])
+    assert (about["size"], about["channels"], about["mean"]) == ([4, 6], "grey", [0.5])
 
 
 IR_AND_ONNX = {"openvino-ir": ("fp32.xml", "fp32.bin"), "onnx": ("fp32.onnx",)}

@@ -83,7 +83,7 @@ def export(edgepipe: Run, tmp_path: Path) -> Callable[[str], CompletedProcess[st
         ("meta", "meta device"),
         ("quantized", "is quantized by PyTorch already"),
         ("qat", "fake quantization"),
-        ("grey", "its first convolution takes 1 channels: convert them in forward"),
+        ("grey", "its first convolution takes 1 channel: --channels 1, or convert them in forward"),
     ],
 )
 def test_what_has_no_answer_to_hold_to_is_refused(

@@ -109,7 +109,15 @@ def test_a_preset_gives_way_to_single_keys() -> None:
     assert preprocessing(fold_preprocessing=True).folded
 
 
+def test_a_rectangle_is_resized_in_proportion_to_its_shorter_side() -> None:
+    wide = preprocessing(preprocessing="imagenet", input_size="112x320", channels=3)
+    assert (wide.size, wide.resize_to, wide.channels) == ((112, 320), 128, "rgb")
+    assert preprocessing(input_size="96x96").size == 96
+
+
 def test_another_size_than_the_weights_were_trained_at_is_said() -> None:
+    wide = specify(config(input_size=(96, 128)).export, print)
+    assert wide.notes == ("96x128 pixels: the weights were trained at 224",)
     assert specify(config(input_size=96).export, print).notes == (
         "96 pixels: the weights were trained at 224",
     )
@@ -137,6 +145,9 @@ def test_another_size_than_the_weights_were_trained_at_is_said() -> None:
         (None, {"resize_to": 100}, "can't cut 224 pixels out of 100"),
         (None, {"std": (0, 1, 1)}, "those of std above 0"),
         (None, {"channels": "gbr"}, "channels"),
+        (None, {"channels": "grey"}, "channels: the zoo's architectures take three"),
+        (None, {"channels": 4}, "channels: the zoo's architectures take three"),
+        (None, {"mean": (0.5,)}, "mean and std have 3 values each"),
     ],
 )
 def test_what_makes_no_sense_is_refused(
