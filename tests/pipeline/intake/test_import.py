@@ -262,3 +262,24 @@ def test_an_operator_file_says_its_types(tmp_path: Path, edgepipe: Run) -> None:
     shown = succeeded(edgepipe("inspect", "int8.onnx", "--runner", "ort-cpu")).stdout
     assert "QOperator; activations" in shown
     assert "unsigned-weights" in shown
+
+
+def test_a_grey_rectangle_is_an_image_if_that_is_said(tmp_path: Path, edgepipe: Run) -> None:
+    weights = np.random.default_rng(0).normal(size=(4, 1, 3, 3)).astype("f4")
+    file = saved(
+        tmp_path / "grey.onnx",
+        [
+            helper.make_node("Conv", ["picture", "weights"], ["seen"]),
+            helper.make_node("GlobalAveragePool", ["seen"], ["mean"]),
+            helper.make_node("Flatten", ["mean"], ["scores"]),
+        ],
+        [value("picture", ["n", 1, 32, 48])],
+        value("scores", ["n", 4]),
+        weights=weights,
+    )
+    refused(edgepipe("import", file, "--channels", "3"), 2, "takes no images of 3")
+    (tmp_path / "labels.txt").write_text("a\nb\nc\nd\n")
+    succeeded(edgepipe("import", file, "--channels", "grey", "--labels", "labels.txt"))
+    made = manifest(tmp_path, "grey")
+    assert (made.preprocessing["size"], made.model["classes"]) == ([32, 48], 4)
+    succeeded(edgepipe("parity", "--runner", "ort-cpu", "--runner", "openvino"))
