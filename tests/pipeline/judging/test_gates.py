@@ -58,7 +58,7 @@ def test_what_is_not_finite_fails_on_either_side_and_on_both(value: float, side:
         ({}, "missing logits"),
         ({"logits": logits(), "more": logits()}, "extra more"),
         ({"scores": logits()}, "missing logits and extra scores"),
-        ({"logits": logits()[:, :9]}, r"float32 \[64, 9\], torch gave float32 \[64, 10\]"),
+        ({"logits": logits()[:, :9]}, r"float32 \[64, 9\], the reference gave float32 \[64, 10\]"),
         ({"logits": logits().astype(np.float64)}, "is float64"),
         ({"logits": logits()[:63]}, r"\[63, 10\]"),
         ({"logits": logits().T.copy()}, r"\[10, 64\]"),
