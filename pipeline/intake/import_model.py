@@ -171,11 +171,12 @@ def _manifest_beside(file: OnnxFile) -> Manifest | None:
 
 def _settled(file: OnnxFile, section: ImportConfig) -> TakenIn:
     """A file with the sizes and values that were said."""
-    sizes = {}
+    sizes = dict[str, int]()
     for name, text in map(pair, section.dims):
         if not re.fullmatch(r"[1-9]\d{0,8}", text):
             raise UsageError(f"dim: {name}={text}: a size is a whole number above 0")
-        sizes[name] = int(text)
+        if sizes.setdefault(name, int(text)) != int(text):
+            raise UsageError(f"dim: {name} is said twice, {sizes[name]} and {text}")
     values = dict(map(pair, section.values))
     model = fixed(file, sizes, values)
     if model is file.model:

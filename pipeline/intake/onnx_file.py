@@ -20,6 +20,8 @@ MOST_BYTES = (1 << 31) - 1
 # The keys that tell where a tensor's bytes are; onnx.proto3 knows no others.
 EXTERNAL_KEYS = {"location", "offset", "length", "checksum", "basepath"}
 DEFAULT_DOMAINS = ("", "ai.onnx")
+# What an input or an output may be instead of a tensor; its ``dtype`` says so.
+NO_TENSORS = frozenset({"sequence", "map", "optional", "sparse_tensor", "opaque", "unknown"})
 
 
 @dataclass(frozen=True)
