@@ -130,6 +130,7 @@ def read(path: Path) -> OnnxFile:
         data = model.SerializeToString(deterministic=True)
         if problem := reaches_out(data):
             raise InputError(f"{path}: {problem}")
+    _check(path, model)
     return OnnxFile(path, model, data, digests)
 
 
@@ -195,6 +196,24 @@ def _side(dimension: Any) -> int | str | None:
     name = str(dimension.dim_param)
     # Some exporters write "?" and "-1" for what has no name.
     return name if re.match(r"[A-Za-z_]", name) else None
+
+
+def _check(path: Path, model: Any) -> None:
+    """Raise ``InputError`` for damage that protobuf doesn't mind."""
+    from onnx import numpy_helper
+
+    for node in nodes(model.graph):
+        for name in (node.op_type, node.domain, node.name, *node.input, *node.output):
+            # protobuf gives bytes where they are no UTF-8.
+            if not isinstance(name, str):
+                raise InputError(f"{path}: {name!r} in its graph is no text: the file is damaged")
+    for tensor in constants(model.graph):
+        try:
+            numpy_helper.to_array(tensor)
+        except Exception as error:  # of as many classes as there are ways to write a tensor
+            raise InputError(
+                f"{path}: constant {tensor.name} can't be read: {error}: the file is damaged"
+            ) from error
 
 
 def _beside(path: Path, model: Any) -> list[str]:
