@@ -256,12 +256,13 @@ def _repairs(intake: Intake, progress: Progress) -> Repairs | None:
     if intake.quantized is None:
         raise UsageError(f"repair: {intake.answering.path} isn't quantized")
     try:
-        found = repairs_of(intake.quantized.file.model)
+        found = repairs_of(intake.quantized.file.model, pairs=intake.floats is not None)
     except CanNotRepair as error:
         progress.say(f"warning: nothing is repaired: {error}")
         return None
     if found is None:
-        progress.say("warning: nothing is repaired: there is nothing to rewrite")
+        pairs = "" if intake.floats else "; pairs between operators in float need --reference"
+        progress.say(f"warning: nothing is repaired: there is nothing to rewrite{pairs}")
     return found
 
 

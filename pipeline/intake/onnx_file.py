@@ -162,9 +162,16 @@ def graphs(graph: Any) -> Iterator[Any]:
     """A graph and all that are in its nodes' attributes."""
     yield graph
     for node in graph.node:
-        for attribute in node.attribute:
-            for inner in (*([attribute.g] if attribute.HasField("g") else ()), *attribute.graphs):
-                yield from graphs(inner)
+        for inner in inner_graphs(node):
+            yield from graphs(inner)
+
+
+def inner_graphs(node: Any) -> Iterator[Any]:
+    """The graphs in a node's attributes: branches, and bodies of loops."""
+    for attribute in node.attribute:
+        if attribute.HasField("g"):
+            yield attribute.g
+        yield from attribute.graphs
 
 
 def nodes(graph: Any) -> Iterator[Any]:

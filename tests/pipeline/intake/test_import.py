@@ -115,7 +115,11 @@ def test_an_input_can_be_settled_for_good(tmp_path: Path, edgepipe: Run) -> None
     )
     refused(edgepipe("import", file), 3, "input rate is a single number: say which, --value rate=…")
     refused(edgepipe("import", file, "--value", "rate=3"), 3, "its inputs have no batch in common")
-    refused(edgepipe("import", file, "--value", "rate=high"), 2, "rate=high: JSON for rate float32 [] expected")
+    refused(
+        edgepipe("import", file, "--value", "rate=high"),
+        2,
+        "rate=high: JSON for rate float32 [] expected",
+    )
     refused(edgepipe("import", file, "--value", "speed=3"), 2, "has no input 'speed'")
     succeeded(edgepipe("import", file, "--value", "rate=3", "--value", "state=0"))
     goldens = Goldens.load(tmp_path / "artifacts" / "state" / "goldens.npz")
