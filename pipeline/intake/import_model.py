@@ -149,7 +149,7 @@ class Intake:
                 raise UsageError(f"channels: {file.path} takes no images of {asked}: {listed}")
             if labels:
                 raise UsageError("labels: for a model that takes images")
-            inputs, notes = declared_inputs.of_arrays(file.inputs, file.model, said)
+            inputs, notes = declared_inputs.of_arrays(file, said)
             return ModelSpec(source, None, inputs, notes)
         update = {"input_size": seen.size, "fold_preprocessing": seen.folded}
         said = said.model_copy(update=update)

@@ -97,6 +97,8 @@ def as_written(model: Path, fed: Fed) -> dict[str, np.ndarray]:
     for name, array in found.items():
         if array.dtype.kind not in "fiub":
             raise InputError(f"{fed.file}: its output {name} is {array.dtype}: no numbers")
+        if not array.size:
+            raise InputError(f"{fed.file}: its output {name} is {list(array.shape)}: no values")
     return found
 
 

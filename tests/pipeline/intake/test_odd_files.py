@@ -175,3 +175,38 @@ def test_a_product_without_a_bias_becomes_int8(tmp_path: Path, edgepipe: Run) ->
     np.savez(tmp_path / "d.npz", x=np.random.default_rng(0).normal(size=(32, 16)).astype("f4"))
     done = succeeded(edgepipe("import", file, "--data", "d.npz", "--variant", "int8"))
     assert "int8" in done.stdout
+
+
+def test_branches_take_part_in_int8(tmp_path: Path, edgepipe: Run) -> None:
+    branches = {
+        f"{branch}_branch": helper.make_graph(
+            [helper.make_node("Mul", ["m", factor], [branch])], branch, [], [value(branch, None)]
+        )
+        for branch, factor in (("then", "two"), ("else", "ten"))
+    }
+    file = saved(
+        tmp_path / "branches.onnx",
+        [
+            helper.make_node("MatMul", ["x", "w"], ["m"]),
+            helper.make_node("ReduceSum", ["m"], ["sum"], keepdims=0),
+            helper.make_node("Greater", ["sum", "zero"], ["above"]),
+            helper.make_node("If", ["above"], ["y"], **branches),
+        ],
+        [value("x", [1, 16])],
+        value("y", [1, 3]),
+        w=np.random.default_rng(0).normal(size=(16, 3)).astype("f4"),
+        **{name: np.float32(number) for name, number in (("two", 2), ("ten", 10), ("zero", 0))},
+    )
+    succeeded(edgepipe("import", file, "--calibration", "synthetic", "--variant", "int8"))
+
+
+def test_an_output_without_values_is_refused(tmp_path: Path, edgepipe: Run) -> None:
+    file = saved(
+        tmp_path / "nothing.onnx",
+        [helper.make_node("Slice", ["x", "zero", "zero", "one"], ["y"])],
+        [value("x", ["n", 4])],
+        value("y", ["n", 0]),
+        zero=np.array([0]),
+        one=np.array([1]),
+    )
+    refused(edgepipe("import", file), 3, "nothing.onnx: its output y is [64, 0]: no values")
