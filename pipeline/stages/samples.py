@@ -77,7 +77,7 @@ def again(
     source, number = recorded["from"], recorded["count"]
     preprocessing = goldens.preprocessing_of(manifest)
     bands = preprocessing.bands if preprocessing else None
-    inputs = tuple(ArrayInput.parse(text) for text in model["named_inputs"])
+    inputs = tuple(ArrayInput.read(text) for text in model["named_inputs"])
     if source in ("folder", "file", "data") and calibration is None:
         raise UsageError(f"--calibration: give the {source} that the export was calibrated with")
     further: Dataset | Arrays | None = None

@@ -210,3 +210,21 @@ def test_an_output_without_values_is_refused(tmp_path: Path, edgepipe: Run) -> N
         one=np.array([1]),
     )
     refused(edgepipe("import", file), 3, "nothing.onnx: its output y is [64, 0]: no values")
+
+
+def test_a_name_with_a_space_is_found_again(tmp_path: Path, edgepipe: Run) -> None:
+    table = np.zeros((1_234_568, 1), "f4")
+    table[-1] = 1
+    file = saved(
+        tmp_path / "words.onnx",
+        [
+            helper.make_node("Gather", ["table", "my words"], ["v"]),
+            helper.make_node("ReduceSum", ["v"], ["y"], keepdims=0),
+        ],
+        [value("my words", [1, 4], INT64)],
+        value("y", []),
+        table=table,
+    )
+    # Its answer has no batch in front either.
+    succeeded(edgepipe("import", file, "--calibration", "synthetic", "--variant", "int8"))
+    succeeded(edgepipe("quantize", "--recipe", "minmax"))
