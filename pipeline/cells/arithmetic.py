@@ -93,7 +93,7 @@ def of_workspace(folder: Path, manifest: Manifest, variant: str) -> Arithmetic |
     if kind_of(variant, "") != "int8":
         return None
     name = file_of(variant)
-    path, again = folder / name, "run `edgepipe export`"
+    path, again = folder / name, f"run `{manifest.made_by}`"
     if name not in manifest.artifacts:
         raise WorkspaceError(f"{path}: missing; an older edgepipe exported this: {again}")
     found = Arithmetic.load(path)

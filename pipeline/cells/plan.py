@@ -70,7 +70,8 @@ def plan(
     for variant in section.variants:
         if variant not in manifest.variants:
             raise UsageError(
-                f"variant {variant} is not in {folder}: run `edgepipe export --variant {variant}`"
+                f"variant {variant} is not in {folder}, which has "
+                f"{', '.join(manifest.variants)}: run `{manifest.made_by} --variant {variant}`"
             )
     cells: list[Cell] = []
     refused: list[Refused] = []

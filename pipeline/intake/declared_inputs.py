@@ -12,7 +12,7 @@ from ...runners.images import Size
 from ..errors import InputError, UsageError
 from ..settings.making import ExportConfig
 from ..storage.arrays import DTYPES, ArrayInput
-from .onnx_file import Tensor
+from .onnx_file import OnnxFile, Tensor
 
 COLOURS = 3
 
@@ -45,12 +45,13 @@ def of_images(inputs: Sequence[Tensor], channels: int | None) -> TakenImages | N
 
 
 def of_arrays(
-    inputs: Sequence[Tensor], model: Any, config: ExportConfig
+    file: OnnxFile, config: ExportConfig
 ) -> tuple[tuple[ArrayInput, ...], tuple[str, ...]]:
     """Each input with its values, and what had to be assumed of them.
 
     What ``config`` says of an input counts; the indices of a table are as many as it has rows.
     """
+    inputs = file.inputs
     said = {one.name: one for one in map(ArrayInput.parse, config.inputs)}
     if unknown := [name for name in said if name not in {one.name for one in inputs}]:
         known = ", ".join(map(str, inputs))
@@ -60,7 +61,9 @@ def of_arrays(
         assert one.shape
         shape = tuple(int(side or 0) for side in one.shape[1:])
         if one.dtype not in DTYPES:
-            raise InputError(f"input {one}: {one.dtype} can't be fed, only {', '.join(DTYPES)}")
+            raise InputError(
+                f"{file.path}: input {one}: {one.dtype} can't be fed, only {', '.join(DTYPES)}"
+            )
         if one.name in said:
             told = said[one.name]
             if (told.shape, told.dtype) != (shape, one.dtype):
@@ -69,7 +72,7 @@ def of_arrays(
             continue
         low = high = None
         if np.dtype(one.dtype).kind in "iu":
-            rows = _rows_of_table(one.name, model)
+            rows = _rows_of_table(one.name, file.model)
             low, high = 0.0, float(rows - 1 if rows else 1)
             if not rows and not config.data:
                 notes.append(f"{one.name}: values of 0 and 1; --input says others")

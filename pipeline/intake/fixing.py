@@ -3,16 +3,22 @@
 from __future__ import annotations
 
 import json
+import math
 from collections.abc import Mapping
 from typing import Any
 
 import numpy as np
 
 from ..errors import InputError, UsageError
-from .onnx_file import OnnxFile, Tensor
+from ..storage import goldens
+from ..storage.arrays import MOST_VALUES
+from .onnx_file import NO_TENSORS, OnnxFile, Tensor, tensor_of
 
 # A first dimension may stay open: images per run.
 DYNAMIC = "dynamic"
+# Numbers of an input that are held at once, a run's or the goldens': 4 GiB of float32.
+MOST_FED = 1 << 30
+MOST_OF_A_VALUE = 60
 
 
 def fixed(file: OnnxFile, sizes: Mapping[str, int], values: Mapping[str, str]) -> Any:
@@ -29,15 +35,13 @@ def fixed(file: OnnxFile, sizes: Mapping[str, int], values: Mapping[str, str]) -
     model = onnx.ModelProto()
     model.CopyFrom(file.model)
     graph = model.graph
-    used = set()
-    for value in (*graph.input, *graph.output):
-        for axis, side in enumerate(value.type.tensor_type.shape.dim):
-            for name in (side.dim_param, f"{value.name}.{axis}"):
-                if name and name in sizes:
-                    side.dim_value = sizes[name]
-                    used.add(name)
+    used = {name for value in graph.input for name in _settle(value, sizes, file)}
     if unknown := [name for name in sizes if name not in used]:
         raise UsageError(f"dim: {file.path} has no {unknown[0]!r}; {_open_sizes(file)}")
+    for value in graph.output:
+        for side in value.type.tensor_type.shape.dim:
+            if side.dim_param in sizes:
+                side.dim_value = sizes[side.dim_param]
     # What was inferred for open sizes is inferred again from these.
     del graph.value_info[:]
     inputs = {tensor.name: tensor for tensor in file.inputs}
@@ -46,7 +50,7 @@ def fixed(file: OnnxFile, sizes: Mapping[str, int], values: Mapping[str, str]) -
             known = ", ".join(inputs)
             raise UsageError(f"value: {file.path} has no input {name!r}; its inputs: {known}")
         given = next(one for one in graph.input if one.name == name)
-        graph.initializer.append(_constant(name, text, given.type.tensor_type))
+        graph.initializer.append(_constant(text, given))
         graph.input.remove(given)
     if not len(graph.input):
         raise UsageError("value: an input has to be left that isn't given once and for all")
@@ -59,19 +63,33 @@ def batch_of(file: OnnxFile, inputs: tuple[Tensor, ...]) -> int | str:
     Raises ``InputError`` for inputs whose sizes aren't settled, or that have no batch in common.
     """
     where = file.path
+    if not inputs:
+        raise InputError(f"{where}: it has no inputs, so there is nothing to feed or to measure")
     for one in inputs:
-        if one.shape is None:
+        if one.dtype in NO_TENSORS:
             raise InputError(f"{where}: input {one.name} is a {one.dtype}: only tensors can be fed")
+        if one.shape is None:
+            raise InputError(
+                f"{where}: input {one}, not even how many dimensions it has: export the file with "
+                f"a shape for it, or settle it, --value {one.name}=…"
+            )
         if not one.shape:
             raise InputError(
                 f"{where}: input {one.name} is a single number: say which, --value {one.name}=…"
             )
         if any(not isinstance(side, int) for side in one.shape[1:]):
             raise InputError(f"{where}: input {one} leaves sizes open: {_open_sizes(file)}")
-        if any(side == 0 for side in one.shape[1:]):
+        if 0 in one.shape:
             raise InputError(f"{where}: input {one} has no values at all")
     firsts = {one.name: one.shape[0] for one in inputs if one.shape}
     numbers = {side for side in firsts.values() if isinstance(side, int)}
+    rows = max(numbers, default=1)
+    for one in inputs:
+        if math.prod((max(rows, goldens.COUNT), *_numbers(one)[1:])) > MOST_FED:
+            raise InputError(
+                f"{where}: input {one} is too large: {rows} in a run or {goldens.COUNT} goldens "
+                f"are over {MOST_FED} values; --dim settles smaller sizes where they are open"
+            )
     if not numbers:
         return DYNAMIC
     if len(numbers) > 1 or len({type(side) for side in firsts.values()}) > 1:
@@ -96,18 +114,66 @@ def _open_sizes(file: OnnxFile) -> str:
     return f"{settle}; {' '.join(batches)} may stay open" if batches else settle
 
 
-def _constant(name: str, text: str, kind: Any) -> Any:
-    """An input's value as a constant tensor."""
-    from onnx import helper, numpy_helper
+def _settle(value: Any, sizes: Mapping[str, int], file: OnnxFile) -> list[str]:
+    """Set the sizes of an input that ``sizes`` tells; the names that did it.
 
-    dtype = helper.tensor_dtype_to_np_dtype(kind.elem_type)
-    shape = tuple(side.dim_value for side in kind.shape.dim)
+    Raises ``UsageError`` for a size that the file has settled otherwise.
+    """
+    used = []
+    for axis, side in enumerate(value.type.tensor_type.shape.dim):
+        for name in (side.dim_param, f"{value.name}.{axis}"):
+            if not name or name not in sizes:
+                continue
+            # Some exporters write 0 and -1 for what is open.
+            if side.dim_value > 0 and side.dim_value != sizes[name]:
+                raise UsageError(
+                    f"dim: {name}={sizes[name]}, but it is {side.dim_value} in {file.path}: "
+                    f"{_open_sizes(file)}"
+                )
+            side.dim_value = sizes[name]
+            used.append(name)
+    return used
+
+
+def _numbers(one: Tensor) -> list[int]:
+    """The sizes that are settled, 1 for the others."""
+    return [side if isinstance(side, int) else 1 for side in one.shape or ()]
+
+
+def _constant(text: str, value: Any) -> Any:
+    """An input's value as a constant tensor.
+
+    Floats are rounded to the input's precision, integers have to be its exactly. Raises
+    ``UsageError`` for anything else, and where the input's own sizes aren't settled.
+    """
+    from onnx import numpy_helper
+
+    one = tensor_of(value)
+    short = f"{one.name}={text[:MOST_OF_A_VALUE]}{'…' * (len(text) > MOST_OF_A_VALUE)}"
+    if one.dtype in NO_TENSORS or one.dtype == "string":
+        raise UsageError(f"value: {one.name} is a {one.dtype}: only tensors of numbers are settled")
+    if any(not isinstance(side, int) for side in one.shape or ()):
+        raise UsageError(f"value: {one} leaves sizes open: settle them first, --dim")
+    if math.prod(_numbers(one)) > MOST_VALUES:
+        raise UsageError(f"value: {one} has over {MOST_VALUES} values, too many for a constant")
     try:
         given = np.asarray(json.loads(text))
-        exact = given.astype(dtype)
-        if given.dtype.kind not in "bif" or not np.array_equal(exact, given):
-            raise ValueError(f"not {dtype.name}")
-        full = np.ascontiguousarray(np.broadcast_to(exact, shape))
-    except ValueError as error:
-        raise UsageError(f"value: {name}={text}: {dtype.name} {list(shape)} expected") from error
-    return numpy_helper.from_array(full, name)
+        full = np.broadcast_to(_cast(given, value), given.shape if one.shape is None else one.shape)
+        return numpy_helper.from_array(np.ascontiguousarray(full), one.name)
+    except (ValueError, TypeError, OverflowError, RecursionError) as error:
+        raise UsageError(f"value: {short}: JSON for {one} expected") from error
+
+
+def _cast(given: np.ndarray, value: Any) -> np.ndarray:
+    """Numbers in an input's type. Raises ``ValueError`` for what it can't hold."""
+    from onnx import helper
+
+    dtype = helper.tensor_dtype_to_np_dtype(value.type.tensor_type.elem_type)
+    if given.dtype.kind not in "biuf" or not np.all(np.isfinite(given)):
+        raise ValueError("no numbers")
+    with np.errstate(over="ignore", invalid="ignore"):
+        found = given.astype(dtype)
+    fits = np.array_equal(found, given) if dtype.kind in "biu" else np.all(np.isfinite(found))
+    if not fits:
+        raise ValueError(f"not {dtype.name}")
+    return found

@@ -92,10 +92,10 @@ def operators() -> list[type]:
                  kernel_shape: Any = None, pads=None, strides=None):  # fmt: skip
             taps = windows(x, kernel_shape, auto_pad, dilations, pads, strides, ceil_mode, 0)
             ones = np.ones((1, 1, *x.shape[2:]), x.dtype)
-            if count_include_pad:
-                ones, pads = _padded(ones, kernel_shape, auto_pad, dilations, pads, strides, 1)
-                auto_pad = None
-            inside = windows(ones, kernel_shape, auto_pad, dilations, pads, strides, ceil_mode, 0)
+            edge = 1 if count_include_pad else 0
+            inside = windows(
+                ones, kernel_shape, auto_pad, dilations, pads, strides, ceil_mode, edge, 0
+            )
             axes = tuple(range(-len(kernel_shape), 0))
             return ((taps.sum(axes) / inside.sum(axes)).astype(x.dtype),)
 
@@ -162,25 +162,30 @@ def windows(
     strides: Sequence[int] | None,
     ceil_mode: int | None,
     fill: float,
+    beyond: float | None = None,
 ) -> np.ndarray:
-    """A view ``[N, C, *places, *taps]`` of what a kernel sees at each place."""
+    """A view ``[N, C, *places, *taps]`` of what a kernel sees at each place.
+
+    The padding is ``fill``; ``beyond``, else ``fill``, is what ``ceil_mode`` lets it see behind it.
+    """
     dimensions = len(taps)
     dilations = dilations or [1] * dimensions
     strides = strides or [1] * dimensions
-    padded, _ = _padded(x, taps, auto_pad, dilations, pads, strides, fill)
+    padded, front = _padded(x, taps, auto_pad, dilations, pads, strides, fill)
     spans = [(tap - 1) * step + 1 for tap, step in zip(taps, dilations, strict=True)]
     if ceil_mode:
-        # The last window may hang over the end, if it begins within what is padded in front.
+        # The last window may hang over the end, if it begins before it: not in the padding behind.
         more = [
             (-(size - span) % stride if size >= span else 0)
             for size, span, stride in zip(padded.shape[2:], spans, strides, strict=True)
         ]
+        ends = [size + before for size, before in zip(x.shape[2:], front, strict=True)]
         more = [
-            0 if size + extra - span >= size else extra
-            for size, extra, span in zip(padded.shape[2:], more, spans, strict=True)
+            0 if size + extra - span >= end else extra
+            for size, extra, span, end in zip(padded.shape[2:], more, spans, ends, strict=True)
         ]
         hang = [(0, 0), (0, 0), *((0, extra) for extra in more)]
-        padded = np.pad(padded, hang, constant_values=fill)
+        padded = np.pad(padded, hang, constant_values=fill if beyond is None else beyond)
     axes = tuple(range(2, 2 + dimensions))
     seen = np.lib.stride_tricks.sliding_window_view(padded, spans, axis=axes)
     steps = tuple(slice(None, None, stride) for stride in strides)
@@ -197,7 +202,7 @@ def _padded(
     strides: Sequence[int] | None,
     fill: float,
 ) -> tuple[np.ndarray, list[int]]:
-    """The input with what is around it, and the padding that is then left: none."""
+    """The input with what is around it, and how much of that is in front of each side."""
     dimensions = len(taps)
     around = list(pads or [0] * 2 * dimensions)
     if auto_pad and auto_pad.startswith("SAME"):
@@ -209,7 +214,7 @@ def _padded(
             both = (small, large) if auto_pad == "SAME_UPPER" else (large, small)
             around[axis], around[axis + dimensions] = both
     edges = list(zip(around[:dimensions], around[dimensions:], strict=True))
-    return np.pad(x, [(0, 0), (0, 0), *edges], constant_values=fill), [0] * 2 * dimensions
+    return np.pad(x, [(0, 0), (0, 0), *edges], constant_values=fill), around[:dimensions]
 
 
 def main() -> None:

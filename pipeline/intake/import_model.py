@@ -149,7 +149,7 @@ class Intake:
                 raise UsageError(f"channels: {file.path} takes no images of {asked}: {listed}")
             if labels:
                 raise UsageError("labels: for a model that takes images")
-            inputs, notes = declared_inputs.of_arrays(file.inputs, file.model, said)
+            inputs, notes = declared_inputs.of_arrays(file, said)
             return ModelSpec(source, None, inputs, notes)
         update = {"input_size": seen.size, "fold_preprocessing": seen.folded}
         said = said.model_copy(update=update)
@@ -171,11 +171,12 @@ def _manifest_beside(file: OnnxFile) -> Manifest | None:
 
 def _settled(file: OnnxFile, section: ImportConfig) -> TakenIn:
     """A file with the sizes and values that were said."""
-    sizes = {}
+    sizes = dict[str, int]()
     for name, text in map(pair, section.dims):
         if not re.fullmatch(r"[1-9]\d{0,8}", text):
             raise UsageError(f"dim: {name}={text}: a size is a whole number above 0")
-        sizes[name] = int(text)
+        if sizes.setdefault(name, int(text)) != int(text):
+            raise UsageError(f"dim: {name} is said twice, {sizes[name]} and {text}")
     values = dict(map(pair, section.values))
     model = fixed(file, sizes, values)
     if model is file.model:
@@ -255,12 +256,13 @@ def _repairs(intake: Intake, progress: Progress) -> Repairs | None:
     if intake.quantized is None:
         raise UsageError(f"repair: {intake.answering.path} isn't quantized")
     try:
-        found = repairs_of(intake.quantized.file.model)
+        found = repairs_of(intake.quantized.file.model, pairs=intake.floats is not None)
     except CanNotRepair as error:
         progress.say(f"warning: nothing is repaired: {error}")
         return None
     if found is None:
-        progress.say("warning: nothing is repaired: there is nothing to rewrite")
+        pairs = "" if intake.floats else "; pairs between operators in float need --reference"
+        progress.say(f"warning: nothing is repaired: there is nothing to rewrite{pairs}")
     return found
 
 

@@ -80,6 +80,8 @@ def inspect(request: InspectRequest) -> Inspection:
     """
     places = load(request.flags()).places
     file = onnx_file.read(request.file)
+    # Now, since it takes seconds to ask runners, in which a file can go.
+    size = sum((file.path.parent / name).stat().st_size for name in file.digests)
     asked = request.runners or registry.names()
     answers = []
     for number, runner in enumerate(asked):
@@ -91,7 +93,7 @@ def inspect(request: InspectRequest) -> Inspection:
     return Inspection(
         file=str(file.path),
         files=file.digests,
-        size_bytes=sum((file.path.parent / name).stat().st_size for name in file.digests),
+        size_bytes=size,
         ir_version=file.model.ir_version,
         opsets=file.opsets,
         producer=file.producer,

@@ -20,6 +20,8 @@ MOST_BYTES = (1 << 31) - 1
 # The keys that tell where a tensor's bytes are; onnx.proto3 knows no others.
 EXTERNAL_KEYS = {"location", "offset", "length", "checksum", "basepath"}
 DEFAULT_DOMAINS = ("", "ai.onnx")
+# What an input or an output may be instead of a tensor; its ``dtype`` says so.
+NO_TENSORS = frozenset({"sequence", "map", "optional", "sparse_tensor", "opaque", "unknown"})
 
 
 @dataclass(frozen=True)
@@ -128,6 +130,7 @@ def read(path: Path) -> OnnxFile:
         data = model.SerializeToString(deterministic=True)
         if problem := reaches_out(data):
             raise InputError(f"{path}: {problem}")
+    _check(path, model)
     return OnnxFile(path, model, data, digests)
 
 
@@ -159,9 +162,16 @@ def graphs(graph: Any) -> Iterator[Any]:
     """A graph and all that are in its nodes' attributes."""
     yield graph
     for node in graph.node:
-        for attribute in node.attribute:
-            for inner in (*([attribute.g] if attribute.HasField("g") else ()), *attribute.graphs):
-                yield from graphs(inner)
+        for inner in inner_graphs(node):
+            yield from graphs(inner)
+
+
+def inner_graphs(node: Any) -> Iterator[Any]:
+    """The graphs in a node's attributes: branches, and bodies of loops."""
+    for attribute in node.attribute:
+        if attribute.HasField("g"):
+            yield attribute.g
+        yield from attribute.graphs
 
 
 def nodes(graph: Any) -> Iterator[Any]:
@@ -193,6 +203,24 @@ def _side(dimension: Any) -> int | str | None:
     name = str(dimension.dim_param)
     # Some exporters write "?" and "-1" for what has no name.
     return name if re.match(r"[A-Za-z_]", name) else None
+
+
+def _check(path: Path, model: Any) -> None:
+    """Raise ``InputError`` for damage that protobuf doesn't mind."""
+    from onnx import numpy_helper
+
+    for node in nodes(model.graph):
+        for name in (node.op_type, node.domain, node.name, *node.input, *node.output):
+            # protobuf gives bytes where they are no UTF-8.
+            if not isinstance(name, str):
+                raise InputError(f"{path}: {name!r} in its graph is no text: the file is damaged")
+    for tensor in constants(model.graph):
+        try:
+            numpy_helper.to_array(tensor)
+        except Exception as error:  # of as many classes as there are ways to write a tensor
+            raise InputError(
+                f"{path}: constant {tensor.name} can't be read: {error}: the file is damaged"
+            ) from error
 
 
 def _beside(path: Path, model: Any) -> list[str]:

@@ -33,9 +33,10 @@ MOST_OF_A_REASON = 200
 class Fed:
     """What a file is fed: ``goldens`` without answers yet, ``batch`` of them in a run.
 
-    ``name`` is the input that takes images, where there are images.
+    ``file`` is what its user calls it, ``name`` the input that takes images, if there are images.
     """
 
+    file: str
     goldens: Goldens
     preprocessing: Preprocessing | None
     name: str
@@ -94,10 +95,12 @@ def as_written(model: Path, fed: Fed) -> dict[str, np.ndarray]:
         with open_cell(executor(model.name), model) as opened:
             found = run_goldens(opened, fed.goldens, fed.preprocessing)
     except RunnerError as error:
-        raise InputError(f"{model.name}: ONNX Runtime can't run it: {error}") from error
+        raise InputError(f"{fed.file}: ONNX Runtime can't run it: {error}") from error
     for name, array in found.items():
         if array.dtype.kind not in "fiub":
-            raise InputError(f"{model.name}: its output {name} is {array.dtype}: no numbers")
+            raise InputError(f"{fed.file}: its output {name} is {array.dtype}: no numbers")
+        if not array.size:
+            raise InputError(f"{fed.file}: its output {name} is {list(array.shape)}: no values")
     return found
 
 

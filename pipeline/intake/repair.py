@@ -15,6 +15,7 @@ import numpy as np
 
 from ..quantization.draft import copy_of
 from ..quantization.qdq import DEQUANTIZE, QUANTIZE
+from .onnx_file import graphs, inner_graphs, nodes
 
 # Where the zero points of what flows stand among an operator's inputs, and of what it gives.
 ZERO_POINTS: Mapping[str, tuple[int, ...]] = {
@@ -35,12 +36,15 @@ ZERO_POINTS: Mapping[str, tuple[int, ...]] = {
 CONCAT = "QLinearConcat"
 # Which tensor each of these zero points belongs to: the input that stands two places before it.
 OUTPUT_LAST = frozenset(ZERO_POINTS) - {DEQUANTIZE}
-# Operators that only move quantized values about.
+# Operators that only move quantized values about, those of their first input; Concat all of them.
+# Not Pad: what it adds would have to be shifted as well.
 PASSING = frozenset(
     {"MaxPool", "Reshape", "Transpose", "Flatten", "Squeeze", "Unsqueeze", "Slice", "Gather"}
-    | {"Identity", "Concat", "Split", "DepthToSpace", "SpaceToDepth", "Expand", "Pad"}
+    | {"Identity", "Concat", "Split", "DepthToSpace", "SpaceToDepth", "Expand"}
 )
 SHIFT = 128
+# The IR version from which on a constant needn't be an input as well.
+FIRST_IR_OF_CONSTANTS = 4
 # Where constant weights and their zero points stand.
 WEIGHTS = {DEQUANTIZE: (0, 2), "QLinearConv": (3, 5), "QLinearMatMul": (3, 5), "QGemm": (3, 5)}
 
@@ -64,12 +68,13 @@ def unsigned(model: Any) -> Repaired:
     Raises ``CanNotRepair`` for a graph in which int8 goes through an operator that isn't known.
     """
     model = copy_of(model)
+    _lift_constants(model)
     constants = {tensor.name: tensor for tensor in model.graph.initializer}
     done = []
     places = list(_flowing_zero_points(model, constants))
     signed = [place for place in places if _is(constants.get(place.name), np.int8)]
     if signed:
-        _check_known(model)
+        _check_known(model, signed)
         made: dict[str, str] = {}
         for place in signed:
             if place.name not in made:
@@ -137,19 +142,56 @@ def _flowing_zero_points(model: Any, constants: Mapping[str, Any]) -> Iterator[_
                 yield _Place(node, index)
 
 
-def _check_known(model: Any) -> None:
-    """Raise ``CanNotRepair`` where int8 flows through what isn't in the tables above."""
-    flows = {name for node in model.graph.node if _gives_quantized(node) for name in node.output}
+def _lift_constants(model: Any) -> None:
+    """Tensors of ``Constant`` nodes become initializers, as those of most quantizers are."""
+    if model.ir_version < FIRST_IR_OF_CONSTANTS:
+        return
+    kept = []
     for node in model.graph.node:
-        if flows.isdisjoint(node.input[:1]):
+        value = next((one for one in node.attribute if one.name == "value"), None)
+        if node.op_type != "Constant" or value is None:
+            kept.append(node)
             continue
-        if node.op_type in PASSING:
-            flows.update(node.output)
-        elif node.op_type not in ZERO_POINTS and node.op_type != CONCAT:
+        value.t.name = node.output[0]
+        model.graph.initializer.append(value.t)
+    del model.graph.node[:]
+    model.graph.node.extend(kept)
+
+
+def _check_known(model: Any, signed: Collection[_Place]) -> None:
+    """Raise ``CanNotRepair`` unless all that gives, moves and takes these int8 values is known."""
+    of_node: dict[int, set[int]] = {}
+    for place in signed:
+        of_node.setdefault(id(place.node), set()).add(place.index)
+    moved = set[str]()
+    for node in model.graph.node:
+        places = of_node.get(id(node), set())
+        typed = any(one.name == "output_dtype" and one.i for one in node.attribute)
+        if typed and _output_place(node) in places:
+            raise CanNotRepair(f"{node.op_type} {node.name} says its type twice")
+        reads = [index for index, name in enumerate(node.input) if name in moved]
+        passes = node.op_type in PASSING and bool(reads)
+        whole = range(len(node.input)) if node.op_type == "Concat" else (0,)
+        if reads != list(whole) if passes else any(index + 2 not in places for index in reads):
             raise CanNotRepair(f"int8 goes through {node.op_type}, which isn't known")
-    for value in (*model.graph.input, *model.graph.output):
-        if value.name in flows:
-            raise CanNotRepair(f"{value.name} is quantized itself")
+        for index in places - {_output_place(node)}:
+            if node.input[index - 2] not in moved:
+                raise CanNotRepair(f"{node.input[index - 2]} is int8 before any QuantizeLinear")
+        if passes or _output_place(node) in places:
+            moved.update(node.output)
+    outside = {value.name for value in model.graph.output}
+    for inner in (one for node in model.graph.node for one in inner_graphs(node)):
+        outside.update(name for node in nodes(inner) for name in node.input)
+        outside.update(value.name for value in inner.output)
+    if other := sorted(moved & outside):
+        raise CanNotRepair(f"{other[0]} is int8 and goes out of the graph, or into an inner one")
+
+
+def _output_place(node: Any) -> int | None:
+    """Where the zero point of what a node gives stands."""
+    if node.op_type == CONCAT:
+        return 1
+    return ZERO_POINTS[node.op_type][-1] if node.op_type in OUTPUT_LAST else None
 
 
 def _gives_quantized(node: Any) -> bool:
@@ -157,22 +199,32 @@ def _gives_quantized(node: Any) -> bool:
 
 
 def _shift_weights(model: Any, constants: Mapping[str, Any]) -> int:
-    """Make constant uint8 tensors with a zero point int8 ones; how many there were."""
-    weights, zeros = set[str](), dict[str, str]()
-    for node in model.graph.node:
-        tensor, zero = WEIGHTS.get(node.op_type, (0, 0))
-        if not zero or len(node.input) <= zero or node.input[zero] not in constants:
-            continue
-        name = node.input[tensor]
-        if name not in weights and not _is(constants.get(name), np.uint8):
-            continue
-        if name not in weights:
-            weights.add(name)
-            _shift(constants[name], -SHIFT, np.int8)
-        old = node.input[zero]
-        if old not in zeros:
-            zeros[old] = _shifted_copy(model, constants[old], -SHIFT, np.int8)
-        node.input[zero] = zeros[old]
+    """Make constant uint8 tensors with a zero point int8 ones; how many there were.
+
+    A tensor that is read anywhere without one stays.
+    """
+    readers: dict[str, list[Any]] = {}
+    kept = {value.name for value in (*model.graph.input, *model.graph.output)}
+    for graph in graphs(model.graph):
+        kept.update(value.name for value in graph.output)
+        for node in graph.node:
+            tensor, zero = WEIGHTS.get(node.op_type, (0, 0))
+            whole = len(node.input) > zero > 0 and _is(constants.get(node.input[zero]), np.uint8)
+            for index, name in enumerate(node.input):
+                if whole and index == tensor and graph is model.graph:
+                    readers.setdefault(name, []).append(node)
+                else:
+                    kept.add(name)
+    zeros = dict[str, str]()
+    weights = [name for name in readers if name not in kept and _is(constants.get(name), np.uint8)]
+    for name in weights:
+        _shift(constants[name], -SHIFT, np.int8)
+        for node in readers[name]:
+            index = WEIGHTS[node.op_type][1]
+            old = node.input[index]
+            if old not in zeros:
+                zeros[old] = _shifted_copy(model, constants[old], -SHIFT, np.int8)
+            node.input[index] = zeros[old]
     return len(weights)
 
 

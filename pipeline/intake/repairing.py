@@ -39,15 +39,18 @@ class Repairs:
     exact: bool
 
 
-def repairs_of(model: Any) -> Repairs | None:
+def repairs_of(model: Any, *, pairs: bool = True) -> Repairs | None:
     """What can be rewritten of a quantized model, ``None`` where there is nothing.
 
-    Raises ``CanNotRepair`` for one that can't be looked into.
+    ``pairs``: those between operators in float may go, which moves answers: there has to be a
+    reference that tells whether it brings them nearer. Raises ``CanNotRepair`` for a model that
+    can't be looked into.
     """
     made = repair.unsigned(model)
     done, exact = list(made.done), made.exact
-    made = repair.without_pairs(made.model, _unfused(made.model))
-    done, exact = [*done, *made.done], exact and made.exact
+    if pairs:
+        made = repair.without_pairs(made.model, _unfused(made.model))
+        done, exact = [*done, *made.done], exact and made.exact
     if not done:
         return None
     return Repairs(made.model.SerializeToString(deterministic=True), tuple(done), exact)

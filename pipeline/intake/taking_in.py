@@ -96,7 +96,7 @@ class Import:
         answering = self._answering.file
         path = transaction.path(EXPORTED if self.floats else GIVEN_FILE)
         batch = 1 if self.batch == "dynamic" else int(self.batch)
-        fed = Fed(*self._inputs(), answering.inputs[0].name, batch)
+        fed = Fed(str(answering.path), *self._inputs(), answering.inputs[0].name, batch)
         macs = _macs(path)
         if self.floats:
             found = answers(path, fed, macs, progress)

@@ -300,5 +300,7 @@ def _constant(reference: np.ndarray) -> bool:
     """Whether all samples have the same answer. One sample can't tell."""
     if len(reference) < 2:
         return False
-    spread = float(np.max(np.ptp(reference.reshape(len(reference), -1), axis=0)))
-    return spread <= DEGENERATE * float(np.max(np.abs(reference), initial=0.0))
+    # Differences of integers could leave their type, and booleans have none.
+    values = np.asarray(reference, np.float64).reshape(len(reference), -1)
+    spread = float(np.max(np.ptp(values, axis=0), initial=0.0))
+    return spread <= DEGENERATE * float(np.max(np.abs(values), initial=0.0))

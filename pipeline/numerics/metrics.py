@@ -114,13 +114,17 @@ def max_rel(outputs: Array, reference: Array) -> float:
 
 
 def cosine(outputs: Array, reference: Array) -> float:
-    """The smallest cosine similarity of any sample, in [-1, 1]; -1 for what is not finite."""
+    """The smallest cosine similarity of any sample, in [-1, 1]; -1 for what is not finite.
+
+    A sample of zeros has no direction: 1 if the outputs are zeros as well, else -1.
+    """
     a = np.asarray(outputs, np.float64).reshape(len(outputs), -1)
     b = np.asarray(reference, np.float64).reshape(len(reference), -1)
     lengths = np.linalg.norm(a, axis=1) * np.linalg.norm(b, axis=1)
     with np.errstate(invalid="ignore", divide="ignore"):
         similarity = np.sum(a * b, axis=1) / lengths
-    similarity = np.where(np.isfinite(similarity), similarity, -1.0)
+    no_direction = np.where(np.any(a, axis=1) | np.any(b, axis=1), -1.0, 1.0)
+    similarity = np.where(np.isfinite(similarity), similarity, no_direction)
     return float(similarity.min())
 
 

@@ -165,9 +165,9 @@ class Quantization:
         found = [made.run(names, dict(feeds)) for feeds, _ in self._held_out]
         pairs = []
         for place, name in enumerate(names):
-            expected = [answers[name] for _, answers in self._held_out]
+            expected = [np.atleast_1d(answers[name]) for _, answers in self._held_out]
             given = [
-                outputs[place][: len(answers)]
+                _rows(np.atleast_1d(outputs[place]), answers)
                 for outputs, answers in zip(found, expected, strict=True)
             ]
             pairs.append((np.concatenate(given), np.concatenate(expected)))
@@ -176,6 +176,11 @@ class Quantization:
         scores = expected.ndim == 2 and expected.shape[1] > 1
         agree = float(np.mean(given.argmax(1) == expected.argmax(1))) if scores else None
         return (worst if np.isfinite(worst) else None), agree
+
+
+def _rows(output: np.ndarray, answers: np.ndarray) -> np.ndarray:
+    """The rows of an output that there are answers to: one where no batch stands in front."""
+    return output[None] if output.ndim < answers.ndim else output[: len(answers)]
 
 
 def first_nodes(graph: Any) -> list[str]:

@@ -98,7 +98,7 @@ class Walk:
                 elif name in producers and id(producers[name]) not in nodes:
                     node = producers[name]
                     nodes[id(node)] = node
-                    waiting += [one for one in node.input if one]
+                    waiting += _reads(node)
             ordered = sorted(nodes.values(), key=lambda node: order[id(node)])
             yield Unit(tuple(ordered), tuple(sorted(reads)), gives)
 
@@ -106,7 +106,7 @@ class Walk:
         """A unit as a model of its own, of the constants as they are now."""
         from onnx import helper
 
-        read = {name for node in unit.nodes for name in node.input}
+        read = {name for node in unit.nodes for name in _reads(node)}
 
         def typed(name: str) -> Any:
             return self._known.get(name) or helper.make_tensor_value_info(
@@ -124,6 +124,19 @@ class Walk:
         return helper.make_model(
             graph, opset_imports=self._model.opset_import, ir_version=IR_VERSION
         )
+
+
+def _reads(node: Any) -> list[str]:
+    """What a node reads, what its branches and loops take from outside of them included."""
+    found = [name for name in node.input if name]
+    for attribute in node.attribute:
+        for inner in (*([attribute.g] if attribute.HasField("g") else ()), *attribute.graphs):
+            own = {value.name for value in (*inner.input, *inner.initializer)}
+            own.update(name for one in inner.node for name in one.output)
+            given = [name for one in inner.node for name in _reads(one)]
+            given += [value.name for value in inner.output]
+            found += [name for name in given if name not in own]
+    return found
 
 
 class Visitor(Protocol):

@@ -214,7 +214,8 @@ def chosen(folder: Path, manifest: Manifest, settings: PackageConfig) -> dict[st
     for name in settings.variants:
         if name not in manifest.variants:
             raise UsageError(
-                f"variant {name} is not in {folder}: run `edgepipe export --variant {name}`"
+                f"variant {name} is not in {folder}, which has {', '.join(manifest.variants)}: run "
+                f"`{manifest.made_by} --variant {name}`"
             )
     variants = {}
     for name in settings.variants or tuple(manifest.variants):

@@ -167,7 +167,9 @@ def open_exported(
     """
     found = models_in(root)
     if not names and not found:
-        raise InputError(f"{root}: nothing exported yet; run `edgepipe export`")
+        raise InputError(
+            f"{root}: nothing exported yet; run `edgepipe export` or `edgepipe import`"
+        )
     sources = []
     for name in names or found:
         place = Workspace(root, name)

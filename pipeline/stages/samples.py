@@ -71,11 +71,13 @@ def again(
     model, labels = manifest.model, manifest.labels or ()
     recorded, kept = model["calibration"], model["goldens"]
     if recorded is None:
-        raise UsageError("nothing was calibrated: run `edgepipe export` with an int8 variant first")
+        raise UsageError(
+            f"nothing was calibrated: run `{manifest.made_by}` with an int8 variant first"
+        )
     source, number = recorded["from"], recorded["count"]
     preprocessing = goldens.preprocessing_of(manifest)
     bands = preprocessing.bands if preprocessing else None
-    inputs = tuple(ArrayInput.parse(text) for text in model["named_inputs"])
+    inputs = tuple(ArrayInput.read(text) for text in model["named_inputs"])
     if source in ("folder", "file", "data") and calibration is None:
         raise UsageError(f"--calibration: give the {source} that the export was calibrated with")
     further: Dataset | Arrays | None = None
@@ -109,7 +111,7 @@ def again(
     if used.digest != recorded["digest"]:
         raise UsageError(
             f"--calibration {calibration}: not the images that the export was calibrated with; "
-            "run `edgepipe export` with them first"
+            f"run `{manifest.made_by}` with them first"
         )
     return Samples(source, used, used), further
 

@@ -42,9 +42,16 @@ class ArrayInput:
     @classmethod
     def parse(cls, text: str) -> Self:
         """From what a user writes. Raises ``ValueError`` that says what is wrong with it."""
+        if re.search(r"[\s,=]", text):
+            raise ValueError(f"an input is {FORM}")
+        return cls.read(text)
+
+    @classmethod
+    def read(cls, text: str) -> Self:
+        """From what ``str`` gave: the names in a file may have spaces. Raises as ``parse``."""
         name, shape, dtype, limits = _parts(text)
         dtype = dtype or "float32"
-        if not name or re.search(r"[\s,=]", name):
+        if not name:
             raise ValueError(f"an input is {FORM}")
         if not SHAPE.fullmatch(shape):
             raise ValueError(f"the shape of {name} is to start with the batch, 1x3x224x224")
@@ -59,9 +66,9 @@ class ArrayInput:
         return cls(name, sizes, dtype, low, high)
 
     def __str__(self) -> str:
-        """As ``parse`` reads it."""
+        """As ``read`` takes it."""
         sides = "x".join(map(str, ("N", *self.shape)))
-        limits = "" if self.low is None else f":{self.low:g}..{self.high:g}"
+        limits = "" if self.low is None else f":{self.low:.12g}..{self.high:.12g}"
         return f"{self.name}:{sides}:{self.dtype}{limits}"
 
     def random(self, count: int, seed: int) -> np.ndarray:

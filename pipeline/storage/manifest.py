@@ -17,7 +17,10 @@ from ...runners.machine.files import is_file_name
 from ..errors import IntegrityError, WorkspaceError
 
 SCHEMA_VERSION = 2
-RESTORE = "restore it, or make everything again with `edgepipe export --force`"
+RESTORE = (
+    "restore it, or make everything again with `edgepipe export --force`, or "
+    "`edgepipe import --force` if it was imported"
+)
 
 
 class Facts(dict[str, Any]):
@@ -147,6 +150,11 @@ class Manifest:
     def stage(self, name: str) -> StageRecord | None:
         """The record of a stage, if it has run."""
         return next((stage for stage in self.stages if stage.name == name), None)
+
+    @property
+    def made_by(self) -> str:
+        """The command that the model came in with."""
+        return "edgepipe import" if self.stage("import") else "edgepipe export"
 
     def maker(self, file: str) -> StageRecord | None:
         """The record of the stage that made an artifact."""

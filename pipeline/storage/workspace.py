@@ -129,7 +129,9 @@ class Workspace:
     def _nothing(self) -> WorkspaceError:
         others = models_in(self.folder.parent)
         hint = f", or use --model {' or '.join(others)}" if others else ""
-        return WorkspaceError(f"{self.folder}: nothing exported yet; run `edgepipe export`{hint}")
+        return WorkspaceError(
+            f"{self.folder}: nothing exported yet; run `edgepipe export` or `edgepipe import`{hint}"
+        )
 
     def state(self, manifest: Manifest, name: str) -> str:
         """ "intact", "edited" or "missing": an artifact against the manifest."""

@@ -21,7 +21,9 @@ def calibration(
 ) -> tuple[Calibrate, Dataset | Arrays | None]:
     """The stage that calibrated, with its images, and further ones."""
     if CALIBRATION not in manifest.artifacts:
-        raise UsageError("nothing was calibrated: run `edgepipe export` with an int8 variant first")
+        raise UsageError(
+            f"nothing was calibrated: run `{manifest.made_by}` with an int8 variant first"
+        )
     chosen, further = samples.again(manifest, section.calibration, SEEN)
     count = calibration_batch(manifest.model["batch"])
     name = manifest.model["inputs"][0]["name"]

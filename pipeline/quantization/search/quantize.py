@@ -16,6 +16,7 @@ from ...settings.making import QuantizeConfig, QuantizeRequest
 from ...settings.options import takes
 from ...stages.native import Native
 from ...stages.quantize import EXACT_PAIRS, Quantize
+from ...stages.simplify import FP32
 from ...stages.stage import run_stages
 from ...storage.manifest import Manifest
 from ...storage.workspace import Transaction, Workspace
@@ -44,6 +45,7 @@ def quantize(request: QuantizeRequest) -> Manifest | SearchResult:
         return _again(config, request.progress)
     place = Workspace(config.workspace, config.model)
     with place.exported("edgepipe quantize", request.progress.say) as manifest:
+        _check_floats(place, manifest)
         unlabelled = section.data is None and manifest.model["weights"] not in CALIBRATED_WEIGHTS
         if section.max_drop is not None and unlabelled:
             raise UsageError("--max-drop: labelled images are needed: add --data DIR")
@@ -56,6 +58,15 @@ def quantize(request: QuantizeRequest) -> Manifest | SearchResult:
     return result
 
 
+def _check_floats(place: Workspace, manifest: Manifest) -> None:
+    """Raise ``UsageError`` for a model that came in quantized, without the one behind it."""
+    if FP32 not in manifest.artifacts:
+        raise UsageError(
+            f"{place.folder}: holds a quantized file alone, and int8 is made of a float model: "
+            "name it, `edgepipe import --reference FILE`"
+        )
+
+
 def _again(config: Config, progress: Progress) -> Manifest:
     """The int8 variants that there are, by another recipe."""
     section = config.quantize
@@ -66,6 +77,7 @@ def _again(config: Config, progress: Progress) -> Manifest:
         Transaction(place, manifest) as transaction,
         Native() as native,
     ):
+        _check_floats(place, manifest)
         calibrate, _ = calibration(manifest, section, native)
         names = [name for name in EXACT_PAIRS if name in manifest.variants]
         stages = [Quantize(name, steps, calibrate) for name in names]

@@ -93,6 +93,8 @@ def float_means(
 def _means(
     model: Any, outputs: Mapping[str, str], samples: Sequence[Mapping[str, np.ndarray]]
 ) -> dict[str, np.ndarray]:
+    if not outputs:  # products of matrices alone, which have no biases
+        return {}
     made = session(with_means(model, list(outputs.values())))
     names = [f"mean/{tensor}" for tensor in outputs.values()]
     total = dict.fromkeys(outputs, np.zeros(1))

@@ -13,6 +13,7 @@ from onnx.reference import ReferenceEvaluator
 from torch.nn import functional
 
 from edgepipe.pipeline.intake.float64 import operators, raise_types
+from edgepipe.pipeline.quantization.sessions import session
 
 RANDOM = np.random.default_rng(0)
 
@@ -75,6 +76,24 @@ def test_pools_are_torchs(ceil: bool, inside: bool) -> None:
     largest = helper.make_node("MaxPool", [], [], ceil_mode=int(ceil), **shape)
     wanted = functional.max_pool2d(tensor, 3, 2, 1, ceil_mode=ceil)
     np.testing.assert_array_equal(evaluated(largest, x), wanted.numpy())
+
+
+@pytest.mark.parametrize("kind", ["MaxPool", "AveragePool"])
+@pytest.mark.parametrize("pads", [[1, 0, 1, 1], [0, 0, 2, 2], [1, 1, 1, 1]])
+@pytest.mark.parametrize("inside", [0, 1])
+def test_pools_end_where_onnx_runtimes_do(kind: str, pads: list[int], inside: int) -> None:
+    # No window begins in the padding behind the input, which torch has no such padding for.
+    shape: dict[str, Any] = {"kernel_shape": [3, 3], "strides": [3, 3], "pads": pads}
+    more = {"count_include_pad": inside} if kind == "AveragePool" else {}
+    node = helper.make_node(kind, ["x"], ["y"], ceil_mode=1, **shape, **more)
+    x = RANDOM.normal(size=(1, 2, 9, 10)).astype("f4")
+    ends = [helper.make_tensor_value_info(name, TensorProto.FLOAT, None) for name in "xy"]
+    ends[0] = helper.make_tensor_value_info("x", TensorProto.FLOAT, x.shape)
+    graph = helper.make_graph([node], "pool", ends[:1], ends[1:])
+    model = helper.make_model(graph, opset_imports=[helper.make_opsetid("", 17)], ir_version=8)
+    wanted = session(model, optimize=False).run(None, {"x": x})[0]
+    found: Any = ReferenceEvaluator(model, new_ops=operators())  # pyright: ignore
+    np.testing.assert_allclose(found.run(None, {"x": x})[0], wanted, rtol=1e-5, atol=1e-6)
 
 
 def test_everything_in_float32_is_raised_inner_graphs_included() -> None:

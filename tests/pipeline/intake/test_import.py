@@ -3,42 +3,24 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 from pathlib import Path
 from subprocess import CompletedProcess
-from typing import Any
 
 import numpy as np
 import onnx
 import pytest
-from onnx import TensorProto, helper, numpy_helper
+from onnx import TensorProto, helper
 from onnxruntime.quantization import QuantFormat
 
 from edgepipe.pipeline.storage.goldens import Goldens
 from edgepipe.pipeline.storage.manifest import Manifest
 
 from ..quantization.nets import SIDE, residual_net
+from .files import INT64, refused, saved, succeeded, value
 from .test_repair import quantized
 
 Run = Callable[..., CompletedProcess[str]]
-FLOAT, INT64 = TensorProto.FLOAT, TensorProto.INT64
-
-
-def value(name: str, shape: Sequence[int | str | None], kind: int = FLOAT) -> Any:
-    return helper.make_tensor_value_info(name, kind, shape)
-
-
-def saved(
-    path: Path, nodes: Sequence[Any], inputs: Sequence[Any], output: Any, **more: Any
-) -> Path:
-    """A file of operators; ``more`` are constants by name."""
-    constants = [numpy_helper.from_array(array, name) for name, array in more.items()]
-    graph = helper.make_graph(nodes, "small", inputs, [output], constants)
-    model = helper.make_model(
-        graph, opset_imports=[helper.make_opsetid("", 17)], ir_version=8, producer_name="a friend"
-    )
-    onnx.save(model, path)
-    return path
 
 
 def embedding(path: Path) -> Path:
@@ -61,17 +43,6 @@ def embedding(path: Path) -> Path:
 def manifest(folder: Path, name: str) -> Manifest:
     path = folder / "artifacts" / name / "manifest.json"
     return Manifest.from_json(path.read_text(), path)
-
-
-def succeeded(done: CompletedProcess[str]) -> CompletedProcess[str]:
-    assert done.returncode == 0, done.stdout + done.stderr
-    return done
-
-
-def refused(done: CompletedProcess[str], code: int, text: str) -> None:
-    assert done.returncode == code, done.stdout + done.stderr
-    assert done.stderr.count("\n") == 1
-    assert text in done.stderr
 
 
 @pytest.mark.long
@@ -144,7 +115,11 @@ def test_an_input_can_be_settled_for_good(tmp_path: Path, edgepipe: Run) -> None
     )
     refused(edgepipe("import", file), 3, "input rate is a single number: say which, --value rate=…")
     refused(edgepipe("import", file, "--value", "rate=3"), 3, "its inputs have no batch in common")
-    refused(edgepipe("import", file, "--value", "rate=high"), 2, "rate=high: float32 [] expected")
+    refused(
+        edgepipe("import", file, "--value", "rate=high"),
+        2,
+        "rate=high: JSON for rate float32 [] expected",
+    )
     refused(edgepipe("import", file, "--value", "speed=3"), 2, "has no input 'speed'")
     succeeded(edgepipe("import", file, "--value", "rate=3", "--value", "state=0"))
     goldens = Goldens.load(tmp_path / "artifacts" / "state" / "goldens.npz")
@@ -187,6 +162,10 @@ def test_without_a_float_one_it_answers_for_itself(
     done = succeeded(edgepipe("import", int8))
     assert "runners are held to 60 dB" in done.stderr
     assert list(manifest(tmp_path, "int8").variants) == ["given"]
+    for flags in ((), ("--search", "--budget", "1s")):
+        refused(edgepipe("quantize", *flags), 2, "holds a quantized file alone")
+    missing = edgepipe("parity", "--variant", "int8")
+    refused(missing, 2, "which has given: run `edgepipe import --variant int8`")
     shown = succeeded(edgepipe("parity", "--runner", "ort-cpu")).stdout
     assert "has no float64 to be held against" in shown
 

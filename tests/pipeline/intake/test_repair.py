@@ -9,7 +9,7 @@ from typing import Any
 import numpy as np
 import onnx
 import pytest
-from onnx import helper
+from onnx import TensorProto, helper, numpy_helper
 from onnxruntime.quantization import (
     CalibrationDataReader,
     QuantFormat,
@@ -87,6 +87,104 @@ def test_uint8_weights_become_int8_without_a_bit_moved(tmp_path: Path) -> None:
     np.testing.assert_array_equal(
         answers(made.model, optimize=False), answers(model, optimize=False)
     )
+
+
+def small(nodes: list[Any], kind: int = TensorProto.FLOAT, **constants: np.ndarray) -> Any:
+    """``x`` [1, 4] to ``y``; a scale and zero points are there."""
+    every = {"s": np.float32(0.05), "z": np.int8(-3), "u": np.uint8(120), **constants}
+    graph = helper.make_graph(
+        nodes,
+        "small",
+        [helper.make_tensor_value_info("x", kind, [1, 4])],
+        [helper.make_tensor_value_info("y", TensorProto.FLOAT, None)],
+        [numpy_helper.from_array(np.asarray(array), name) for name, array in every.items()],
+    )
+    return helper.make_model(graph, opset_imports=[helper.make_opsetid("", 17)], ir_version=8)
+
+
+def node(kind: str, reads: str, gives: str, **attributes: Any) -> Any:
+    return helper.make_node(kind, reads.split(), gives.split(), gives, **attributes)
+
+
+QUANTIZED, BACK = node("QuantizeLinear", "x s z", "q"), node("DequantizeLinear", "m s z", "y")
+
+
+@pytest.mark.parametrize(
+    ("model", "told"),
+    [
+        (small([node("DequantizeLinear", "x s z", "y")], TensorProto.INT8), "x is int8 before"),
+        (
+            small([QUANTIZED, node("Pad", "q p z", "m"), BACK], p=np.array([0, 1, 0, 1])),
+            "goes through Pad",
+        ),
+        (
+            small([QUANTIZED, node("Where", "c q q", "m"), BACK], c=np.array(True)),
+            "goes through Where",
+        ),
+        (
+            small(
+                [QUANTIZED, node("Concat", "t q", "m", axis=1), BACK], t=np.ones((1, 2), np.int8)
+            ),
+            "goes through Concat",
+        ),
+        (
+            small([QUANTIZED, node("DequantizeLinear", "q s", "y")]),
+            "goes through DequantizeLinear",
+        ),
+        (
+            small(
+                [
+                    node("Cast", "x", "i", to=TensorProto.INT64),
+                    node("Gather", "table i", "m"),
+                    BACK,
+                ],
+                table=np.ones((4, 2), np.int8),
+            ),
+            "m is int8 before",
+        ),
+    ],
+)
+def test_int8_whose_way_is_not_known_stays(model: Any, told: str) -> None:
+    with pytest.raises(repair.CanNotRepair, match=told):
+        repair.unsigned(model)
+
+
+def test_zero_points_of_constant_nodes_move_as_well() -> None:
+    zero = numpy_helper.from_array(np.int8(-3), "")
+    model = small(
+        [
+            helper.make_node("Constant", [], ["k"], value=zero),
+            node("QuantizeLinear", "x s k", "q"),
+            node("Concat", "q q", "m", axis=1),
+            node("DequantizeLinear", "m s k", "y"),
+        ]
+    )
+    made = repair.unsigned(model)
+    assert made.done
+    feeds = {"x": np.linspace(-9, 9, 4, dtype="f4")[None]}
+    before, after = (session(one).run(None, feeds)[0] for one in (model, made.model))
+    np.testing.assert_array_equal(before, after)
+
+
+@pytest.mark.parametrize(("second", "moved"), [("w s u", "int8"), ("w s", "uint8")])
+def test_a_weight_that_is_read_without_a_zero_point_stays(second: str, moved: str) -> None:
+    model = small(
+        [
+            node("DequantizeLinear", "w s u", "a"),
+            node("DequantizeLinear", second, "b"),
+            node("MatMul", "x a", "c"),
+            node("MatMul", "x b", "d"),
+            node("Add", "c d", "y"),
+        ],
+        w=np.arange(8, dtype=np.uint8).reshape(4, 2) * 30,
+    )
+    made = repair.unsigned(model)
+    found = quantization_of(made.model)
+    assert found
+    assert dict(found.weights) == {moved: 1}
+    feeds = {"x": np.ones((1, 4), "f4")}
+    before, after = (session(one).run(None, feeds)[0] for one in (model, made.model))
+    np.testing.assert_array_equal(before, after)
 
 
 def test_a_sound_file_is_left_alone(tmp_path: Path) -> None:

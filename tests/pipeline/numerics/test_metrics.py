@@ -42,3 +42,10 @@ def test_top1_agreement_counts_samples() -> None:
 
 def test_max_abs_is_the_largest_difference() -> None:
     assert metrics.max_abs(np.add(REFERENCE, [[0, 0, 0], [0, -0.25, 0]]), REFERENCE) == 0.25
+
+
+def test_samples_of_zeros_are_alike() -> None:
+    zeros, ones = np.zeros((2, 3)), np.ones((2, 3))
+    assert metrics.cosine(zeros, zeros) == 1
+    assert metrics.cosine(zeros, ones) == metrics.cosine(ones, zeros) == -1
+    assert metrics.cosine(zeros * np.nan, zeros) == -1
