@@ -316,7 +316,8 @@ def test_a_random_model_fails_for_its_reference_and_not_by_a_limit_below_zero() 
     far = {"logits": noisy(TORCH, 3.0)}
     (row,) = judged(ran("fp32", far), reference_db=3.0).cells
     assert row.verdict == "fail"
-    assert (row.reason or "").startswith("the reference's float32 is only 3.0 dB from its own float64")
+    why = row.reason or ""
+    assert why.startswith("the reference's float32 is only 3.0 dB from its own float64")
     assert "SQNR" not in (row.reason or ""), "a limit means nothing here"
     assert row.gate["min_sqnr_db"] == 40
     (row,) = judged(ran("fp32", {"logits": TORCH}), reference_db=3.0).cells
