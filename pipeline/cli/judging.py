@@ -33,7 +33,7 @@ def parity(
 def inspect(
     said: Mapping[str, Any], as_json: options.Json = False, quiet: options.Quiet = False
 ) -> None:
-    """Show what an ONNX file says of itself, and which runners here take it."""
+    """Show what an ONNX file is, and which runners here take it."""
     from .. import inspect as run
     from ..report.text import terminal
 

@@ -131,8 +131,9 @@ def stages_for(section: ExportConfig, native: Native, progress: Progress = SILEN
     """
     quantized = tuple(name for name in EXACT_PAIRS if name in section.variants)
     steps = recipes.steps_of(section.recipe)
-    own = is_own(section.architecture or "")
-    if not own:
+    # A module of the user's may turn out to be quantized, and need no samples.
+    undecided = is_own(section.architecture or "") and "variants" not in section.model_fields_set
+    if not undecided:
         samples.check(section, quantized)
     spec = specify(section, progress.say)
     section = _for_torchscript(section) if spec.source.scripted else section
@@ -143,7 +144,7 @@ def stages_for(section: ExportConfig, native: Native, progress: Progress = SILEN
                 f"({spec.source.quantized}), and is kept as it was trained: as {GIVEN}"
             )
         quantized = ()
-    if own:
+    if undecided:
         samples.check(section, quantized)
     chosen = samples.choose(section, spec, quantized)
     for note in (*spec.notes, *chosen.notes):

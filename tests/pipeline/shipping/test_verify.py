@@ -198,7 +198,7 @@ def test_what_a_box_loses_is_taken_apart(bundle: Path, edgepipe: Run) -> None:
     assert document["fault"] is None
     done = edgepipe("verify", bundle, *flags, "--quiet")
     assert "the file itself 3" in done.stdout
-    assert "dB from torch; the kernels " in done.stdout
+    assert "dB from the reference; the kernels " in done.stdout
 
 
 def test_kernels_that_cost_more_than_the_file_fail_on_the_box(
