@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable
 from pathlib import Path
 from subprocess import CompletedProcess
+from typing import Any
 
 import numpy as np
 import pytest
@@ -178,7 +179,7 @@ def test_a_product_without_a_bias_becomes_int8(tmp_path: Path, edgepipe: Run) ->
 
 
 def test_branches_take_part_in_int8(tmp_path: Path, edgepipe: Run) -> None:
-    branches = {
+    branches: dict[str, Any] = {
         f"{branch}_branch": helper.make_graph(
             [helper.make_node("Mul", ["m", factor], [branch])], branch, [], [value(branch, None)]
         )
