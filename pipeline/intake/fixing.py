@@ -158,7 +158,8 @@ def _constant(text: str, value: Any) -> Any:
         raise UsageError(f"value: {one} has over {MOST_VALUES} values, too many for a constant")
     try:
         given = np.asarray(json.loads(text))
-        full = np.broadcast_to(_cast(given, value), given.shape if one.shape is None else one.shape)
+        shape = given.shape if one.shape is None else tuple(_numbers(one))
+        full = np.broadcast_to(_cast(given, value), shape)
         return numpy_helper.from_array(np.ascontiguousarray(full), one.name)
     except (ValueError, TypeError, OverflowError, RecursionError) as error:
         raise UsageError(f"value: {short}: JSON for {one} expected") from error

@@ -23,10 +23,12 @@ def saved(
     nodes: Sequence[Any],
     inputs: Sequence[Any],
     *outputs: Any,
-    **constants: np.ndarray,
+    **constants: Any,
 ) -> Path:
     """A file of operators, its constants by name."""
-    tensors = [numpy_helper.from_array(array, name) for name, array in constants.items()]
+    tensors = [
+        numpy_helper.from_array(np.asarray(array), name) for name, array in constants.items()
+    ]
     graph = helper.make_graph(nodes, "small", inputs, outputs, tensors)
     model = helper.make_model(
         graph, opset_imports=[helper.make_opsetid("", 17)], ir_version=8, producer_name="a friend"

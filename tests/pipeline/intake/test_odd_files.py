@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable
 from pathlib import Path
 from subprocess import CompletedProcess
+from typing import Any
 
 import numpy as np
 import pytest
@@ -132,6 +133,7 @@ def test_the_file_that_cannot_be_run_is_named_as_the_user_does(
     refused(edgepipe("import", "mine.onnx", "--dim", "n=2"), 3, "mine.onnx: ONNX Runtime can't run")
 
 
+@pytest.mark.long
 def test_outputs_of_integers_and_booleans_are_judged(tmp_path: Path, edgepipe: Run) -> None:
     weights = np.random.default_rng(0).normal(size=(16, 3)).astype("f4")
     file = saved(
@@ -177,8 +179,9 @@ def test_a_product_without_a_bias_becomes_int8(tmp_path: Path, edgepipe: Run) ->
     assert "int8" in done.stdout
 
 
+@pytest.mark.long
 def test_branches_take_part_in_int8(tmp_path: Path, edgepipe: Run) -> None:
-    branches = {
+    branches: dict[str, Any] = {
         f"{branch}_branch": helper.make_graph(
             [helper.make_node("Mul", ["m", factor], [branch])], branch, [], [value(branch, None)]
         )
@@ -212,6 +215,7 @@ def test_an_output_without_values_is_refused(tmp_path: Path, edgepipe: Run) -> N
     refused(edgepipe("import", file), 3, "nothing.onnx: its output y is [64, 0]: no values")
 
 
+@pytest.mark.long
 def test_a_name_with_a_space_is_found_again(tmp_path: Path, edgepipe: Run) -> None:
     table = np.zeros((1_234_568, 1), "f4")
     table[-1] = 1

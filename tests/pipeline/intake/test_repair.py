@@ -150,7 +150,7 @@ def test_int8_whose_way_is_not_known_stays(model: Any, told: str) -> None:
 
 
 def test_zero_points_of_constant_nodes_move_as_well() -> None:
-    zero = numpy_helper.from_array(np.int8(-3), "")
+    zero = numpy_helper.from_array(np.array(-3, np.int8), "")
     model = small(
         [
             helper.make_node("Constant", [], ["k"], value=zero),
