@@ -149,6 +149,7 @@ BROKEN = {
 }
 
 
+@pytest.mark.long
 @pytest.mark.parametrize(("source", "says"), BROKEN.values(), ids=BROKEN)
 def test_a_broken_exporter_is_one_line(
     edgepipe: Run, tmp_path: Path, source: str, says: str

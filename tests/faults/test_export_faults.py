@@ -556,6 +556,7 @@ def test_interrupt_that_a_library_takes_for_an_error(
 # Telemetry ------------------------------------------------------------------------------------
 
 
+@pytest.mark.long
 def test_nothing_is_collected_behind_the_users_back(
     edgepipe: Run, small: Small, small_workspace: Path, tmp_path: Path
 ) -> None:

@@ -21,6 +21,7 @@ from edgepipe.pipeline.stages.graphs import FED, LayerGraph
 Run = Callable[..., CompletedProcess[str]]
 
 
+@pytest.mark.long
 def test_an_int8_cell_is_explained(workspace: Path, edgepipe: Run) -> None:
     flags = ("--variant", "int8-avx2", "--runner", "openvino", "--samples", "16", "--json")
     done = edgepipe("parity", "--explain", *flags, "--workspace", workspace)

@@ -225,6 +225,7 @@ def test_computing_as_avx2_gives_what_the_emulated_haswell_does(exported: Path) 
         assert metrics.sqnr_db(answers["local"], answers["haswell"]) < 40
 
 
+@pytest.mark.long
 @haswell
 def test_the_emulated_cpu_saturates_where_the_first_convolution_is_quantized(
     exported: Path, tmp_path: Path

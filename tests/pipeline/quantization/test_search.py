@@ -99,6 +99,7 @@ def test_what_it_finds_are_variants_that_other_commands_take(searched: Path) -> 
     assert (cell["variant"], cell["verdict"]) == (names[-1], "pass")
 
 
+@pytest.mark.long
 def test_it_goes_on_where_it_was(searched: Path, tmp_path: Path) -> None:
     folder = Path(shutil.copytree(searched, tmp_path / "net"))
     before = result(folder)
@@ -111,6 +112,7 @@ def test_it_goes_on_where_it_was(searched: Path, tmp_path: Path) -> None:
     assert len(result(folder)["trials"]) < len(before["trials"])
 
 
+@pytest.mark.long
 def test_an_export_of_the_same_keeps_them_and_one_of_another_drops_them(
     searched: Path, tmp_path: Path
 ) -> None:

@@ -149,6 +149,7 @@ def test_a_file_of_another_edgepipe_is_out_of_date_and_costs_its_own_part_only(
         assert "126.8" in text  # parity's
 
 
+@pytest.mark.long
 def test_the_command_on_a_real_workspace(workspace: Path, edgepipe: Run, tmp_path: Path) -> None:
     here = ("--workspace", workspace, "--quiet")
     cell = ("--runner", "ort-cpu", "--variant", "int8", *here)

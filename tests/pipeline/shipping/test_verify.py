@@ -92,6 +92,7 @@ def test_the_terminal_says_what_was_checked(bundle: Path, edgepipe: Run) -> None
     assert lines[-1].startswith("pass: ")
 
 
+@pytest.mark.long
 @pytest.mark.skipif(shutil.which("qemu-x86_64") is None, reason="needs qemu-user")
 def test_a_cpu_without_vnni_gets_int8_avx2_and_refuses_int8(bundle: Path, edgepipe: Run) -> None:
     flags = ("--target", "haswell", "--runner", "ort-cpu", "--json")

@@ -71,6 +71,7 @@ def test_an_empty_workspace_is_named(tmp_path: Path) -> None:
         compare(workspace=tmp_path)
 
 
+@pytest.mark.long
 def test_a_workspace_is_measured(edgepipe: Run, workspace: Path, tmp_path: Path) -> None:
     done = edgepipe(
         *("compare", "--workspace", workspace, "--quick", "--no-training", "--json"),

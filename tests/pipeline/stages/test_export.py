@@ -136,6 +136,7 @@ def test_a_second_export_makes_nothing_again(workspace: Path, edgepipe: Run) -> 
     }
 
 
+@pytest.mark.long
 def test_a_missing_artifact_alone_is_made_again(workspace: Path, edgepipe: Run) -> None:
     path = workspace / "mobilenet_v2" / "int8.onnx"
     content = path.read_bytes()
@@ -214,7 +215,10 @@ finally:
     "command",
     [
         ("export",),
-        ("parity", "--explain", "--runner", "ort-cpu", "--variant", "int8", "--samples", "16"),
+        pytest.param(
+            ("parity", "--explain", "--runner", "ort-cpu", "--variant", "int8", "--samples", "16"),
+            marks=pytest.mark.long,
+        ),
     ],
     ids=lambda command: command[0],
 )

@@ -105,8 +105,8 @@ def test_what_has_no_answer_to_hold_to_is_refused(
         ("logs", "are NaN or infinite, first in log: parity will fail", 1),
         ("cast", "its float64 reference is the exported program's with these casts raised", 0),
         ("pool", "", 0),
-        ("compiled", "", 0),
-        ("parallel", "", 0),
+        pytest.param("compiled", "", 0, marks=pytest.mark.long),
+        pytest.param("parallel", "", 0, marks=pytest.mark.long),
     ],
 )
 def test_what_is_odd_about_a_module_is_said_and_judged(

@@ -92,6 +92,7 @@ def test_the_result_stands_beside_it_and_adds_up(trained: Path, photos: Path) ->
     assert not trained.with_suffix(".state").exists()
 
 
+@pytest.mark.long
 def test_export_takes_the_checkpoint_and_answers_as_it_was_trained(
     edgepipe: Run, tmp_path: Path, trained: Path, photos: Path
 ) -> None:
