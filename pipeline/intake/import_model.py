@@ -32,7 +32,7 @@ from .onnx_file import OnnxFile
 from .quantized import quantization_of
 from .repair import CanNotRepair
 from .repairing import Repair, Repairs, repairs_of
-from .taking_in import Import, TakenIn
+from .taking_in import Import
 from .troubles import troubles
 
 # The sections of ``[import]`` that mean the same under ``[export]``.
@@ -87,20 +87,20 @@ def import_model(request: ImportRequest) -> Manifest:
 class Intake:
     """The files of an import with their open sizes settled; see ``taking_in.Import``."""
 
-    floats: TakenIn | None
-    quantized: TakenIn | None
+    floats: OnnxFile | None
+    quantized: OnnxFile | None
     batch: int | str
 
     @classmethod
     def of(cls, file: OnnxFile, section: ImportConfig) -> Intake:
         """Which file is which. Raises ``InputError`` and ``UsageError`` for what can't be used."""
         taken = _settled(file, section)
-        batch = batch_of(taken.file, taken.file.inputs)
-        kind = quantization_of(taken.file.model)
+        batch = batch_of(taken, taken.inputs)
+        kind = quantization_of(taken.model)
         if kind is None:
             if section.reference:
                 raise UsageError(f"reference: {file.path} isn't quantized, it answers for itself")
-            _check_floats(taken.file)
+            _check_floats(taken)
             return cls(taken, None, batch)
         if section.reference is None:
             if section.variants:
@@ -110,13 +110,13 @@ class Intake:
                 )
             return cls(None, taken, batch)
         floats = _settled(onnx_file.read(section.reference), section)
-        if quantization_of(floats.file.model):
+        if quantization_of(floats.model):
             raise UsageError(f"reference: {section.reference} is quantized itself")
-        _check_floats(floats.file)
+        _check_floats(floats)
         for what in ("inputs", "outputs"):
             of_both = [
                 [(one.name, one.dtype) for one in getattr(one_file, what)]
-                for one_file in (taken.file, floats.file)
+                for one_file in (taken, floats)
             ]
             if of_both[0] != of_both[1]:
                 listed = " and ".join(
@@ -130,7 +130,7 @@ class Intake:
         """The file whose answers are the reference."""
         found = self.floats or self.quantized
         assert found
-        return found.file
+        return found
 
     def spec(self, section: ImportConfig, beside: Manifest | None) -> ModelSpec:
         """What the model is and how its inputs are made, which ``beside`` says if nothing else."""
@@ -169,7 +169,7 @@ def _manifest_beside(file: OnnxFile) -> Manifest | None:
     return found if found and found.digests.get(name) == file.digests[name] else None
 
 
-def _settled(file: OnnxFile, section: ImportConfig) -> TakenIn:
+def _settled(file: OnnxFile, section: ImportConfig) -> OnnxFile:
     """A file with the sizes and values that were said."""
     sizes = dict[str, int]()
     for name, text in map(pair, section.dims):
@@ -180,9 +180,9 @@ def _settled(file: OnnxFile, section: ImportConfig) -> TakenIn:
     values = dict(map(pair, section.values))
     model = fixed(file, sizes, values)
     if model is file.model:
-        return TakenIn(file, file.data)
+        return file
     data = model.SerializeToString(deterministic=True)
-    return TakenIn(replace(file, model=model, data=data), data)
+    return replace(file, model=model, data=data)
 
 
 def _check_floats(file: OnnxFile) -> None:
@@ -256,7 +256,7 @@ def _repairs(intake: Intake, progress: Progress) -> Repairs | None:
     if intake.quantized is None:
         raise UsageError(f"repair: {intake.answering.path} isn't quantized")
     try:
-        found = repairs_of(intake.quantized.file.model, pairs=intake.floats is not None)
+        found = repairs_of(intake.quantized.model, pairs=intake.floats is not None)
     except CanNotRepair as error:
         progress.say(f"warning: nothing is repaired: {error}")
         return None

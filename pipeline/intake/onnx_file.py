@@ -46,8 +46,8 @@ class Tensor:
 class OnnxFile:
     """``model`` is an ONNX ``ModelProto`` with all its tensors; ``data`` is it as one file.
 
-    ``data`` are the very bytes of the file if it keeps no tensors elsewhere. ``digests`` are the
-    SHA-256 of all files that it was read from, by name, its own first.
+    ``data`` are the very bytes of the file if it keeps no tensors elsewhere and nothing of it was
+    settled. ``digests`` are the SHA-256 of all files that it was read from, by name, its own first.
     """
 
     path: Path

@@ -28,19 +28,6 @@ from .reference import Answers, Fed, answers, as_written
 
 
 @dataclass(frozen=True)
-class TakenIn:
-    """A file with its open sizes settled: ``data`` is what goes into the workspace."""
-
-    file: OnnxFile
-    data: bytes
-
-    @property
-    def digests(self) -> dict[str, str]:
-        """See ``OnnxFile``."""
-        return dict(self.file.digests)
-
-
-@dataclass(frozen=True)
 class Import:
     """Writes ``exported.onnx``, a float file, or ``given.onnx``, a quantized one; and the goldens.
 
@@ -49,8 +36,8 @@ class Import:
 
     spec: ModelSpec
     samples: Samples
-    floats: TakenIn | None
-    quantized: TakenIn | None
+    floats: OnnxFile | None
+    quantized: OnnxFile | None
     batch: int | str
     settled: Mapping[str, Any]
 
@@ -61,10 +48,10 @@ class Import:
     def ensures(self) -> tuple[str, ...]:
         """See ``Stage``."""
         files = ((self.floats, EXPORTED), (self.quantized, GIVEN_FILE))
-        return (*(name for taken, name in files if taken), goldens.FILE)
+        return (*(name for file, name in files if file), goldens.FILE)
 
     @property
-    def _answering(self) -> TakenIn:
+    def _answering(self) -> OnnxFile:
         found = self.floats or self.quantized
         assert found
         return found
@@ -72,7 +59,7 @@ class Import:
     def depends(self, transaction: Transaction) -> Mapping[str, Any]:
         """See ``Stage.depends``."""
         return {
-            "files": [taken and taken.digests for taken in (self.floats, self.quantized)],
+            "files": [file and dict(file.digests) for file in (self.floats, self.quantized)],
             **self._made_with(),
             "versions": versions("edgepipe", "onnx", "onnxruntime", "numpy", "pillow"),
         }
@@ -90,10 +77,10 @@ class Import:
 
     def run(self, transaction: Transaction, progress: Progress) -> Mapping[str, Any]:
         """See ``Stage.run``."""
-        for taken, name in ((self.floats, EXPORTED), (self.quantized, GIVEN_FILE)):
-            if taken:
-                transaction.write(name, taken.data)
-        answering = self._answering.file
+        for file, name in ((self.floats, EXPORTED), (self.quantized, GIVEN_FILE)):
+            if file:
+                transaction.write(name, file.data)
+        answering = self._answering
         path = transaction.path(EXPORTED if self.floats else GIVEN_FILE)
         batch = 1 if self.batch == "dynamic" else int(self.batch)
         fed = Fed(str(answering.path), *self._inputs(), answering.inputs[0].name, batch)
