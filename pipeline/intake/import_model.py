@@ -256,7 +256,7 @@ def _repairs(intake: Intake, progress: Progress) -> Repairs | None:
     if intake.quantized is None:
         raise UsageError(f"repair: {intake.answering.path} isn't quantized")
     try:
-        found = repairs_of(intake.quantized.model, pairs=intake.floats is not None)
+        found = repairs_of(intake.quantized.model, referenced=intake.floats is not None)
     except CanNotRepair as error:
         progress.say(f"warning: nothing is repaired: {error}")
         return None

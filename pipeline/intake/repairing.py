@@ -24,6 +24,7 @@ from ..storage import goldens
 from ..storage.goldens import Goldens
 from ..storage.workspace import Transaction
 from . import repair
+from .quantized import INTEGER_PREFIXES
 from .repair import CanNotRepair
 
 # A rewritten file may be so much further from the reference, in dB: what rounding elsewhere does.
@@ -39,16 +40,23 @@ class Repairs:
     exact: bool
 
 
-def repairs_of(model: Any, *, pairs: bool = True) -> Repairs | None:
+def repairs_of(model: Any, *, referenced: bool = True) -> Repairs | None:
     """What can be rewritten of a quantized model, ``None`` where there is nothing.
 
-    ``pairs``: those between operators in float may go, which moves answers: there has to be a
-    reference that tells whether it brings them nearer. Raises ``CanNotRepair`` for a model that
-    can't be looked into.
+    ``referenced``: there is a float model that tells whether a rewriting that moves answers brings
+    them no further. Raises ``CanNotRepair`` for a model that can't be looked into.
     """
     made = repair.unsigned(model)
     done, exact = list(made.done), made.exact
-    if pairs:
+    if done and any(node.op_type.startswith(INTEGER_PREFIXES) for node in model.graph.node):
+        # The same integers, which kernels for another type round otherwise in the last place.
+        exact = False
+        if not referenced:
+            raise CanNotRepair(
+                "its operators compute in integers, whose kernels round otherwise for other types: "
+                "--reference names a float model that tells whether that does harm"
+            )
+    if referenced:
         made = repair.without_pairs(made.model, _unfused(made.model))
         done, exact = [*done, *made.done], exact and made.exact
     if not done:
@@ -116,7 +124,8 @@ class Repair(Given):
                 raise StageError(f"--repair: the rewritten file {far}; import it without")
         for line in self.repairs.done:
             progress.say(f"{REPAIRED}  {line}")
-        kept = "the same answers, bit for bit" if self.repairs.exact else "rounds less than given"
+        exact = self.repairs.exact
+        kept = "the same answers, bit for bit" if exact else "no further from the reference"
         return {
             **said,
             "repaired": list(self.repairs.done),

@@ -252,3 +252,12 @@ def kinds(model: Any) -> dict[str, int]:
         onnxruntime.InferenceSession(model.SerializeToString(), options)
         graph = onnx.load(options.optimized_model_filepath).graph
     return dict(collections.Counter(node.op_type for node in graph.node))
+
+
+def test_operators_in_integers_need_a_reference(tmp_path: Path) -> None:
+    model = quantized(tmp_path, "S8", "S8", QuantFormat.QOperator)
+    made = repairs_of(model)
+    assert made
+    assert not made.exact
+    with pytest.raises(repair.CanNotRepair, match="--reference names a float model"):
+        repairs_of(model, referenced=False)
