@@ -95,7 +95,7 @@ class QdqGraph:
     def zero_point(self, layer: Layer) -> int:
         """That of a layer's input."""
         dequantizes = self._producers[layer.node.input[0]]
-        return int(self.constant(dequantizes.input[2])) if len(dequantizes.input) > 2 else 0
+        return self.constant(dequantizes.input[2]).item() if len(dequantizes.input) > 2 else 0
 
     def set_weights(self, layer: Layer, weights: np.ndarray, scale: np.ndarray) -> None:
         """Other int8 weights, with their scales; the bias has to be set behind that."""
@@ -127,6 +127,10 @@ class QdqGraph:
             return None
         if weight.input[0] not in self._constants or source.input[1] not in self._constants:
             return None
+        # Others write one value as a list of one; several are of an axis, which no kernel takes.
+        scale = self.constant(source.input[1])
+        if scale.size != 1:
+            return None
         bias: Any = self._producers.get(node.input[BIAS]) if len(node.input) > BIAS else None
         known = _dequantizes(bias) and bias.input[0] in self._constants
         return Layer(
@@ -135,7 +139,7 @@ class QdqGraph:
             weight.input[1],
             bias.input[0] if known else "",
             bias.input[1] if known else "",
-            float(self.constant(source.input[1])),
+            float(scale.item()),
             np.atleast_1d(self.constant(weight.input[1])),
         )
 

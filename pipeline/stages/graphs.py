@@ -166,7 +166,7 @@ class LayerGraph:
         if scale.size != 1 or zero_point.dtype.kind not in "iu":
             return None
         limits = np.iinfo(zero_point.dtype)
-        step, zero = float(scale), int(zero_point)
+        step, zero = float(scale.item()), int(zero_point.item())
         return (limits.min - zero) * step, (limits.max - zero) * step
 
     @property

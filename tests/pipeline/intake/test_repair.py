@@ -21,6 +21,7 @@ from edgepipe.pipeline.intake import repair
 from edgepipe.pipeline.intake.quantized import quantization_of
 from edgepipe.pipeline.intake.repairing import repairs_of
 from edgepipe.pipeline.intake.troubles import troubles
+from edgepipe.pipeline.quantization.qdq import worst_of_layers
 from edgepipe.pipeline.quantization.sessions import session
 
 from ..quantization.nets import residual_net
@@ -217,6 +218,17 @@ def test_pairs_between_float_operators_go_and_no_other(tmp_path: Path) -> None:
     names = [node.name for node in onnx.load_from_string(made.data).graph.node]
     assert len(names) == len(model.graph.node) - 2
     assert "pair/q" not in names
+
+
+def test_a_scale_that_is_a_list_of_one_is_one(tmp_path: Path) -> None:
+    # As NNCF writes them.
+    model = quantized(tmp_path, "U8", "S8", per_channel=True)
+    before = worst_of_layers(model)
+    for tensor in model.graph.initializer:
+        if not tensor.dims and "weight" not in tensor.name:
+            tensor.dims.append(1)
+    assert before
+    assert worst_of_layers(model) == before
 
 
 @pytest.mark.parametrize(
