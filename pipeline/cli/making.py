@@ -3,10 +3,13 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from . import options
 from .declared import declared
+
+if TYPE_CHECKING:
+    from .. import Manifest
 
 
 @declared("making:ExportRequest")
@@ -15,13 +18,8 @@ def export(
 ) -> None:
     """Export MODEL to ONNX, simplify it, and quantize it to int8."""
     from .. import export as run
-    from ..report.text import terminal
 
-    manifest = run(**said, progress=options.progress(quiet))
-    if as_json:
-        print(manifest.to_json(), end="")
-    else:
-        print(terminal.export_table(manifest))
+    _show(run(**said, progress=options.progress(quiet)), as_json)
 
 
 @declared("making:ImportRequest")
@@ -30,13 +28,8 @@ def import_model(
 ) -> None:
     """Take in an ONNX file; simplify and quantize it as export does."""
     from .. import import_model as run
-    from ..report.text import terminal
 
-    manifest = run(**said, progress=options.progress(quiet))
-    if as_json:
-        print(manifest.to_json(), end="")
-    else:
-        print(terminal.export_table(manifest))
+    _show(run(**said, progress=options.progress(quiet)), as_json)
 
 
 @declared("making:QuantizeRequest")
@@ -46,15 +39,13 @@ def quantize(
     """Make int8 anew by another recipe, or search for the best one."""
     from .. import Manifest
     from .. import quantize as run
-    from ..report.text import search, terminal
+    from ..report.text import search
 
     result = run(**said, progress=options.progress(quiet))
-    if not isinstance(result, Manifest):
-        options.show(result, as_json, search.text)
-    elif as_json:
-        print(result.to_json(), end="")
+    if isinstance(result, Manifest):
+        _show(result, as_json)
     else:
-        print(terminal.export_table(result))
+        options.show(result, as_json, search.text)
 
 
 @declared("making:TrainRequest")
@@ -69,3 +60,13 @@ def train(
     result = run(**said, progress=progress)
     options.plot(result, progress)
     options.show(result, as_json, confusion.text)
+
+
+def _show(manifest: Manifest, as_json: bool) -> None:
+    """Print what is in the workspace now."""
+    from ..report.text import terminal
+
+    if as_json:
+        print(manifest.to_json(), end="")
+    else:
+        print(terminal.export_table(manifest))

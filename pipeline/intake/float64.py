@@ -10,7 +10,8 @@ which it would take minutes for. It runs in a worker: graphs may come from anywh
 from __future__ import annotations
 
 import itertools
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
@@ -84,26 +85,25 @@ def operators() -> list[type]:
 
     class Conv(OpRun):  # pyright: ignore[reportUntypedBaseClass]
         def _run(self, x, w, b=None, auto_pad=None, dilations=None, group=None,
-                 kernel_shape: Any = None, pads=None, strides=None):  # fmt: skip
-            return (convolution(x, w, b, auto_pad, dilations, group, pads, strides),)
+                 kernel_shape=None, pads=None, strides=None):  # fmt: skip
+            kernel = Kernel.of(w.shape[2:], auto_pad, dilations, pads, strides)
+            return (convolution(x, w, b, kernel, group or 1),)
 
     class AveragePool(OpRun):  # pyright: ignore[reportUntypedBaseClass]
         def _run(self, x, auto_pad=None, ceil_mode=None, count_include_pad=None, dilations=None,
                  kernel_shape: Any = None, pads=None, strides=None):  # fmt: skip
-            taps = windows(x, kernel_shape, auto_pad, dilations, pads, strides, ceil_mode, 0)
+            kernel = Kernel.of(kernel_shape, auto_pad, dilations, pads, strides)
+            ceil = bool(ceil_mode)
             ones = np.ones((1, 1, *x.shape[2:]), x.dtype)
-            edge = 1 if count_include_pad else 0
-            inside = windows(
-                ones, kernel_shape, auto_pad, dilations, pads, strides, ceil_mode, edge, 0
-            )
-            axes = tuple(range(-len(kernel_shape), 0))
-            return ((taps.sum(axes) / inside.sum(axes)).astype(x.dtype),)
+            inside = kernel.windows(ones, 1 if count_include_pad else 0, ceil=ceil, beyond=0)
+            total = kernel.windows(x, 0, ceil=ceil).sum(kernel.last_axes)
+            return ((total / inside.sum(kernel.last_axes)).astype(x.dtype),)
 
     class MaxPool(OpRun):  # pyright: ignore[reportUntypedBaseClass]
         def _run(self, x, auto_pad=None, ceil_mode=None, dilations=None, kernel_shape: Any = None,
                  pads=None, storage_order=None, strides=None):  # fmt: skip
-            taps = windows(x, kernel_shape, auto_pad, dilations, pads, strides, ceil_mode, -np.inf)
-            return (taps.max(tuple(range(-len(kernel_shape), 0))),)
+            kernel = Kernel.of(kernel_shape, auto_pad, dilations, pads, strides)
+            return (kernel.windows(x, -np.inf, ceil=bool(ceil_mode)).max(kernel.last_axes),)
 
     class BatchNormalization(OpRun):  # pyright: ignore[reportUntypedBaseClass]
         def _run(self, x, scale, bias, mean, variance, epsilon=None, momentum=None,
@@ -117,19 +117,89 @@ def operators() -> list[type]:
     return [Conv, AveragePool, MaxPool, BatchNormalization]
 
 
+@dataclass(frozen=True)
+class Kernel:
+    """What slides over an input, a number for each of its sides: see ONNX's Conv.
+
+    ``pads`` are those in front of all sides, then those behind them; ``auto_pad`` counts first.
+    """
+
+    taps: Sequence[int]
+    dilations: Sequence[int]
+    strides: Sequence[int]
+    pads: Sequence[int]
+    auto_pad: str | None
+
+    @classmethod
+    def of(
+        cls,
+        taps: Sequence[int],
+        auto_pad: str | None,
+        dilations: Sequence[int] | None,
+        pads: Sequence[int] | None,
+        strides: Sequence[int] | None,
+    ) -> Kernel:
+        """From an operator's attributes, which may be left out."""
+        ones = [1] * len(taps)
+        return cls(taps, dilations or ones, strides or ones, pads or [0] * 2 * len(taps), auto_pad)
+
+    @property
+    def last_axes(self) -> tuple[int, ...]:
+        """Where the taps are in ``windows``."""
+        return tuple(range(-len(self.taps), 0))
+
+    @property
+    def spans(self) -> list[int]:
+        """How far it reaches."""
+        pairs = zip(self.taps, self.dilations, strict=True)
+        return [(tap - 1) * step + 1 for tap, step in pairs]
+
+    def windows(
+        self, x: np.ndarray, fill: float, *, ceil: bool = False, beyond: float | None = None
+    ) -> np.ndarray:
+        """A view ``[N, C, *places, *taps]`` of what it sees at each place.
+
+        The padding is ``fill``; ``beyond``, else ``fill``, is what ``ceil`` lets it see behind it.
+        """
+        edges = self._edges(x.shape[2:])
+        padded = np.pad(x, [(0, 0), (0, 0), *edges], constant_values=fill)
+        if ceil:
+            hang = [(0, 0), (0, 0), *((0, extra) for extra in self._hang(x, padded, edges))]
+            padded = np.pad(padded, hang, constant_values=fill if beyond is None else beyond)
+        axes = tuple(range(2, 2 + len(self.taps)))
+        seen = np.lib.stride_tricks.sliding_window_view(padded, self.spans, axis=axes)
+        steps = tuple(slice(None, None, stride) for stride in self.strides)
+        within = tuple(slice(None, None, step) for step in self.dilations)
+        return seen[(slice(None), slice(None), *steps, *within)]
+
+    def _hang(
+        self, x: np.ndarray, padded: np.ndarray, edges: Sequence[tuple[int, int]]
+    ) -> Iterator[int]:
+        """How far the last window hangs over each end, if it begins before it: not in padding."""
+        for axis, (span, stride) in enumerate(zip(self.spans, self.strides, strict=True)):
+            size, end = padded.shape[2 + axis], x.shape[2 + axis] + edges[axis][0]
+            extra = -(size - span) % stride if size >= span else 0
+            yield 0 if size + extra - span >= end else extra
+
+    def _edges(self, sides: Sequence[int]) -> list[tuple[int, int]]:
+        """The padding in front of and behind each side."""
+        if not (self.auto_pad and self.auto_pad.startswith("SAME")):
+            half = len(self.taps)
+            return list(zip(self.pads[:half], self.pads[half:], strict=True))
+        found = []
+        for size, stride, span in zip(sides, self.strides, self.spans, strict=True):
+            total = max(0, (-(-size // stride) - 1) * stride + span - size)
+            small, large = total // 2, total - total // 2
+            found.append((small, large) if self.auto_pad == "SAME_UPPER" else (large, small))
+        return found
+
+
 def convolution(
-    x: np.ndarray,
-    weights: np.ndarray,
-    bias: np.ndarray | None,
-    auto_pad: str | None,
-    dilations: Sequence[int] | None,
-    group: int | None,
-    pads: Sequence[int] | None,
-    strides: Sequence[int] | None,
+    x: np.ndarray, weights: np.ndarray, bias: np.ndarray | None, kernel: Kernel, groups: int
 ) -> np.ndarray:
     """ONNX's Conv, ``[N, C, *sides]`` by ``[M, C/group, *taps]``: a matrix product a group."""
-    groups, taps = group or 1, weights.shape[2:]
-    found = windows(x, taps, auto_pad, dilations, pads, strides, 0, 0)
+    taps = kernel.taps
+    found = kernel.windows(x, 0)
     count, sides = len(x), found.shape[2 : 2 + len(taps)]
     outputs = np.empty((count, len(weights), *sides), x.dtype)
     each_in, each_out = x.shape[1] // groups, len(weights) // groups
@@ -145,76 +215,12 @@ def convolution(
         for one in range(groups):
             part = found[:, one * each_in : (one + 1) * each_in].transpose(order)
             rows = part.reshape(count * int(np.prod(sides)), -1)
-            kernel = weights[one * each_out : (one + 1) * each_out].reshape(each_out, -1)
-            product = (rows @ kernel.T).reshape(count, *sides, each_out)
+            columns = weights[one * each_out : (one + 1) * each_out].reshape(each_out, -1).T
+            product = (rows @ columns).reshape(count, *sides, each_out)
             outputs[:, one * each_out : (one + 1) * each_out] = np.moveaxis(product, -1, 1)
     if bias is not None:
         outputs += bias.reshape(1, -1, *(1 for _ in sides))
     return outputs
-
-
-def windows(
-    x: np.ndarray,
-    taps: Sequence[int],
-    auto_pad: str | None,
-    dilations: Sequence[int] | None,
-    pads: Sequence[int] | None,
-    strides: Sequence[int] | None,
-    ceil_mode: int | None,
-    fill: float,
-    beyond: float | None = None,
-) -> np.ndarray:
-    """A view ``[N, C, *places, *taps]`` of what a kernel sees at each place.
-
-    The padding is ``fill``; ``beyond``, else ``fill``, is what ``ceil_mode`` lets it see behind it.
-    """
-    dimensions = len(taps)
-    dilations = dilations or [1] * dimensions
-    strides = strides or [1] * dimensions
-    padded, front = _padded(x, taps, auto_pad, dilations, pads, strides, fill)
-    spans = [(tap - 1) * step + 1 for tap, step in zip(taps, dilations, strict=True)]
-    if ceil_mode:
-        # The last window may hang over the end, if it begins before it: not in the padding behind.
-        more = [
-            (-(size - span) % stride if size >= span else 0)
-            for size, span, stride in zip(padded.shape[2:], spans, strides, strict=True)
-        ]
-        ends = [size + before for size, before in zip(x.shape[2:], front, strict=True)]
-        more = [
-            0 if size + extra - span >= end else extra
-            for size, extra, span, end in zip(padded.shape[2:], more, spans, ends, strict=True)
-        ]
-        hang = [(0, 0), (0, 0), *((0, extra) for extra in more)]
-        padded = np.pad(padded, hang, constant_values=fill if beyond is None else beyond)
-    axes = tuple(range(2, 2 + dimensions))
-    seen = np.lib.stride_tricks.sliding_window_view(padded, spans, axis=axes)
-    steps = tuple(slice(None, None, stride) for stride in strides)
-    within = tuple(slice(None, None, step) for step in dilations)
-    return seen[(slice(None), slice(None), *steps, *within)]
-
-
-def _padded(
-    x: np.ndarray,
-    taps: Sequence[int],
-    auto_pad: str | None,
-    dilations: Sequence[int] | None,
-    pads: Sequence[int] | None,
-    strides: Sequence[int] | None,
-    fill: float,
-) -> tuple[np.ndarray, list[int]]:
-    """The input with what is around it, and how much of that is in front of each side."""
-    dimensions = len(taps)
-    around = list(pads or [0] * 2 * dimensions)
-    if auto_pad and auto_pad.startswith("SAME"):
-        for axis in range(dimensions):
-            size, stride = x.shape[2 + axis], (strides or [1] * dimensions)[axis]
-            span = (taps[axis] - 1) * (dilations or [1] * dimensions)[axis] + 1
-            total = max(0, (-(-size // stride) - 1) * stride + span - size)
-            small, large = total // 2, total - total // 2
-            both = (small, large) if auto_pad == "SAME_UPPER" else (large, small)
-            around[axis], around[axis + dimensions] = both
-    edges = list(zip(around[:dimensions], around[dimensions:], strict=True))
-    return np.pad(x, [(0, 0), (0, 0), *edges], constant_values=fill), around[:dimensions]
 
 
 def main() -> None:

@@ -25,7 +25,6 @@ from .quantized import Quantization, quantization_of
 from .troubles import troubles
 
 ONNX = "onnx"
-TAKES, REFUSES = "takes it", "refuses it"
 
 
 @dataclass(frozen=True)
@@ -46,7 +45,7 @@ class Inspection(Document):
     """An ONNX file as it says of itself.
 
     ``files`` are the SHA-256 of all that it was read from, ``size_bytes`` is that of all of them.
-    ``settled`` is why it can't be fed as it is, ``None`` if it can. ``findings`` are what makes a
+    ``unsettled`` is why it can't be fed as it is, ``None`` if it can. ``findings`` are what makes a
     quantized file slow or wrong on x86.
     """
 
@@ -126,11 +125,10 @@ def _ask(runner: str, file: OnnxFile, places: Places) -> RunnerAnswer | None:
         with tempfile.TemporaryDirectory(prefix="edgepipe-") as folder:
             path = Path(folder) / "model.onnx"
             path.write_bytes(file.data)
-            device = places.device_of(runner)
             cell = Cell(
                 *("", runner, places.target("local"), "f32", path.name, 1),
                 python=python_of(runner, places),
-                device=device,
+                device=places.device_of(runner),
                 allow_fallback=True,
             )
             with open_cell(cell, path) as opened:

@@ -14,12 +14,12 @@ from typing import Any
 from ...runners.bundles.external import OUTSIDE, reaches_out
 from ...runners.machine.files import sha256_file
 from ..errors import InputError
+from ..quantization.draft import DEFAULT_DOMAINS, inner_graphs
 
 # protobuf's own limit for one file.
 MOST_BYTES = (1 << 31) - 1
 # The keys that tell where a tensor's bytes are; onnx.proto3 knows no others.
 EXTERNAL_KEYS = {"location", "offset", "length", "checksum", "basepath"}
-DEFAULT_DOMAINS = ("", "ai.onnx")
 # What an input or an output may be instead of a tensor; its ``dtype`` says so.
 NO_TENSORS = frozenset({"sequence", "map", "optional", "sparse_tensor", "opaque", "unknown"})
 
@@ -164,14 +164,6 @@ def graphs(graph: Any) -> Iterator[Any]:
     for node in graph.node:
         for inner in inner_graphs(node):
             yield from graphs(inner)
-
-
-def inner_graphs(node: Any) -> Iterator[Any]:
-    """The graphs in a node's attributes: branches, and bodies of loops."""
-    for attribute in node.attribute:
-        if attribute.HasField("g"):
-            yield attribute.g
-        yield from attribute.graphs
 
 
 def nodes(graph: Any) -> Iterator[Any]:

@@ -13,9 +13,9 @@ from typing import Any
 
 import numpy as np
 
-from ..quantization.draft import copy_of
+from ..quantization.draft import copy_of, inner_graphs
 from ..quantization.qdq import DEQUANTIZE, QUANTIZE
-from .onnx_file import graphs, inner_graphs, nodes
+from .onnx_file import graphs, nodes
 
 # Where the zero points of what flows stand among an operator's inputs, and of what it gives.
 ZERO_POINTS: Mapping[str, tuple[int, ...]] = {
@@ -80,7 +80,7 @@ def unsigned(model: Any) -> Repaired:
             if place.name not in made:
                 made[place.name] = _shifted_copy(model, constants[place.name], SHIFT, np.uint8)
             place.node.input[place.index] = made[place.name]
-        tensors = sum(_gives_quantized(node) for node in model.graph.node)
+        tensors = sum(_output_place(node) is not None for node in model.graph.node)
         done.append(f"{tensors} activations are uint8 instead of int8")
     if weights := _shift_weights(model, constants):
         done.append(f"{weights} weights are int8 instead of uint8")
@@ -137,8 +137,7 @@ def _flowing_zero_points(model: Any, constants: Mapping[str, Any]) -> Iterator[_
         for index in ZERO_POINTS.get(node.op_type, ()):
             if index >= len(node.input):
                 continue
-            of_output = node.op_type in OUTPUT_LAST and index == ZERO_POINTS[node.op_type][-1]
-            if of_output or node.input[index - 2] not in constants:
+            if index == _output_place(node) or node.input[index - 2] not in constants:
                 yield _Place(node, index)
 
 
@@ -192,10 +191,6 @@ def _output_place(node: Any) -> int | None:
     if node.op_type == CONCAT:
         return 1
     return ZERO_POINTS[node.op_type][-1] if node.op_type in OUTPUT_LAST else None
-
-
-def _gives_quantized(node: Any) -> bool:
-    return (node.op_type in ZERO_POINTS and node.op_type != DEQUANTIZE) or node.op_type == CONCAT
 
 
 def _shift_weights(model: Any, constants: Mapping[str, Any]) -> int:

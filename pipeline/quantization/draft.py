@@ -14,6 +14,8 @@ from .ranges import Range
 # Operators whose weights become int8, and where they and their bias stand among the inputs.
 WEIGHTED = ("Conv", "Gemm")
 WEIGHT, BIAS = 1, 2
+# How ONNX's own operator set is called.
+DEFAULT_DOMAINS = ("", "ai.onnx")
 POOL = "GlobalAveragePool"
 HARD_SIGMOID, HARD_SWISH, HARD_SWISH_SINCE = "HardSigmoid", "HardSwish", 14
 
@@ -144,6 +146,20 @@ def copy_of(model: Any) -> Any:
     return copy
 
 
+def inner_graphs(node: Any) -> Iterator[Any]:
+    """The graphs in a node's attributes: branches, and bodies of loops."""
+    for attribute in node.attribute:
+        if attribute.HasField("g"):
+            yield attribute.g
+        yield from attribute.graphs
+
+
+def opset(model: Any) -> int:
+    """The version of the standard operators that a model uses, 0 if it uses none."""
+    known = (one.version for one in model.opset_import if one.domain in DEFAULT_DOMAINS)
+    return max(known, default=0)
+
+
 def with_own_biases(model: Any) -> Any:
     """A copy in which every weighted node has a bias, a constant of its own: zeros if it had none.
 
@@ -190,7 +206,7 @@ def with_hard_swish(model: Any) -> Any:
 
     model = copy_of(model)
     graph = model.graph
-    if _opset(model) < HARD_SWISH_SINCE:
+    if opset(model) < HARD_SWISH_SINCE:
         return model
     readers: dict[str, list[Any]] = {value.name: [] for value in graph.output}
     for node in graph.node:
@@ -212,11 +228,6 @@ def with_hard_swish(model: Any) -> Any:
         reader.CopyFrom(whole)
         graph.node.remove(gate)
     return model
-
-
-def _opset(model: Any) -> int:
-    domains = ("", "ai.onnx")
-    return max((one.version for one in model.opset_import if one.domain in domains), default=0)
 
 
 def with_pools(model: Any) -> Any:

@@ -13,7 +13,7 @@ from typing import Any, Protocol, runtime_checkable
 
 import numpy as np
 
-from .draft import Data, Draft, copy_of
+from .draft import Data, Draft, copy_of, inner_graphs
 from .qdq import QUANTIZE, QdqGraph, write
 from .sessions import IR_VERSION, mean_of, session, with_means
 
@@ -129,13 +129,12 @@ class Walk:
 def _reads(node: Any) -> list[str]:
     """What a node reads, what its branches and loops take from outside of them included."""
     found = [name for name in node.input if name]
-    for attribute in node.attribute:
-        for inner in (*([attribute.g] if attribute.HasField("g") else ()), *attribute.graphs):
-            own = {value.name for value in (*inner.input, *inner.initializer)}
-            own.update(name for one in inner.node for name in one.output)
-            given = [name for one in inner.node for name in _reads(one)]
-            given += [value.name for value in inner.output]
-            found += [name for name in given if name not in own]
+    for inner in inner_graphs(node):
+        own = {value.name for value in (*inner.input, *inner.initializer)}
+        own.update(name for one in inner.node for name in one.output)
+        given = [name for one in inner.node for name in _reads(one)]
+        given += [value.name for value in inner.output]
+        found += [name for name in given if name not in own]
     return found
 
 

@@ -24,7 +24,7 @@ from ...runners.targets import LOCAL
 from ...runners.workers import protocol, worker
 from ...runners.workers.launch import Worker
 from ..errors import StageError
-from ..quantization.draft import with_hard_swish, with_pools
+from ..quantization.draft import opset, with_hard_swish, with_pools
 from ..quantization.operations import Quantization
 
 COMMAND = tuple(LOCAL.argv(module=__spec__.name))
@@ -154,8 +154,7 @@ def _raised(model: Any) -> Any:
 
     known = {tensor.name for tensor in model.graph.initializer}
     inputs = [value for value in model.graph.input if value.name not in known]
-    versions = [one.version for one in model.opset_import if one.domain in ("", "ai.onnx")]
-    if max(versions, default=FIRST_PER_CHANNEL) < FIRST_PER_CHANNEL:
+    if 0 < opset(model) < FIRST_PER_CHANNEL:
         model = onnx.version_converter.convert_version(model, FIRST_PER_CHANNEL)
     # Files of old versions list their weights among the inputs.
     del model.graph.input[:]

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -154,13 +155,7 @@ def _of_data(config: ExportConfig, file: Path, spec: ModelSpec, int8: bool) -> S
     held_out = _held_out(total)
     shared = held_out == total
     rest = every.part(0 if shared else held_out, count)
-    notes = []
-    if int8 and shared:
-        notes.append(f"{file}: {total} samples only: the goldens calibrate, too")
-    if int8 and len(rest) < count:
-        notes.append(f"{file}: {len(rest)} samples to calibrate with, {count} asked for")
-    if held_out < FEWEST_GOLDENS:
-        notes.append(f"{file}: {held_out} goldens are too few for parity")
+    notes = _shortages(file, "samples", total, held_out, len(rest), count if int8 else 0)
     return Samples("data", every.part(0, held_out), rest if int8 else None, tuple(notes))
 
 
@@ -169,6 +164,18 @@ def _held_out(total: int) -> int:
     if total < 2 * FEWEST_GOLDENS:
         return total
     return min(goldens.COUNT, max(FEWEST_GOLDENS, total // 3))
+
+
+def _shortages(
+    where: Path, what: str, total: int, held_out: int, rest: int, asked: int
+) -> Iterator[str]:
+    """What there is too little of; ``asked`` is how many were to calibrate, 0 for none."""
+    if asked and held_out == total:
+        yield f"{where}: {total} {what} only: the goldens calibrate, too"
+    if rest < asked:
+        yield f"{where}: {rest} {what} to calibrate with, {asked} asked for"
+    if held_out < FEWEST_GOLDENS:
+        yield f"{where}: {held_out} goldens are too few for parity"
 
 
 def _of_folder(config: ExportConfig, spec: ModelSpec, folder: Path, int8: bool) -> Samples:
@@ -190,12 +197,7 @@ def _of_folder(config: ExportConfig, spec: ModelSpec, folder: Path, int8: bool) 
     notes = list(listing.notes)
     if listing.classes and len(listing.files) == 1:
         notes.append(f"{folder}: one class only, the others may need other ranges")
-    if int8 and shared:
-        notes.append(f"{folder}: {total} images only: the goldens calibrate, too")
-    if int8 and len(rest) < count:
-        notes.append(f"{folder}: {len(rest)} images to calibrate with, {count} asked for")
-    if held_out < FEWEST_GOLDENS:
-        notes.append(f"{folder}: {held_out} goldens are too few for parity")
+    notes += _shortages(folder, "images", total, held_out, len(rest), count if int8 else 0)
     calibration = dataset.of_files(rest[:count], labels, every, bands) if int8 else None
     kept = dataset.of_files(recorded, labels, every, bands)
     return Samples("folder", kept, calibration, tuple(notes))
