@@ -15,7 +15,10 @@ nox.options.error_on_missing_interpreters = True
 RUFF = "ruff==0.17.5"
 BASEDPYRIGHT = "basedpyright==1.40.2"
 # Tests with a session of their own.
-APART = ("tests/mutants", "tests/environments", "tests/zoo", "tests/servers", "tests/fuzz")
+APART = (
+    *("tests/mutants", "tests/environments", "tests/zoo", "tests/servers", "tests/fuzz"),
+    "tests/large",
+)
 
 
 # What `quick` runs: no export, no bench.
@@ -124,6 +127,13 @@ def zoo(session: nox.Session) -> None:
     """Every architecture at its own size through export, quantize and parity; half an hour."""
     session.install("-e", ".[all,test]")
     session.run("pytest", "tests/zoo", *session.posargs)
+
+
+@nox.session
+def large(session: nox.Session) -> None:
+    """A model of 2.5 GB, as a file and as a module; needs 7 GB of memory and 30 GB of disk."""
+    session.install("-e", ".[all,test]")
+    session.run("pytest", "tests/large", "-s", *session.posargs)
 
 
 @nox.session

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from pathlib import Path
 from typing import TYPE_CHECKING, Protocol, runtime_checkable
 
 if TYPE_CHECKING:
@@ -27,6 +28,8 @@ class ExportOptions:
     """``opset`` is the ONNX operator set; ``dynamic_batch`` leaves the first dimension open.
 
     ``half_weights``: store float32 weights as float16, for formats whose runners widen them.
+    ``place`` is a path without a suffix: where an exporter may write files that are too large to
+    be handed over as bytes. Others of the same name that they need may lie there, too.
     """
 
     opset: int
@@ -34,6 +37,7 @@ class ExportOptions:
     input_names: tuple[str, ...] = ("input",)
     output_names: tuple[str, ...] = ("logits",)
     half_weights: bool = False
+    place: Path | None = None
 
 
 class Exporter(Protocol):
@@ -52,10 +56,11 @@ class Exporter(Protocol):
 
     def export(
         self, module: torch.nn.Module, example: Sequence[torch.Tensor], options: ExportOptions
-    ) -> Mapping[str, bytes]:
+    ) -> Mapping[str, bytes | Path]:
         """Export a module in eval mode. The same module and options give the same bytes.
 
-        Returns the contents of each file by suffix.
+        Returns the contents of each file by suffix, or where it was written: see
+        ``ExportOptions.place``.
         ``example`` holds one tensor for each input, batch first. Raises ``ExportOptionError``
         if the file would not be what ``options`` ask for.
         """
@@ -72,6 +77,6 @@ class ProgramExporter(Exporter, Protocol):
 
     def export_program(
         self, program: torch.export.ExportedProgram, options: ExportOptions
-    ) -> Mapping[str, bytes]:
+    ) -> Mapping[str, bytes | Path]:
         """What ``export`` gives for the module that the program was traced from."""
         ...

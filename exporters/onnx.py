@@ -13,8 +13,10 @@ import logging
 import warnings
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager, redirect_stderr, redirect_stdout
-from typing import TYPE_CHECKING, Any
+from pathlib import Path
+from typing import IO, TYPE_CHECKING, Any
 
+from ..runners.bundles.formats import DATA_ONLY, MOST_BYTES, ONNX
 from .base import ExportOptionError, ExportOptions
 
 if TYPE_CHECKING:
@@ -34,13 +36,13 @@ class OnnxDynamo:
 
     def export(
         self, module: torch.nn.Module, example: Sequence[torch.Tensor], options: ExportOptions
-    ) -> Mapping[str, bytes]:
+    ) -> Mapping[str, bytes | Path]:
         """See ``Exporter.export``."""
         return self.export_program(trace(module, example, options), options)
 
     def export_program(
         self, program: torch.export.ExportedProgram, options: ExportOptions
-    ) -> Mapping[str, bytes]:
+    ) -> Mapping[str, bytes | Path]:
         """See ``ProgramExporter.export_program``."""
         import torch
 
@@ -66,7 +68,7 @@ class OnnxDynamo:
                 f"{self.name} can't write opset {options.opset}, it would be {opset}: "
                 f"use --opset {opset} or --exporter {OnnxTorchScript.name}"
             )
-        return {".onnx": made.model_proto.SerializeToString(deterministic=True)}
+        return {".onnx": _written(model, options) or _serialized(made)}
 
 
 class OnnxTorchScript:
@@ -78,7 +80,7 @@ class OnnxTorchScript:
 
     def export(
         self, module: torch.nn.Module, example: Sequence[torch.Tensor], options: ExportOptions
-    ) -> Mapping[str, bytes]:
+    ) -> Mapping[str, bytes | Path]:
         """See ``Exporter.export``."""
         import torch
 
@@ -100,6 +102,12 @@ class OnnxTorchScript:
                 )
         except ValueError as error:
             raise ExportOptionError(f"{self.name}: {error}") from error
+        except RuntimeError as error:
+            if "2GiB" not in str(error) and "2GB" not in str(error):
+                raise
+            raise ExportOptionError(
+                f"{self.name} writes no model of over 2 GiB, --exporter {OnnxDynamo.name} does"
+            ) from error
         return {".onnx": buffer.getvalue()}
 
 
@@ -115,8 +123,29 @@ def trace(
         )
 
 
-def save_program(program: torch.export.ExportedProgram, options: ExportOptions) -> bytes:
-    """A ``torch.export`` program with its parameters as a file (``.pt2``).
+def _serialized(made: Any) -> bytes:
+    return made.model_proto.SerializeToString(deterministic=True)
+
+
+def _written(model: Any, options: ExportOptions) -> Path | None:
+    """Write a model of over 2 GiB, of onnx-ir, with its tensors beside it; ``None`` for others."""
+    import onnx_ir
+
+    size = sum(value.const_value.nbytes for value in model.graph.initializers.values())
+    if size <= MOST_BYTES:
+        return None
+    if options.place is None:
+        raise ExportOptionError(f"{OnnxDynamo.name}: {size} bytes need a place to be written to")
+    path = options.place.with_suffix(".onnx")
+    with quiet():
+        onnx_ir.save(model, path, external_data=path.with_suffix(DATA_ONLY[ONNX][1]).name)
+    return path
+
+
+def save_program(
+    program: torch.export.ExportedProgram, options: ExportOptions, file: IO[bytes]
+) -> None:
+    """Write a ``torch.export`` program with its parameters as a file (``.pt2``).
 
     The archive's extra file ``io.json`` holds the names of inputs and outputs, which a program
     does not keep.
@@ -125,11 +154,9 @@ def save_program(program: torch.export.ExportedProgram, options: ExportOptions) 
 
     for node in program.graph.nodes:
         node.meta.pop("stack_trace", None)
+    names = {"inputs": options.input_names, "outputs": options.output_names}
     with quiet():
-        buffer = io.BytesIO()
-        names = {"inputs": options.input_names, "outputs": options.output_names}
-        torch.export.save(program, buffer, extra_files={"io.json": json.dumps(names)})
-    return buffer.getvalue()
+        torch.export.save(program, file, extra_files={"io.json": json.dumps(names)})
 
 
 def _dynamic_shapes(

@@ -29,7 +29,7 @@ class OpenVinoIr:
 
     def export(
         self, module: torch.nn.Module, example: Sequence[torch.Tensor], options: ExportOptions
-    ) -> Mapping[str, bytes]:
+    ) -> Mapping[str, bytes | Path]:
         """See ``Exporter.export``."""
         openvino = _library()
         with _quiet():
@@ -47,9 +47,13 @@ class OpenVinoIr:
         for number, node in enumerate(model.get_ordered_ops()):
             node.set_friendly_name(f"{node.get_type_name()}_{number}")
         model.set_friendly_name(type(module).__name__)
+        half = options.half_weights
+        if options.place:
+            openvino.save_model(model, options.place.with_suffix(".xml"), compress_to_fp16=half)
+            return {suffix: options.place.with_suffix(suffix) for suffix in self.suffixes}
         with tempfile.TemporaryDirectory(prefix="edgepipe-") as folder:
             path = Path(folder) / "model.xml"
-            openvino.save_model(model, path, compress_to_fp16=options.half_weights)
+            openvino.save_model(model, path, compress_to_fp16=half)
             return {suffix: path.with_suffix(suffix).read_bytes() for suffix in self.suffixes}
 
 

@@ -18,6 +18,7 @@ from ...runners.targets import Target
 from ...runners.workers.answers import Loaded
 from ...runners.workers.launch import Timeouts, Worker
 from ..errors import InputError, UsageError
+from ..storage import onnx_models
 from ..storage.goldens import Goldens, valid_rows
 
 EMULATED_TIMEOUTS = Timeouts(start=300.0, load=900.0, run=300.0)
@@ -183,8 +184,9 @@ def load_cell(
 
 
 def _files(cell: Cell, model: Path) -> dict[str, Path]:
-    """A cell's files by name, the main one first. No runner follows a path in them."""
-    files = (model, *map(model.with_name, cell.beside))
+    """A cell's files by name, the main one first. No runner follows a path out of them."""
+    beside = map(model.with_name, cell.beside) if cell.beside else onnx_models.files(model)[1:]
+    files = (model, *beside)
     if found := formats.problem(files):
         raise InputError(f"{model.parent}: {found}; save it as one file and export again")
     return {path.name: path for path in files}

@@ -12,6 +12,7 @@ from __future__ import annotations
 import itertools
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -19,9 +20,13 @@ import numpy as np
 from ...runners.targets import LOCAL
 from ...runners.workers import protocol, worker
 from ..stages.native import answering
-from .onnx_file import constants, graphs, nodes
+from ..storage import onnx_models
+from ..storage.onnx_models import constants
+from .onnx_file import graphs, nodes
 
 COMMAND = tuple(LOCAL.argv(module=__spec__.name))
+# Whose second input is multiplied by the first one.
+PRODUCTS, WEIGHT = frozenset({"Conv", "Gemm", "MatMul"}), 1
 # Attributes that name the type of what an operator gives.
 TYPED = ("to", "dtype", "stash_type")
 
@@ -31,14 +36,15 @@ class Evaluation:
 
     def __init__(self) -> None:
         self._evaluator: Any = None
+        self._mapped: dict[str, np.ndarray] = {}
         self._dtype = np.float64
 
     def load(self, fields: protocol.Message, _feeds: protocol.Blobs) -> None:
         """{model, raised}: what ``evaluate`` computes from now on."""
-        import onnx
         from onnx.reference import ReferenceEvaluator
 
-        model = onnx.load(fields["model"])
+        model = onnx_models.load(Path(fields["model"]))
+        self._mapped = dict(_mapped(model))
         if fields["raised"]:
             raise_types(model)
         self._dtype = np.float64 if fields["raised"] else np.float32
@@ -52,8 +58,31 @@ class Evaluation:
             name: array.astype(self._dtype) if array.dtype == np.float32 else array
             for name, array in feeds.items()
         }
-        found = self._evaluator.run(None, given)
+        found = self._evaluator.run(None, given | self._mapped)
         return dict(zip(self._evaluator.output_names, map(np.asarray, found), strict=True))
+
+
+def _mapped(model: Any) -> Iterator[tuple[str, np.ndarray]]:
+    """Take the large weights out of a graph whose tensors lie in a file; gives them, mapped.
+
+    They stay float32 there: a product with float64 is computed in float64, of one layer after the
+    other. Other large tensors are read.
+    """
+    graph = model.graph
+    uses: dict[str, list[tuple[Any, int]]] = {}
+    for node in nodes(graph):
+        for place, name in enumerate(node.input):
+            uses.setdefault(name, []).append((node, place))
+    for tensor in list(graph.initializer):
+        if not onnx_models.is_external(tensor):
+            continue
+        readers = uses.get(tensor.name, [])
+        if all(node.op_type in PRODUCTS and place == WEIGHT for node, place in readers):
+            yield tensor.name, onnx_models.values(tensor)
+            graph.initializer.remove(tensor)
+    for tensor in constants(graph):
+        if onnx_models.is_external(tensor):
+            onnx_models.embed(tensor)
 
 
 def raise_types(model: Any) -> None:

@@ -24,6 +24,7 @@ from ..stages.native import Native
 from ..stages.quantize import EXACT_PAIRS, Given, calibration_batch
 from ..stages.simplify import Simplify
 from ..stages.stage import Stage
+from ..storage import onnx_models
 from ..storage.manifest import Manifest
 from ..storage.workspace import MANIFEST, Workspace
 from . import declared_inputs, onnx_file
@@ -181,7 +182,7 @@ def _settled(file: OnnxFile, section: ImportConfig) -> OnnxFile:
     model = fixed(file, sizes, values)
     if model is file.model:
         return file
-    data = model.SerializeToString(deterministic=True)
+    data = None if file.data is None else model.SerializeToString(deterministic=True)
     return replace(file, model=model, data=data)
 
 
@@ -189,7 +190,7 @@ def _check_floats(file: OnnxFile) -> None:
     """Raise ``InputError`` for a float file of another precision than the variant fp32 has."""
     weights = {
         onnx_file.dtype_of(tensor.data_type)
-        for tensor in onnx_file.constants(file.model.graph)
+        for tensor in onnx_models.constants(file.model.graph)
         if len(tensor.dims) > 1
     }
     if other := weights & FLOAT_TYPES:
@@ -256,6 +257,8 @@ def _repairs(intake: Intake, progress: Progress) -> Repairs | None:
     if intake.quantized is None:
         raise UsageError(f"repair: {intake.answering.path} isn't quantized")
     try:
+        if intake.quantized.data is None:
+            raise CanNotRepair("it is over 2 GiB")
         found = repairs_of(intake.quantized.model, referenced=intake.floats is not None)
     except CanNotRepair as error:
         progress.say(f"warning: nothing is repaired: {error}")

@@ -15,6 +15,8 @@ from ...runners.bundles.external import OUTSIDE, reaches_out
 from ...runners.machine.files import sha256_file
 from ..errors import InputError
 from ..quantization.draft import DEFAULT_DOMAINS, inner_graphs
+from ..storage import onnx_models
+from ..storage.onnx_models import constants
 
 # protobuf's own limit for one file.
 MOST_BYTES = (1 << 31) - 1
@@ -47,13 +49,23 @@ class OnnxFile:
     """``model`` is an ONNX ``ModelProto`` with all its tensors; ``data`` is it as one file.
 
     ``data`` are the very bytes of the file if it keeps no tensors elsewhere and nothing of it was
-    settled. ``digests`` are the SHA-256 of all files that it was read from, by name, its own first.
+    settled. It is ``None`` for a model of over 2 GiB, whose tensors stay where they are: see
+    ``onnx_models``. ``digests`` are the SHA-256 of all files that it was read from, by name, its
+    own first.
     """
 
     path: Path
     model: Any
-    data: bytes
+    data: bytes | None
     digests: Mapping[str, str]
+
+    def save(self, path: Path) -> tuple[Path, ...]:
+        """Write it; returns its files."""
+        if self.data is None:
+            onnx_models.save(self.model, path)
+        else:
+            path.write_bytes(self.data)
+        return onnx_models.files(path)
 
     @property
     def inputs(self) -> tuple[Tensor, ...]:
@@ -99,7 +111,6 @@ class OnnxFile:
 def read(path: Path) -> OnnxFile:
     """Read a file and what it keeps in others. Raises ``InputError`` for what can't be trusted."""
     import onnx
-    from onnx.external_data_helper import load_external_data_for_model
 
     try:
         if not path.is_file():
@@ -123,15 +134,26 @@ def read(path: Path) -> OnnxFile:
     digests = {path.name: hashlib.sha256(data).hexdigest()}
     if problem:
         digests |= {name: sha256_file(path.parent / name) for name in _beside(path, model)}
-        try:
-            load_external_data_for_model(model, str(path.parent))
-        except Exception as error:  # onnx's own checks have several classes
-            raise InputError(f"{path}: its external data can't be read: {error}") from error
-        data = model.SerializeToString(deterministic=True)
-        if problem := reaches_out(data):
-            raise InputError(f"{path}: {problem}")
+        data = _gathered(path, model)
     _check(path, model)
     return OnnxFile(path, model, data, digests)
+
+
+def _gathered(path: Path, model: Any) -> bytes | None:
+    """Take what lies in other files into the model; ``None`` for more than one file can hold."""
+    from onnx.external_data_helper import load_external_data_for_model
+
+    if onnx_models.size(model) > onnx_models.MOST_BYTES:
+        onnx_models.rooted(model, path.parent)
+        return None
+    try:
+        load_external_data_for_model(model, str(path.parent))
+    except Exception as error:  # onnx's own checks have several classes
+        raise InputError(f"{path}: its external data can't be read: {error}") from error
+    data = model.SerializeToString(deterministic=True)
+    if problem := reaches_out(data):
+        raise InputError(f"{path}: {problem}")
+    return data
 
 
 def tensor_of(value: Any) -> Tensor:
@@ -172,17 +194,6 @@ def nodes(graph: Any) -> Iterator[Any]:
         yield from one.node
 
 
-def constants(graph: Any) -> Iterator[Any]:
-    """All constant tensors, those of ``Constant`` nodes and of inner graphs as well."""
-    for one in graphs(graph):
-        yield from one.initializer
-        for node in one.node:
-            for attribute in node.attribute:
-                if attribute.HasField("t"):
-                    yield attribute.t
-                yield from attribute.tensors
-
-
 def kind_of(node: Any) -> str:
     """An operator's name, with its domain where that isn't ONNX's own."""
     own = node.domain in DEFAULT_DOMAINS
@@ -207,6 +218,8 @@ def _check(path: Path, model: Any) -> None:
             if not isinstance(name, str):
                 raise InputError(f"{path}: {name!r} in its graph is no text: the file is damaged")
     for tensor in constants(model.graph):
+        if onnx_models.is_external(tensor):
+            continue
         try:
             numpy_helper.to_array(tensor)
         except Exception as error:  # of as many classes as there are ways to write a tensor
@@ -249,6 +262,4 @@ def _beside(path: Path, model: Any) -> list[str]:
         if offset + needed > size:
             raise InputError(f"{file}: {size} bytes, {offset + needed} needed by {tensor.name}")
         found[name] = None
-    if sum((path.parent / name).stat().st_size for name in found) > MOST_BYTES:
-        raise InputError(f"{path}: over 2 GiB with its external data, which isn't taken yet")
     return list(found)

@@ -8,7 +8,8 @@ from dataclasses import dataclass
 from typing import Any
 
 from ..quantization.qdq import DEQUANTIZE, QUANTIZE
-from .onnx_file import constants, dtype_of, nodes
+from ..storage.onnx_models import constants
+from .onnx_file import dtype_of, nodes
 
 QDQ, QOPERATOR, DYNAMIC, WEIGHTS = "QDQ", "QOperator", "dynamic", "weights only"
 # Operators whose values are integers: ONNX's own, and those of ONNX Runtime.

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import tempfile
 from collections.abc import Iterator, Mapping
 from dataclasses import asdict, dataclass
 from pathlib import Path
@@ -77,9 +78,10 @@ class Import:
 
     def run(self, transaction: Transaction, progress: Progress) -> Mapping[str, Any]:
         """See ``Stage.run``."""
-        for file, name in ((self.floats, EXPORTED), (self.quantized, GIVEN_FILE)):
-            if file:
-                transaction.write(name, file.data)
+        with tempfile.TemporaryDirectory(prefix="edgepipe-") as folder:
+            for file, name in ((self.floats, EXPORTED), (self.quantized, GIVEN_FILE)):
+                if file:
+                    transaction.take(file.save(Path(folder) / name))
         answering = self._answering
         path = transaction.path(EXPORTED if self.floats else GIVEN_FILE)
         batch = 1 if self.batch == "dynamic" else int(self.batch)

@@ -29,7 +29,7 @@ from ..stages.export import EXPORTED, PROGRAM
 from ..stages.graphs import FED, Layer, LayerGraph, Watched, optimized
 from ..stages.native import Native, prepared
 from ..stages.simplify import FP32
-from ..storage import goldens, made_here
+from ..storage import goldens, made_here, onnx_models
 from ..storage.manifest import Manifest
 from ..storage.workspace import Workspace
 from ..verdicts import FAIL
@@ -319,7 +319,7 @@ class _Explainer:
     def _open(self, cell: Cell, watched: Watched) -> Iterator[_Session]:
         with tempfile.TemporaryDirectory(prefix="edgepipe-") as folder:
             path = Path(folder) / cell.file
-            path.write_bytes(watched.model)
+            onnx_models.save(watched.model, path)
             with open_cell(cell, path) as opened:
                 yield _Session(opened, watched.names)
 

@@ -8,6 +8,7 @@ from typing import Any, Self
 
 import numpy as np
 
+from ..storage import onnx_models
 from .histograms import Calibrated
 from .ranges import Range
 
@@ -41,6 +42,11 @@ class Weighted:
         """A figure of each output channel, in a shape that meets the weights."""
         return on_axis(figures, self.weights.ndim, self.axis)
 
+    def channels(self, which: slice | np.ndarray) -> Weighted:
+        """The same node with some of its output channels alone."""
+        some = (slice(None),) * self.axis + (which,)
+        return replace(self, weights=self.weights[some])
+
     @property
     def by_channel(self) -> np.ndarray:
         """``[output channels, everything else]``."""
@@ -70,23 +76,19 @@ class Draft:
 
     def weighted(self) -> Iterator[Weighted]:
         """The nodes with constant weights, in the order of the graph."""
-        from onnx import numpy_helper
-
         constants = {tensor.name: tensor for tensor in self.model.graph.initializer}
 
         def constant(node: Any) -> np.ndarray | None:
             tensor = constants.get(node.input[WEIGHT])
-            return None if tensor is None else numpy_helper.to_array(tensor)
+            return None if tensor is None else onnx_models.values(tensor)
 
         return weighted(self.model, constant)
 
     def biases(self) -> dict[str, np.ndarray]:
         """The bias of every weighted node, float32 ``[output channels]``."""
-        from onnx import numpy_helper
-
         constants = {tensor.name: tensor for tensor in self.model.graph.initializer}
         return {
-            one.node.name: numpy_helper.to_array(constants[one.node.input[BIAS]])
+            one.node.name: onnx_models.values(constants[one.node.input[BIAS]])
             for one in self.weighted()
             if len(one.node.input) > BIAS and one.node.input[BIAS] in constants
         }
@@ -177,7 +179,7 @@ def with_own_biases(model: Any) -> Any:
         had = node.input[BIAS] if len(node.input) > BIAS else ""
         if had and had not in constants:
             continue
-        values = numpy_helper.to_array(constants[had]) if had else np.zeros(channels, np.float32)
+        values = onnx_models.values(constants[had]) if had else np.zeros(channels, np.float32)
         if values.size not in (1, channels):
             continue  # of a Gemm whose "bias" has a row for each image
         name = had

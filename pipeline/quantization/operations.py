@@ -12,6 +12,7 @@ import numpy as np
 
 from ...runners.machine import host
 from ..numerics import metrics
+from ..storage import onnx_models
 from ..storage.goldens import EXPECTED
 from . import costs, ranges, recipes
 from .draft import Data, Draft, with_own_biases
@@ -43,9 +44,7 @@ class Quantization:
     def calibrate(self, fields: Fields, feeds: Arrays) -> None:
         """{model, images, count} + feeds: take in one batch, of which ``count`` are images."""
         if self._collecting is None:
-            import onnx
-
-            self._collecting = all_tensors(onnx.load(fields["model"]))
+            self._collecting = all_tensors(onnx_models.load(Path(fields["model"])))
             self._collector = Collector(fields["images"])
         floats = {name: array for name, array in feeds.items() if array.dtype == np.float32}
         self._collector.take(floats | self._collecting(feeds), fields["count"])
@@ -92,8 +91,6 @@ class Quantization:
         of plain ranges, else after the last; ``agreement``: how often the first class is the same;
         ``pairs``: see ``qdq.worst_of_layers``; ``layers``: the quantized nodes with weights.
         """
-        import onnx
-
         calibrated, model = self._loaded(Path(fields["model"]), Path(fields["calibration"]))
         draft = Draft(
             model,
@@ -113,7 +110,7 @@ class Quantization:
         written = write(draft)
         sqnr_db, agreement = self._judged(written)
         gained.append([steps[-1], sqnr_db])
-        onnx.save(written, fields["output"])
+        onnx_models.save(written, Path(fields["output"]))
         return {
             "gained": gained,
             "agreement": agreement,
@@ -126,9 +123,8 @@ class Quantization:
 
         Replies with ``weights`` by node and ``values`` by tensor, in dB; ``None`` for nothing.
         """
-        import onnx
-
-        model, int8 = with_own_biases(onnx.load(fields["model"])), onnx.load(fields["int8"])
+        model = with_own_biases(onnx_models.load(Path(fields["model"])))
+        int8 = onnx_models.load(Path(fields["int8"]))
 
         def judge(one: Any) -> float | None:
             return self._judged(one)[0]
@@ -140,9 +136,7 @@ class Quantization:
 
     def _loaded(self, model: Path, calibration: Path) -> tuple[Calibrated, Any]:
         """The histograms, and the float model as drafts have it; what was held out has answers."""
-        import onnx
-
-        given = onnx.load(model)
+        given = onnx_models.load(model)
         unknown = [feeds for feeds, expected in self._held_out if not expected]
         if unknown:
             made = session(given)

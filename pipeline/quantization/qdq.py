@@ -9,14 +9,15 @@ from __future__ import annotations
 import hashlib
 import logging
 import tempfile
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 
-from .draft import BIAS, WEIGHT, Draft, copy_of, weighted
+from ..storage import onnx_models
+from .draft import BIAS, WEIGHT, Draft, Weighted, copy_of, weighted
 from .scales import quantized, scales, worst_pairs
 from .sessions import before_clips
 
@@ -34,11 +35,12 @@ def write(draft: Draft) -> Any:
     if draft.written is not None:
         return draft.written
     graph = QdqGraph(_frame(draft))
-    biases = draft.biases()
+    biases, large = draft.biases(), {name for name, _ in _large(draft)}
     for one in draft.weighted():
         layer = graph.layers.get(one.node.name)
         if layer is None or len(layer.weight_scale) != one.weights.shape[one.axis]:
             continue
+        large.discard(one.node.input[WEIGHT])
         bias = biases.get(one.node.name)
         if one.node.name in draft.weights:
             graph.set_weights(layer, *draft.weights[one.node.name])
@@ -51,6 +53,8 @@ def write(draft: Draft) -> Any:
             graph.set_weights(layer, quantized(one, scale), scale)
         if bias is not None:
             graph.set_bias(layer, bias)
+    if large:
+        raise ValueError(f"{min(large)} can't be quantized in a model of over 2 GiB")
     return graph.model
 
 
@@ -80,9 +84,7 @@ class QdqGraph:
 
     def constant(self, name: str) -> np.ndarray:
         """The value of a constant."""
-        from onnx import numpy_helper
-
-        return numpy_helper.to_array(self._constants[name])
+        return onnx_models.values(self._constants[name])
 
     def weights_of(self, layer: Layer) -> np.ndarray:
         """A layer's int8 weights."""
@@ -160,6 +162,7 @@ def _frame(draft: Draft) -> Any:
     for tensor in bare.graph.initializer:
         if tensor.name in ours:
             tensor.ClearField("raw_data")
+            tensor.ClearField("external_data")
     key = hashlib.sha256(bare.SerializeToString(deterministic=True))
     key.update(repr((sorted(draft.ranges.items()), sorted(draft.floats))).encode())
     if key.digest() not in _FRAMES:
@@ -167,6 +170,40 @@ def _frame(draft: Draft) -> Any:
             _FRAMES.pop(next(iter(_FRAMES)))
         _FRAMES[key.digest()] = _by_onnxruntime(draft).SerializeToString()
     return onnx.load_from_string(_FRAMES[key.digest()])
+
+
+def _large(draft: Draft) -> Iterator[tuple[str, Weighted]]:
+    """Weights that lie in a file and get other values, by the constant's name."""
+    kept = {
+        name for node in draft.model.graph.node if node.name in draft.floats for name in node.input
+    }
+    external = {one.name for one in draft.model.graph.initializer if onnx_models.is_external(one)}
+    for one in draft.weighted():
+        name = one.node.input[WEIGHT]
+        if name in external and name not in kept:
+            yield name, one
+
+
+def _small(draft: Draft) -> Any:
+    """The model for ONNX Runtime's quantizer, which reads all weights.
+
+    In place of large ones, which get other values, stand ones, as many as there are channels.
+    """
+    from onnx import numpy_helper, shape_inference
+
+    large = dict(_large(draft))
+    # With ones in their places nobody could tell the shapes any more.
+    model = shape_inference.infer_shapes(draft.model) if large else copy_of(draft.model)
+    for tensor in model.graph.initializer:
+        if tensor.name in large:
+            one = large[tensor.name]
+            sides = [side if place == one.axis else 1 for place, side in enumerate(tensor.dims)]
+            taps = tensor.dims[2:] if one.node.op_type == "Conv" else []
+            shape = [*sides[:2], *taps]
+            tensor.CopyFrom(numpy_helper.from_array(np.ones(shape, np.float32), tensor.name))
+        elif onnx_models.is_external(tensor):
+            onnx_models.embed(tensor)
+    return model
 
 
 def _by_onnxruntime(draft: Draft) -> Any:
@@ -191,7 +228,7 @@ def _by_onnxruntime(draft: Draft) -> Any:
         }
         save_tensors_data(TensorsData(CalibrationMethod.MinMax, ends), cache)
         quantize_static(
-            draft.model,
+            _small(draft),
             output,
             quant_format=QuantFormat.QDQ,
             per_channel=True,

@@ -8,11 +8,14 @@ along the input channels, or along a kernel's taps. Kernels of depthwise convolu
 
 from __future__ import annotations
 
+from collections.abc import Iterator
+
 import numpy as np
 
 from .draft import Weighted
 
 LARGEST_ACTIVATION = 255
+BLOCK_VALUES = 1 << 20
 # |255 (a + b)| has to stay within an int16.
 MOST_OF_A_PAIR = np.iinfo(np.int16).max // LARGEST_ACTIVATION
 
@@ -28,8 +31,12 @@ def scales(one: Weighted, bits: int = 8, exact_pairs: bool = False) -> np.ndarra
     found[found < np.finfo(np.float32).tiny] = 1.0  # a channel of zeros
     if not exact_pairs or one.depthwise:
         return found
-    while (worst := worst_pairs(quantized(one, found), one)).max(initial=0) > MOST_OF_A_PAIR:
-        found = grown(found, worst)
+    over = np.arange(len(found))
+    while len(over):
+        part = one.channels(over)
+        worst = worst_pairs(quantized(part, found[over]), part)
+        found[over] = grown(found[over], worst)
+        over = over[worst > MOST_OF_A_PAIR]
     return found
 
 
@@ -44,8 +51,19 @@ def grown(scale: np.ndarray, worst: np.ndarray) -> np.ndarray:
 
 def quantized(one: Weighted, scale: np.ndarray) -> np.ndarray:
     """The weights as int8, in their own shape."""
-    steps = np.rint(one.weights / one.along(scale))
-    return np.clip(steps, -127, 127).astype(np.int8)
+    found = np.empty(one.weights.shape, np.int8)
+    for some in _blocks(one):
+        part = one.channels(some)
+        steps = np.rint(part.weights / part.along(scale[some]))
+        np.moveaxis(found, one.axis, 0)[some] = np.moveaxis(np.clip(steps, -127, 127), one.axis, 0)
+    return found
+
+
+def _blocks(one: Weighted) -> Iterator[slice]:
+    """Channels that are computed at once: of large weights some megabytes, which caches hold."""
+    channels = one.weights.shape[one.axis]
+    step = max(1, BLOCK_VALUES * channels // max(1, one.weights.size))
+    yield from (slice(start, start + step) for start in range(0, channels, step))
 
 
 def worst_pairs(weights: np.ndarray, one: Weighted) -> np.ndarray:
@@ -54,9 +72,15 @@ def worst_pairs(weights: np.ndarray, one: Weighted) -> np.ndarray:
     How a kernel lays out what it sums up is its own matter: neighbours count in the order of the
     file and in that with the channels last, and wherever a pair may begin.
     """
-    moved = np.moveaxis(weights, one.axis, 0).astype(np.int32)
+    moved = np.moveaxis(weights, one.axis, 0)
+    return np.concatenate([_worst(moved[some]) for some in _blocks(one)])
+
+
+def _worst(channels: np.ndarray) -> np.ndarray:
+    # Products of two int8 fit.
+    moved = channels.astype(np.int16 if channels.dtype == np.int8 else np.int32)
     worst = np.abs(moved.reshape(len(moved), -1)).max(1, initial=0)
-    for order in (moved, np.moveaxis(moved, 1, -1) if moved.ndim > 1 else moved):
+    for order in (moved, np.moveaxis(moved, 1, -1)) if moved.ndim > 2 else (moved,):
         line = order.reshape(len(moved), -1)
         pairs = line[:, :-1] + line[:, 1:]
         same_sign = line[:, :-1] * line[:, 1:] > 0

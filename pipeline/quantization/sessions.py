@@ -11,11 +11,14 @@ from typing import Any
 
 import numpy as np
 
+from ..storage import onnx_models
 from .draft import HARD_SIGMOID, HARD_SWISH, copy_of, line_of
 
 # The oldest version of the file format that has all the operator sets that exporters write.
 IR_VERSION = 10
 CLIPS = ("Clip", "Relu")
+# Where ONNX Runtime looks for the tensors of a model that it reads from memory.
+FOLDER = "session.model_external_initializers_file_folder_path"
 
 
 def session(model: Any, *, optimize: bool = True) -> Any:
@@ -27,9 +30,10 @@ def session(model: Any, *, optimize: bool = True) -> Any:
     options.log_severity_level = 3
     if not optimize:
         options.graph_optimization_level = onnxruntime.GraphOptimizationLevel.ORT_DISABLE_ALL
-    return onnxruntime.InferenceSession(
-        model.SerializeToString(), options, providers=["CPUExecutionProvider"]
-    )
+    data, folder = onnx_models.beside_of(model)
+    if folder:
+        options.add_session_config_entry(FOLDER, str(folder))
+    return onnxruntime.InferenceSession(data, options, providers=["CPUExecutionProvider"])
 
 
 def with_outputs(model: Any, names: Iterable[str]) -> Any:

@@ -17,6 +17,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Any
 
 from ...runners import documents
@@ -32,6 +33,8 @@ LARGEST_BATCH = 16  # what Triton may put together, where the model leaves the b
 OPENVINO_IR = "openvino-ir"
 TAKEN = {OVMS: (OPENVINO_IR, ONNX), TRITON: (ONNX,), KSERVE: (ONNX,)}  # the better one first
 STORAGE = "pvc://models"
+# Of a file: its bytes, or where it lies.
+Content = bytes | Path
 
 
 @dataclass(frozen=True)
@@ -45,10 +48,10 @@ class Tensors:
 
 
 def layout(
-    kind: str, index: Index, tensors: Tensors, files: Mapping[str, bytes]
-) -> dict[str, bytes]:
+    kind: str, index: Index, tensors: Tensors, files: Mapping[str, Content]
+) -> dict[str, Content]:
     """The files of a repository by their paths in it. ``files`` are those that the index names."""
-    made: dict[str, bytes] = {}
+    made: dict[str, Content] = {}
     for variant in index.variants:
         made |= _WRITERS[kind](index, variant, tensors, files)
     if kind == OVMS:
@@ -73,8 +76,8 @@ def _model(index: Index, variant: str) -> str:
 
 
 def _versioned(
-    index: Index, variant: str, server: str, files: Mapping[str, bytes]
-) -> dict[str, bytes]:
+    index: Index, variant: str, server: str, files: Mapping[str, Content]
+) -> dict[str, Content]:
     """The model's files in their version folder, under the names that servers look for.
 
     In the best of the formats that the server takes. Raises ``UsageError`` if there is none.
@@ -86,15 +89,18 @@ def _versioned(
             f"{server} takes {' or '.join(taken)}, variant {variant} has {', '.join(kinds)}: "
             f"add --format {taken[-1]}"
         )
-    made = {}
-    for name in kinds[found]:
-        made[f"{VERSION}/model{name[name.rindex('.') :]}"] = files[name]
+    main, *others = kinds[found]
+    made = {f"{VERSION}/model{Path(main).suffix}": files[main]}
+    for name in others:
+        # What ONNX keeps beside the model goes by the name that the model has for it.
+        own = name if found == ONNX else f"model{Path(name).suffix}"
+        made[f"{VERSION}/{own}"] = files[name]
     return made
 
 
 def _ovms_files(
-    index: Index, variant: str, _tensors: Tensors, files: Mapping[str, bytes]
-) -> dict[str, bytes]:
+    index: Index, variant: str, _tensors: Tensors, files: Mapping[str, Content]
+) -> dict[str, Content]:
     model = _model(index, variant)
     made = _versioned(index, variant, OVMS, files)
     labels = {f"labels/{model}.txt": _labels(index)} if index.labels else {}
@@ -122,8 +128,8 @@ def _ovms(index: Index, variant: str) -> dict[str, Any]:
 
 
 def _triton_files(
-    index: Index, variant: str, tensors: Tensors, files: Mapping[str, bytes]
-) -> dict[str, bytes]:
+    index: Index, variant: str, tensors: Tensors, files: Mapping[str, Content]
+) -> dict[str, Content]:
     model = _model(index, variant)
     made = _versioned(index, variant, TRITON, files)
     if index.labels:
@@ -162,8 +168,8 @@ def _triton(index: Index, variant: str, tensors: Tensors) -> str:
 
 
 def _kserve_files(
-    index: Index, variant: str, tensors: Tensors, files: Mapping[str, bytes]
-) -> dict[str, bytes]:
+    index: Index, variant: str, tensors: Tensors, files: Mapping[str, Content]
+) -> dict[str, Content]:
     name = _model(index, variant).replace("_", "-").replace(".", "-").lower()
     repository = _triton_files(index, variant, tensors, files)
     service = f"""\

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import os
+import shutil
 import tempfile
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass, replace
@@ -15,6 +16,7 @@ from typing import Any
 from ...runners.bundles import archive, bundle
 from ...runners.bundles.bundle import BundleGate, Index, Member, Recommended, Variant
 from ...runners.bundles.signature import Signer, sign
+from ...runners.machine.files import sha256_file
 from ..cells import arithmetic
 from ..errors import Refused, UsageError
 from ..judging.gates import Gate, gate_of
@@ -32,7 +34,7 @@ from ..storage.document import Document
 from ..storage.manifest import Manifest, digest
 from ..storage.workspace import Workspace
 from . import bom, card, evidence, requirements
-from .layouts import Tensors, layout
+from .layouts import Content, Tensors, layout
 
 UNTRAINED, FAILED_PARITY = "untrained", "failed-parity"
 CARD, BOM = "MODEL_CARD.md", "bom.cdx.json"
@@ -80,7 +82,7 @@ def _package(
     index, members, notes = collect(workspace, manifest, settings, gates)
     if settings.layout:
         return _lay_out(index, members, notes, manifest, settings)
-    contents = {bundle.INDEX: index.to_bytes(), **members}
+    contents: dict[str, Content] = {bundle.INDEX: index.to_bytes(), **members}
     if settings.sign_key:
         progress.say("signing")
         signer = Signer(settings.sign_key, settings.sign_certificate, settings.sign_chain)
@@ -95,7 +97,7 @@ def _package(
 
 def _lay_out(
     index: Index,
-    contents: Mapping[str, bytes],
+    contents: Mapping[str, Content],
     notes: list[str],
     manifest: Manifest,
     settings: PackageConfig,
@@ -116,7 +118,7 @@ def _lay_out(
             if path.exists():
                 path.replace(Path(folder) / "before")
             made.replace(path)
-    size = sum(map(len, files.values()))
+    size = sum(member.size for member in members.values())
     return Packaged(path, label, size, False, tuple(notes), replace(index, members=members))
 
 
@@ -137,7 +139,7 @@ def collect(
     manifest: Manifest,
     settings: PackageConfig,
     gates: Mapping[str, GateConfig],
-) -> tuple[Index, dict[str, bytes], list[str]]:
+) -> tuple[Index, dict[str, Content], list[str]]:
     """The index of a bundle, its members, and what a user has to know about them."""
     if not manifest.preprocessing:
         raise UsageError(f"{workspace.folder}: takes no images; a bundle is for models that do")
@@ -166,12 +168,12 @@ def collect(
     elif bench.stale(digests, digests):
         notes.append("bench.json is about other files and was left out; run `edgepipe bench`")
         bench = None
-    members = {name: (workspace.folder / name).read_bytes() for name in digests}
+    members: dict[str, Content] = {name: workspace.folder / name for name in digests}
     proofs = {}
     for kind, result in (("parity", parity), ("bench", bench)):
         if result is not None:
             proofs[kind] = f"evidence/{result.FILE}"
-            members[proofs[kind]] = (workspace.folder / result.FILE).read_bytes()
+            members[proofs[kind]] = workspace.folder / result.FILE
     recommended = tuple(
         Recommended(**asdict(found)) for found in manifest.recommended if found.variant in variants
     )
@@ -193,9 +195,11 @@ def collect(
         release=settings.release,
         created=created(parity),
     )
-    members |= _descriptions(index, members, parity, bench, notes)
-    listed = {name: _member(data) for name, data in sorted(members.items())}
-    return replace(index, members=listed), dict(sorted(members.items())), notes
+    files = {name: _member(data) for name, data in sorted(members.items())}
+    described = _descriptions(replace(index, members=files), parity, bench, notes)
+    files |= {name: _member(data) for name, data in described.items()}
+    members |= described
+    return replace(index, members=dict(sorted(files.items()))), dict(sorted(members.items())), notes
 
 
 def created(parity: ParityResult | None) -> str | None:
@@ -290,15 +294,13 @@ def provenance(manifest: Manifest) -> dict[str, Any]:
 
 
 def _descriptions(
-    index: Index,
-    members: Mapping[str, bytes],
+    listed: Index,
     parity: ParityResult | None,
     bench: BenchResult | None,
     notes: list[str],
 ) -> dict[str, bytes]:
     """Members about the others: pinned requirements, bill of materials, model card."""
-    files = {name: _member(data) for name, data in sorted(members.items())}
-    listed = replace(index, members=files)
+    files = listed.members
     made: dict[str, bytes] = {}
     packages: dict[str, str] = {}
     for extra in RUNTIMES:
@@ -314,19 +316,24 @@ def _descriptions(
     return made
 
 
-def _member(data: bytes) -> Member:
+def _member(data: Content) -> Member:
+    if isinstance(data, Path):
+        return Member(sha256_file(data), data.stat().st_size)
     return Member(hashlib.sha256(data).hexdigest(), len(data))
 
 
-def _signature(contents: Mapping[str, bytes], signer: Signer) -> bytes:
+def _signature(contents: Mapping[str, Content], signer: Signer) -> bytes:
     with tempfile.TemporaryDirectory(prefix="edgepipe-") as folder:
         named = Path(folder) / "bundle"  # the signature has the folder's name in it
         _write_all(named, contents)
         return sign(named, signer)
 
 
-def _write_all(folder: Path, files: Mapping[str, bytes]) -> None:
+def _write_all(folder: Path, files: Mapping[str, Content]) -> None:
     for name, data in files.items():
         path = folder / name
         path.parent.mkdir(parents=True, exist_ok=True)
-        path.write_bytes(data)
+        if isinstance(data, Path):
+            shutil.copyfile(data, path)
+        else:
+            path.write_bytes(data)

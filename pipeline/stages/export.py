@@ -4,7 +4,9 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
+from pathlib import Path
+from tempfile import TemporaryDirectory
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -196,11 +198,18 @@ class Export:
             if source.weights == OWN:
                 refuse_random(source.architecture, made.deployed, made.example, program)
             if program:
-                transaction.write(PROGRAM, save_program(program, options))
-        with blaming(source, exporter.name):
-            files = run_exporter(exporter, made, options, program)
-        model = files[".onnx"]
-        transaction.write(EXPORTED, with_integer_weights(model) if source.quantized else model)
+                with TemporaryDirectory(prefix="edgepipe-") as folder:
+                    path = Path(folder) / PROGRAM
+                    with path.open("wb") as file:
+                        save_program(program, options, file)
+                    transaction.take([path])
+        with blaming(source, exporter.name), TemporaryDirectory(prefix="edgepipe-") as folder:
+            path = Path(folder) / EXPORTED
+            place = replace(options, place=path.with_suffix(""))
+            files = run_exporter(exporter, made, place, program)
+            if source.quantized:
+                files = {".onnx": _integers(source, files[".onnx"])}
+            transaction.take(placed(files, path))
         batch = (self._batch or 1) if source.weights == OWN else GOLDEN_BATCH
         torchs = Reference(
             made.module, options.output_names, self.spec, self.samples, batch, made.exact
@@ -248,12 +257,28 @@ def described(arrays: Mapping[str, np.ndarray]) -> list[dict[str, Any]]:
     ]
 
 
+def _integers(source: Source, model: bytes | Path) -> bytes:
+    if isinstance(model, Path):
+        raise ModelError(f"{source.architecture}: a quantized module of over 2 GiB isn't taken")
+    return with_integer_weights(model)
+
+
+def placed(files: Mapping[str, bytes | Path], path: Path) -> list[Path]:
+    """An exporter's files under the name of a path and their own suffixes, with what they need."""
+    for suffix, data in files.items():
+        if isinstance(data, bytes):
+            path.with_suffix(suffix).write_bytes(data)
+        elif data != path.with_suffix(suffix):
+            raise StageError(f"an exporter wrote {data}, not {path.with_suffix(suffix)}")
+    return sorted(one for one in path.parent.iterdir() if one.stem == path.stem)
+
+
 def run_exporter(
     exporter: Exporter,
     made: Prepared,
     options: ExportOptions,
     program: torch.export.ExportedProgram | None = None,
-) -> Mapping[str, bytes]:
+) -> Mapping[str, bytes | Path]:
     """Every file that the exporter names, by suffix. A plug-in's bug is a ``StageError``.
 
     ``program`` is what ``trace`` gave for the same module and options, if it is there already.

@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import tempfile
 from collections.abc import Mapping
 from dataclasses import dataclass, replace
+from pathlib import Path
 from typing import Any
 
 from ...exporters.base import Exporter
@@ -11,7 +13,7 @@ from ...runners.machine.files import temporary_files
 from ...runners.machine.installed import versions
 from ..progress import Progress
 from ..storage.workspace import Transaction
-from .export import EXPORTED, Export, blaming, plugin, run_exporter
+from .export import EXPORTED, Export, blaming, placed, plugin, run_exporter
 
 # The variant whose weights are stored as float16, and the formats that have such weights.
 HALF, HALF_FORMATS = "fp16", ("openvino-ir",)
@@ -51,13 +53,18 @@ class ExportFormat:
     def run(self, transaction: Transaction, progress: Progress) -> Mapping[str, Any]:
         """See ``Stage.run``."""
         made = self.export.prepare()
-        options = replace(made.options, half_weights=self.variant == HALF)
         size = transaction.artifact(EXPORTED).size
-        with blaming(self.export.spec.source, self.exporter.name), temporary_files(size):
-            files = run_exporter(self.exporter, made, options)
-        for suffix, data in files.items():
-            transaction.write(f"{self.variant}{suffix}", data)
-        size = sum(map(len, files.values())) / MIB
+        with (
+            blaming(self.export.spec.source, self.exporter.name),
+            temporary_files(size),
+            tempfile.TemporaryDirectory(prefix="edgepipe-") as folder,
+        ):
+            path = Path(folder) / self.ensures[0]
+            half, place = self.variant == HALF, path.with_suffix("")
+            options = replace(made.options, half_weights=half, place=place)
+            files = placed(run_exporter(self.exporter, made, options), path)
+            size = sum(file.stat().st_size for file in files) / MIB
+            transaction.take(files)
         half = ", weights as float16" if options.half_weights else ""
         return {
             "variant": self.variant,

@@ -18,6 +18,7 @@ from ...runners.targets import LOCAL
 from ..cells.arithmetic import EXECUTOR
 from ..cells.session import Cell, open_cell
 from ..quantization.qdq import DEQUANTIZE, OUTPUT_SUFFIX, QUANTIZE
+from ..storage import onnx_models
 
 # Elementwise operators that runners fuse into the node before them.
 ACTIVATIONS = frozenset(
@@ -56,9 +57,12 @@ class _Pair:
 
 @dataclass(frozen=True)
 class Watched:
-    """A model whose graph outputs are layers: ``names`` maps a layer's tensor to its output."""
+    """A model whose graph outputs are layers: ``names`` maps a layer's tensor to its output.
 
-    model: bytes
+    ``model`` is an ONNX ``ModelProto``, see ``onnx_models``.
+    """
+
+    model: Any
     names: Mapping[str, str]
 
 
@@ -68,7 +72,7 @@ class LayerGraph:
     def __init__(self, path: Path) -> None:
         import onnx
 
-        self._model = onnx.shape_inference.infer_shapes(onnx.load(path))
+        self._model = onnx.shape_inference.infer_shapes(onnx_models.load(path))
         graph = self._model.graph
         self._initializers = {tensor.name: tensor for tensor in graph.initializer}
         self._types = {
@@ -113,7 +117,7 @@ class LayerGraph:
                 model.graph.output.append(_float(names[layer.tensor]))
         if count is not None:
             _drop_unused(model.graph)
-        return Watched(model.SerializeToString(), names)
+        return Watched(model, names)
 
     def apart(self, shapes: Mapping[str, Sequence[int]]) -> Watched:
         """The model cut at the layers' tensors in ``shapes``: each is computed from them as fed.
@@ -149,7 +153,7 @@ class LayerGraph:
         kept = [value for value in model.graph.input if value.name in used]
         del model.graph.input[:]
         model.graph.input.extend(kept)
-        return Watched(model.SerializeToString(), names)
+        return Watched(model, names)
 
     def range_of(self, tensor: str) -> tuple[float, float] | None:
         """The smallest and largest value that a layer's quantized output can take."""

@@ -26,9 +26,14 @@ from ...runners.workers.launch import Worker
 from ..errors import StageError
 from ..quantization.draft import opset, with_hard_swish, with_pools
 from ..quantization.operations import Quantization
+from ..quantization.sessions import FOLDER
+from ..storage import onnx_models
 
 COMMAND = tuple(LOCAL.argv(module=__spec__.name))
 PATIENCE_SECONDS = 3600.0
+# ONNX Runtime's names for where an optimized model's tensors are written, and from which size on.
+WEIGHTS_FILE = "session.optimized_model_external_initializers_file_name"
+WEIGHTS_FROM = "session.optimized_model_external_initializers_min_size_in_bytes"
 # The operator set that brought QuantizeLinear an axis.
 FIRST_PER_CHANNEL = 13
 
@@ -118,11 +123,17 @@ def onnxsim(fields: Fields, _feeds: protocol.Blobs) -> None:
     """{source, output}: the model rewritten by onnxsim."""
     # onnxsim imports torch where there is one, for what isn't used here: longer than it simplifies.
     sys.modules["torch"] = None  # pyright: ignore[reportArgumentType]
-    import onnx
     import onnxsim
 
-    given = onnx.load(fields["source"])
-    simplified, _ = onnxsim.simplify(given)
+    source, output = Path(fields["source"]), Path(fields["output"])
+    given = onnx_models.load(source)
+    if len(onnx_models.files(source)) > 1:
+        # It writes as it goes, to a file with a name of its own for the tensors.
+        written = output.with_name(f"onnxsim-{output.name}")
+        onnxsim.simplify(str(source), output_path=str(written))
+        simplified = onnx_models.load(written)
+    else:
+        simplified, _ = onnxsim.simplify(given)
     # What it noted of its own work would be in another order, and longer, the next time.
     del simplified.metadata_props[:]
     simplified.metadata_props.extend(given.metadata_props)
@@ -130,7 +141,7 @@ def onnxsim(fields: Fields, _feeds: protocol.Blobs) -> None:
     value_info = sorted(simplified.graph.value_info, key=lambda info: info.name)
     del simplified.graph.value_info[:]
     simplified.graph.value_info.extend(value_info)
-    Path(fields["output"]).write_bytes(simplified.SerializeToString(deterministic=True))
+    onnx_models.save(simplified, output)
 
 
 def prepare(fields: Fields, _feeds: protocol.Blobs) -> None:
@@ -140,12 +151,37 @@ def prepare(fields: Fields, _feeds: protocol.Blobs) -> None:
     preparation takes apart and what its quantizer doesn't know is written as operators that it
     does.
     """
-    import onnx
     from onnxruntime.quantization.shape_inference import quant_pre_process
 
-    quant_pre_process(_raised(onnx.load(fields["source"])), fields["output"])
-    made = with_pools(with_hard_swish(onnx.load(fields["output"])))
-    onnx.save(made, fields["output"])
+    source, output = Path(fields["source"]), Path(fields["output"])
+    model = _raised(onnx_models.load(source))
+    if len(onnx_models.files(source)) > 1:
+        prepared = _prepared_by_file(model, output)
+    else:
+        quant_pre_process(model, output)
+        prepared = onnx_models.load(output)
+    onnx_models.save(with_pools(with_hard_swish(prepared)), output)
+
+
+def _prepared_by_file(model: Any, output: Path) -> Any:
+    """As ``quant_pre_process`` does it, which holds a model three times in memory.
+
+    Shapes are told from the graph alone, and ONNX Runtime writes what it folds to a file.
+    """
+    import onnx
+    import onnxruntime
+    from onnxruntime.tools.symbolic_shape_infer import SymbolicShapeInference
+
+    shaped = SymbolicShapeInference.infer_shapes(model)
+    options = onnxruntime.SessionOptions()
+    options.graph_optimization_level = onnxruntime.GraphOptimizationLevel.ORT_ENABLE_BASIC
+    options.optimized_model_filepath = str(output)
+    options.add_session_config_entry(WEIGHTS_FILE, output.with_suffix(onnx_models.DATA).name)
+    options.add_session_config_entry(WEIGHTS_FROM, str(onnx_models.SMALL_BYTES))
+    data, folder = onnx_models.beside_of(shaped)
+    options.add_session_config_entry(FOLDER, str(folder))
+    onnxruntime.InferenceSession(data, options, providers=["CPUExecutionProvider"])
+    return onnx.shape_inference.infer_shapes(onnx_models.load(output))
 
 
 def _raised(model: Any) -> Any:

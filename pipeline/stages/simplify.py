@@ -24,7 +24,7 @@ from ..errors import InputError, StageError
 from ..numerics import metrics
 from ..numerics.precision import float_limit
 from ..progress import Progress
-from ..storage import goldens
+from ..storage import goldens, onnx_models
 from ..storage.workspace import Transaction
 from .export import EXPORTED
 from .native import Native
@@ -76,7 +76,9 @@ class Simplify:
                     sqnr_db, reason = self._simplify(exported, output, recorded), ""
                 except _Lost as lost:
                     reason, died = str(lost), isinstance(lost.__cause__, WorkerError)
-            transaction.write(self.output, (exported if reason else output).read_bytes())
+            if reason:
+                onnx_models.copy(exported, output)
+            transaction.take(onnx_models.files(output))
         if reason and self.wanted:
             progress.say(f"warning: going on with the model as exported: {reason}")
         return {

@@ -16,7 +16,8 @@ from ..storage.workspace import Transaction, Workspace
 class Stage(Protocol):
     """One step from artifacts to artifacts.
 
-    ``requires`` and ``ensures`` name the artifacts it reads and writes; the loop checks both.
+    ``requires`` and ``ensures`` name the artifacts it reads and writes; the loop checks both. What
+    it writes besides is an artifact of it as well.
     """
 
     @property
@@ -58,7 +59,7 @@ def run_stages(
             progress.say(f"{stage.name:<9} up to date")
             transaction.stages[stage.name] = record
             continue
-        started = perf_counter()
+        started, before_it = perf_counter(), set(transaction.written)
         try:
             with temporary_files():
                 result = stage.run(transaction, progress)
@@ -69,8 +70,10 @@ def run_stages(
         for name in stage.ensures:
             if not transaction.path(name).is_file():
                 raise StageError(f"stage {stage.name} ended without writing {name}")
+        # A model of over 2 GiB has a file with its tensors besides.
+        more = sorted(set(transaction.written) - before_it - set(stage.ensures))
         transaction.stages[stage.name] = StageRecord(
-            stage.name, key, depends, stage.ensures, result
+            stage.name, key, depends, (*stage.ensures, *more), result
         )
         said = result.get("summary", "")
         progress.say(f"{stage.name:<9} {said}  ({perf_counter() - started:.1f} s)")

@@ -12,14 +12,20 @@ from __future__ import annotations
 import hashlib
 import os
 import shutil
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager, suppress
 from functools import partial
 from pathlib import Path
 from typing import Any, Self
 
 from ...runners import documents
-from ...runners.machine.files import is_file_name, sha256_file, sync_folder, write_synced
+from ...runners.machine.files import (
+    is_file_name,
+    move_synced,
+    sha256_file,
+    sync_folder,
+    write_synced,
+)
 from ...runners.machine.locks import hold
 from ..errors import IntegrityError, WorkspaceError
 from .atomic import writing
@@ -209,6 +215,14 @@ class Transaction:
         with _writing(self._folder / name):
             write_synced(self._staging / name, data)
         self.written[name] = Artifact(hashlib.sha256(data).hexdigest(), len(data))
+
+    def take(self, files: Iterable[Path]) -> None:
+        """Stage new artifacts that were written elsewhere, where they are no more then."""
+        for source in files:
+            place = self._staging / source.name
+            with _writing(self._folder / source.name):
+                move_synced(source, place)
+                self.written[source.name] = Artifact(sha256_file(place), place.stat().st_size)
 
     def recommend(self, found: Sequence[Recommendation]) -> Manifest:
         """Commit what was there with other recommendations."""

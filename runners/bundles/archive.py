@@ -48,10 +48,11 @@ _KINDS = {
 }
 
 
-def write(file: BinaryIO, members: Mapping[str, bytes]) -> None:
+def write(file: BinaryIO, members: Mapping[str, bytes | Path]) -> None:
     """Write an archive to a new, seekable file: the members in their order, times and owners 0.
 
-    Equal members give equal bytes, as long as zlib is the same.
+    A path stands for the contents of that file. Equal members give equal bytes, as long as zlib is
+    the same.
     """
     pack(file, _blocks(members))
 
@@ -73,14 +74,21 @@ def pack(file: BinaryIO, blocks: Iterable[bytes]) -> None:
     file.write(digest.digest())
 
 
-def _blocks(members: Mapping[str, bytes]) -> Iterator[bytes]:
+def _blocks(members: Mapping[str, bytes | Path]) -> Iterator[bytes]:
     for name, data in members.items():
         if not is_name(name):
             raise ValueError(f"a bundle can't hold a file of the name {name!r}")
-        yield _member_header(name, len(data))
-        yield data
-        yield bytes(-len(data) % _BLOCK)
+        size = data.stat().st_size if isinstance(data, Path) else len(data)
+        yield _member_header(name, size)
+        yield from _chunks(data) if isinstance(data, Path) else (data,)
+        yield bytes(-size % _BLOCK)
     yield _END
+
+
+def _chunks(path: Path) -> Iterator[bytes]:
+    with path.open("rb") as file:
+        while chunk := file.read(_CHUNK):
+            yield chunk
 
 
 def is_name(name: str) -> bool:

@@ -11,11 +11,14 @@ import mmap
 from collections.abc import Sequence
 from pathlib import Path
 
-from .external import reaches_out
+from .external import Beside, reaches_out
 
 ONNX, OPENVINO_IR = "onnx", "openvino-ir"
 # Format -> the suffixes of its files, the one that a runner is pointed to first.
-DATA_ONLY = {ONNX: (".onnx",), OPENVINO_IR: (".xml", ".bin")}
+# An ONNX model of more than MOST_BYTES has its tensors beside it.
+DATA_ONLY = {ONNX: (".onnx", ".data"), OPENVINO_IR: (".xml", ".bin")}
+# Less than protobuf's 2 GiB for a message: shapes, nodes and outputs are added on the way.
+MOST_BYTES = (1 << 31) - (1 << 24)
 SHOWN = 64
 
 
@@ -46,26 +49,27 @@ def problem(files: Sequence[Path]) -> str | None:
     """Why a model's files, the main one first, must not be handed to a loader; ``None`` if fine.
 
     For formats that are data only: the main file is what its suffix says, and reaches for no
-    other file. One line that starts with the file's name.
+    other file than those. One line that starts with the file's name.
     """
     main = files[0]
-    check = {ONNX: _onnx, OPENVINO_IR: _ir}.get(kind_of(main))
-    if check is None:
+    kind = kind_of(main)
+    if kind not in DATA_ONLY:
         return None
     try:
         with main.open("rb") as file:
             if not main.stat().st_size:
                 return f"{main.name}: is empty"
             with mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_READ) as data:
-                found = check(data)
+                found = _onnx(data, files[1:]) if kind == ONNX else _ir(data)
     except OSError as error:
         return f"{main.name}: {error.strerror}"
     return f"{main.name}: {found}" if found else None
 
 
-def _onnx(data: mmap.mmap) -> str | None:
+def _onnx(data: mmap.mmap, others: Sequence[Path]) -> str | None:
+    beside = [Beside(path.name, path.stat().st_size) for path in others]
     with memoryview(data) as view:
-        return reaches_out(view)
+        return reaches_out(view, beside[0] if beside else None)
 
 
 def _ir(data: mmap.mmap) -> str | None:

@@ -27,6 +27,13 @@ def write_synced(path: Path, data: bytes) -> None:
         os.fsync(file.fileno())
 
 
+def move_synced(source: Path, target: Path) -> None:
+    """Move a file, which is copied bit by bit to another disk, and wait until it is there."""
+    shutil.move(source, target)
+    with target.open("rb") as file:
+        os.fsync(file.fileno())
+
+
 @contextmanager
 def temporary_files(model_bytes: int = 0) -> Iterator[None]:
     """Raise ``StorageFull`` for what fails because temporary files have no room.

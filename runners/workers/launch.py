@@ -143,7 +143,8 @@ class Worker:
     ) -> Loaded:
         """Send a model's files (the main one first) and load it. See ``Runner.load``.
 
-        Neither end holds a file that is given as a path in its memory.
+        Neither end holds a file that is given as a path in its memory; a worker on this machine
+        reads it where it lies.
 
         With a ``cache`` (what ``cache`` returned, or empty) the runner may use and fill it. Only
         a session that is ``profiled`` can be asked for its ``profile``.
@@ -151,6 +152,10 @@ class Worker:
         fields: dict[str, Any] = {"runner": runner, "file": next(iter(files))}
         fields |= {"settings": asdict(settings), "cache": None if cache is None else list(cache)}
         fields["profiled"] = profiled
+        lying = {name: file for name, file in files.items() if isinstance(file, Path)}
+        if self._is_here and len(lying) == len(files):
+            fields["at"] = {name: str(file.resolve()) for name, file in lying.items()}
+            files = {}
         blobs = {**files, **(cache or {})}
         reply, _ = self.request("load", fields, blobs, self.timeouts.load)
         with self._expecting("load"):

@@ -152,7 +152,10 @@ def scripted(
             sessions[id(worker)] = _Session(METER, fields, None)
             return {"work": "none", "threads": fields["threads"]}, {}
         if operation in ("describe", "load"):
-            script = _find(scripts, fields["runner"], fields.get("file", ""), blobs)
+            file = fields.get("file", "")
+            at = fields.get("at", {})
+            sent = Path(at[file]) if file in at else blobs.get(file, b"")
+            script = _find(scripts, fields["runner"], file, sent)
             sessions[id(worker)] = _Session(script, fields, cap)
         session = sessions[id(worker)]
         if operation in session.script.fails:
@@ -170,10 +173,7 @@ def scripted(
         yield
 
 
-def _find(
-    scripts: Mapping[str, Script], runner: str, file: str, blobs: Mapping[str, Any]
-) -> Script:
-    sent = blobs.get(file, b"")
+def _find(scripts: Mapping[str, Script], runner: str, file: str, sent: bytes | Path) -> Script:
     digest = sha256(sent.read_bytes() if isinstance(sent, Path) else sent).hexdigest()
     for key in (f"{runner}/{digest}", f"{runner}/{PurePath(file).stem}", runner):
         if key in scripts:

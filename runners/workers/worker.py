@@ -8,7 +8,7 @@ has only those runners that can: see ``isa``. Requests (see ``protocol`` for the
     hello                      -> {version, edgepipe, pid, host}
     inspect                    -> {host, load, installed}
     describe {runner}          -> {formats, precisions, reason, version, devices}
-    load {runner, settings, file, cache, profiled} + files -> {inputs, outputs, placement, …}
+    load {runner, settings, file, at, cache, profiled} + files -> {inputs, outputs, placement, …}
     cache                      -> {} + files
     run + feeds                -> {elapsed_ms} + outputs
     meter {threads}            -> {work, threads, numpy}
@@ -119,6 +119,7 @@ class Worker:
     def load(self, message: protocol.Message, blobs: protocol.Blobs) -> Any:
         """Load the model files that came with the request; ``file`` names the main one.
 
+        ``at`` tells where they are if they didn't come: on this machine, in one folder.
         ``cache`` names those that an earlier load left in its cache, ``None`` for no cache. With
         ``profiled`` it is a session for ``profile``; a runner that has none refuses.
         """
@@ -137,7 +138,8 @@ class Worker:
                     raise protocol.ProtocolError(f"model file name {name!r}")
                 place = self._cache if cached and name in cached else Path(folder)
                 data.rename(place / name)
-            path, profiled = Path(folder) / message["file"], None
+            at = message.get("at") or {}
+            path, profiled = Path(at.get(message["file"]) or Path(folder) / message["file"]), None
             with self._listening():
                 loading = perf_counter_ns()
                 if message.get("profiled"):

@@ -73,11 +73,19 @@ def test_an_opset_that_dynamo_would_not_write_is_refused() -> None:
         )
 
 
+def saved(module: nn.Module, options: ExportOptions) -> io.BytesIO:
+    """The exported program as a file, to be read from its beginning."""
+    file = io.BytesIO()
+    save_program(trace(module, example(), options), options, file)
+    file.seek(0)
+    return file
+
+
 @pytest.mark.parametrize("name", [*EXPORTERS, "program"])
 def test_two_exports_have_the_same_bytes_and_no_path_in_them(module: nn.Module, name: str) -> None:
     options = ExportOptions(opset=20, dynamic_batch=False)
     if name == "program":
-        first, second = (save_program(trace(module, example(), options), options) for _ in range(2))
+        first, second = (saved(module, options).getvalue() for _ in range(2))
     else:
         first, second = (EXPORTERS[name].export(module, example(), options) for _ in range(2))
     assert first == second
@@ -96,9 +104,7 @@ def test_an_open_batch_has_a_name(module: nn.Module, name: str) -> None:
 def test_the_program_needs_no_code_of_the_model(module: nn.Module) -> None:
     options = ExportOptions(opset=20, dynamic_batch=False)
     extra = {"io.json": ""}
-    program = torch.export.load(
-        io.BytesIO(save_program(trace(module, example(), options), options)), extra_files=extra
-    )
+    program = torch.export.load(saved(module, options), extra_files=extra)
     assert extra["io.json"] == '{"inputs": ["input"], "outputs": ["logits"]}'
     with torch.inference_mode():
         assert torch.equal(program.module()(*example()), module(*example()))

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import io
 import re
 from collections.abc import Iterator, Mapping
 from dataclasses import replace
@@ -67,7 +68,9 @@ def exported_cases(request: pytest.FixtureRequest) -> None:
     options = ExportOptions(18, dynamic_batch=True)
     module, example = torch_module()
     if request.cls is TestTorch:
-        named = {"network.pt2": save_program(trace(module, example, options), options)}
+        file = io.BytesIO()
+        save_program(trace(module, example, options), options, file)
+        named = {"network.pt2": file.getvalue()}
     else:
         files = OpenVinoIr().export(module, example, options)
         named = {f"network{suffix}": data for suffix, data in files.items()}

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import functools
+import io
 import random
 import sys
 from collections.abc import Callable, Iterator, Mapping, Sequence
@@ -89,7 +90,9 @@ def program(
 ) -> bytes:
     """A ``torch.export`` program, made as edgepipe makes it."""
     options = ExportOptions(OPSET, dynamic, inputs, outputs)
-    return save_program(trace(module.eval(), example, options), options)
+    file = io.BytesIO()
+    save_program(trace(module.eval(), example, options), options, file)
+    return file.getvalue()
 
 
 @functools.cache
