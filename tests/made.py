@@ -25,6 +25,7 @@ from edgepipe.runners.testing import onnx_cases
 from edgepipe.runners.workers.scripted import Script
 
 SIDE, CLASSES = 8, 10
+
 PREPROCESSING = Preprocessing(SIDE, (0.5, 0.5, 0.5), (0.5, 0.5, 0.5))
 NAME = "mobilenet_v2"
 COSTS = {"parameters": 1920, "macs": 1920, "activation_peak_bytes": 7680}
@@ -33,6 +34,13 @@ VARIANTS = ("fp32", "int8", "int8-avx2")
 QUANTIZED = 0.02
 Arrays = Mapping[str, np.ndarray]
 Answer = Callable[[Arrays], dict[str, np.ndarray]]
+
+
+def contents(files: Mapping[str, bytes | Path]) -> dict[str, bytes]:
+    """Of files that are there as their bytes or their places."""
+    return {
+        name: data.read_bytes() if isinstance(data, Path) else data for name, data in files.items()
+    }
 
 
 @dataclass

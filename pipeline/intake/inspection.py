@@ -124,7 +124,7 @@ def _ask(runner: str, file: OnnxFile, places: Places) -> RunnerAnswer | None:
             return None
         with tempfile.TemporaryDirectory(prefix="edgepipe-") as folder:
             path = Path(folder) / "model.onnx"
-            path.write_bytes(file.data)
+            file.save(path)
             cell = Cell(
                 *("", runner, places.target("local"), "f32", path.name, 1),
                 python=python_of(runner, places),

@@ -82,12 +82,13 @@ def _package(
     index, members, notes = collect(workspace, manifest, settings, gates)
     if settings.layout:
         return _lay_out(index, members, notes, manifest, settings)
-    contents: dict[str, Content] = {bundle.INDEX: index.to_bytes(), **members}
+    listing = index.to_bytes()
+    contents: dict[str, Content] = {bundle.INDEX: listing, **members}
     if settings.sign_key:
         progress.say("signing")
         signer = Signer(settings.sign_key, settings.sign_certificate, settings.sign_chain)
         contents[bundle.SIGNATURE] = _signature(contents, signer)
-    label = hashlib.sha256(contents[bundle.INDEX]).hexdigest()
+    label = hashlib.sha256(listing).hexdigest()
     path = settings.output / f"{index.name}-{label[:16]}{bundle.SUFFIX}"
     with whole(path) as file:
         archive.write(file, contents)

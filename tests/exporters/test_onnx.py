@@ -15,6 +15,8 @@ from torch import nn
 from edgepipe.exporters.base import ExportOptionError, ExportOptions
 from edgepipe.exporters.onnx import OnnxDynamo, OnnxTorchScript, save_program, trace
 
+from ..made import contents
+
 EXPORTERS = {exporter.name: exporter for exporter in (OnnxDynamo(), OnnxTorchScript())}
 
 
@@ -40,11 +42,15 @@ def run(model: bytes, images: torch.Tensor) -> np.ndarray:
     return np.asarray(session.run(["logits"], {"input": images.numpy()})[0])
 
 
+def file_of(name: str, module: nn.Module, batch: int, options: ExportOptions) -> bytes:
+    return contents(EXPORTERS[name].export(module, example(batch), options))[".onnx"]
+
+
 @pytest.mark.parametrize("name", EXPORTERS)
 @pytest.mark.parametrize("dynamic", [False, True])
 def test_the_file_gives_torchs_answers(module: nn.Module, name: str, dynamic: bool) -> None:
     options = ExportOptions(opset=18, dynamic_batch=dynamic)
-    model = EXPORTERS[name].export(module, example(2), options)[".onnx"]
+    model = file_of(name, module, 2, options)
     onnx.checker.check_model(onnx.load_from_string(model), full_check=True)
     for batch in (1, 2, 5) if dynamic else (2,):
         (images,) = example(batch)
@@ -57,7 +63,7 @@ def test_the_file_gives_torchs_answers(module: nn.Module, name: str, dynamic: bo
 def test_the_opset_is_the_one_asked_for(module: nn.Module, name: str) -> None:
     for opset in (18, 20):
         options = ExportOptions(opset=opset, dynamic_batch=False)
-        model = onnx.load_from_string(EXPORTERS[name].export(module, example(), options)[".onnx"])
+        model = onnx.load_from_string(file_of(name, module, 1, options))
         assert [entry.version for entry in model.opset_import if entry.domain == ""] == [opset]
 
 
@@ -96,7 +102,7 @@ def test_two_exports_have_the_same_bytes_and_no_path_in_them(module: nn.Module, 
 @pytest.mark.parametrize("name", EXPORTERS)
 def test_an_open_batch_has_a_name(module: nn.Module, name: str) -> None:
     options = ExportOptions(opset=20, dynamic_batch=True)
-    made = onnx.load_from_string(EXPORTERS[name].export(module, example(2), options)[".onnx"])
+    made = onnx.load_from_string(file_of(name, module, 2, options))
     values = [*made.graph.input, *made.graph.output]
     assert [value.type.tensor_type.shape.dim[0].dim_param for value in values] == ["batch"] * 2
 

@@ -19,6 +19,8 @@ from torch import nn
 from edgepipe.exporters.base import ExportOptionError, ExportOptions
 from edgepipe.exporters.openvino_ir import OpenVinoIr
 
+from ..made import contents
+
 STATIC = ExportOptions(opset=20, dynamic_batch=False)
 MAKE = """
 import torch
@@ -56,7 +58,7 @@ def compiled(folder: Path, files: Mapping[str, bytes]) -> openvino.CompiledModel
 @pytest.mark.parametrize("dynamic", [False, True])
 def test_the_files_give_torchs_answers(tmp_path: Path, dynamic: bool) -> None:
     network, options = module(), ExportOptions(opset=20, dynamic_batch=dynamic)
-    model = compiled(tmp_path, OpenVinoIr().export(network, example(2), options))
+    model = compiled(tmp_path, contents(OpenVinoIr().export(network, example(2), options)))
     shape = model.input("input").partial_shape
     assert str(shape) == ("[?,3,16,16]" if dynamic else "[2,3,16,16]")
     assert model.output("logits").partial_shape[1] == 5
@@ -69,8 +71,10 @@ def test_the_files_give_torchs_answers(tmp_path: Path, dynamic: bool) -> None:
 
 def test_weights_as_float16_take_half_and_lose_little(tmp_path: Path) -> None:
     network = module()
-    whole = OpenVinoIr().export(network, example(), STATIC)
-    half = OpenVinoIr().export(network, example(), ExportOptions(20, False, half_weights=True))
+    whole = contents(OpenVinoIr().export(network, example(), STATIC))
+    half = contents(
+        OpenVinoIr().export(network, example(), ExportOptions(20, False, half_weights=True))
+    )
     assert len(half[".bin"]) < 0.6 * len(whole[".bin"])
     (images,) = example()
     with torch.inference_mode():
@@ -83,7 +87,7 @@ def test_weights_as_float16_take_half_and_lose_little(tmp_path: Path) -> None:
 def test_the_bytes_depend_on_the_model_only(tmp_path: Path) -> None:
     """Not on the folder, on hash seeds, or on the models converted before."""
     OpenVinoIr().export(nn.ReLU(), example(), STATIC)
-    files = OpenVinoIr().export(module(), example(), STATIC)
+    files = contents(OpenVinoIr().export(module(), example(), STATIC))
     code = MAKE + textwrap.dedent("""
         import hashlib, sys
         from edgepipe.exporters.base import ExportOptions

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import onnx
@@ -61,7 +62,7 @@ def write(path: Path) -> None:
             tensors.append(made)
             return name
 
-        def layer(operator: str, source: str, name: str, shape: list[int], **how: object) -> str:
+        def layer(operator: str, source: str, name: str, shape: list[int], **how: Any) -> str:
             scale = (2 / int(np.prod(shape[1:]))) ** 0.5
             weights = tensor(f"{name}.weight", shape, scale), tensor(f"{name}.bias", shape[:1], 0.1)
             nodes.append(helper.make_node(operator, [source, *weights], [name], name, **how))

@@ -20,6 +20,7 @@ from edgepipe.runners.bundles.bundle import Variant
 from edgepipe.runners.images import Preprocessing
 
 from ... import bundles
+from ...made import contents
 
 Run = Callable[..., CompletedProcess[str]]
 TENSORS = Tensors("input", "logits", 1, 10)
@@ -61,7 +62,7 @@ def parse(text: str) -> Any:
 
 def made(kind: str, tensors: Tensors = TENSORS, **changes: Any) -> dict[str, bytes]:
     files = bundles.files()
-    return layout(kind, bundles.index(files, **changes), tensors, files)
+    return contents(layout(kind, bundles.index(files, **changes), tensors, files))
 
 
 def check_triton(files: dict[str, bytes], model: str, backend: str, name: str) -> dict[str, Any]:
@@ -125,7 +126,7 @@ def test_a_server_gets_the_format_that_it_computes_in_f32(kind: str, model: str)
     """Triton's OpenVINO can't be told f32: with IR there, it still gets ONNX."""
     files = bundles.files() | {"fp32.xml": b"<net/>", "fp32.bin": b"weights"}
     index = bundles.index(files, variants={"fp32": Variant(IR_AND_ONNX)})
-    found = layout(kind, index, TENSORS, files)
+    found = contents(layout(kind, index, TENSORS, files))
     (path,) = (path for path in found if re.search(r"/1/model\.(onnx|xml)$", path))
     assert path.endswith(model)
     assert any(path.endswith("/1/model.bin") for path in found) == (model == "xml")

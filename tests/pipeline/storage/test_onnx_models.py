@@ -16,6 +16,7 @@ from edgepipe.pipeline.intake import float64
 from edgepipe.pipeline.quantization import sessions
 from edgepipe.pipeline.quantization.draft import Draft, with_own_biases
 from edgepipe.pipeline.quantization.qdq import QdqGraph, write
+from edgepipe.pipeline.quantization.ranges import Range
 from edgepipe.pipeline.stages import native
 from edgepipe.pipeline.stages.graphs import LayerGraph
 from edgepipe.pipeline.storage import onnx_models
@@ -170,7 +171,7 @@ def test_it_is_simplified_and_prepared_as_one_in_a_single_file_is(apart: Path) -
 def test_its_int8_is_that_of_the_same_model_in_a_single_file(
     exact_pairs: bool, apart: Path
 ) -> None:
-    ranges = dict.fromkeys(("x", "r", "s", "h", "y"), (-3.0, 5.0))
+    ranges: dict[str, Range] = dict.fromkeys(("x", "r", "s", "h", "y"), (-3.0, 5.0))
     made = []
     for model in (onnx_models.load(apart), network()):
         draft = Draft(with_own_biases(model), ranges, frozenset({"c"}), exact_pairs=exact_pairs)

@@ -32,6 +32,8 @@ from edgepipe.runners.testing import (
     onnx_cases,
 )
 
+from ...made import contents
+
 
 class TestOrtCpu(RunnerConformance):
     runner = OrtCpu
@@ -72,7 +74,7 @@ def exported_cases(request: pytest.FixtureRequest) -> None:
         save_program(trace(module, example, options), options, file)
         named = {"network.pt2": file.getvalue()}
     else:
-        files = OpenVinoIr().export(module, example, options)
+        files = contents(OpenVinoIr().export(module, example, options))
         named = {f"network{suffix}": data for suffix, data in files.items()}
     suite: Any = request.cls
     suite.cases = recast(named)
