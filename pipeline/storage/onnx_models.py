@@ -50,7 +50,8 @@ def rooted(model: Any, folder: Path) -> Any:
 def files(path: Path) -> tuple[Path, ...]:
     """A model's files: the model, and the one with its tensors if it has one."""
     beside = path.with_suffix(DATA)
-    return (path, beside) if beside.is_file() else (path,)
+    large = path.suffix == DATA_ONLY[ONNX][0] and beside.is_file()
+    return (path, beside) if large else (path,)
 
 
 def save(model: Any, path: Path) -> None:
