@@ -24,6 +24,7 @@ from ...runners.targets import LOCAL
 from ...runners.workers import protocol, worker
 from ...runners.workers.launch import Worker
 from ..errors import StageError
+from ..progress import SILENT
 from ..quantization.draft import opset, with_hard_swish, with_pools
 from ..quantization.operations import Quantization
 
@@ -106,11 +107,18 @@ class Native:
 
 
 @contextmanager
-def prepared(native: Native, source: Path) -> Iterator[Path]:
-    """A float model as the quantizer prepares it, in a temporary folder."""
+def prepared(
+    native: Native, source: Path, say: Callable[[str], None] = SILENT.say
+) -> Iterator[Path]:
+    """A float model as the quantizer prepares it, in a temporary folder.
+
+    What could only be done the second way is told to ``say``.
+    """
     with tempfile.TemporaryDirectory(prefix="edgepipe-") as name:
         model = Path(name) / "prepared.onnx"
-        native.ask("prepare", source=source, output=model)
+        told = native.ask("prepare", source=source, output=model)
+        if reason := told.get("not_symbolic"):
+            say(f"warning: sizes are inferred without the names of open ones: {reason}")
         yield model
 
 
@@ -133,19 +141,41 @@ def onnxsim(fields: Fields, _feeds: protocol.Blobs) -> None:
     Path(fields["output"]).write_bytes(simplified.SerializeToString(deterministic=True))
 
 
-def prepare(fields: Fields, _feeds: protocol.Blobs) -> None:
+def prepare(fields: Fields, _feeds: protocol.Blobs) -> Mapping[str, Any]:
     """{source, output}: ONNX Runtime's own preparation: shapes inferred, BatchNorm folded.
 
     A file of an operator set that can't say int8 per channel is raised to one that can. What the
     preparation takes apart and what its quantizer doesn't know is written as operators that it
-    does.
+    does. Replies {not_symbolic}: why shapes are inferred without symbols, or null.
+    """
+    import onnx
+
+    reason = _pre_process(fields["source"], fields["output"])
+    made = with_pools(with_hard_swish(onnx.load(fields["output"])))
+    onnx.save(made, fields["output"])
+    return {"not_symbolic": reason}
+
+
+def _pre_process(source: str, output: str) -> str | None:
+    """ONNX Runtime's preparation; why it had to do without symbolic shapes, ``None`` if not.
+
+    Symbols of an open batch may not meet again, as in a pyramid of resized features. ONNX's own
+    inference, which comes last in any case, can do without them.
     """
     import onnx
     from onnxruntime.quantization.shape_inference import quant_pre_process
 
-    quant_pre_process(_raised(onnx.load(fields["source"])), fields["output"])
-    made = with_pools(with_hard_swish(onnx.load(fields["output"])))
-    onnx.save(made, fields["output"])
+    try:
+        quant_pre_process(_raised(onnx.load(source)), output)
+    except (ImportError, OSError, MemoryError):
+        raise
+    except Exception as error:  # of whatever kind its Python met
+        # A file: without symbols it loses the weights of a model that is handed over in memory.
+        raised = Path(output).with_name("raised.onnx")
+        onnx.save(_raised(onnx.load(source)), raised)
+        quant_pre_process(raised, output, skip_symbolic_shape=True)
+        return f"{type(error).__name__}: {error}"
+    return None
 
 
 def _raised(model: Any) -> Any:

@@ -12,7 +12,7 @@ from __future__ import annotations
 import hashlib
 import os
 import shutil
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager, suppress
 from functools import partial
 from pathlib import Path
@@ -209,6 +209,12 @@ class Transaction:
         with _writing(self._folder / name):
             write_synced(self._staging / name, data)
         self.written[name] = Artifact(hashlib.sha256(data).hexdigest(), len(data))
+
+    def drop(self, names: Iterable[str]) -> None:
+        """Forget new artifacts: of a stage that wrote them and then failed."""
+        for name in names:
+            if self.written.pop(name, None):
+                (self._staging / name).unlink()
 
     def recommend(self, found: Sequence[Recommendation]) -> Manifest:
         """Commit what was there with other recommendations."""
