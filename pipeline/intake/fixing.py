@@ -1,4 +1,7 @@
-"""What a file leaves open is settled: sizes by name, and inputs that always have one value."""
+"""What a file leaves open is settled: sizes by name, and inputs that always have one value.
+
+Branches that such a value decides are taken: runtimes fail on what they could be instead.
+"""
 
 from __future__ import annotations
 
@@ -10,6 +13,7 @@ from typing import Any
 import numpy as np
 
 from ..errors import InputError, UsageError
+from ..stages.branches import take_decided
 from ..storage import goldens
 from ..storage.arrays import MOST_VALUES
 from .onnx_file import NO_TENSORS, OnnxFile, Tensor, tensor_of
@@ -54,6 +58,8 @@ def fixed(file: OnnxFile, sizes: Mapping[str, int], values: Mapping[str, str]) -
         graph.input.remove(given)
     if not len(graph.input):
         raise UsageError("value: an input has to be left that isn't given once and for all")
+    if values:
+        take_decided(graph)
     return model
 
 
