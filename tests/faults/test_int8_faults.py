@@ -11,6 +11,7 @@ import sys
 from collections.abc import Callable
 from functools import partial
 from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -55,7 +56,7 @@ def broken(monkeypatch: pytest.MonkeyPatch) -> Callable[[str], None]:
     return put
 
 
-def taken_in(folder: Path, **options: object) -> None:
+def taken_in(folder: Path, **options: Any) -> None:
     """Import the product of a vector and a matrix, with int8."""
     file = product(folder / "sound.onnx")
     import_model(file, workspace=folder / "artifacts", calibration=Path("synthetic"), **options)
