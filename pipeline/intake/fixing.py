@@ -13,9 +13,9 @@ from typing import Any
 import numpy as np
 
 from ..errors import InputError, UsageError
-from ..stages.branches import take_decided
 from ..storage import goldens
 from ..storage.arrays import MOST_VALUES
+from .branches import take_decided
 from .onnx_file import NO_TENSORS, OnnxFile, Tensor, tensor_of
 
 # A first dimension may stay open: images per run.

@@ -67,7 +67,8 @@ def export(request: ExportRequest) -> Manifest:
     ``model`` is an architecture or "package.module:attribute", code of your own that is imported
     from the current folder. ``name`` is what it is called in the workspace: the same, or the
     attribute. ``force`` makes everything again, whatever is in the workspace. The other
-    keywords are the keys of ``[export]``. Raises what ``errors.EXIT_CODES`` lists.
+    keywords are the keys of ``[export]``. Raises what ``errors.EXIT_CODES`` lists; for int8 that
+    can't be made once the rest is in the workspace, see ``make``.
     """
     name = request.name or (request.model and name_of(request.model))
     config = load(request.flags(model=name))
