@@ -11,6 +11,8 @@ from dataclasses import dataclass
 TEXT, SOUND, IMAGE = "text", "sound", "image"
 # int8, too. Noise to calibrate with makes it and says nothing of its worth.
 INT8 = " --calibration synthetic"
+# A folder with pictures of words, which detectors of text find something in.
+WORDS = " --calibration words"
 
 
 @dataclass(frozen=True)
@@ -76,10 +78,10 @@ FILES = (
             "--dim DynamicDimension.1=…", "--dim DynamicDimension.1=160"),
     Shipped("rapidocr", "rapidocr/models/PP-OCRv6_det_small.onnx", IMAGE,
             "--dim DynamicDimension.1=… --dim DynamicDimension.2=…",
-            "--dim DynamicDimension.1=320 --dim DynamicDimension.2=320"),
+            "--dim DynamicDimension.1=320 --dim DynamicDimension.2=320 --variant fp32" + WORDS),
     Shipped("rapidocr-onnxruntime", "rapidocr_onnxruntime/models/ch_PP-OCRv4_det_infer.onnx", IMAGE,
             "--dim p2o.DynamicDimension.1=… --dim p2o.DynamicDimension.2=…",
-            "--dim p2o.DynamicDimension.1=320 --dim p2o.DynamicDimension.2=320" + INT8),
+            "--dim p2o.DynamicDimension.1=320 --dim p2o.DynamicDimension.2=320" + WORDS),
     Shipped("rapidocr-onnxruntime", "rapidocr_onnxruntime/models/ch_PP-OCRv4_rec_infer.onnx", IMAGE,
             "--dim x.2=… --dim p2o.DynamicDimension.1=…",
             "--dim x.2=48 --dim p2o.DynamicDimension.1=160"),
