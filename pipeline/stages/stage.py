@@ -61,6 +61,7 @@ def run_stages(
     absent: dict[str, Exception] = {}
     for number, stage in enumerate(stages):
         progress.step(number, len(stages), stage.name)
+        before_it = set(transaction.written)
         try:
             if lost := [absent[name] for name in stage.requires if name in absent]:
                 raise lost[0]
@@ -68,7 +69,7 @@ def run_stages(
         except FAILURES as error:
             if stage.name not in dispensable:
                 raise
-            transaction.drop(stage.ensures)
+            transaction.drop(set(transaction.written) - before_it)
             failed[stage.name] = error
             absent |= dict.fromkeys(stage.ensures, error)
     progress.step(len(stages), len(stages), "")

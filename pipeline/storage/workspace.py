@@ -213,8 +213,8 @@ class Transaction:
     def drop(self, names: Iterable[str]) -> None:
         """Forget new artifacts: of a stage that wrote them and then failed."""
         for name in names:
-            if self.written.pop(name, None):
-                (self._staging / name).unlink()
+            del self.written[name]
+            (self._staging / name).unlink()
 
     def recommend(self, found: Sequence[Recommendation]) -> Manifest:
         """Commit what was there with other recommendations."""
