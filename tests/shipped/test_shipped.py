@@ -17,7 +17,7 @@ from .pictures import write_words
 
 Run = Callable[..., CompletedProcess[str]]
 RUNNERS = ("ort-cpu", "openvino")
-# Half an hour: float64 by ONNX's own evaluator takes minutes for the largest.
+# float64 by ONNX's own evaluator takes minutes for the largest.
 PATIENCE_SECONDS = 1800
 
 
