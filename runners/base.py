@@ -43,6 +43,15 @@ class SessionError(RunnerError):
     """The runner refused the model, or failed while running it."""
 
 
+def unloadable(library: str, model: Path, error: Exception) -> SessionError:
+    """What a library says of a model that it can't load.
+
+    It names the file alone: a worker keeps its copy in another folder each time.
+    """
+    said = str(error).replace(str(model), model.name)
+    return SessionError(f"{library} can't load the model: {said}")
+
+
 class PlacementError(SessionError):
     """Nodes are, or would be, on another provider or device than the runner's own."""
 

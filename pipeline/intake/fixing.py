@@ -1,4 +1,7 @@
-"""What a file leaves open is settled: sizes by name, and inputs that always have one value."""
+"""What a file leaves open is settled: sizes by name, and inputs that always have one value.
+
+Branches that such a value decides are taken: runtimes fail on what they could be instead.
+"""
 
 from __future__ import annotations
 
@@ -12,6 +15,7 @@ import numpy as np
 from ..errors import InputError, UsageError
 from ..storage import goldens
 from ..storage.arrays import MOST_VALUES
+from .branches import take_decided
 from .onnx_file import NO_TENSORS, OnnxFile, Tensor, tensor_of
 
 # A first dimension may stay open: images per run.
@@ -54,6 +58,8 @@ def fixed(file: OnnxFile, sizes: Mapping[str, int], values: Mapping[str, str]) -
         graph.input.remove(given)
     if not len(graph.input):
         raise UsageError("value: an input has to be left that isn't given once and for all")
+    if values:
+        take_decided(graph)
     return model
 
 
@@ -74,9 +80,8 @@ def batch_of(file: OnnxFile, inputs: tuple[Tensor, ...]) -> int | str:
                 f"a shape for it, or settle it, --value {one.name}=…"
             )
         if not one.shape:
-            raise InputError(
-                f"{where}: input {one.name} is a single number: say which, --value {one.name}=…"
-            )
+            values = " ".join(_single_numbers(file))
+            raise InputError(f"{where}: input {one.name} is a single number: say which, {values}")
         if any(not isinstance(side, int) for side in one.shape[1:]):
             raise InputError(f"{where}: input {one} leaves sizes open: {_open_sizes(file)}")
         if 0 in one.shape:
@@ -102,16 +107,24 @@ def batch_of(file: OnnxFile, inputs: tuple[Tensor, ...]) -> int | str:
 
 
 def _open_sizes(file: OnnxFile) -> str:
-    """Which sizes can be settled, as a user would say them."""
-    found, batches = dict[str, None](), dict[str, None]()
+    """Which sizes can be settled, as a user would say them, and what has to be settled as well."""
+    found, firsts = dict[str, None](), dict[str, None]()
     for one in file.inputs:
         for axis, side in enumerate(one.shape or ()):
             if not isinstance(side, int):
-                (found if axis else batches)[f"--dim {side or f'{one.name}.{axis}'}=…"] = None
-    if not found and not batches:
+                (found if axis else firsts)[f"--dim {side or f'{one.name}.{axis}'}=…"] = None
+    if not found and not firsts:
         return "none of its sizes is open"
-    settle = f"settle {' '.join(found)}" if found else "all but the batch are settled"
+    # A batch that is another input's size, too, as a state has it, can't stay open.
+    batches = [said for said in firsts if said not in found]
+    needed = " ".join((*found, *_single_numbers(file)))
+    settle = f"settle {needed}" if found else "all but the batch are settled"
     return f"{settle}; {' '.join(batches)} may stay open" if batches else settle
+
+
+def _single_numbers(file: OnnxFile) -> list[str]:
+    """What says the inputs that have no sizes at all: a sample rate, a threshold."""
+    return [f"--value {one.name}=…" for one in file.inputs if one.shape == ()]
 
 
 def _settle(value: Any, sizes: Mapping[str, int], file: OnnxFile) -> list[str]:

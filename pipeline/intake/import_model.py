@@ -30,11 +30,10 @@ from ..storage.workspace import MANIFEST, Workspace
 from . import declared_inputs, onnx_file
 from .fixing import batch_of, fixed
 from .onnx_file import OnnxFile
-from .quantized import quantization_of
+from .quantized import quantization_of, troubles
 from .repair import CanNotRepair
 from .repairing import Repair, Repairs, repairs_of
 from .taking_in import Import
-from .troubles import troubles
 
 # The sections of ``[import]`` that mean the same under ``[export]``.
 SHARED = (
@@ -51,7 +50,8 @@ def import_model(request: ImportRequest) -> Manifest:
     A float file is simplified and, with samples to calibrate with, quantized as an export is. A
     quantized one is kept as the variant ``given``. ``file`` is its path, ``name`` what it is called
     in the workspace: the file's name. ``force`` makes everything again. The other keywords are
-    the keys of ``[import]``. Raises what ``errors.EXIT_CODES`` lists.
+    the keys of ``[import]``. Raises what ``errors.EXIT_CODES`` lists; for int8 that can't be made
+    once the rest is in the workspace, see ``chain.make``.
     """
     name = request.name or _name_of(request.file)
     config = load(request.flags(model=name))

@@ -21,8 +21,7 @@ from ..storage.document import UNWRITTEN, Document
 from . import onnx_file
 from .fixing import batch_of
 from .onnx_file import OnnxFile, Tensor
-from .quantized import Quantization, quantization_of
-from .troubles import troubles
+from .quantized import Quantization, quantization_of, troubles
 
 ONNX = "onnx"
 

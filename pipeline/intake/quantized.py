@@ -1,12 +1,16 @@
-"""How a file is quantized, read from its graph: in which form, with which types, how finely."""
+"""How a file is quantized, read from its graph: in which form, with which types, how finely.
+
+And what of that makes it slow or wrong on x86, as far as the file alone tells.
+"""
 
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from typing import Any
 
+from ..judging.findings import Finding
 from ..quantization.qdq import DEQUANTIZE, QUANTIZE
 from ..storage.onnx_models import constants
 from .onnx_file import dtype_of, nodes
@@ -16,6 +20,7 @@ QDQ, QOPERATOR, DYNAMIC, WEIGHTS = "QDQ", "QOperator", "dynamic", "weights only"
 INTEGER_OPERATORS = {"ConvInteger", "MatMulInteger", "MatMulNBits", "GatherBlockQuantized"}
 INTEGER_PREFIXES = ("QLinear", "QGemm", "QAttention", "QEmbed", "QMoE")
 DYNAMIC_OPERATORS = {"DynamicQuantizeLinear", "DynamicQuantizeMatMul", "DynamicQuantizeLSTM"}
+SIGNED, UNSIGNED = "int8", "uint8"
 
 
 @dataclass(frozen=True)
@@ -106,3 +111,44 @@ def _is_shifted(zero: Any) -> bool:
     from onnx import numpy_helper
 
     return zero is not None and bool(numpy_helper.to_array(zero).any())
+
+
+def troubles(model: Any) -> Iterator[Finding]:
+    """Findings about a quantized model; none about one that isn't."""
+    found = quantization_of(model)
+    if found is not None:
+        yield from _of_activations(found)
+        yield from _of_weights(found)
+
+
+def _of_activations(found: Quantization) -> Iterator[Finding]:
+    signed = found.activations.get(SIGNED, 0)
+    if found.style == DYNAMIC:
+        text = (
+            "activations are quantized while it runs: each run looks for their ranges first, and "
+            "convolutions have few such kernels"
+        )
+        yield Finding("dynamic", text)
+    elif signed:
+        rewrite = "; import --repair rewrites it" if found.style == QDQ else ""
+        text = (
+            f"{signed} activations are int8: x86 kernels multiply uint8 by int8, and take half as "
+            f"long{rewrite}"
+        )
+        yield Finding("signed-activations", text)
+
+
+def _of_weights(found: Quantization) -> Iterator[Finding]:
+    unsigned = found.weights.get(UNSIGNED, 0)
+    if unsigned:
+        text = f"{unsigned} weights are uint8: x86 kernels are fastest for int8 without zero point"
+        yield Finding("unsigned-weights", text)
+    elif found.zero_points:
+        text = f"{found.zero_points} weights have a zero point: kernels subtract it in every sum"
+        yield Finding("zero-points", text)
+    if found.per_tensor:
+        text = (
+            f"{found.per_tensor} weights have one scale for all channels: small channels lose "
+            "most of their bits"
+        )
+        yield Finding("per-tensor", text)

@@ -2,15 +2,16 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import fields
 from typing import Any
 
 from ...exporters import registry
+from ...exporters.base import ModelError
 from ...exporters.complexity import Complexity
 from ...exporters.onnx import OnnxDynamo, OnnxTorchScript
 from ...runners.machine.installed import versions
-from ..errors import UsageError
+from ..errors import StageError, UsageError
 from ..numerics.precision import FOREIGN, GIVEN
 from ..progress import SILENT, Progress
 from ..quantization import recipes
@@ -39,6 +40,8 @@ from .samples import Samples
 from .simplify import FP32, Simplify
 from .stage import Stage, run_stages, up_to_date
 
+# Those whose failure leaves a model without int8, and no worse.
+INT8_STAGES = frozenset({Calibrate.name, *EXACT_PAIRS})
 COSTS = tuple(cost.name for cost in fields(Complexity))
 NOT_SIMPLIFIED = {"wanted": False, "simplified": False, "reason": "it came quantized"}
 # What the manifest tells of a model as the export's result has it.
@@ -64,7 +67,8 @@ def export(request: ExportRequest) -> Manifest:
     ``model`` is an architecture or "package.module:attribute", code of your own that is imported
     from the current folder. ``name`` is what it is called in the workspace: the same, or the
     attribute. ``force`` makes everything again, whatever is in the workspace. The other
-    keywords are the keys of ``[export]``. Raises what ``errors.EXIT_CODES`` lists.
+    keywords are the keys of ``[export]``. Raises what ``errors.EXIT_CODES`` lists; for int8 that
+    can't be made once the rest is in the workspace, see ``make``.
     """
     name = request.name or (request.model and name_of(request.model))
     config = load(request.flags(model=name))
@@ -97,19 +101,41 @@ def make(
     force: bool,
     progress: Progress,
 ) -> Manifest:
-    """Run the stages that are out of date in a model's folder; returns its manifest."""
+    """Run the stages that are out of date in a model's folder; returns its manifest.
+
+    int8 that can't be made costs the int8 alone: the error that says so is raised once the rest is
+    in the folder. Where such an int8 has been before, everything stays as it was.
+    """
     with place.locked(command, progress.say):
         before = Manifest() if force else place.manifest() or Manifest()
         if not force:
             place.check_unaltered(before)
         with Transaction(place, before) as transaction, Native() as native:
             stages = stages_of(native)
-            run_stages(stages, place, before, transaction, progress)
+            failed = run_stages(stages, place, before, transaction, progress, INT8_STAGES)
+            if lost := [name for name in failed if (place.folder / f"{name}.onnx").exists()]:
+                kept = f"{place.folder} stays as it was, with its {', '.join(lost)}"
+                raise _not_made(failed, f"{kept}; --variant fp32 makes the rest")
             _keep_searched(place, before, transaction)
             made = told(transaction, place.folder.name)
             if problem := made_here.note(made["variants"], transaction.written):
                 progress.say(f"warning: {problem}")
-            return transaction.commit(**made)
+            manifest = transaction.commit(**made)
+    if failed:
+        raise _not_made(failed, f"{place.folder} has {', '.join(manifest.variants)}")
+    return manifest
+
+
+def _not_made(failed: Mapping[str, Exception], instead: str) -> Exception:
+    """The error that names the variants of stages that failed, why, and what there is."""
+    variants = [name for name in failed if name in EXACT_PAIRS] or list(failed)
+    reasons: dict[str, list[str]] = {}
+    for name in variants:
+        reasons.setdefault(str(failed[name]), []).append(name)
+    told = [f"{', '.join(names)} not made: {reason}" for reason, names in reasons.items()]
+    of_the_input = any(isinstance(error, ModelError) for error in failed.values())
+    kind = ModelError if of_the_input else StageError
+    return kind("; ".join((*told, instead)))
 
 
 def _keep_searched(place: Workspace, before: Manifest, transaction: Transaction) -> None:

@@ -24,6 +24,7 @@ from ...runners.targets import LOCAL
 from ...runners.workers import protocol, worker
 from ...runners.workers.launch import Worker
 from ..errors import StageError
+from ..progress import SILENT
 from ..quantization.draft import opset, with_hard_swish, with_pools
 from ..quantization.operations import Quantization
 from ..quantization.sessions import FOLDER
@@ -111,11 +112,18 @@ class Native:
 
 
 @contextmanager
-def prepared(native: Native, source: Path) -> Iterator[Path]:
-    """A float model as the quantizer prepares it, in a temporary folder."""
+def prepared(
+    native: Native, source: Path, say: Callable[[str], None] = SILENT.say
+) -> Iterator[Path]:
+    """A float model as the quantizer prepares it, in a temporary folder.
+
+    What could only be done the second way is told to ``say``.
+    """
     with tempfile.TemporaryDirectory(prefix="edgepipe-") as name:
         model = Path(name) / "prepared.onnx"
-        native.ask("prepare", source=source, output=model)
+        told = native.ask("prepare", source=source, output=model)
+        if reason := told.get("not_symbolic"):
+            say(f"warning: sizes are inferred without the names of open ones: {reason}")
         yield model
 
 
@@ -144,26 +152,45 @@ def onnxsim(fields: Fields, _feeds: protocol.Blobs) -> None:
     onnx_models.save(simplified, output)
 
 
-def prepare(fields: Fields, _feeds: protocol.Blobs) -> None:
+def prepare(fields: Fields, _feeds: protocol.Blobs) -> Mapping[str, Any]:
     """{source, output}: ONNX Runtime's own preparation: shapes inferred, BatchNorm folded.
 
     A file of an operator set that can't say int8 per channel is raised to one that can. What the
     preparation takes apart and what its quantizer doesn't know is written as operators that it
-    does.
+    does. Replies {not_symbolic}: why shapes are inferred without symbols, or null.
     """
+    source, output = Path(fields["source"]), Path(fields["output"])
+    large = len(onnx_models.files(source)) > 1
+    prepared = _prepared_by_file if large else _prepared_in_memory
+    reason = None
+    try:
+        made = prepared(source, output, symbols=True)
+    except (ImportError, OSError, MemoryError):
+        raise
+    except Exception as error:  # of whatever kind its Python met
+        # Symbols of an open batch may not meet again, as in a pyramid of resized features. ONNX's
+        # own inference, which comes last in any case, can do without them.
+        made, reason = prepared(source, output, symbols=False), f"{type(error).__name__}: {error}"
+    onnx_models.save(with_pools(with_hard_swish(made)), output)
+    return {"not_symbolic": reason}
+
+
+def _prepared_in_memory(source: Path, output: Path, *, symbols: bool) -> Any:
+    import onnx
     from onnxruntime.quantization.shape_inference import quant_pre_process
 
-    source, output = Path(fields["source"]), Path(fields["output"])
     model = _raised(onnx_models.load(source))
-    if len(onnx_models.files(source)) > 1:
-        prepared = _prepared_by_file(model, output)
+    if symbols:
+        quant_pre_process(model, str(output))
     else:
-        quant_pre_process(model, output)
-        prepared = onnx_models.load(output)
-    onnx_models.save(with_pools(with_hard_swish(prepared)), output)
+        # A file: without symbols it loses the weights of a model that is handed over in memory.
+        raised = output.with_name("raised.onnx")
+        onnx.save(model, raised)
+        quant_pre_process(str(raised), str(output), skip_symbolic_shape=True)
+    return onnx_models.load(output)
 
 
-def _prepared_by_file(model: Any, output: Path) -> Any:
+def _prepared_by_file(source: Path, output: Path, *, symbols: bool) -> Any:
     """As ``quant_pre_process`` does it, which holds a model three times in memory.
 
     Shapes are told from the graph alone, and ONNX Runtime writes what it folds to a file.
@@ -172,13 +199,15 @@ def _prepared_by_file(model: Any, output: Path) -> Any:
     import onnxruntime
     from onnxruntime.tools.symbolic_shape_infer import SymbolicShapeInference
 
-    shaped = SymbolicShapeInference.infer_shapes(model)
+    model = _raised(onnx_models.load(source))
+    if symbols:
+        model = SymbolicShapeInference.infer_shapes(model)
     options = onnxruntime.SessionOptions()
     options.graph_optimization_level = onnxruntime.GraphOptimizationLevel.ORT_ENABLE_BASIC
     options.optimized_model_filepath = str(output)
     options.add_session_config_entry(WEIGHTS_FILE, output.with_suffix(onnx_models.DATA).name)
     options.add_session_config_entry(WEIGHTS_FROM, str(onnx_models.SMALL_BYTES))
-    data, folder = onnx_models.beside_of(shaped)
+    data, folder = onnx_models.beside_of(model)
     options.add_session_config_entry(FOLDER, str(folder))
     onnxruntime.InferenceSession(data, options, providers=["CPUExecutionProvider"])
     return onnx.shape_inference.infer_shapes(onnx_models.load(output))

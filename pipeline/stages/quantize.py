@@ -91,7 +91,7 @@ class Calibrate:
     def run(self, transaction: Transaction, progress: Progress) -> Mapping[str, Any]:
         """See ``Stage.run``."""
         count = len(self._samples())
-        with prepared(self.native, transaction.path(FP32)) as model:
+        with prepared(self.native, transaction.path(FP32), progress.say) as model:
             found = model.with_name(CALIBRATION)
             try:
                 for feeds, valid in self.feeds():

@@ -224,6 +224,12 @@ class Transaction:
                 move_synced(source, place)
                 self.written[source.name] = Artifact(sha256_file(place), place.stat().st_size)
 
+    def drop(self, names: Iterable[str]) -> None:
+        """Forget new artifacts: of a stage that wrote them and then failed."""
+        for name in names:
+            del self.written[name]
+            (self._staging / name).unlink()
+
     def recommend(self, found: Sequence[Recommendation]) -> Manifest:
         """Commit what was there with other recommendations."""
         self.stages = {stage.name: stage for stage in self._before.stages}

@@ -21,7 +21,15 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from .. import registry
-from ..base import Placement, PlacementError, RunnerUnavailable, SessionError, Settings, TensorSpec
+from ..base import (
+    Placement,
+    PlacementError,
+    RunnerUnavailable,
+    SessionError,
+    Settings,
+    TensorSpec,
+    unloadable,
+)
 from ..machine import host, own_process
 from . import probe
 from .onnxruntime_trace import TracedSession
@@ -286,7 +294,7 @@ def create(model: Path, settings: Settings, provider: Provider) -> Any:
         raise
     except Exception as error:  # onnxruntime raises a family of pybind classes without a base
         if FALLBACK_REFUSED not in str(error):
-            raise SessionError(f"onnxruntime can't load the model: {error}") from error
+            raise unloadable("onnxruntime", model, error) from error
         raise _misplaced(model, settings, provider) from error
     nodes = assigned_nodes(session)
     if nodes and provider.name not in nodes:  # a model that folds to constants has none
@@ -329,7 +337,7 @@ def _misplaced(model: Path, settings: Settings, provider: Provider) -> Exception
             if subgraph.ep_name != provider.name
         ]
     except Exception as error:
-        return SessionError(f"onnxruntime can't load the model: {error}")
+        return unloadable("onnxruntime", model, error)
     total = sum(assigned_nodes(session).values())
     nodes = [node for subgraph in elsewhere for node in subgraph.get_nodes()]
     if len(nodes) == total:

@@ -15,6 +15,7 @@ from ..base import (
     SessionError,
     Settings,
     TensorSpec,
+    unloadable,
 )
 from .openvino_counters import Counters
 
@@ -191,7 +192,7 @@ class OpenVino:
                 _fix_batch(read, settings.batch)
             compiled = core.compile_model(read, settings.device, _properties(settings) | more)
         except RuntimeError as error:
-            raise SessionError(f"openvino can't load the model: {error}") from error
+            raise unloadable("openvino", model, error) from error
         placement = _placement(core, compiled, settings)
         if placement.precision != settings.precision:
             raise SessionError(

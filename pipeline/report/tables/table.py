@@ -59,7 +59,7 @@ class Column:
     """``get`` is its value in a row, ``None`` where there is none. A ``figure`` stands right.
 
     ``group`` spans the columns of one command. ``brief`` is the heading where room is scarce, and
-    a ``wide`` one is left out there.
+    a ``wide`` one is left out there. One that ``wraps`` makes room for the others.
     """
 
     title: str
@@ -68,6 +68,7 @@ class Column:
     group: str = ""
     brief: str = ""
     wide: bool = False
+    wraps: bool = False
 
 
 def figure(title: str, get: Get = str, brief: str = "", group: str = "") -> Column:
@@ -121,7 +122,8 @@ class Table:
         for one in self.columns:
             if not one.wide:
                 side = "right" if one.figure else "left"
-                made.add_column(one.brief or one.title, justify=side, no_wrap=True)
+                title, cut = one.brief or one.title, "fold" if one.wraps else "ellipsis"
+                made.add_column(title, justify=side, no_wrap=not one.wraps, overflow=cut)
         for row in self.rows:
             shown = (value for one, value in zip(self.columns, row, strict=True) if not one.wide)
             made.add_row(*(one.word if isinstance(one, Verdict) else one for one in shown))

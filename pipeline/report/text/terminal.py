@@ -35,7 +35,8 @@ def export_table(manifest: Manifest) -> str:
     heads = (
         *map(Column, ("variant", "file")),
         figure("MiB"),
-        *map(Column, ("sha256", "what it is")),
+        Column("sha256"),
+        Column("what it is", wraps=True),
     )
     rows = []
     for variant, files in manifest.variants.items():

@@ -14,6 +14,8 @@ from onnx import TensorProto, helper, load, numpy_helper
 from edgepipe.pipeline.errors import EdgepipeError, InputError, UsageError
 from edgepipe.pipeline.intake import fixing, onnx_file
 from edgepipe.pipeline.intake.import_model import import_model
+from edgepipe.pipeline.stages.native import Native, prepared
+from edgepipe.pipeline.storage.workspace import Workspace
 
 from .files import INT64, product, refused, saved, succeeded, value
 
@@ -232,3 +234,49 @@ def test_a_name_with_a_space_is_found_again(tmp_path: Path, edgepipe: Run) -> No
     # Its answer has no batch in front either.
     succeeded(edgepipe("import", file, "--calibration", "synthetic", "--variant", "int8"))
     succeeded(edgepipe("quantize", "--recipe", "minmax"))
+
+
+def test_a_pyramid_of_an_open_batch_becomes_int8(tmp_path: Path) -> None:
+    """Feature maps resized and added: symbols of the batch don't meet, its sizes do."""
+    random = np.random.default_rng(0)
+    file = saved(
+        tmp_path / "pyramid.onnx",
+        [
+            helper.make_node("Conv", ["x", "w1"], ["fine"], pads=[1] * 4),
+            helper.make_node("Conv", ["fine", "w2"], ["coarse"], pads=[1] * 4, strides=[2, 2]),
+            helper.make_node("Resize", ["coarse", "", "scales"], ["raised"], mode="nearest"),
+            helper.make_node("Add", ["fine", "raised"], ["y"]),
+        ],
+        [value("x", ["n", 3, 16, 16])],
+        value("y", ["n", 4, 16, 16]),
+        w1=random.normal(size=(4, 3, 3, 3)).astype("f4"),
+        w2=random.normal(size=(4, 4, 3, 3)).astype("f4"),
+        scales=np.array([1, 1, 2, 2], "f4"),
+    )
+    said: list[str] = []
+    with Native() as native, prepared(native, file, said.append) as model:
+        shapes = {one.name: one.type.tensor_type.shape.dim for one in load(model).graph.value_info}
+        assert [side.dim_value for side in shapes["raised"]][1:] == [4, 16, 16]
+    assert said == [
+        "warning: sizes are inferred without the names of open ones: "
+        "Exception: Incomplete symbolic shape inference"
+    ]
+
+
+def test_activations_that_are_no_numbers_cost_the_int8_alone(tmp_path: Path, edgepipe: Run) -> None:
+    file = saved(
+        tmp_path / "log.onnx",
+        [
+            helper.make_node("MatMul", ["x", "w"], ["raw"]),
+            helper.make_node("Log", ["raw"], ["log"]),
+            helper.make_node("IsNaN", ["log"], ["bad"]),
+            helper.make_node("Where", ["bad", "raw", "log"], ["y"]),
+        ],
+        [value("x", ["n", 16])],
+        value("y", ["n", 3]),
+        w=np.random.default_rng(0).normal(size=(16, 3)).astype("f4"),
+    )
+    done = edgepipe("import", file, "--calibration", "synthetic", "--quiet")
+    refused(done, 3, "int8, int8-avx2 not made: the calibration images give activations that are")
+    assert done.stderr.endswith("artifacts/log has fp32\n")
+    assert set(Workspace(tmp_path / "artifacts", "log").verified().variants) == {"fp32"}

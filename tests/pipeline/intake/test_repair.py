@@ -18,9 +18,8 @@ from onnxruntime.quantization import (
 )
 
 from edgepipe.pipeline.intake import repair
-from edgepipe.pipeline.intake.quantized import quantization_of
+from edgepipe.pipeline.intake.quantized import quantization_of, troubles
 from edgepipe.pipeline.intake.repairing import repairs_of
-from edgepipe.pipeline.intake.troubles import troubles
 from edgepipe.pipeline.quantization.qdq import worst_of_layers
 from edgepipe.pipeline.quantization.sessions import session
 

@@ -6,6 +6,7 @@ import functools
 import io
 import random
 import sys
+import tempfile
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -428,6 +429,8 @@ def refused(session: Reused, model: bytes, says: str = "") -> None:
         session.load(model)
     assert says in str(caught.value)
     assert "\n" not in str(caught.value)
+    # Where a worker keeps its copy is another place each time.
+    assert tempfile.gettempdir() not in str(caught.value)
     session.load(network(session.runner))
     session.run(images(1))
 
