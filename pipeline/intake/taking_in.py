@@ -20,7 +20,7 @@ from ..stages.quantize import GIVEN_FILE
 from ..stages.samples import Samples
 from ..storage import goldens
 from ..storage.dataset import Dataset
-from ..storage.goldens import Goldens, reference_json
+from ..storage.goldens import Goldens
 from ..storage.workspace import Transaction
 from .onnx_file import OnnxFile
 from .quantized import quantization_of
@@ -110,7 +110,7 @@ class Import:
             "exporter": answering.producer or "unknown",
             "opset": answering.opsets.get("ai.onnx"),
             "reference": "float64" if found.fp64 else f"float32 only: {found.why_not_fp64}",
-            **reference_json(recorded.reference_sqnr_db),
+            **recorded.reference_json(),
             "summary": self._summary(answering),
         }
 
@@ -145,7 +145,12 @@ class Import:
 
     def _doubts(self, found: Answers) -> Iterator[str]:
         """What a user has to know of these answers, a line each."""
-        if found.why_not_fp64:
+        if self.floats is None:
+            yield (
+                "it is quantized and answers for itself: the runners' kernels are judged, and what "
+                "quantizing cost isn't known; --reference FILE names the float model behind it"
+            )
+        elif found.why_not_fp64:
             yield (
                 f"no float64 reference ({found.why_not_fp64}): how exact the file's float32 is "
                 "isn't known, and runners are held to 60 dB instead"
