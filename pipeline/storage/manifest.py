@@ -162,14 +162,17 @@ class Manifest:
 
     @property
     def given_alone(self) -> bool:
-        """Whether it came as a quantized file, without the float model behind it."""
+        """Whether it came quantized, without the float model behind it."""
         return set(self.variants) <= set(FOREIGN)
 
     def lacks(self, variant: str, folder: Path) -> str:
         """What to say of a variant that isn't among those in ``folder``: how to come by it."""
-        way = f"run `{self.made_by} --variant {variant}`"
-        if self.made_by != EXPORT:
+        if self.made_by == IMPORT:
             way = self._way_to(variant)
+        elif self.given_alone:
+            way = "the module came quantized, and isn't quantized again"
+        else:
+            way = f"run `{EXPORT} --variant {variant}`"
         return f"variant {variant} is not in {folder}, which has {', '.join(self.variants)}: {way}"
 
     def _way_to(self, variant: str) -> str:
