@@ -22,7 +22,7 @@ from . import onnx_file
 from .fixing import batch_of
 from .onnx_file import OnnxFile, Tensor
 from .quantized import Quantization, quantization_of
-from .troubles import troubles
+from .troubles import troubles_of
 
 ONNX = "onnx"
 
@@ -88,6 +88,7 @@ def inspect(request: InspectRequest) -> Inspection:
         if (answer := _ask(runner, file, places)) or runner in request.runners:
             answers.append(answer or RunnerAnswer(runner, "failed", f"{runner} takes no ONNX"))
     request.progress.step(1, 1, "")
+    kind = quantization_of(file.model)
     refused = any(one.status != "ok" for one in answers if one.runner in request.runners)
     return Inspection(
         file=str(file.path),
@@ -101,9 +102,9 @@ def inspect(request: InspectRequest) -> Inspection:
         outputs=file.outputs,
         parameters=file.parameters,
         operators=file.operators,
-        quantization=quantization_of(file.model),
+        quantization=kind,
         unsettled=_unsettled(file),
-        findings=tuple(troubles(file.model)),
+        findings=tuple(troubles_of(kind)),
         runners=tuple(answers),
         exit_code=ExitCode.GATE_FAILED if refused else ExitCode.OK,
     )

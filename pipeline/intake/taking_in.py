@@ -23,7 +23,7 @@ from ..storage.dataset import Dataset
 from ..storage.goldens import Goldens
 from ..storage.workspace import Transaction
 from .onnx_file import OnnxFile
-from .quantized import quantization_of
+from .quantized import Quantization
 from .reference import Answers, Fed, answers, as_written
 
 
@@ -31,13 +31,15 @@ from .reference import Answers, Fed, answers, as_written
 class Import:
     """Writes ``exported.onnx``, a float file, or ``given.onnx``, a quantized one; and the goldens.
 
-    Of a quantized file ``floats`` is the model behind it, if that is there: it is what answers.
+    Of a quantized file ``floats`` is the model behind it, if that is there: it is what answers;
+    ``kind`` is how it is quantized.
     """
 
     spec: ModelSpec
     samples: Samples
     floats: OnnxFile | None
     quantized: OnnxFile | None
+    kind: Quantization | None
     batch: int | str
     settled: Mapping[str, Any]
 
@@ -105,7 +107,7 @@ class Import:
             "weights_from": None,
             "inputs": described(next(fed.runs())[0]),
             "outputs": outputs,
-            "quantized": None if self.floats else str(quantization_of(answering.model)),
+            "quantized": None if self.floats else str(self.kind),
             "no_program_because": "there is no module behind an imported file",
             "exporter": answering.producer or "unknown",
             "opset": answering.opsets.get("ai.onnx"),

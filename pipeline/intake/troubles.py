@@ -13,7 +13,11 @@ SIGNED, UNSIGNED = "int8", "uint8"
 
 def troubles(model: Any) -> Iterator[Finding]:
     """Findings about a quantized model; none about one that isn't."""
-    found = quantization_of(model)
+    return troubles_of(quantization_of(model))
+
+
+def troubles_of(found: Quantization | None) -> Iterator[Finding]:
+    """Findings about a model that is so quantized."""
     if found is not None:
         yield from _of_activations(found)
         yield from _of_weights(found)

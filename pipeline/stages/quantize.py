@@ -320,12 +320,13 @@ class Given:
         own = arithmetic.compute(path, transaction.path(goldens.FILE), self.preprocessing)
         transaction.write(arithmetic.file_of(self.variant), own.to_bytes())
         proof = kernels(path)
-        found = list(self.troubles(onnx.load(path)))
+        model = onnx.load(path)
+        found = list(self.troubles(model))
         for one in found:
             progress.say(f"warning: {self.variant}: {one.text}")
         return {
             **proof,
-            "pairs": worst_of_layers(onnx.load(path)),
+            "pairs": worst_of_layers(model),
             "troubles": [{"kind": one.kind, "text": one.text} for one in found],
             "summary": in_integers(proof),
         }
