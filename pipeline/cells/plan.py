@@ -69,10 +69,7 @@ def plan(
     """
     for variant in section.variants:
         if variant not in manifest.variants:
-            raise UsageError(
-                f"variant {variant} is not in {folder}, which has "
-                f"{', '.join(manifest.variants)}: run `{manifest.made_by} --variant {variant}`"
-            )
+            raise UsageError(manifest.lacks(variant, folder))
     cells: list[Cell] = []
     refused: list[Refused] = []
     impossible: list[Refused] = []

@@ -10,7 +10,7 @@ import numpy as np
 
 from ...runners.images import Size
 from ..errors import InputError, UsageError
-from ..settings.making import ExportConfig
+from ..settings.making import InputsConfig
 from ..storage.arrays import DTYPES, ArrayInput
 from .onnx_file import OnnxFile, Tensor
 
@@ -45,7 +45,7 @@ def of_images(inputs: Sequence[Tensor], channels: int | None) -> TakenImages | N
 
 
 def of_arrays(
-    file: OnnxFile, config: ExportConfig
+    file: OnnxFile, config: InputsConfig
 ) -> tuple[tuple[ArrayInput, ...], tuple[str, ...]]:
     """Each input with its values, and what had to be assumed of them.
 

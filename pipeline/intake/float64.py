@@ -121,7 +121,7 @@ def operators() -> list[type]:
     class AveragePool(OpRun):  # pyright: ignore[reportUntypedBaseClass]
         def _run(self, x, auto_pad=None, ceil_mode=None, count_include_pad=None, dilations=None,
                  kernel_shape: Any = None, pads=None, strides=None):  # fmt: skip
-            kernel = Kernel.of(kernel_shape, auto_pad, dilations, pads, strides)
+            kernel = Kernel.of(kernel_shape, auto_pad, dilations, pads, strides, pools=True)
             ceil = bool(ceil_mode)
             ones = np.ones((1, 1, *x.shape[2:]), x.dtype)
             inside = kernel.windows(ones, 1 if count_include_pad else 0, ceil=ceil, beyond=0)
@@ -131,7 +131,7 @@ def operators() -> list[type]:
     class MaxPool(OpRun):  # pyright: ignore[reportUntypedBaseClass]
         def _run(self, x, auto_pad=None, ceil_mode=None, dilations=None, kernel_shape: Any = None,
                  pads=None, storage_order=None, strides=None):  # fmt: skip
-            kernel = Kernel.of(kernel_shape, auto_pad, dilations, pads, strides)
+            kernel = Kernel.of(kernel_shape, auto_pad, dilations, pads, strides, pools=True)
             return (kernel.windows(x, -np.inf, ceil=bool(ceil_mode)).max(kernel.last_axes),)
 
     class BatchNormalization(OpRun):  # pyright: ignore[reportUntypedBaseClass]
@@ -151,6 +151,8 @@ class Kernel:
     """What slides over an input, a number for each of its sides: see ONNX's Conv.
 
     ``pads`` are those in front of all sides, then those behind them; ``auto_pad`` counts first.
+    One that ``pools`` is padded as in ONNX Runtime, whose SAME is that of a kernel without
+    dilations (``PoolAttributes::ComputeSizePadDilations``), where ONNX's has the same size behind.
     """
 
     taps: Sequence[int]
@@ -158,6 +160,7 @@ class Kernel:
     strides: Sequence[int]
     pads: Sequence[int]
     auto_pad: str | None
+    pools: bool = False
 
     @classmethod
     def of(
@@ -167,10 +170,13 @@ class Kernel:
         dilations: Sequence[int] | None,
         pads: Sequence[int] | None,
         strides: Sequence[int] | None,
+        *,
+        pools: bool = False,
     ) -> Kernel:
         """From an operator's attributes, which may be left out."""
         ones = [1] * len(taps)
-        return cls(taps, dilations or ones, strides or ones, pads or [0] * 2 * len(taps), auto_pad)
+        pads = pads or [0] * 2 * len(taps)
+        return cls(taps, dilations or ones, strides or ones, pads, auto_pad, pools)
 
     @property
     def last_axes(self) -> tuple[int, ...]:
@@ -216,8 +222,9 @@ class Kernel:
             half = len(self.taps)
             return list(zip(self.pads[:half], self.pads[half:], strict=True))
         found = []
-        for size, stride, span in zip(sides, self.strides, self.spans, strict=True):
-            total = max(0, (-(-size // stride) - 1) * stride + span - size)
+        reaches = self.taps if self.pools else self.spans
+        for size, stride, reach in zip(sides, self.strides, reaches, strict=True):
+            total = max(0, (-(-size // stride) - 1) * stride + reach - size)
             small, large = total // 2, total - total // 2
             found.append((small, large) if self.auto_pad == "SAME_UPPER" else (large, small))
         return found

@@ -15,7 +15,7 @@ from ..errors import InputError, IntegrityError, UsageError, WorkspaceError
 from ..progress import Progress
 from ..quantization import recipes
 from ..settings.load import load
-from ..settings.making import DIGITS, ExportConfig, ImportConfig, ImportRequest
+from ..settings.making import DIGITS, ImportConfig, ImportRequest
 from ..settings.options import pair, takes
 from ..stages import samples
 from ..stages.chain import make, quantizing
@@ -30,16 +30,11 @@ from ..storage.workspace import MANIFEST, Workspace
 from . import declared_inputs, onnx_file
 from .fixing import batch_of, fixed
 from .onnx_file import OnnxFile
-from .quantized import quantization_of, troubles
+from .quantized import Quantization, quantization_of, troubles, troubles_of
 from .repair import CanNotRepair
 from .repairing import Repair, Repairs, repairs_of
 from .taking_in import Import
 
-# The sections of ``[import]`` that mean the same under ``[export]``.
-SHARED = (
-    *("preprocessing", "resize", "resize_to", "interpolation", "mean", "std", "channels"),
-    *("inputs", "data", "calibration", "calibration_images", "skip_unreadable"),
-)
 FLOAT_TYPES = {"float16", "bfloat16", "float64"}
 
 
@@ -68,7 +63,7 @@ def import_model(request: ImportRequest) -> Manifest:
     repairs = _repairs(intake, progress) if section.repair else None
     spec = intake.spec(section, beside)
     int8 = _int8(section, intake.floats is not None)
-    chosen = samples.choose(_as_export(section, spec), spec, int8)
+    chosen = samples.choose(_with_samples(section, spec), spec, int8)
     for note in (*spec.notes, *chosen.notes):
         progress.say(f"warning: {note}")
     if not section.variants and intake.floats and not int8:
@@ -90,6 +85,7 @@ class Intake:
 
     floats: OnnxFile | None
     quantized: OnnxFile | None
+    kind: Quantization | None
     batch: int | str
 
     @classmethod
@@ -102,14 +98,14 @@ class Intake:
             if section.reference:
                 raise UsageError(f"reference: {file.path} isn't quantized, it answers for itself")
             _check_floats(taken)
-            return cls(taken, None, batch)
+            return cls(taken, None, None, batch)
         if section.reference is None:
             if section.variants:
                 raise UsageError(
                     f"variant: {file.path} is quantized ({kind.style}) and isn't quantized again; "
                     "--reference FILE names the float model behind it"
                 )
-            return cls(None, taken, batch)
+            return cls(None, taken, kind, batch)
         floats = _settled(onnx_file.read(section.reference), section)
         if quantization_of(floats.model):
             raise UsageError(f"reference: {section.reference} is quantized itself")
@@ -124,7 +120,7 @@ class Intake:
                     ", ".join(f"{name} {dtype}" for name, dtype in some) for some in of_both
                 )
                 raise InputError(f"{section.reference}: other {what} than {file.path}: {listed}")
-        return cls(floats, taken, batch)
+        return cls(floats, taken, kind, batch)
 
     @property
     def answering(self) -> OnnxFile:
@@ -140,7 +136,6 @@ class Intake:
         digest = next(iter(file.digests.values()))
         known = dict(beside.preprocessing) if beside and beside.preprocessing else None
         source = Source(file.path.name, FILE, file.path, digest, True, None, labels, known)
-        said = _shared(section)
         asked = None if section.channels is None else ordered(section.channels)[1]
         arrays = section.inputs or section.data
         seen = None if arrays else declared_inputs.of_images(file.inputs, asked)
@@ -150,11 +145,9 @@ class Intake:
                 raise UsageError(f"channels: {file.path} takes no images of {asked}: {listed}")
             if labels:
                 raise UsageError("labels: for a model that takes images")
-            inputs, notes = declared_inputs.of_arrays(file, said)
+            inputs, notes = declared_inputs.of_arrays(file, section)
             return ModelSpec(source, None, inputs, notes)
-        update = {"input_size": seen.size, "fold_preprocessing": seen.folded}
-        said = said.model_copy(update=update)
-        preprocessing, notes = preprocessing_of(source, said)
+        preprocessing, notes = preprocessing_of(source, section, seen.size, seen.folded)
         name = file.inputs[0].name
         return ModelSpec(source, preprocessing, notes=notes, image_input=name)
 
@@ -214,17 +207,11 @@ def _int8(section: ImportConfig, is_float: bool) -> tuple[str, ...]:
     return tuple(EXACT_PAIRS) if section.calibration or section.data else ()
 
 
-def _shared(section: ImportConfig) -> ExportConfig:
-    """What both commands are told, as export has it."""
-    return ExportConfig().model_copy(update={name: getattr(section, name) for name in SHARED})
-
-
-def _as_export(section: ImportConfig, spec: ModelSpec) -> ExportConfig:
-    """For choosing samples: images of nobody's are noise, unless a folder is named."""
-    said = _shared(section)
-    if spec.inputs and said.calibration is None:
-        return said.model_copy(update={"calibration": Path(samples.SYNTHETIC)})
-    return said
+def _with_samples(section: ImportConfig, spec: ModelSpec) -> ImportConfig:
+    """For choosing samples: arrays of nobody's are random."""
+    if spec.inputs and section.calibration is None:
+        return section.model_copy(update={"calibration": Path(samples.SYNTHETIC)})
+    return section
 
 
 def _stages(
@@ -238,7 +225,7 @@ def _stages(
 ) -> list[Stage]:
     settled: Mapping[str, Any] = {"dims": list(section.dims), "values": list(section.values)}
     stages: list[Stage] = [
-        Import(spec, chosen, intake.floats, intake.quantized, intake.batch, settled)
+        Import(spec, chosen, intake.floats, intake.quantized, intake.kind, intake.batch, settled)
     ]
     if intake.floats:
         stages.append(Simplify(section.simplify, spec.preprocessing, native))
@@ -246,7 +233,8 @@ def _stages(
         batch = calibration_batch(intake.batch)
         stages += quantizing(spec, chosen, batch, int8, steps, native)
     if intake.quantized:
-        stages.append(Given(spec.preprocessing, troubles=troubles))
+        known = list(troubles_of(intake.kind))
+        stages.append(Given(spec.preprocessing, troubles=lambda _model: known))
     if repairs:
         stages.append(Repair(spec.preprocessing, troubles=troubles, repairs=repairs))
     return stages

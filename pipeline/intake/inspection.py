@@ -21,7 +21,7 @@ from ..storage.document import UNWRITTEN, Document
 from . import onnx_file
 from .fixing import batch_of
 from .onnx_file import OnnxFile, Tensor
-from .quantized import Quantization, quantization_of, troubles
+from .quantized import Quantization, quantization_of, troubles_of
 
 ONNX = "onnx"
 
@@ -87,6 +87,7 @@ def inspect(request: InspectRequest) -> Inspection:
         if (answer := _ask(runner, file, places)) or runner in request.runners:
             answers.append(answer or RunnerAnswer(runner, "failed", f"{runner} takes no ONNX"))
     request.progress.step(1, 1, "")
+    kind = quantization_of(file.model)
     refused = any(one.status != "ok" for one in answers if one.runner in request.runners)
     return Inspection(
         file=str(file.path),
@@ -100,9 +101,9 @@ def inspect(request: InspectRequest) -> Inspection:
         outputs=file.outputs,
         parameters=file.parameters,
         operators=file.operators,
-        quantization=quantization_of(file.model),
+        quantization=kind,
         unsettled=_unsettled(file),
-        findings=tuple(troubles(file.model)),
+        findings=tuple(troubles_of(kind)),
         runners=tuple(answers),
         exit_code=ExitCode.GATE_FAILED if refused else ExitCode.OK,
     )

@@ -115,7 +115,11 @@ def _is_shifted(zero: Any) -> bool:
 
 def troubles(model: Any) -> Iterator[Finding]:
     """Findings about a quantized model; none about one that isn't."""
-    found = quantization_of(model)
+    return troubles_of(quantization_of(model))
+
+
+def troubles_of(found: Quantization | None) -> Iterator[Finding]:
+    """Findings about a model that is so quantized."""
     if found is not None:
         yield from _of_activations(found)
         yield from _of_weights(found)

@@ -21,10 +21,10 @@ from ..stages.quantize import GIVEN_FILE
 from ..stages.samples import Samples
 from ..storage import goldens
 from ..storage.dataset import Dataset
-from ..storage.goldens import Goldens, reference_json
+from ..storage.goldens import Goldens
 from ..storage.workspace import Transaction
 from .onnx_file import OnnxFile
-from .quantized import quantization_of
+from .quantized import Quantization
 from .reference import Answers, Fed, answers, as_written
 
 
@@ -32,13 +32,15 @@ from .reference import Answers, Fed, answers, as_written
 class Import:
     """Writes ``exported.onnx``, a float file, or ``given.onnx``, a quantized one; and the goldens.
 
-    Of a quantized file ``floats`` is the model behind it, if that is there: it is what answers.
+    Of a quantized file ``floats`` is the model behind it, if that is there: it is what answers;
+    ``kind`` is how it is quantized.
     """
 
     spec: ModelSpec
     samples: Samples
     floats: OnnxFile | None
     quantized: OnnxFile | None
+    kind: Quantization | None
     batch: int | str
     settled: Mapping[str, Any]
 
@@ -107,12 +109,12 @@ class Import:
             "weights_from": None,
             "inputs": described(next(fed.runs())[0]),
             "outputs": outputs,
-            "quantized": None if self.floats else str(quantization_of(answering.model)),
+            "quantized": None if self.floats else str(self.kind),
             "no_program_because": "there is no module behind an imported file",
             "exporter": answering.producer or "unknown",
             "opset": answering.opsets.get("ai.onnx"),
             "reference": "float64" if found.fp64 else f"float32 only: {found.why_not_fp64}",
-            **reference_json(recorded.reference_sqnr_db),
+            **recorded.reference_json(),
             "summary": self._summary(answering),
         }
 
@@ -147,7 +149,12 @@ class Import:
 
     def _doubts(self, found: Answers) -> Iterator[str]:
         """What a user has to know of these answers, a line each."""
-        if found.why_not_fp64:
+        if self.floats is None:
+            yield (
+                "it is quantized and answers for itself: the runners' kernels are judged, and what "
+                "quantizing cost isn't known; --reference FILE names the float model behind it"
+            )
+        elif found.why_not_fp64:
             yield (
                 f"no float64 reference ({found.why_not_fp64}): how exact the file's float32 is "
                 "isn't known, and runners are held to 60 dB instead"

@@ -16,7 +16,7 @@ from pathlib import Path
 
 import numpy as np
 
-from ...exporters.weights.sources import CALIBRATED_WEIGHTS
+from ...exporters.weights.sources import CALIBRATED_WEIGHTS, FILE
 from ...runners import images
 from ...runners.base import RunnerError
 from ...runners.bundles.scores import scores_in
@@ -29,7 +29,7 @@ from ..cells.session import Cell, OpenCell, Opener, run_batches, run_goldens
 from ..errors import UsageError, WorkspaceError
 from ..numerics import paired
 from ..numerics.intervals import wilson
-from ..numerics.precision import kind_of
+from ..numerics.precision import EXACT, kind_of
 from ..progress import Progress
 from ..settings.judging import EvaluateConfig, EvaluateRequest, GateConfig
 from ..settings.load import load_exported
@@ -222,7 +222,8 @@ def _dataset(manifest: Manifest, section: EvaluateConfig) -> Dataset:
         return dataset.class_folders(section.data, list(labels), skip, bands)
     weights = manifest.model["weights"]
     if weights not in CALIBRATED_WEIGHTS:
-        raise UsageError(f"no labelled images come with {weights} weights: name some with --data")
+        whose = "an imported file" if weights == FILE else f"{weights} weights"
+        raise UsageError(f"no labelled images come with {whose}: name some with --data")
     return dataset.digits()
 
 
@@ -233,7 +234,7 @@ def _reference_candidates(
 
     Also why the best of all, ``ort-cpu``, isn't one of them, where it isn't.
     """
-    exact = section.model_copy(update={"variants": ("fp32",), "precisions": ("f32",)})
+    exact = section.model_copy(update={"variants": (EXACT,), "precisions": ("f32",)})
     best = exact.model_copy(update={"runners": (REFERENCE_RUNNER,), "targets": (LOCAL.name,)})
     first, refused = plan(folder, manifest, best, places)
     others, _ = plan(folder, manifest, exact, places)

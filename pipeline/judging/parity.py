@@ -104,6 +104,7 @@ def record(
         model=manifest.model,
         artifacts=manifest.digests,
         reference_sqnr_db=goldens.reference_sqnr_db,
+        reference_assumed=goldens.reference_assumed,
         reference={name: array[:count] for name, array in goldens.fp32.items()},
         cells=tuple(found),
         own={variant: own.first(count) for variant, own in second.items() if own},

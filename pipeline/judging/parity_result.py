@@ -15,7 +15,6 @@ from ..settings import placement
 from ..settings.judging import GateConfig, ParityConfig
 from ..stages.quantize import saturates
 from ..storage.document import UNWRITTEN, Result, plain
-from ..storage.goldens import reference_json
 from ..verdicts import FAIL, exit_code
 from .explanation import Explanation
 from .gates import Gate, Judgement, gate_of, judge, unreliable
@@ -72,7 +71,7 @@ class CellVerdict(CellRow):
 class ParityResult(Result):
     """What parity found. With ``--explain`` ``--json`` also has the ``explanations``.
 
-    ``reference_sqnr_db`` is how near torch's float32 is to its float64; where it is null,
+    ``reference_sqnr_db`` is how near the reference's float32 is to its float64; where it is null,
     ``reference_state`` says why. ``problems`` are failures that belong to no cell. ``measured``
     says when it was run (UTC, ISO 8601).
     """
@@ -93,7 +92,7 @@ class ParityResult(Result):
 
     @property
     def reference(self) -> float:
-        """Torch's float32 against its float64, dB; infinite where they are equal."""
+        """The reference's float32 against its float64, dB; infinite where they are equal."""
         return metrics.distance(self.reference_sqnr_db, self.reference_state)
 
     def to_json(self) -> dict[str, Any]:
@@ -125,7 +124,7 @@ def judge_all(
         model=recording.model,
         artifacts=recording.artifacts,
         hosts={cell.target: cell.host for cell in recording.cells if cell.host},
-        **reference_json(recording.reference_sqnr_db),
+        **recording.reference_json(),
         cells=cells,
         problems=problems,
         exit_code=ExitCode.GATE_FAILED if problems else exit_code(cells, section.runners),

@@ -18,6 +18,7 @@ from ...runners.images import Preprocessing, normalize
 from ..cells.plan import plan
 from ..cells.session import OpenCell, open_cell
 from ..errors import ExitCode, InputError, UsageError
+from ..numerics.precision import EXACT, GIVEN
 from ..progress import Progress
 from ..settings.judging import CellsConfig, PredictConfig, PredictRequest
 from ..settings.load import load_exported
@@ -112,7 +113,7 @@ def _predict(
         raise UsageError(f"{workspace.folder}: no image classifier, so there is nothing to predict")
     section = CellsConfig(
         runners=(wanted.runner,),
-        variants=(wanted.variant,),
+        variants=(wanted.variant or (GIVEN if manifest.given_alone else EXACT),),
         targets=(wanted.target,),
         precisions=(wanted.precision,),
         threads=wanted.threads,

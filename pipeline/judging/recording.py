@@ -47,7 +47,7 @@ class Recording:
     """Outputs of all cells together with torch's for the same goldens.
 
     ``own`` has, by variant, what the quantized files themselves make of them. ``measured`` says
-    when they were run (UTC, ISO 8601).
+    when they were run (UTC, ISO 8601). ``reference_assumed``: see ``Goldens``.
     """
 
     model: Mapping[str, Any]
@@ -57,11 +57,16 @@ class Recording:
     cells: tuple[CellOutputs, ...]
     own: Mapping[str, Mapping[str, np.ndarray]] = field(default_factory=dict)
     measured: str | None = None
+    reference_assumed: bool = False
 
     @property
     def samples(self) -> int:
         """How many goldens were run."""
         return len(next(iter(self.reference.values())))
+
+    def reference_json(self) -> dict[str, Any]:
+        """See ``Goldens.reference_json``."""
+        return reference_json(self.reference_sqnr_db, assumed=self.reference_assumed)
 
     def to_bytes(self) -> bytes:
         """As ``.npz``: the arrays, and everything else as JSON beside them."""
@@ -77,7 +82,7 @@ class Recording:
             "schema_version": SCHEMA_VERSION,
             "model": self.model,
             "artifacts": self.artifacts,
-            **reference_json(self.reference_sqnr_db),
+            **self.reference_json(),
             "measured": self.measured,
             "cells": about,
         }
@@ -121,6 +126,7 @@ class Recording:
                 cells,
                 {name: outputs for name, outputs in own.items() if outputs},
                 about.measured,
+                about.reference_state == metrics.ASSUMED,
             )
         except OSError as error:
             raise InputError(f"{path}: {error.strerror or error}") from error

@@ -10,6 +10,8 @@ FLOAT_FLOOR_DB = 40.0
 
 # Where float64 can't be had: below all that sound models were seen to have, 95 dB and more.
 ASSUMED_DB = 90.0
+# The variant that keeps float32: what others are held against.
+EXACT = "fp32"
 # Variants that somebody else quantized: the file as it is, and with what made it slow rewritten.
 GIVEN, REPAIRED = "given", "repaired"
 FOREIGN = (GIVEN, REPAIRED)

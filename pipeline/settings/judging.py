@@ -118,7 +118,10 @@ class PredictConfig(Section):
     """Which cell ``edgepipe predict`` asks, and how many classes of each image it tells."""
 
     table: ClassVar[str] = "predict"
-    variant: Annotated[str, Help("fp32, int8, …", short="-v", metavar="NAME")] = "fp32"
+    variant: Annotated[
+        str | None,
+        Help("fp32, int8, …", short="-v", metavar="NAME", unset="fp32, or given if there is none"),
+    ] = None
     runner: Annotated[str, Help("ort-cpu, openvino, …", short="-r", metavar="NAME")] = "ort-cpu"
     target: Annotated[
         str, Help("Where to run: local, haswell, isa-avx2, ….", short="-t", metavar="NAME")

@@ -23,6 +23,7 @@ from ...runners.images import PRESETS
 from ...runners.targets import BUILT_IN_TARGETS
 from ..errors import InputError, UsageError
 from ..numerics.precision import FOREIGN, kind_of
+from ..storage.manifest import IMPORTED
 from ..storage.workspace import models_in
 from .judging import PRECISIONS, EvaluateConfig, GateConfig, ParityConfig, PredictConfig
 from .machine import Places, RunnerConfig, TargetConfig
@@ -42,8 +43,6 @@ from .refusal import CALLER, explained, kebab
 from .shipping import DeployConfig, PackageConfig, VerifyConfig
 from .speed import BenchConfig, CompareConfig, TuneConfig
 
-# What ``import`` makes of a float file.
-IMPORTED = ("fp32", "int8", "int8-avx2")
 CONFIG_FILE = "edgepipe.toml"
 ENVIRONMENT_PREFIX = "EDGEPIPE_"
 NOT_CONFIGURATION = frozenset({"EDGEPIPE_WEIGHTS_URL", "EDGEPIPE_DEBUG"})
@@ -177,7 +176,7 @@ def _check_names(config: Config) -> None:
             )
         ),
         ("bench.reference", [config.bench.reference], VARIANTS),
-        ("predict.variant", [config.predict.variant], VARIANTS),
+        ("predict.variant", filter(None, [config.predict.variant]), VARIANTS),
         ("predict.runner", [config.predict.runner], runners),
         ("predict.target", [config.predict.target], targets),
         ("predict.precision", [config.predict.precision], PRECISIONS),

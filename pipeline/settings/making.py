@@ -37,56 +37,15 @@ SEARCHED_NAMES = re.compile(r"int8(-avx2)?(-[a-z]+)*(-float\d+|-[a-z]{4,})")
 # A model's name is that of its folder: nothing that leads elsewhere, or hides it.
 NAME = r"^[A-Za-z0-9_][A-Za-z0-9_.+-]*$"
 
-RECIPE = Help("How int8 is made: accurate, minmax, or steps with commas between.", metavar="NAME")
-
-# Options of ``export`` and ``import``.
-Preset = Annotated[
-    str | None, Help("imagenet, inception or none.", unset="the weights' own, or imagenet")
-]
-Resize = Annotated[
-    Literal["shorter-side", "squash"] | None,
-    Help("How an image comes to its size, if not as the preset has it.", flag=""),
-]
-ResizeTo = Annotated[
-    Positive | None, Help("The side it is resized to before it is cropped.", flag="")
-]
-Interpolation = Annotated[
-    Literal["bilinear", "bicubic"] | None, Help("How it is resized.", flag="")
-]
-Mean = Annotated[
-    tuple[float, ...] | None, Help("Subtracted from each channel, of 0 to 1.", flag="")
-]
-Deviation = Annotated[tuple[float, ...] | None, Help("What each channel is divided by.", flag="")]
-Channels = Annotated[
-    Literal["rgb", "bgr", "grey"] | Annotated[int, Field(ge=1, le=MOST_CHANNELS)] | None,
-    Help(
-        "Of images: rgb, bgr, grey, or how many there are in arrays (.npy).",
-        metavar="NAME|N",
-        unset="the weights' own, or rgb",
-    ),
-]
-Inputs = Annotated[
-    tuple[InputText, ...],
-    Help("An input of a model that takes no images.", flag="--input", metavar="NAME:SHAPE:DTYPE"),
-]
-Data = Annotated[
-    Path | None,
-    Help("Its inputs as arrays by name, .npz: for goldens and to calibrate.", metavar="FILE"),
-]
-Calibration = Annotated[
-    Path | None, Help("Images to calibrate int8 with; or: synthetic, digits.", metavar="DIR")
-]
-CalibrationImages = Annotated[Positive, Help("How many of them.", metavar="N")]
-Recipe = Annotated[Annotated[str, Field(min_length=1)], RECIPE]
-Simplified = Annotated[
-    bool, Help("Simplify the graph with onnxsim.", flag="--simplify/--no-simplify")
+Recipe = Annotated[
+    Annotated[str, Field(min_length=1)],
+    Help("How int8 is made: accurate, minmax, or steps with commas between.", metavar="NAME"),
 ]
 
 
-class ExportConfig(Section):
-    """What ``edgepipe export`` makes."""
+class WeightsConfig(Section):
+    """Which module is exported, and whose weights it has."""
 
-    table: ClassVar[str] = "export"
     architecture: Annotated[
         str | None,
         Help(
@@ -114,21 +73,6 @@ class ExportConfig(Section):
     labels: Annotated[
         Path | None, Help("The checkpoint's labels: text, one a line, or JSON.", metavar="FILE")
     ] = None
-    preprocessing: Preset = None
-    resize: Resize = None
-    resize_to: ResizeTo = None
-    interpolation: Interpolation = None
-    mean: Mean = None
-    std: Deviation = None
-    channels: Channels = None
-    fold_preprocessing: Annotated[
-        bool,
-        Help(
-            "Normalize in the model, which then takes uint8 NHWC.",
-            flag="--fold-preprocessing/--no-fold-preprocessing",
-        ),
-    ] = False
-    inputs: Inputs = ()
     args: Annotated[
         tuple[ArgumentText, ...],
         Help(
@@ -138,13 +82,93 @@ class ExportConfig(Section):
         ),
     ] = ()
     trust: Annotated[bool, Help("Run the code of a TorchScript archive.")] = False
-    data: Data = None
-    calibration: Calibration = None
-    calibration_images: CalibrationImages = 128
+
+
+class FileConfig(Section):
+    """Which ONNX file is imported, and what is said of it that it doesn't say itself."""
+
+    reference: Annotated[
+        Path | None,
+        Help("The float model behind a quantized file.", metavar="FILE", unset="the file itself"),
+    ] = None
+    labels: Annotated[
+        Path | None, Help("The classes: text, one a line, or JSON.", metavar="FILE")
+    ] = None
+    dims: Annotated[
+        tuple[Pair, ...],
+        Help("Settle a size that the file leaves open.", flag="--dim", metavar="NAME=N"),
+    ] = ()
+    values: Annotated[
+        tuple[Pair, ...],
+        Help("Settle an input for good.", flag="--value", metavar="NAME=JSON"),
+    ] = ()
+
+
+class InputsConfig(Section):
+    """What a model is fed, and which samples make int8 of it: of ``export`` and ``import``."""
+
+    preprocessing: Annotated[
+        str | None, Help("imagenet, inception or none.", unset="the weights' own, or imagenet")
+    ] = None
+    resize: Annotated[
+        Literal["shorter-side", "squash"] | None,
+        Help("How an image comes to its size, if not as the preset has it.", flag=""),
+    ] = None
+    resize_to: Annotated[
+        Positive | None, Help("The side it is resized to before it is cropped.", flag="")
+    ] = None
+    interpolation: Annotated[
+        Literal["bilinear", "bicubic"] | None, Help("How it is resized.", flag="")
+    ] = None
+    mean: Annotated[
+        tuple[float, ...] | None, Help("Subtracted from each channel, of 0 to 1.", flag="")
+    ] = None
+    std: Annotated[tuple[float, ...] | None, Help("What each channel is divided by.", flag="")] = (
+        None
+    )
+    channels: Annotated[
+        Literal["rgb", "bgr", "grey"] | Annotated[int, Field(ge=1, le=MOST_CHANNELS)] | None,
+        Help(
+            "Of images: rgb, bgr, grey, or how many there are in arrays (.npy).",
+            metavar="NAME|N",
+            unset="the weights' own, or rgb",
+        ),
+    ] = None
+    inputs: Annotated[
+        tuple[InputText, ...],
+        Help(
+            "An input of a model that takes no images.",
+            flag="--input",
+            metavar="NAME:SHAPE:DTYPE",
+        ),
+    ] = ()
+    data: Annotated[
+        Path | None,
+        Help("Its inputs as arrays by name, .npz: for goldens and to calibrate.", metavar="FILE"),
+    ] = None
+    calibration: Annotated[
+        Path | None, Help("Images to calibrate int8 with; or: synthetic, digits.", metavar="DIR")
+    ] = None
+    calibration_images: Annotated[Positive, Help("How many of them.", metavar="N")] = 128
     skip_unreadable: SkipUnreadable = False
     recipe: Recipe = "accurate"
+    simplify: Annotated[
+        bool, Help("Simplify the graph with onnxsim.", flag="--simplify/--no-simplify")
+    ] = True
+
+
+class ExportConfig(InputsConfig, WeightsConfig):
+    """What ``edgepipe export`` makes."""
+
+    table: ClassVar[str] = "export"
+    fold_preprocessing: Annotated[
+        bool,
+        Help(
+            "Normalize in the model, which then takes uint8 NHWC.",
+            flag="--fold-preprocessing/--no-fold-preprocessing",
+        ),
+    ] = False
     variants: Variants = ("fp32", "int8", "int8-avx2")
-    simplify: Simplified = True
     exporter: Annotated[str, Help("What makes the ONNX file.", metavar="NAME")] = "onnx-dynamo"
     formats: Annotated[
         tuple[str, ...], Help("onnx, and openvino-ir beside it.", flag="--format", metavar="NAME")
@@ -171,40 +195,10 @@ class ExportRequest(ExportConfig, InWorkspace):
     force: Annotated[bool, Help("Make everything again.")] = False
 
 
-class ImportConfig(Section):
+class ImportConfig(InputsConfig, FileConfig):
     """What ``edgepipe import`` makes of an ONNX file."""
 
     table: ClassVar[str] = "import"
-    reference: Annotated[
-        Path | None,
-        Help("The float model behind a quantized file.", metavar="FILE", unset="the file itself"),
-    ] = None
-    labels: Annotated[
-        Path | None, Help("The classes: text, one a line, or JSON.", metavar="FILE")
-    ] = None
-    preprocessing: Annotated[str | None, Help("imagenet, inception or none.", unset="imagenet")] = (
-        None
-    )
-    resize: Resize = None
-    resize_to: ResizeTo = None
-    interpolation: Interpolation = None
-    mean: Mean = None
-    std: Deviation = None
-    channels: Channels = None
-    dims: Annotated[
-        tuple[Pair, ...],
-        Help("Settle a size that the file leaves open.", flag="--dim", metavar="NAME=N"),
-    ] = ()
-    values: Annotated[
-        tuple[Pair, ...],
-        Help("Settle an input for good.", flag="--value", metavar="NAME=JSON"),
-    ] = ()
-    inputs: Inputs = ()
-    data: Data = None
-    calibration: Calibration = None
-    calibration_images: CalibrationImages = 128
-    skip_unreadable: SkipUnreadable = False
-    recipe: Recipe = "accurate"
     variants: Annotated[
         tuple[str, ...],
         Help(
@@ -215,7 +209,6 @@ class ImportConfig(Section):
             unset="all that the samples allow",
         ),
     ] = ()
-    simplify: Simplified = True
     repair: Annotated[bool, Help("Rewrite what makes a quantized file slow, and prove it.")] = False
 
 

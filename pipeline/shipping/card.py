@@ -5,12 +5,13 @@ from __future__ import annotations
 from collections.abc import Sequence
 from operator import attrgetter
 
+from ...exporters.weights.sources import FILE
 from ...runners.bundles.bundle import EXACT_INT8, Index
 from ...runners.targets import estimate
 from ..judging.parity_result import CellVerdict, ParityResult
 from ..report.tables import columns, preparation
 from ..report.tables.columns import RUNNER, TARGET, VARIANT, VERDICT
-from ..report.tables.formatting import mebibytes
+from ..report.tables.formatting import mebibytes, source_of
 from ..report.tables.table import Column, Table, figure
 from ..speed.bench_result import BenchResult, CellResult
 
@@ -33,7 +34,7 @@ def model_card(index: Index, parity: ParityResult | None, bench: BenchResult | N
     model = index.model
     parts = [
         f"# {index.name}",
-        f"{model['architecture']}, {model['weights']} weights (SHA-256 "
+        f"{model['architecture']}, {source_of(model)} (SHA-256 "
         f"`{str(model['weights_sha256'])[:16]}…`), {model['parameters']:,} parameters, "
         f"{model['classes']} classes. Packaged by edgepipe {index.edgepipe}" + ".",
     ]
@@ -43,7 +44,7 @@ def model_card(index: Index, parity: ParityResult | None, bench: BenchResult | N
     parts += ["## Latency on the build machine", _bench(index, bench)]
     parts += [
         "## Limits",
-        "Fidelity says how near the answers are to the trained model's own, not how often those "
+        "Fidelity says how near the answers are to the reference's, not how often those "
         "are right. The latencies are those of the machine named, not of yours: "
         "`edgepipe verify` measures there.",
     ]
@@ -77,13 +78,20 @@ def _parity(index: Index, parity: ParityResult | None) -> str:
     if parity is None:
         return "Not measured."
     text = (
-        "Answers on the goldens against the reference: the trained model's own float32. For int8 "
+        f"Answers on the goldens against the reference: {_reference(index)}. For int8 "
         "the file's own arithmetic against it, and the runner's kernels against that."
     )
     for target, host in parity.hosts.items():
         if host.get("isa"):
             text += f" On {target}, an {estimate(host['isa'])}."
     return f"{text}\n\n{_measured(PARITY, index, parity.cells)}"
+
+
+def _reference(index: Index) -> str:
+    """Whose answers those of the variants are held against."""
+    if index.model["weights"] == FILE and index.model.get("quantized"):
+        return "the quantized file's own answers, node by node"
+    return "the float model's own float32"
 
 
 def _bench(index: Index, bench: BenchResult | None) -> str:

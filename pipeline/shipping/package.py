@@ -218,10 +218,7 @@ def chosen(folder: Path, manifest: Manifest, settings: PackageConfig) -> dict[st
     """The variants to ship, in the formats asked for. Raises ``UsageError`` if one is missing."""
     for name in settings.variants:
         if name not in manifest.variants:
-            raise UsageError(
-                f"variant {name} is not in {folder}, which has {', '.join(manifest.variants)}: run "
-                f"`{manifest.made_by} --variant {name}`"
-            )
+            raise UsageError(manifest.lacks(name, folder))
     variants = {}
     for name in settings.variants or tuple(manifest.variants):
         files = {

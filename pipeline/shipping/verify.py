@@ -26,7 +26,7 @@ from ..cells.arithmetic import Arithmetic
 from ..cells.plan import abilities_of, python_of
 from ..cells.row import read_back
 from ..cells.session import OpenCell, audit, run_goldens, timeouts_of
-from ..errors import InputError, UsageError
+from ..errors import InputError, Refused, UsageError
 from ..judging.gates import Gate, Judgement, judge, unreliable
 from ..judging.parity_result import ParityResult
 from ..numerics.precision import kind_of
@@ -70,6 +70,8 @@ def verify(request: VerifyRequest) -> Verification:
         second = {name: _second(bundle, name, goldens) for name in bundle.index.variants}
         count = min(settings.samples or len(goldens), len(goldens))
         host, formats = _available(bundle, settings.runner, places, target, progress)
+        if not settings.variant:
+            _check_fit(bundle, host)
         choice = choose(bundle.index, host, formats, variant=settings.variant, target=target.name)
         own = second[choice.variant]
         answers = _run(bundle, choice, places, target, goldens, own, host, count, progress)
@@ -184,6 +186,17 @@ def fit(choice: Choice, allowed: bool) -> Check:
         return Check("fits", PASS, f"{choice.variant} is one for this CPU")
     verdict = WAIVED if allowed else FAIL
     return Check("fits", verdict, f"{choice.variant} is not one for this CPU: {choice.misfit}")
+
+
+def _check_fit(bundle: Bundle, host: Mapping[str, Any]) -> None:
+    """Raise ``Refused`` for a bundle none of whose variants is one for a machine."""
+    misfits = {name: one.misfit(host) for name, one in bundle.index.variants.items()}
+    if all(misfits.values()):
+        listed = "; ".join(f"{name}: {why}" for name, why in misfits.items())
+        raise Refused(
+            f"{bundle.path}: no variant in it is one for this CPU ({listed}); "
+            "--variant NAME --allow-unfit takes one all the same"
+        )
 
 
 def _goldens(bundle: Bundle) -> Goldens:

@@ -29,7 +29,7 @@ from .visits import Source
 COMMAND = "edgepipe compare"
 # Of the zoo's models, as they are published.
 CLASSES = 1000
-# What is compared unless others are asked for.
+# What is compared unless others are asked for, beside what came quantized.
 VARIANTS = ("fp32", "int8")
 
 

@@ -24,6 +24,7 @@ from ..cells.plan import plan
 from ..cells.session import Cell, real, timeable
 from ..errors import ExitCode
 from ..numerics import ratios
+from ..numerics.precision import FOREIGN
 from ..progress import Progress
 from ..settings.load import load
 from ..settings.machine import Places
@@ -98,8 +99,8 @@ def compare(request: CompareRequest) -> CompareResult:
             result = CompareResult({}, rows, (), {}, static=True)
         else:
             result = measure_models(found, section, places, request.quick, progress)
-            if here:
-                result = replace(result, artifacts=digests(found))
+        if here:
+            result = replace(result, artifacts=digests(found))
     if request.convolutions:
         shapes = by_arithmetic() if request.static else by_the_clock(section, places, progress)
         result = replace(result, convolutions=shapes)
@@ -231,7 +232,8 @@ def _entries(
     """A model's cells, and the rows of those that were asked for and can't be."""
     manifest = source.manifest
     if not section.variants:
-        usual = {name: files for name, files in manifest.variants.items() if name in VARIANTS}
+        compared = (*VARIANTS, *FOREIGN)
+        usual = {name: files for name, files in manifest.variants.items() if name in compared}
         manifest = replace(manifest, variants=usual)
     cells, refused = plan(source.workspace.folder, manifest, section, places)
     timeable(cells)

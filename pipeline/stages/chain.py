@@ -44,6 +44,9 @@ from .stage import Stage, run_stages, up_to_date
 INT8_STAGES = frozenset({Calibrate.name, *EXACT_PAIRS})
 COSTS = tuple(cost.name for cost in fields(Complexity))
 NOT_SIMPLIFIED = {"wanted": False, "simplified": False, "reason": "it came quantized"}
+# Whose versions the manifest keeps; an import has no use for what exports a module.
+TOOLS = ("edgepipe", "torch", "onnx", "onnxscript", "onnxsim", "onnxruntime", "numpy")
+OF_IMPORT = tuple(name for name in TOOLS if name not in ("torch", "onnxscript"))
 # What the manifest tells of a model as the export's result has it.
 TOLD = (
     "weights_from",
@@ -276,7 +279,5 @@ def told(transaction: Transaction, model: str) -> dict[str, Any]:
         "preprocessing": export["preprocessing"],
         "labels": tuple(source["labels"]) if source["labels"] else None,
         "variants": variants,
-        "tools": versions(
-            "edgepipe", "torch", "onnx", "onnxscript", "onnxsim", "onnxruntime", "numpy"
-        ),
+        "tools": versions(*(TOOLS if "export" in made else OF_IMPORT)),
     }

@@ -36,7 +36,6 @@ from ..progress import Progress
 from ..settings.making import ExportConfig
 from ..storage import goldens
 from ..storage.arrays import Arrays
-from ..storage.goldens import reference_json
 from ..storage.workspace import Transaction
 from .modelspec import ModelSpec
 from .samples import Samples
@@ -235,7 +234,7 @@ class Export:
             "inputs": described(inputs),
             "outputs": with_scores(described(recorded.fp32), recorded.fp32),
             "reference": "float64, casts raised" if raised else "float64",
-            **reference_json(recorded.reference_sqnr_db),
+            **recorded.reference_json(),
             "summary": f"{source.architecture} with {source.weights} weights, "
             f"{costs.parameters:,} parameters, opset {self.config.opset}, {self.config.exporter}"
             f"{', quantized as ' + source.quantized if source.quantized else ''}",

@@ -19,10 +19,10 @@ from ...exporters.weights.sources import (
     resolve_module,
 )
 from ...exporters.zoo import ARCHITECTURES
-from ...runners.images import Preprocessing, ordered, spelled
+from ...runners.images import Preprocessing, Size, ordered, spelled
 from ...runners.machine.files import cache_folder
 from ..errors import InputError, UsageError
-from ..settings.making import DEFAULT_MODEL, ExportConfig
+from ..settings.making import DEFAULT_MODEL, ExportConfig, InputsConfig
 from ..settings.nearest import nearest
 from ..storage.arrays import ArrayInput
 
@@ -105,7 +105,9 @@ def specify(export: ExportConfig, say: Callable[[str], None]) -> ModelSpec:
         )
     if inputs:
         return ModelSpec(source, None, inputs)
-    preprocessing, notes = preprocessing_of(source, export)
+    preprocessing, notes = preprocessing_of(
+        source, export, export.input_size, export.fold_preprocessing
+    )
     return ModelSpec(source, preprocessing, notes=notes)
 
 
@@ -162,8 +164,13 @@ def _checked(export: ExportConfig, own: bool) -> tuple[Mapping[str, Any], tuple[
     return given, inputs
 
 
-def preprocessing_of(source: Source, config: ExportConfig) -> tuple[Preprocessing, tuple[str, ...]]:
-    """What the configuration says, else what comes with the weights, else the usual."""
+def preprocessing_of(
+    source: Source, config: InputsConfig, size: Size | None, folded: bool
+) -> tuple[Preprocessing, tuple[str, ...]]:
+    """What the configuration says, else what comes with the weights, else the usual.
+
+    ``size`` is the input's in pixels, ``None`` for the usual one.
+    """
     notes: tuple[str, ...] = ()
     given = {
         name: value
@@ -180,8 +187,8 @@ def preprocessing_of(source: Source, config: ExportConfig) -> tuple[Preprocessin
             base = Preprocessing.from_json(source.preprocessing)
         except ValueError as error:
             raise InputError(f"{source.path}: its metadata can't be used: {error}") from error
-        if source.trained and config.input_size not in (None, base.size):
-            wanted = spelled(config.input_size or base.size)
+        if source.trained and size not in (None, base.size):
+            wanted = spelled(size or base.size)
             notes = (f"{wanted} pixels: the weights were trained at {spelled(base.size)}",)
     else:
         name = DEFAULT_PRESET if count == 3 else PLAIN_PRESET
@@ -190,14 +197,14 @@ def preprocessing_of(source: Source, config: ExportConfig) -> tuple[Preprocessin
             notes = (f"preprocessing {name}: nothing says what the weights were trained with",)
     if config.channels is not None:
         given["channels"] = order
-    given["folded"] = config.fold_preprocessing
+    given["folded"] = folded
     try:
-        return replace(base.at(config.input_size), **given), notes
+        return replace(base.at(size), **given), notes
     except ValueError as error:
-        raise UsageError(f"export: {error}") from error
+        raise UsageError(f"{config.table}: {error}") from error
 
 
-def _preset(name: str, config: ExportConfig, given: Mapping[str, Any]) -> Preprocessing:
+def _preset(name: str, config: InputsConfig, given: Mapping[str, Any]) -> Preprocessing:
     """A preset for the channels that were asked for, with mean and std where they were given."""
     channels = "rgb" if config.channels is None else config.channels
     own = {field: given[field] for field in ("mean", "std") if field in given}

@@ -23,7 +23,7 @@ from ...runners.bundles.bundle import EXACT_INT8, Variant
 from ...runners.machine.installed import versions
 from ..cells import arithmetic
 from ..errors import StageError
-from ..numerics.precision import GIVEN
+from ..numerics.precision import GIVEN, kind_of
 from ..progress import Progress
 from ..quantization import recipes
 from ..quantization.histograms import NOT_FINITE
@@ -53,6 +53,8 @@ SEARCHED = "searched"
 # Convolutions that may stay in float: the first one sees 3 channels, which the int8 kernels
 # don't take in fours; in float it is faster and more exact.
 MOST_FLOAT_CONVOLUTIONS = 1
+# What ONNX Runtime makes of quantized products.
+INTEGER_PRODUCTS = ("QLinearMatMul", "QGemm", "MatMulIntegerToFloat", "MatMulInteger")
 # Images in one calibration run when the model leaves the batch open.
 DYNAMIC_CALIBRATION_BATCH = 16
 # Calibration images that steps run: means of channels over so many hardly differ from those over
@@ -160,10 +162,11 @@ def calibration_batch(batch: int | str) -> int:
 def needs_of(variant: str) -> str | None:
     """What a variant asks of a CPU, see ``bundle.Variant``.
 
-    Those called "int8-avx2…" were proven when they were made, any other int8 needs exact sums.
+    Those called "int8-avx2…" were proven when they were made, any other int8 needs exact sums:
+    that of somebody else as well, whose weights nobody bounded.
     """
     proven = variant.startswith(AVX2)
-    return EXACT_INT8 if variant.startswith("int8") and not proven else None
+    return EXACT_INT8 if kind_of(variant, "") == "int8" and not proven else None
 
 
 def check_pairs(variant: str, pairs: Mapping[str, int]) -> None:
@@ -246,7 +249,6 @@ class Quantize:
             )
         if clips:
             progress.say(f"warning: {self.variant}: Clip is left at {', '.join(clips)}")
-        total = proof["quantized_convolutions"] + len(floats)
         gained = [tuple(one) for one in made["gained"]]
         progress.say(f"{self.variant:<9} {_gains(gained)}")
         return {
@@ -254,8 +256,7 @@ class Quantize:
             "recipe": list(self.steps),
             "gained": gained,
             "pairs": made["pairs"],
-            "summary": f"{proof['quantized_convolutions']} of {total} convolutions run as "
-            f"QLinearConv, {len(clips)} Clip left",
+            "summary": f"{in_integers(proof)}, {len(clips)} Clip left",
         }
 
 
@@ -319,17 +320,15 @@ class Given:
         own = arithmetic.compute(path, transaction.path(goldens.FILE), self.preprocessing)
         transaction.write(arithmetic.file_of(self.variant), own.to_bytes())
         proof = kernels(path)
-        found = list(self.troubles(onnx.load(path)))
+        model = onnx.load(path)
+        found = list(self.troubles(model))
         for one in found:
             progress.say(f"warning: {self.variant}: {one.text}")
-        quantized, floats = proof["quantized_convolutions"], len(proof["float_convolutions"])
         return {
             **proof,
-            "pairs": worst_of_layers(onnx.load(path)),
+            "pairs": worst_of_layers(model),
             "troubles": [{"kind": one.kind, "text": one.text} for one in found],
-            "summary": f"{quantized} of {quantized + floats} convolutions run as QLinearConv"
-            if quantized + floats
-            else "no convolutions",
+            "summary": in_integers(proof),
         }
 
 
@@ -344,6 +343,17 @@ def _gains(gained: Sequence[tuple[str, float | None]]) -> str:
         parts.append(f"{step} {sqnr_db - before:+.1f}")
     total = f" = {known[-1][1]:.1f} dB" if others else ""
     return f"{', '.join(parts)}{total} from float on the goldens"
+
+
+def in_integers(proof: Mapping[str, Any]) -> str:
+    """How much of a model runs in integers, from what ``kernels`` found."""
+    quantized, floats = proof["quantized_convolutions"], len(proof["float_convolutions"])
+    if quantized + floats:
+        return f"{quantized} of {quantized + floats} convolutions run as QLinearConv"
+    operators = proof["operators"]
+    products = {name: operators[name] for name in INTEGER_PRODUCTS if name in operators}
+    listed = ", ".join(f"{count} {name}" for name, count in products.items())
+    return f"no convolutions; {listed or 'no products'} in integers"
 
 
 def kernels(model: Path) -> dict[str, Any]:

@@ -9,7 +9,7 @@ from typing import Any
 
 from ...exporters.weights.sources import CALIBRATED_WEIGHTS
 from ..errors import UsageError
-from ..settings.making import DIGITS, SYNTHETIC, ExportConfig
+from ..settings.making import DIGITS, SYNTHETIC, ExportConfig, InputsConfig
 from ..storage import dataset, goldens
 from ..storage.arrays import ArrayInput, Arrays
 from ..storage.dataset import Dataset
@@ -38,7 +38,7 @@ class Samples:
         return {"from": self.origin, "count": len(some), "digest": some.digest}
 
 
-def choose(config: ExportConfig, spec: ModelSpec, int8: tuple[str, ...]) -> Samples:
+def choose(config: InputsConfig, spec: ModelSpec, int8: tuple[str, ...]) -> Samples:
     """The inputs that an export needs, after ``check``. ``int8`` are the variants to calibrate.
 
     Raises ``InputError`` for a folder or a file that can't be used.
@@ -129,7 +129,7 @@ def check(export: ExportConfig, int8: tuple[str, ...]) -> None:
         )
 
 
-def _arrays(config: ExportConfig, spec: ModelSpec, int8: tuple[str, ...]) -> Samples:
+def _arrays(config: InputsConfig, spec: ModelSpec, int8: tuple[str, ...]) -> Samples:
     """Random goldens; to calibrate, the arrays of a file, or random ones as well.
 
     ``data`` is a file of both, held apart as those of a folder are.
@@ -148,7 +148,7 @@ def _arrays(config: ExportConfig, spec: ModelSpec, int8: tuple[str, ...]) -> Sam
     return Samples(SYNTHETIC, recorded, calibration, notes)
 
 
-def _of_data(config: ExportConfig, file: Path, spec: ModelSpec, int8: bool) -> Samples:
+def _of_data(config: InputsConfig, file: Path, spec: ModelSpec, int8: bool) -> Samples:
     count = config.calibration_images
     every = Arrays.load(file, spec.inputs)
     total = len(every)
@@ -178,7 +178,7 @@ def _shortages(
         yield f"{where}: {held_out} goldens are too few for parity"
 
 
-def _of_folder(config: ExportConfig, spec: ModelSpec, folder: Path, int8: bool) -> Samples:
+def _of_folder(config: InputsConfig, spec: ModelSpec, folder: Path, int8: bool) -> Samples:
     """Goldens out of a folder and, held apart from them, images to calibrate with.
 
     How many become goldens depends on the folder alone, so that they stay the same.

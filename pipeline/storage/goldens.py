@@ -50,12 +50,21 @@ class Goldens:
 
         ``precision.ASSUMED_DB`` where there is no float64.
         """
-        if not self.fp64:
+        if self.reference_assumed:
             return ASSUMED_DB
         return min(
             metrics.sqnr_db(self.fp32[name][: len(exact)], exact)
             for name, exact in self.fp64.items()
         )
+
+    @property
+    def reference_assumed(self) -> bool:
+        """Whether there is no float64 to hold the reference against."""
+        return not self.fp64
+
+    def reference_json(self) -> dict[str, Any]:
+        """How exact the reference's float32 is, as JSON has it."""
+        return reference_json(self.reference_sqnr_db, assumed=self.reference_assumed)
 
     def to_bytes(self) -> bytes:
         """As a compressed ``.npz``; equal goldens give equal bytes."""
@@ -163,9 +172,9 @@ def valid_rows(output: np.ndarray, batch: int, valid: int) -> np.ndarray:
     return output[None] if whole else output[:valid]
 
 
-def reference_json(sqnr_db: float) -> dict[str, Any]:
-    """How exact the reference's float32 is, as JSON has it."""
-    if sqnr_db == ASSUMED_DB:
+def reference_json(sqnr_db: float, *, assumed: bool = False) -> dict[str, Any]:
+    """How exact a reference's float32 is, as JSON has it; ``assumed`` without a float64."""
+    if assumed:
         return {"reference_sqnr_db": None, "reference_state": metrics.ASSUMED}
     state = metrics.state(sqnr_db)
     return {"reference_sqnr_db": metrics.finite(sqnr_db), "reference_state": state}

@@ -15,8 +15,12 @@ from ...runners import documents
 from ...runners.images import Preprocessing
 from ...runners.machine.files import is_file_name
 from ..errors import IntegrityError, WorkspaceError
+from ..numerics.precision import FOREIGN, GIVEN, REPAIRED
 
 SCHEMA_VERSION = 2
+EXPORT, IMPORT = "edgepipe export", "edgepipe import"
+# What an import makes of a float file.
+IMPORTED = ("fp32", "int8", "int8-avx2")
 RESTORE = (
     "restore it, or make everything again with `edgepipe export --force`, or "
     "`edgepipe import --force` if it was imported"
@@ -154,7 +158,37 @@ class Manifest:
     @property
     def made_by(self) -> str:
         """The command that the model came in with."""
-        return "edgepipe import" if self.stage("import") else "edgepipe export"
+        return IMPORT if self.stage("import") else EXPORT
+
+    @property
+    def given_alone(self) -> bool:
+        """Whether it came quantized, without the float model behind it."""
+        return set(self.variants) <= set(FOREIGN)
+
+    def lacks(self, variant: str, folder: Path) -> str:
+        """What to say of a variant that isn't among those in ``folder``: how to come by it."""
+        if self.made_by == IMPORT:
+            way = self._way_to(variant)
+        elif self.given_alone:
+            way = "the module came quantized, and isn't quantized again"
+        else:
+            way = f"run `{EXPORT} --variant {variant}`"
+        return f"variant {variant} is not in {folder}, which has {', '.join(self.variants)}: {way}"
+
+    def _way_to(self, variant: str) -> str:
+        """How an imported model comes by a variant that it lacks."""
+        if variant == GIVEN:
+            return f"{GIVEN} is a file that came quantized, and this one didn't"
+        if variant == REPAIRED:
+            return f"`{IMPORT} FILE --repair` makes it of a file that came quantized"
+        if variant not in IMPORTED:
+            return f"{IMPORT} makes {', '.join(IMPORTED)}"
+        if self.given_alone:
+            return (
+                "a quantized file is never quantized again; "
+                f"`{IMPORT} FILE --reference FLOAT.onnx` adds what is made of the float model"
+            )
+        return f"run `{IMPORT} FILE --variant {variant}`"
 
     def maker(self, file: str) -> StageRecord | None:
         """The record of the stage that made an artifact."""

@@ -17,7 +17,7 @@ from ....runners.images import PRESETS, Preprocessing, spelled
 from ....runners.timing.plan import SINGLE_STREAM
 from ...judging.evaluate_result import CellAccuracy
 from ...judging.parity_result import CellVerdict
-from ...numerics.precision import FOREIGN, GIVEN, REPAIRED
+from ...numerics.precision import EXACT, FOREIGN, GIVEN, REPAIRED
 from ...profiling.profile_result import ProfiledCell, ProfileResult
 from ...settings.making import SYNTHETIC
 from ...speed.bench_result import CellResult
@@ -30,7 +30,7 @@ from ..gather import Report
 
 # ``Samples.origin`` of inputs of the user's, and how the names of edgepipe's own begin.
 FOLDER, FILE, DATA, DIGITS = "folder", "file", "data", "digits"
-FOLDING, EXACT = "--fold-preprocessing", "fp32"
+FOLDING = "--fold-preprocessing"
 Judged = CellResult | CellVerdict | CellAccuracy | Speed | ProfiledCell
 Asked = TypeVar("Asked", Judged, Tuned)
 
@@ -81,8 +81,11 @@ def placeholders(report: Report) -> list[str]:
         lines.append("SAMPLES is the .npz file that calibrated int8 and gave the goldens.")
     if FOLDER in _origins(manifest):
         lines.append("IMAGES is the folder that calibrated int8 and gave the goldens.")
+    if _labelled(manifest):
+        lines.append("LABELS is the file that names the classes.")
     if _preprocessing(manifest) is None:
-        lines.append("How images are prepared was set key by key under [export].")
+        table = manifest.made_by.removeprefix("edgepipe ")
+        lines.append(f"How images are prepared was set key by key under [{table}].")
     if report.comparison and report.comparison.artifacts:
         lines.append("WORKSPACE is the folder that the compared models' folders are in.")
     return lines
@@ -100,6 +103,7 @@ def _export(manifest: Manifest) -> str:
     elif model["weights"] != OWN:
         flags += ["--weights", model["weights"]]
     flags += ["--trust"] * is_archive(model["architecture"])
+    flags += ["--labels", "LABELS"] * _labelled(manifest)
     flags += _repeated("--arg", shown(model.get("arguments") or {}))
     flags += _repeated("--input", model["named_inputs"])
     if not model["trained"]:
@@ -124,10 +128,12 @@ def _import(manifest: Manifest) -> str:
     model, variants = manifest.model, manifest.variants
     flags: list[object] = ["--name", model["name"]]
     flags += ["--reference", "REFERENCE"] * (GIVEN in variants and EXACT in variants)
+    flags += ["--labels", "LABELS"] * _labelled(manifest)
     flags += _repeated("--dim", model["settled"]["dims"])
     flags += _repeated("--value", model["settled"]["values"])
     flags += _repeated("--input", model["named_inputs"])
     flags += [flag for flag in _preprocessing(manifest) or [] if flag != FOLDING]
+    flags += ["--calibration", DIGITS] * (DIGITS in _origins(manifest))
     flags += _samples(manifest)
     flags += ["--no-simplify"] * (EXACT in variants and not model["simplify"])
     flags += ["--repair"] * (REPAIRED in variants)
@@ -150,6 +156,11 @@ def _samples(manifest: Manifest) -> list[object]:
 def _has_checkpoint(model: Mapping[str, Any]) -> bool:
     """Whether the weights came out of a file of the user's."""
     return model["weights"] == CHECKPOINT or bool(model["weights"] == OWN and model["weights_from"])
+
+
+def _labelled(manifest: Manifest) -> bool:
+    """Whether the labels of a file or a module came beside it."""
+    return bool(manifest.labels) and manifest.model["weights"] in (IMPORTED, OWN)
 
 
 def _origins(manifest: Manifest) -> set[str]:

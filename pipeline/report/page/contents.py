@@ -5,91 +5,28 @@ from __future__ import annotations
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
-from ....runners.images import Preprocessing
 from ....runners.targets import estimate
 from ...numerics.intervals import SAMPLES_NEEDED
-from ...numerics.metrics import ASSUMED
 from ...quantization.search.search_result import SearchResult
 from ...settings.making import SYNTHETIC
 from ...speed.bench_result import CellResult
 from ...speed.validity import INVALID
-from ...storage.manifest import Manifest
 from ..choice import speed
 from ..gather import Report
 from ..results import CURRENT, MISSING
-from ..tables import columns, preparation
+from ..tables import columns
 from ..tables.formatting import NONE, cpu_of, mebibytes
 from ..tables.formatting import settings as options
 from ..tables.table import Column, Table, figure
 from ..text.benchmark import noise
 from .cell_table import CELL, timed
 
-LABELS_SHOWN = 12
 SETTINGS = (
     CELL,
     *(timed(one) for one in (columns.THREADS, columns.STREAMS)),
     Column("options", lambda row: options({"options": row.bench.options}) or NONE),
     Column("from", lambda row: "tune" if row.bench.tuned else "asked for"),
 )
-
-
-def lead(manifest: Manifest) -> str:
-    """The model in a line."""
-    model = manifest.model
-    facts = [f"{model['weights']} weights"]
-    if model["classes"] is not None:
-        facts.append(f"{model['classes']} classes")
-    if manifest.preprocessing:
-        size = preparation.size_of(Preprocessing.from_json(manifest.preprocessing))
-        facts.append(f"{size} pixels")
-    return ", ".join(facts)
-
-
-def identity(report: Report) -> list[tuple[str, str]]:
-    """What was exported, from what, and how."""
-    manifest = report.manifest
-    model, shape = manifest.model, manifest.preprocessing
-    first = manifest.stage("export") or manifest.stage("import")
-    trained = "" if model["trained"] else ", untrained"
-    width = f" of width {model['width']:g}" if model.get("width") not in (None, 1) else ""
-    simplified = "yes" if model["simplified"] else f"no: {model['not_simplified_because']}"
-    facts = [
-        ("Architecture", f"{model['architecture']}{width}, {model['parameters']:,} parameters"),
-        ("Weights", f"{model['weights']}{trained}"),
-        ("SHA-256 of the weights", str(model["weights_sha256"] or "none: they are random")),
-        *(_images(model["batch"], shape) if shape else [("Inputs", _inputs(model))]),
-        ("Labels", _labels(model["classes"], manifest.labels)),
-        ("Exporter", f"{model['exporter']}, opset {model['opset']}"),
-        ("Simplified", simplified),
-        ("Variants", ", ".join(manifest.variants)),
-    ]
-    for title, part in (("Calibrated on", "calibration"), ("Goldens", "goldens")):
-        if about := model.get(part):
-            facts.append((title, f"{about['count']} images, {about['from']}"))
-    whose = "torch's float32" if manifest.stage("export") else "the file's own float32"
-    distance = first.result.get("reference_sqnr_db") if first else None
-    if distance is not None:
-        facts.append(("Reference", f"{whose}, {distance:.1f} dB from its own float64"))
-    elif first and first.result.get("reference_state") == ASSUMED:
-        facts.append(("Reference", f"{whose}; {first.result['reference']}"))
-    return facts
-
-
-def _images(batch: int | str, shape: Mapping[str, Any]) -> list[tuple[str, str]]:
-    """How an image becomes the input."""
-    preprocessing = Preprocessing.from_json(shape)
-    return [
-        ("Input", f"{preparation.size_of(preprocessing)} pixels, batch {batch}"),
-        ("Resize", preparation.resizing(preprocessing)),
-        ("Normalization", preparation.normalization(preprocessing)),
-        ("Fed as", preparation.tensor(preprocessing)),
-    ]
-
-
-def _inputs(model: Mapping[str, Any]) -> str:
-    """The inputs of a model that takes no images."""
-    inputs = (f"{one['name']} {one['dtype']} {one['shape']}" for one in model["inputs"])
-    return f"{', '.join(inputs)}, batch {model['batch']}"
 
 
 def artifacts(report: Report) -> Table:
@@ -154,9 +91,8 @@ def hosts(report: Report) -> Table:
 
 def tools(report: Report) -> Table:
     """Versions of what made the files and of what ran them."""
-    rows = [
-        (name, version or "absent", "export") for name, version in report.manifest.tools.items()
-    ]
+    used_by = report.manifest.made_by.removeprefix("edgepipe ")
+    rows = [(name, version or "absent", used_by) for name, version in report.manifest.tools.items()]
     versions = {
         (row.runner, cell.runner_version, row.target)
         for row in report.rows
@@ -226,15 +162,6 @@ def _cores(host: Mapping[str, Any]) -> str:
     limit = f", limited to {quota:g}" if quota else ""
     physical, logical = host.get("physical_cores", NONE), host.get("logical_cpus", NONE)
     return f"{physical} physical, {logical} logical{limit}"
-
-
-def _labels(classes: int | None, labels: Sequence[str] | None) -> str:
-    if classes is None:
-        return "none: no classifier"
-    if not labels:
-        return f"{classes}, without names"
-    shown = ", ".join(labels[:LABELS_SHOWN])
-    return f"{classes}: {shown}{', …' if len(labels) > LABELS_SHOWN else ''}"
 
 
 def _listing(values: Sequence[Any]) -> str:

@@ -25,7 +25,7 @@ from ..plots import search as search_plot
 from ..results import CURRENT, OUTDATED
 from ..tables.table import Table, Verdict, escaped
 from ..text import explanation, judged
-from . import cell_table, contents, models, profile, search, seen, tuning
+from . import cell_table, contents, identity, models, profile, search, seen, tuning
 from .again import commands, placeholders
 
 LAYERS_SHOWN = 5
@@ -51,12 +51,13 @@ def _contents(report: Report) -> dict[str, Any]:
     evaluation = report.evaluation
     return {
         "model": report.manifest.model,
-        "lead": contents.lead(report.manifest),
+        "lead": identity.lead(report.manifest),
         "version": report.manifest.tools.get("edgepipe"),
         "outdated": [source for source in report.sources if source.state == OUTDATED],
         "lacking": {source.file: source for source in report.sources if source.state != CURRENT},
         "choices": choose(report),
-        "identity": contents.identity(report),
+        "identity_title": identity.title(report.manifest),
+        "identity": identity.facts(report.manifest),
         "artifacts": contents.artifacts(report),
         "margin": f"{MARGIN:.0%}",
         "cells": cell_table.cells(report) if report.rows else None,

@@ -9,6 +9,7 @@ from typing import Any
 
 from rich.console import Console
 
+from ....exporters.weights.sources import FILE
 from ....runners.targets import estimate
 
 WIDTH = 100
@@ -34,6 +35,11 @@ def text(*parts: Any) -> str:
     output = console.file
     assert isinstance(output, io.StringIO)
     return output.getvalue().rstrip()
+
+
+def source_of(model: Mapping[str, Any]) -> str:
+    """Where a model's weights are from, by its facts: "digits weights", "an ONNX file"."""
+    return "an ONNX file" if model["weights"] == FILE else f"{model['weights']} weights"
 
 
 def cpu_of(host: Mapping[str, Any]) -> str:

@@ -15,7 +15,7 @@ from ...speed.ranking import Pick, cost, nearer, pick
 from ...speed.validity import INVALID
 from ..tables import columns
 from ..tables.columns import AGAINST, RUNNER, TARGET, VARIANT
-from ..tables.formatting import WIDTH, interval, row_name, text
+from ..tables.formatting import WIDTH, interval, row_name, source_of, text
 from ..tables.table import Column, Table
 
 ONE_BY_ONE = (
@@ -193,7 +193,7 @@ def _host(result: BenchResult) -> str:
     }
     batches = sorted({cell.batch for cell in result.cells if cell.batch})
     lines = [
-        f"{result.model['name']} ({result.model['weights']} weights), "
+        f"{result.model['name']} ({source_of(result.model)}), "
         f"batch {', '.join(map(str, batches))}{_threads(result)}; times in ms, RSS and size in MiB"
     ]
     lines += _settings(result.cells)

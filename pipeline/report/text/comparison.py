@@ -6,6 +6,7 @@ from collections.abc import Sequence
 from dataclasses import replace
 
 from ....runners.images import spelled
+from ...numerics.precision import GIVEN
 from ...speed.candidates import Candidate, Speed
 from ...speed.compare import CompareResult
 from ...speed.convolutions import Convolution
@@ -29,6 +30,7 @@ COSTS = (
     figure("activation peak MiB", lambda row: mebibytes(row.activation_peak_bytes), "peak MiB"),
     figure("fp32 MiB", lambda row: mebibytes(row.size_bytes.get("fp32"))),
     figure("int8 MiB", lambda row: mebibytes(row.size_bytes.get("int8"))),
+    figure("given MiB", lambda row: mebibytes(row.size_bytes.get(GIVEN))),
     figure("training step ms", lambda row: ms(row.training_step_ms), "train ms"),
     figure("top-1 %", lambda row: number(row.published_top1, ".1f")),
 )
@@ -54,8 +56,9 @@ def text(result: CompareResult) -> str:
     parts = [part for table in shown if table for part in (table.text(), f"  {table.caption}")]
     lines = [
         "MMACs: million multiply-accumulates of one image; peak: activations alive at once, f32",
-        "top-1: ImageNet, published, of float32 weights, not measured here",
     ]
+    if any(row.published_top1 for row in result.models):
+        lines.append("top-1: ImageNet, published, of float32 weights, not measured here")
     if any(speed.pareto for row in result.models for speed in row.speeds):
         lines.append(
             f"{FRONT} nothing else here is both faster under the same conditions and more accurate"

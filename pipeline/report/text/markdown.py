@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from ...judging.evaluate_result import EvaluationResult
 from ...judging.parity_result import ParityResult
+from ..tables.formatting import source_of
 from ..tables.table import Table, Verdict
 from . import judged
 
@@ -24,7 +25,7 @@ def _document(
     command: str, result: ParityResult | EvaluationResult, shown: Table, notes: list[str]
 ) -> str:
     model = result.model
-    title = f"### edgepipe {command}: {model['name']} ({model['weights']} weights)"
+    title = f"### edgepipe {command}: {model['name']} ({source_of(model)})"
     lines = "\n".join(f"* {note}" for note in notes)
     parts = (title, shown.caption, shown.markdown(_marked), lines)
     return "\n\n".join(filter(None, parts)) + "\n"

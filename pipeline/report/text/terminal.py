@@ -14,7 +14,7 @@ from ...judging.parity_result import ParityResult
 from ...judging.predict import Prediction, PredictResult
 from ...machine.doctor import Diagnosis
 from ...machine.inventory import Inventory
-from ...numerics.precision import ASSUMED_DB
+from ...numerics.metrics import ASSUMED
 from ...settings import placement
 from ...settings.making import SYNTHETIC
 from ...storage.manifest import Manifest
@@ -65,22 +65,23 @@ def _parity_table(result: ParityResult) -> str:
             parts.append(f"  {row_name(cell, result.cells)}: {note}")
     parts += [f"  {line}" for line in (*judged.reasons(result.cells), *result.problems)]
     parts += [f"  {line}" for line in estimates(result.hosts, result.cells)]
-    parts.append(f"  the reference's float32 {_reference(result.reference)}")
+    parts.append(f"  the reference{_reference(result)}")
     if columns.FILE in shown.columns:
         parts.append(f"  {TWICE}")
     return text(*parts)
 
 
-def _reference(sqnr_db: float) -> str:
-    if sqnr_db == ASSUMED_DB:
-        return "has no float64 to be held against: the limit of f32 is assumed"
+def _reference(result: ParityResult) -> str:
+    """How exact the reference is, behind those words."""
+    if result.reference_state == ASSUMED:
+        if result.model.get("quantized"):
+            return " is the quantized file itself, node by node: the runners' kernels are judged"
+        return "'s float32 has no float64 to be held against: the limit of f32 is assumed"
+    sqnr_db = result.reference
     if math.isfinite(sqnr_db):
-        return f"is {sqnr_db:.1f} dB from its float64 on these goldens"
-    return (
-        "equals its float64 on these goldens"
-        if sqnr_db > 0
-        else "can't be compared with its float64"
-    )
+        return f"'s float32 is {sqnr_db:.1f} dB from its float64 on these goldens"
+    said = "equals" if sqnr_db > 0 else "can't be compared with"
+    return f"'s float32 {said} its float64 on these goldens"
 
 
 def evaluation_table(result: EvaluationResult) -> str:

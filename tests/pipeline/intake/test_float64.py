@@ -78,23 +78,41 @@ def test_pools_are_torchs(ceil: bool, inside: bool) -> None:
     np.testing.assert_array_equal(evaluated(largest, x), wanted.numpy())
 
 
+def held_against_onnx_runtime(kind: str, inside: int, **shape: Any) -> None:
+    """A pool of 9 by 10 pixels, evaluated and run."""
+    if kind == "AveragePool":
+        shape["count_include_pad"] = inside
+    node = helper.make_node(kind, ["x"], ["y"], **shape)
+    x = RANDOM.normal(size=(1, 2, 9, 10)).astype("f4")
+    ends = [helper.make_tensor_value_info(name, TensorProto.FLOAT, None) for name in "xy"]
+    ends[0] = helper.make_tensor_value_info("x", TensorProto.FLOAT, x.shape)
+    graph = helper.make_graph([node], "pool", ends[:1], ends[1:])
+    model = helper.make_model(graph, opset_imports=[helper.make_opsetid("", 19)], ir_version=9)
+    wanted = session(model, optimize=False).run(None, {"x": x})[0]
+    found: Any = ReferenceEvaluator(model, new_ops=operators())  # pyright: ignore
+    np.testing.assert_allclose(found.run(None, {"x": x})[0], wanted, rtol=1e-5, atol=1e-6)
+
+
 @pytest.mark.parametrize("kind", ["MaxPool", "AveragePool"])
 @pytest.mark.parametrize("pads", [[1, 0, 1, 1], [0, 0, 2, 2], [1, 1, 1, 1]])
 @pytest.mark.parametrize("inside", [0, 1])
 def test_pools_end_where_onnx_runtimes_do(kind: str, pads: list[int], inside: int) -> None:
     # No window begins in the padding behind the input, which torch has no such padding for.
     shape: dict[str, Any] = {"kernel_shape": [3, 3], "strides": [3, 3], "pads": pads}
-    if kind == "AveragePool":
-        shape["count_include_pad"] = inside
-    node = helper.make_node(kind, ["x"], ["y"], ceil_mode=1, **shape)
-    x = RANDOM.normal(size=(1, 2, 9, 10)).astype("f4")
-    ends = [helper.make_tensor_value_info(name, TensorProto.FLOAT, None) for name in "xy"]
-    ends[0] = helper.make_tensor_value_info("x", TensorProto.FLOAT, x.shape)
-    graph = helper.make_graph([node], "pool", ends[:1], ends[1:])
-    model = helper.make_model(graph, opset_imports=[helper.make_opsetid("", 17)], ir_version=8)
-    wanted = session(model, optimize=False).run(None, {"x": x})[0]
-    found: Any = ReferenceEvaluator(model, new_ops=operators())  # pyright: ignore
-    np.testing.assert_allclose(found.run(None, {"x": x})[0], wanted, rtol=1e-5, atol=1e-6)
+    held_against_onnx_runtime(kind, inside, ceil_mode=1, **shape)
+
+
+@pytest.mark.parametrize("kind", ["MaxPool", "AveragePool"])
+@pytest.mark.parametrize("auto_pad", ["SAME_UPPER", "SAME_LOWER", "VALID"])
+@pytest.mark.parametrize("dilation", [1, 2])
+@pytest.mark.parametrize("stride", [1, 2, 3])
+@pytest.mark.parametrize("ceil", [0, 1])
+def test_pools_that_pad_by_themselves_are_onnx_runtimes(
+    kind: str, auto_pad: str, dilation: int, stride: int, ceil: int
+) -> None:
+    shape = {"kernel_shape": [3, 3], "strides": [stride] * 2, "dilations": [dilation] * 2}
+    for inside in (0, 1):
+        held_against_onnx_runtime(kind, inside, auto_pad=auto_pad, ceil_mode=ceil, **shape)
 
 
 def test_everything_in_float32_is_raised_inner_graphs_included() -> None:

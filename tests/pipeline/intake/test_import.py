@@ -160,14 +160,14 @@ def test_without_a_float_one_it_answers_for_itself(
 ) -> None:
     refused(edgepipe("import", int8, "--variant", "int8"), 2, "isn't quantized again")
     done = succeeded(edgepipe("import", int8))
-    assert "runners are held to 60 dB" in done.stderr
+    assert "the runners' kernels are judged" in done.stderr
     assert list(manifest(tmp_path, "int8").variants) == ["given"]
     for flags in ((), ("--search", "--budget", "1s")):
         refused(edgepipe("quantize", *flags), 2, "holds a quantized file alone")
     missing = edgepipe("parity", "--variant", "int8")
-    refused(missing, 2, "which has given: run `edgepipe import --variant int8`")
+    refused(missing, 2, "which has given: a quantized file is never quantized again")
     shown = succeeded(edgepipe("parity", "--runner", "ort-cpu")).stdout
-    assert "has no float64 to be held against" in shown
+    assert "the reference is the quantized file itself" in shown
 
 
 def test_a_float_file_has_no_other_reference(tmp_path: Path, int8: Path, edgepipe: Run) -> None:
