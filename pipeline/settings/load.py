@@ -42,8 +42,6 @@ from .refusal import CALLER, explained, kebab
 from .shipping import DeployConfig, PackageConfig, VerifyConfig
 from .speed import BenchConfig, CompareConfig, TuneConfig
 
-# What ``import`` makes of a float file.
-IMPORTED = ("fp32", "int8", "int8-avx2")
 CONFIG_FILE = "edgepipe.toml"
 ENVIRONMENT_PREFIX = "EDGEPIPE_"
 NOT_CONFIGURATION = frozenset({"EDGEPIPE_WEIGHTS_URL", "EDGEPIPE_DEBUG"})
@@ -156,7 +154,7 @@ def _check_names(config: Config) -> None:
         ("export.formats", config.export.formats, [exporters.ONNX, *exporters.names()]),
         ("export.variants", config.export.variants, VARIANTS),
         ("import.preprocessing", [config.import_.preprocessing or "none"], PRESETS),
-        ("import.variants", config.import_.variants, IMPORTED),
+        ("import.variants", config.import_.variants, VARIANTS),
         ("package.variants", config.package.variants, VARIANTS),
         ("verify.runner", filter(None, [config.verify.runner]), runners),
         ("runners", config.runners, runners),
@@ -186,7 +184,7 @@ def _check_names(config: Config) -> None:
     ):
         for name in names:
             # What a search found has names of its own, which the workspace knows.
-            there = known is VARIANTS and key != "export.variants"
+            there = known is VARIANTS and key not in ("export.variants", "import.variants")
             if there and (name in FOREIGN or SEARCHED_NAMES.fullmatch(name)):
                 continue
             if name not in known:

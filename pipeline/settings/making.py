@@ -208,7 +208,7 @@ class ImportConfig(Section):
     variants: Annotated[
         tuple[str, ...],
         Help(
-            "fp32, int8, int8-avx2.",
+            "fp32, int8, int8-avx2, fp16.",
             flag="--variant",
             short="-v",
             metavar="NAME",

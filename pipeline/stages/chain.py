@@ -11,7 +11,7 @@ from ...exporters.complexity import Complexity
 from ...exporters.onnx import OnnxDynamo, OnnxTorchScript
 from ...runners.machine.installed import versions
 from ..errors import UsageError
-from ..numerics.precision import FOREIGN, GIVEN
+from ..numerics.precision import FOREIGN, GIVEN, HALF
 from ..progress import SILENT, Progress
 from ..quantization import recipes
 from ..settings.load import load
@@ -22,7 +22,8 @@ from ..storage.manifest import Manifest
 from ..storage.workspace import Transaction, Workspace
 from . import samples
 from .export import PROGRAM, Export
-from .formats import HALF, HALF_FORMATS, ExportFormat
+from .formats import HALF_FORMATS, ExportFormat
+from .half.stage import Halve
 from .modelspec import ModelSpec, is_own, name_of, settle, specify
 from .native import Native
 from .quantize import (
@@ -125,7 +126,7 @@ def _keep_searched(place: Workspace, before: Manifest, transaction: Transaction)
 
 
 def stages_for(section: ExportConfig, native: Native, progress: Progress = SILENT) -> list[Stage]:
-    """Export and simplify, then calibrate and one quantize for each int8 variant asked for.
+    """Export and simplify, then calibrate and one stage for each further variant asked for.
 
     Raises ``UsageError`` for int8 variants of weights that come without calibration images.
     """
@@ -138,9 +139,10 @@ def stages_for(section: ExportConfig, native: Native, progress: Progress = SILEN
     spec = specify(section, progress.say)
     section = _for_torchscript(section) if spec.source.scripted else section
     if spec.source.quantized:
-        if quantized and "variants" in section.model_fields_set:
+        lower = (*quantized, *_halves(section))
+        if lower and "variants" in section.model_fields_set:
             raise UsageError(
-                f"{', '.join(quantized)}: {section.architecture} is quantized already "
+                f"{', '.join(lower)}: {section.architecture} is quantized already "
                 f"({spec.source.quantized}), and is kept as it was trained: as {GIVEN}"
             )
         quantized = ()
@@ -160,24 +162,30 @@ def stages_for(section: ExportConfig, native: Native, progress: Progress = SILEN
     ]
     if spec.source.quantized:
         return [*stages, Given(spec.preprocessing)]
-    count = calibration_batch(section.batch)
-    return stages + quantizing(spec, chosen, count, quantized, steps, native)
+    variants = (*quantized, *_halves(section))
+    return stages + lowering(spec, chosen, section.batch, variants, steps, native)
 
 
-def quantizing(
+def _halves(section: ExportConfig) -> tuple[str, ...]:
+    return (HALF,) if HALF in section.variants else ()
+
+
+def lowering(
     spec: ModelSpec,
     samples: Samples,
-    batch: int,
+    batch: int | str,
     variants: Sequence[str],
     steps: tuple[str, ...],
     native: Native,
 ) -> list[Stage]:
-    """Calibrate once, then make each int8 variant; nothing without calibration samples."""
-    if not samples.calibration:
-        return []
-    method = recipes.method_of(steps)
-    calibrate = Calibrate(spec.preprocessing, batch, samples, native, method, spec.image_input)
-    return [calibrate, *(Quantize(name, steps, calibrate) for name in variants)]
+    """Calibrate once if there is something to do it with, then make each int8 variant, and fp16."""
+    method, count = recipes.method_of(steps), calibration_batch(batch)
+    calibrate = Calibrate(spec.preprocessing, count, samples, native, method, spec.image_input)
+    stages: list[Stage] = []
+    if samples.calibration:
+        int8 = [name for name in variants if name in EXACT_PAIRS]
+        stages += [calibrate, *(Quantize(name, steps, calibrate) for name in int8)]
+    return [*stages, Halve(calibrate)] if HALF in variants else stages
 
 
 def _for_torchscript(section: ExportConfig) -> ExportConfig:
@@ -203,8 +211,6 @@ def _further_formats(export: Export, section: ExportConfig) -> list[Stage]:
         stages.append(ExportFormat(export, exporter, variant))
         if HALF in section.variants and name in HALF_FORMATS:
             stages.append(ExportFormat(export, exporter, HALF))
-    if HALF in section.variants and not set(formats) & set(HALF_FORMATS):
-        raise UsageError(f"{HALF} needs a format for it: add --format {HALF_FORMATS[0]}")
     return stages
 
 
