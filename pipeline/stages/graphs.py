@@ -130,7 +130,7 @@ class LayerGraph:
         cut = {
             self._raw[layer.tensor]: layer.tensor for layer in self.layers if layer.tensor in shapes
         }
-        fed = {raw: FED + name + ("/half" if self._is_half(raw) else "") for raw, name in cut.items()}
+        fed = {raw: FED + name + "/half" * self._is_half(raw) for raw, name in cut.items()}
         for node in model.graph.node:
             for position, name in enumerate(node.input):
                 node.input[position] = fed.get(name, name)

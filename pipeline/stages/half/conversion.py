@@ -122,8 +122,8 @@ class HalfGraph:
         return Ports(
             inputs,
             outputs,
-            frozenset(place for place in inputs if _takes_half(schema, schema.inputs, place)),
-            frozenset(place for place in outputs if _takes_half(schema, schema.outputs, place)),
+            frozenset(place for place in inputs if _takes_half(schema.inputs, place)),
+            frozenset(place for place in outputs if _takes_half(schema.outputs, place)),
         )
 
     def _floats(self, names: Iterable[str]) -> dict[int, str]:
@@ -186,7 +186,7 @@ def _schema(node: Any, model: Any) -> Any:
         return None
 
 
-def _takes_half(schema: Any, formal: Any, place: int) -> bool:
+def _takes_half(formal: Any, place: int) -> bool:
     """Whether the tensor at a place of a node may be float16. The last place may be for many."""
     parameter = formal[min(place, len(formal) - 1)]
     return "tensor(float16)" in parameter.types

@@ -13,7 +13,7 @@ from ...quantization.sessions import session, with_outputs
 from .conversion import HalfGraph
 
 Fields = Mapping[str, Any]
-Arrays = Mapping[str, np.ndarray]
+Arrays = Mapping[str, Any]
 
 
 class Halving:
@@ -31,8 +31,9 @@ class Halving:
 
             model = onnx.load(fields["model"])
             self._names = float_tensors(model)
-            self._session = session(with_outputs(model, self._names), optimize=False)
-        found = self._session.run(self._names, dict(feeds))
+            watched = with_outputs(model, self._names) if self._names else model
+            self._session = session(watched, optimize=False)
+        found = self._session.run(self._names, dict(feeds)) if self._names else []
         seen = {**feeds, **dict(zip(self._names, found, strict=True))}
         for name, array in seen.items():
             if array.dtype == np.float32:
@@ -41,7 +42,7 @@ class Halving:
                 self._peaks[name] = float(peak)
 
     def halve(self, fields: Fields, _feeds: Arrays) -> dict[str, Any]:
-        """{source, output, rounded}: the model with float16 inside, and one that is rounded like it.
+        """{source, output, rounded}: the model with float16 inside, and one rounded like it.
 
         Replies {nodes, halves, kept}, or why it is {impossible}.
         """

@@ -75,9 +75,7 @@ class Writer:
         """See ``HalfGraph.rounded``."""
         from onnx import numpy_helper
 
-        names = {
-            name: name + HALF for name in self._read_as_half if name not in self._made_as_half
-        }
+        names = {name: name + HALF for name in self._read_as_half if name not in self._made_as_half}
         copy = copy_of(self.model)
         graph = copy.graph
         for name, made in self._stored(graph, names):
