@@ -22,8 +22,8 @@ from ..storage.manifest import Manifest
 from ..storage.workspace import Transaction, Workspace
 from . import samples
 from .export import PROGRAM, Export
-from .formats import HALF_FORMATS, ExportFormat
-from .half.stage import Halve
+from .formats.exported import HALF_FORMATS, ExportFormat
+from .formats.halve import Halve
 from .modelspec import ModelSpec, is_own, name_of, settle, specify
 from .native import Native
 from .quantize import (

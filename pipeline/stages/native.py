@@ -26,7 +26,7 @@ from ...runners.workers.launch import Worker
 from ..errors import StageError
 from ..quantization.draft import opset, with_hard_swish, with_pools
 from ..quantization.operations import Quantization
-from .half.work import Halving
+from .formats.work import Halving
 
 COMMAND = tuple(LOCAL.argv(module=__spec__.name))
 PATIENCE_SECONDS = 3600.0

@@ -16,9 +16,9 @@ from onnx.reference import ReferenceEvaluator
 
 from edgepipe.pipeline.numerics.metrics import sqnr_db
 from edgepipe.pipeline.quantization.sessions import session
+from edgepipe.pipeline.stages.formats.conversion import HalfGraph
+from edgepipe.pipeline.stages.formats.work import Halving
 from edgepipe.pipeline.stages.graphs import FED, LayerGraph
-from edgepipe.pipeline.stages.half.conversion import HalfGraph
-from edgepipe.pipeline.stages.half.work import Halving
 from edgepipe.runners.base import Settings
 from edgepipe.runners.registry import get
 

@@ -6,13 +6,13 @@ from collections.abc import Mapping
 from dataclasses import dataclass, replace
 from typing import Any
 
-from ...exporters.base import Exporter
-from ...runners.machine.files import temporary_files
-from ...runners.machine.installed import versions
-from ..numerics.precision import HALF
-from ..progress import Progress
-from ..storage.workspace import Transaction
-from .export import EXPORTED, Export, blaming, plugin, run_exporter
+from ....exporters.base import Exporter
+from ....runners.machine.files import temporary_files
+from ....runners.machine.installed import versions
+from ...numerics.precision import HALF
+from ...progress import Progress
+from ...storage.workspace import Transaction
+from ..export import EXPORTED, Export, blaming, plugin, run_exporter
 
 # The formats beside ONNX that have float16 weights.
 HALF_FORMATS = ("openvino-ir",)
