@@ -19,7 +19,7 @@ from ..settings.load import load
 from ..settings.making import DIGITS, ExportConfig, ImportConfig, ImportRequest
 from ..settings.options import pair, takes
 from ..stages import samples
-from ..stages.chain import lowering, make
+from ..stages.chain import lowering, make, word_on_gpus
 from ..stages.modelspec import ModelSpec, preprocessing_of
 from ..stages.native import Native
 from ..stages.quantize import EXACT_PAIRS, Given
@@ -76,6 +76,9 @@ def import_model(request: ImportRequest) -> Manifest:
             "warning: no int8: there is nothing to calibrate with; add --calibration DIR or "
             f"{'--data FILE.npz' if spec.inputs else f'--calibration {samples.SYNTHETIC}'}"
         )
+
+    if word := word_on_gpus((*int8, *section.variants)):
+        progress.say(f"warning: {word}")
 
     def stages(native: Native) -> Sequence[Stage]:
         return _stages(intake, section, spec, chosen, int8, repairs, native)

@@ -9,6 +9,8 @@ from typing import Any
 from ...exporters import registry
 from ...exporters.complexity import Complexity
 from ...exporters.onnx import OnnxDynamo, OnnxTorchScript
+from ...runners import registry as runners
+from ...runners.machine import host
 from ...runners.machine.installed import versions
 from ..errors import UsageError
 from ..numerics.precision import FOREIGN, GIVEN, HALF
@@ -163,11 +165,21 @@ def stages_for(section: ExportConfig, native: Native, progress: Progress = SILEN
     if spec.source.quantized:
         return [*stages, Given(spec.preprocessing)]
     variants = (*quantized, *_halves(section))
+    if word := word_on_gpus(variants):
+        progress.say(f"warning: {word}")
     return stages + lowering(spec, chosen, section.batch, variants, steps, native)
 
 
 def _halves(section: ExportConfig) -> tuple[str, ...]:
     return (HALF,) if HALF in section.variants else ()
+
+
+def word_on_gpus(variants: Sequence[str]) -> str | None:
+    """What whoever makes int8 on a machine with an NVIDIA GPU has to know, if fp16 is not made."""
+    if HALF in variants or not set(variants) & set(EXACT_PAIRS) or not host.cuda_devices():
+        return None
+    remark = runners.BUILT_IN["ort-cuda"].remark
+    return f"a GPU is here, and int8 is for CPUs: on ort-cuda {remark} (--variant {HALF})"
 
 
 def lowering(

@@ -192,7 +192,7 @@ class OrtCpu:
         what is between them in float32 as well, and only the constants are rounded.
         """
         self._check(settings)
-        place = functools.partial(_on_cpu, settings, model)
+        place = functools.partial(_on_cpu, settings, probe.holds_half(model))
         cached = Path(settings.cache) / CACHED_MODEL if settings.cache else None
         if cached is not None and cached.is_file():
             optimized = create(cached, replace(settings, optimize=False), Provider(CPU))
@@ -205,7 +205,7 @@ class OrtCpu:
         self._check(settings)
         folder = tempfile.TemporaryDirectory(prefix="edgepipe-", ignore_cleanup_errors=True)
         session = create(model, settings, Provider(CPU, trace_in=Path(folder.name)))
-        loaded = OrtSession(session, functools.partial(_on_cpu, settings, model))
+        loaded = OrtSession(session, functools.partial(_on_cpu, settings, probe.holds_half(model)))
         return TracedSession(loaded, session.end_profiling, folder)
 
     def _check(self, settings: Settings) -> None:
@@ -216,9 +216,9 @@ class OrtCpu:
         settings.refuse_unknown(self.name, self.tunables)
 
 
-def _on_cpu(settings: Settings, model: Path, session: Any) -> Placement:
+def _on_cpu(settings: Settings, half: bool, session: Any) -> Placement:
     precision, known = "f32", "only one"
-    if probe.holds_half(model):
+    if half:
         precision, known = probed_precision(Provider(CPU), settings, half=True), "probed"
     return Placement(
         "CPU",

@@ -20,7 +20,8 @@ hands it on.
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
+from mmap import ACCESS_READ, mmap
 from pathlib import Path
 
 import numpy as np
@@ -104,20 +105,28 @@ def half_model() -> bytes:
 def holds_half(model: Path) -> bool:
     """Whether an ONNX file has float16 constants. One that can't be read has none."""
     try:
-        return any(
-            value == FLOAT16
-            for graph in _inner(memoryview(model.read_bytes()), GRAPH)
-            for tensor in _inner(graph, INITIALIZER)
-            for number, value in fields(tensor)
-            if number == DATA_TYPE
-        )
+        # Mapped: of the weights themselves nothing is to be read.
+        with model.open("rb") as file:
+            return FLOAT16 in _types(memoryview(mmap(file.fileno(), 0, access=ACCESS_READ)))
     except ValueError:
         return False
 
 
-def _inner(message: memoryview, wanted: int) -> list[memoryview]:
-    found = (value for number, value in fields(message) if number == wanted)
-    return [value for value in found if isinstance(value, memoryview)]
+def _types(model: memoryview) -> set[int]:
+    """The numbers of the constants' types."""
+    return {
+        value
+        for graph in _inner(model, GRAPH)
+        for tensor in _inner(graph, INITIALIZER)
+        for number, value in fields(tensor)
+        if number == DATA_TYPE and isinstance(value, int)
+    }
+
+
+def _inner(message: memoryview, wanted: int) -> Iterator[memoryview]:
+    for number, value in fields(message):
+        if number == wanted and isinstance(value, memoryview):
+            yield value
 
 
 def _model(contents: bytes) -> bytes:
