@@ -182,6 +182,8 @@ def _why_not(
         return f"{runner} computes in {', '.join(able.precisions)}, not {precision}"
     if precision in able.half and variant != HALF:
         return f"{runner} computes the variant {HALF} in {precision}, not {variant}"
+    if able.half and variant == HALF and precision not in ("f32", *able.half):
+        return f"{runner} computes the variant {HALF} in {', '.join(able.half)}, not {precision}"
     return None
 
 
