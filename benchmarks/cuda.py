@@ -42,7 +42,7 @@ Run = Callable[[], Any]
 
 def main() -> int:
     """Run all of it; returns the exit status."""
-    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--workspace", type=Path, default=Path("artifacts"))
     parser.add_argument("--rehearse", action="store_true", help="on the CPU's provider")
     parser.add_argument("--bare", nargs=4, metavar="X", help=argparse.SUPPRESS)
