@@ -141,9 +141,7 @@ class _Buffers:
         self._binding.synchronize_inputs()
         self._session.run_with_iobinding(self._binding)
         self._binding.synchronize_outputs()
-        found = self._binding.copy_outputs_to_cpu()
-        # Of outputs that are in the CPU's memory these are the buffers themselves.
-        return dict(zip(self._bound, map(np.array, found), strict=True))
+        return dict(zip(self._bound, self._binding.copy_outputs_to_cpu(), strict=True))
 
 
 def _tensor(shape: Sequence[int], spec: TensorSpec, device: Device) -> Any:
