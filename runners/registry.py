@@ -29,7 +29,8 @@ class Entry:
     runs on unless told otherwise, ``extra`` is edgepipe's extra that installs it. ``origin`` is the
     distribution that brings the runner, with its version; edgepipe's own have none. ``profiles``
     says of those that they are a ``Profiler``. ``onednn``: it computes with oneDNN, which can be
-    told to compute as an older CPU.
+    told to compute as an older CPU. ``half_precisions`` are those of ``precisions`` that it has for
+    files of float16 tensors alone. ``remark`` is what a user has to know who chooses it.
     """
 
     name: str
@@ -42,6 +43,8 @@ class Entry:
     precisions: tuple[str, ...] = ("f32",)
     profiles: bool = False
     onednn: bool = False
+    half_precisions: tuple[str, ...] = ()
+    remark: str = ""
 
 
 _PACKAGE = f"{__package__}.backends"
@@ -84,7 +87,12 @@ BUILT_IN = {
             ("onnx",),
             device="GPU",
             extra="cuda",
-            precisions=("f32", "tf32"),
+            precisions=("f32", "tf32", "f16"),
+            half_precisions=("f16",),
+            remark=(
+                "int8 is computed in float, with QuantizeLinear and DequantizeLinear between, and "
+                "17 % of the default model's nodes on the CPU: fp16 is the variant for a GPU"
+            ),
         ),
         Entry(
             "torch",

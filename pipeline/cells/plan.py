@@ -20,6 +20,7 @@ from ...runners.targets import ISAS, LOCAL, Target
 from ...runners.timing.plan import SINGLE_STREAM
 from ...runners.workers.launch import Worker
 from ..errors import IntegrityError, UsageError
+from ..numerics.precision import HALF
 from ..settings.judging import CellsConfig
 from ..settings.machine import Places
 from ..storage import made_here
@@ -45,10 +46,14 @@ class Refused:
 
 @dataclass(frozen=True)
 class Abilities:
-    """What a runner can be asked for: model formats, best first, and precisions."""
+    """What a runner can be asked for: model formats, best first, and precisions.
+
+    ``half`` are those of ``precisions`` that are for the variant fp16 alone.
+    """
 
     formats: tuple[str, ...]
     precisions: tuple[str, ...]
+    half: tuple[str, ...] = ()
 
 
 def plan(
@@ -135,7 +140,7 @@ def abilities_of(runner: str, places: Places) -> Abilities:
     """
     known = registry.entry(runner)
     if known.formats is not None:
-        return Abilities(known.formats, known.precisions)
+        return Abilities(known.formats, known.precisions, known.half_precisions)
     with Worker(LOCAL.argv(python_of(runner, places) or sys.executable)) as worker:
         described = worker.describe(runner)
         return Abilities(described.formats, described.precisions)
@@ -172,6 +177,10 @@ def _why_not(
         )
     if precision not in able.precisions:
         return f"{runner} computes in {', '.join(able.precisions)}, not {precision}"
+    if precision in able.half and variant != HALF:
+        return f"{runner} computes the variant {HALF} in {precision}, not {variant}"
+    if able.half and variant == HALF and precision not in ("f32", *able.half):
+        return f"{runner} computes the variant {HALF} in {', '.join(able.half)}, not {precision}"
     return None
 
 

@@ -12,16 +12,17 @@ from ...exporters.weights.labels import read_labels
 from ...exporters.weights.sources import FILE, Source
 from ...runners.images import ordered
 from ..errors import InputError, IntegrityError, UsageError, WorkspaceError
+from ..numerics.precision import HALF
 from ..progress import Progress
 from ..quantization import recipes
 from ..settings.load import load
 from ..settings.making import DIGITS, ImportConfig, ImportRequest
 from ..settings.options import pair, takes
 from ..stages import samples
-from ..stages.chain import make, quantizing
+from ..stages.chain import lowering, make, word_on_gpus
 from ..stages.modelspec import ModelSpec, preprocessing_of
 from ..stages.native import Native
-from ..stages.quantize import EXACT_PAIRS, Given, calibration_batch
+from ..stages.quantize import EXACT_PAIRS, Given
 from ..stages.simplify import Simplify
 from ..stages.stage import Stage
 from ..storage import onnx_models
@@ -71,6 +72,9 @@ def import_model(request: ImportRequest) -> Manifest:
             "warning: no int8: there is nothing to calibrate with; add --calibration DIR or "
             f"{'--data FILE.npz' if spec.inputs else f'--calibration {samples.SYNTHETIC}'}"
         )
+
+    if word := word_on_gpus((*int8, *section.variants)):
+        progress.say(f"warning: {word}")
 
     def stages(native: Native) -> Sequence[Stage]:
         return _stages(intake, section, spec, chosen, int8, repairs, native)
@@ -230,8 +234,8 @@ def _stages(
     if intake.floats:
         stages.append(Simplify(section.simplify, spec.preprocessing, native))
         steps = recipes.steps_of(section.recipe)
-        batch = calibration_batch(intake.batch)
-        stages += quantizing(spec, chosen, batch, int8, steps, native)
+        variants = (*int8, *((HALF,) if HALF in section.variants else ()))
+        stages += lowering(spec, chosen, intake.batch, variants, steps, native)
     if intake.quantized:
         known = list(troubles_of(intake.kind))
         stages.append(Given(spec.preprocessing, troubles=lambda _model: known))

@@ -22,7 +22,7 @@ from ..cells.arithmetic import EXECUTOR, executor
 from ..cells.session import Cell, OpenCell, open_cell
 from ..errors import MissingLibrary, StageError
 from ..numerics import metrics
-from ..numerics.precision import FOREIGN
+from ..numerics.precision import FOREIGN, HALF
 from ..progress import Progress
 from ..settings.judging import GateConfig
 from ..stages.export import EXPORTED, PROGRAM
@@ -138,7 +138,7 @@ class _Explainer:
         findings: list[Finding] = []
         if cell.variant != "fp32":
             findings = self._findings(cell, outputs, layers)
-        if layers and cell.variant not in (*FOREIGN, "fp32", "fp16"):
+        if layers and cell.variant not in (*FOREIGN, "fp32", HALF):
             layers = self._with_costs(cell.file, layers, notes)
         return Explanation(
             variant=cell.variant,

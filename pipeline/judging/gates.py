@@ -14,7 +14,7 @@ import numpy as np
 from ..errors import InputError
 from ..numerics import metrics
 from ..numerics.intervals import samples_needed, wilson
-from ..numerics.precision import FLOAT_FLOOR_DB, float_limit, kind_of
+from ..numerics.precision import FLOAT_FLOOR_DB, MIN_HALF_DB, float_limit, kind_of
 from ..settings.judging import GateConfig
 from ..verdicts import FAIL, INCONCLUSIVE, PASS
 from .judgement import FILE, KERNELS, SATURATION, Distance, Judgement, Twice
@@ -58,8 +58,8 @@ def default_gate(kind: str, reference_sqnr_db: float) -> Gate:
     """
     gates = {
         "f32": Gate(float_limit(reference_sqnr_db, F32_MARGIN_DB), 0.999999, 0.85),
-        "tf32": Gate(45.0, 0.9999, 0.85),
-        "f16": Gate(45.0, 0.9999, 0.85),
+        "tf32": Gate(MIN_HALF_DB, 0.9999, 0.85),
+        "f16": Gate(MIN_HALF_DB, 0.9999, 0.85),
         "bf16": Gate(15.0, 0.98, 0.85),
         "int8": Gate(15.0, 0.98, 0.85),
     }

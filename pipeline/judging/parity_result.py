@@ -10,7 +10,7 @@ from typing import Any
 from ..cells.row import CellRow
 from ..errors import ExitCode
 from ..numerics import metrics
-from ..numerics.precision import kind_of
+from ..numerics.precision import as_asked, kind_of
 from ..settings import placement
 from ..settings.judging import GateConfig, ParityConfig
 from ..stages.quantize import saturates
@@ -164,7 +164,7 @@ def _judge_cell(
     )
     reason = unreliable(kind_of(cell.variant, cell.asked), gate, recording.reference_sqnr_db)
     judgement = judgement.without(reason)
-    if cell.precision != cell.asked:
+    if not as_asked(cell.variant, cell.asked, cell.precision or ""):
         judgement = judgement.failing(f"computed in {cell.precision}, {cell.asked} was asked for")
     missed = placement.missed(cell.placement, cell.provider or "", required)
     judgement = judgement.failing(*missed)

@@ -32,6 +32,8 @@ OK, WARNING, PROBLEM = "ok", "warning", "problem"
 VNNI = {"avx512_vnni", "avx_vnni"}
 BUSY_SHARE = 0.5
 STALE_SECONDS = 24 * 3600
+# Compute capability, and the CUDA that has code for nothing older.
+TURING, CUDA_SINCE_TURING = (7, 5), 13
 
 # More than bench has by itself.
 MANY_GENERATIONS = 2 * GENERATIONS
@@ -261,6 +263,50 @@ def openvino_releases(facts: Facts) -> Finding:
     return Finding("openvino", OK, next(iter(releases.values()), "not installed"))
 
 
+def gpus(facts: Facts) -> Finding:
+    """Whether ``ort-cuda``'s packages and the GPU's driver belong together.
+
+    A driver runs what was built for its own major version of CUDA and for older ones (NVIDIA,
+    "CUDA Compatibility"); CUDA 13 has no code for GPUs before Turing (its release notes).
+    """
+    cuda = facts["cuda"]
+    driver, wheel, runtime = cuda["driver"], cuda["wheel"], cuda["runtime"]
+    make = registry.BUILT_IN["ort-cuda"].install
+    if driver is None:
+        if wheel is None:
+            return Finding("CUDA", OK, "no NVIDIA driver, and nothing here that needs one")
+        what = f"onnxruntime-gpu {wheel} is installed, and there is no NVIDIA driver"
+        return Finding("CUDA", WARNING, what, "install the driver (libcuda.so.1), or onnxruntime")
+    if not cuda["devices"]:
+        what = f"a driver for CUDA {driver}, and no GPU that this process may use"
+        return Finding("CUDA", WARNING, what, "look at CUDA_VISIBLE_DEVICES and `nvidia-smi`")
+    named = ", ".join(f"{one['name']} ({one['capability']})" for one in cuda["devices"])
+    what = f"{named}, a driver for CUDA {driver}"
+    if wheel is None:
+        return Finding("CUDA", OK, f"{what}; no onnxruntime-gpu here: {make}")
+    if runtime is None or cuda["cudnn"] is None:
+        missing = "CUDA's libraries" if runtime is None else "cuDNN"
+        return Finding(
+            "CUDA",
+            WARNING,
+            f"{what}; no package here has {missing}: onnxruntime-gpu finds the system's, or none",
+            f'{make}, or pip install "onnxruntime-gpu[cuda,cudnn]"',
+        )
+    what = f"{what}; onnxruntime-gpu {wheel}, CUDA {runtime}, cuDNN {cuda['cudnn']}"
+    if _major(runtime) > _major(driver):
+        remedy = f"install a driver for CUDA {_major(runtime)}, or packages for {_major(driver)}"
+        return Finding("CUDA", PROBLEM, f"{what}: too new for the driver", remedy)
+    old = [one for one in cuda["devices"] if tuple(map(int, one["capability"].split("."))) < TURING]
+    if old and _major(runtime) >= CUDA_SINCE_TURING:
+        what = f"{what}: no code for {old[0]['name']}, which is older than Turing (7.5)"
+        return Finding("CUDA", PROBLEM, what, "install packages for CUDA 12")
+    return Finding("CUDA", OK, what)
+
+
+def _major(version: str) -> int:
+    return int(version.partition(".")[0])
+
+
 def telemetry(facts: Facts) -> Finding:
     """Whether onnxruntime would report to its makers."""
     found = facts["installed"]["telemetry"]
@@ -302,4 +348,4 @@ def _is_stale(path: Path) -> bool:
 
 
 MACHINE_CHECKS = (cores, int8_kernels, older_cpus, governor, virtual_machine, busy)
-PACKAGE_CHECKS = (colliding_wheels, damaged_wheels, openvino_releases, telemetry)
+PACKAGE_CHECKS = (colliding_wheels, damaged_wheels, openvino_releases, gpus, telemetry)

@@ -27,7 +27,8 @@ class RunnerFacts:
     """A runner's row. ``status`` is "ok", "unavailable" or "failed", the latter with a reason.
 
     ``origin`` is the distribution that a plug-in came with, ``install`` the command that makes
-    a missing built-in runner work, ``python`` the interpreter if it has one of its own.
+    a missing built-in runner work, ``python`` the interpreter if it has one of its own. ``remark``
+    is what to know before choosing it.
     """
 
     name: str
@@ -41,6 +42,7 @@ class RunnerFacts:
     devices: tuple[str, ...]
     formats: tuple[str, ...]
     precisions: tuple[str, ...]
+    remark: str | None = None
 
 
 @dataclass(frozen=True)
@@ -104,6 +106,7 @@ def _facts(
         devices=answer.devices,
         formats=answer.formats,
         precisions=answer.precisions,
+        remark=entry.remark or None,
     )
 
 

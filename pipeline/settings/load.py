@@ -23,7 +23,6 @@ from ...runners.images import PRESETS
 from ...runners.targets import BUILT_IN_TARGETS
 from ..errors import InputError, UsageError
 from ..numerics.precision import FOREIGN, kind_of
-from ..storage.manifest import IMPORTED
 from ..storage.workspace import models_in
 from .judging import PRECISIONS, EvaluateConfig, GateConfig, ParityConfig, PredictConfig
 from .machine import Places, RunnerConfig, TargetConfig
@@ -155,7 +154,7 @@ def _check_names(config: Config) -> None:
         ("export.formats", config.export.formats, [exporters.ONNX, *exporters.names()]),
         ("export.variants", config.export.variants, VARIANTS),
         ("import.preprocessing", [config.import_.preprocessing or "none"], PRESETS),
-        ("import.variants", config.import_.variants, IMPORTED),
+        ("import.variants", config.import_.variants, VARIANTS),
         ("package.variants", config.package.variants, VARIANTS),
         ("verify.runner", filter(None, [config.verify.runner]), runners),
         ("runners", config.runners, runners),
@@ -185,7 +184,7 @@ def _check_names(config: Config) -> None:
     ):
         for name in names:
             # What a search found has names of its own, which the workspace knows.
-            there = known is VARIANTS and key != "export.variants"
+            there = known is VARIANTS and key not in ("export.variants", "import.variants")
             if there and (name in FOREIGN or SEARCHED_NAMES.fullmatch(name)):
                 continue
             if name not in known:

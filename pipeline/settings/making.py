@@ -202,7 +202,7 @@ class ImportConfig(InputsConfig, FileConfig):
     variants: Annotated[
         tuple[str, ...],
         Help(
-            "fp32, int8, int8-avx2.",
+            "fp32, int8, int8-avx2, fp16.",
             flag="--variant",
             short="-v",
             metavar="NAME",

@@ -29,7 +29,7 @@ from ..cells.session import OpenCell, audit, run_goldens, timeouts_of
 from ..errors import InputError, Refused, UsageError
 from ..judging.gates import Gate, Judgement, judge, unreliable
 from ..judging.parity_result import ParityResult
-from ..numerics.precision import kind_of
+from ..numerics.precision import as_asked, kind_of
 from ..progress import Progress
 from ..settings.load import load
 from ..settings.machine import Places
@@ -323,7 +323,7 @@ def _run(
 
 def _answers_check(judgement: Judgement, choice: Choice, loaded: Loaded, count: int) -> Check:
     asked, used = choice.settings.precision, loaded.placement.precision
-    if asked != used:
+    if not as_asked(choice.variant, asked, used):
         return Check("answers", FAIL, f"computed in {used}, {asked} was asked for")
     said = "; ".join(judgement.reasons) or f"{count} goldens within the gates"
     return Check("answers", judgement.verdict, said)

@@ -10,9 +10,11 @@ from ...exporters import registry
 from ...exporters.base import ModelError
 from ...exporters.complexity import Complexity
 from ...exporters.onnx import OnnxDynamo, OnnxTorchScript
+from ...runners import registry as runners
+from ...runners.machine import host
 from ...runners.machine.installed import versions
 from ..errors import StageError, UsageError
-from ..numerics.precision import FOREIGN, GIVEN
+from ..numerics.precision import FOREIGN, GIVEN, HALF
 from ..progress import SILENT, Progress
 from ..quantization import recipes
 from ..settings.load import load
@@ -23,7 +25,8 @@ from ..storage.manifest import Manifest
 from ..storage.workspace import Transaction, Workspace
 from . import samples
 from .export import PROGRAM, Export
-from .formats import HALF, HALF_FORMATS, ExportFormat
+from .formats.exported import HALF_FORMATS, ExportFormat
+from .formats.halve import Halve
 from .modelspec import ModelSpec, is_own, name_of, settle, specify
 from .native import Native
 from .quantize import (
@@ -154,7 +157,7 @@ def _keep_searched(place: Workspace, before: Manifest, transaction: Transaction)
 
 
 def stages_for(section: ExportConfig, native: Native, progress: Progress = SILENT) -> list[Stage]:
-    """Export and simplify, then calibrate and one quantize for each int8 variant asked for.
+    """Export and simplify, then calibrate and one stage for each further variant asked for.
 
     Raises ``UsageError`` for int8 variants of weights that come without calibration images.
     """
@@ -167,9 +170,10 @@ def stages_for(section: ExportConfig, native: Native, progress: Progress = SILEN
     spec = specify(section, progress.say)
     section = _for_torchscript(section) if spec.source.scripted else section
     if spec.source.quantized:
-        if quantized and "variants" in section.model_fields_set:
+        lower = (*quantized, *_halves(section))
+        if lower and "variants" in section.model_fields_set:
             raise UsageError(
-                f"{', '.join(quantized)}: {section.architecture} is quantized already "
+                f"{', '.join(lower)}: {section.architecture} is quantized already "
                 f"({spec.source.quantized}), and is kept as it was trained: as {GIVEN}"
             )
         quantized = ()
@@ -189,24 +193,40 @@ def stages_for(section: ExportConfig, native: Native, progress: Progress = SILEN
     ]
     if spec.source.quantized:
         return [*stages, Given(spec.preprocessing)]
-    count = calibration_batch(section.batch)
-    return stages + quantizing(spec, chosen, count, quantized, steps, native)
+    variants = (*quantized, *_halves(section))
+    if word := word_on_gpus(variants):
+        progress.say(f"warning: {word}")
+    return stages + lowering(spec, chosen, section.batch, variants, steps, native)
 
 
-def quantizing(
+def _halves(section: ExportConfig) -> tuple[str, ...]:
+    return (HALF,) if HALF in section.variants else ()
+
+
+def word_on_gpus(variants: Sequence[str]) -> str | None:
+    """What whoever makes int8 on a machine with an NVIDIA GPU has to know, if fp16 is not made."""
+    if HALF in variants or not set(variants) & set(EXACT_PAIRS) or not host.cuda_devices():
+        return None
+    remark = runners.BUILT_IN["ort-cuda"].remark
+    return f"a GPU is here, and int8 is for CPUs: on ort-cuda {remark} (--variant {HALF})"
+
+
+def lowering(
     spec: ModelSpec,
     samples: Samples,
-    batch: int,
+    batch: int | str,
     variants: Sequence[str],
     steps: tuple[str, ...],
     native: Native,
 ) -> list[Stage]:
-    """Calibrate once, then make each int8 variant; nothing without calibration samples."""
-    if not samples.calibration:
-        return []
-    method = recipes.method_of(steps)
-    calibrate = Calibrate(spec.preprocessing, batch, samples, native, method, spec.image_input)
-    return [calibrate, *(Quantize(name, steps, calibrate) for name in variants)]
+    """Calibrate once if there is something to do it with, then make each int8 variant, and fp16."""
+    method, count = recipes.method_of(steps), calibration_batch(batch)
+    calibrate = Calibrate(spec.preprocessing, count, samples, native, method, spec.image_input)
+    stages: list[Stage] = []
+    if samples.calibration:
+        int8 = [name for name in variants if name in EXACT_PAIRS]
+        stages += [calibrate, *(Quantize(name, steps, calibrate) for name in int8)]
+    return [*stages, Halve(calibrate)] if HALF in variants else stages
 
 
 def _for_torchscript(section: ExportConfig) -> ExportConfig:
@@ -232,8 +252,6 @@ def _further_formats(export: Export, section: ExportConfig) -> list[Stage]:
         stages.append(ExportFormat(export, exporter, variant))
         if HALF in section.variants and name in HALF_FORMATS:
             stages.append(ExportFormat(export, exporter, HALF))
-    if HALF in section.variants and not set(formats) & set(HALF_FORMATS):
-        raise UsageError(f"{HALF} needs a format for it: add --format {HALF_FORMATS[0]}")
     return stages
 
 

@@ -107,7 +107,10 @@ class LayerGraph:
         for layer in self.layers[:count]:
             raw, pair = self._raw[layer.tensor], self._pairs.get(layer.tensor)
             names[layer.tensor] = raw
-            if pair and pair.dequantize.output[0] in self._outputs:
+            if self._is_half(raw):
+                names[layer.tensor] = SHOWN + layer.tensor
+                _add_cast(model, raw, SHOWN + layer.tensor, half=False)
+            elif pair and pair.dequantize.output[0] in self._outputs:
                 names[layer.tensor] = pair.dequantize.output[0]
             elif pair:
                 # A copy, so that what is watched is no reason for a runner not to fuse.
@@ -131,16 +134,21 @@ class LayerGraph:
         cut = {
             self._raw[layer.tensor]: layer.tensor for layer in self.layers if layer.tensor in shapes
         }
+        fed = {raw: FED + name + "/half" * self._is_half(raw) for raw, name in cut.items()}
         for node in model.graph.node:
             for position, name in enumerate(node.input):
-                if name in cut:
-                    node.input[position] = FED + cut[name]
+                node.input[position] = fed.get(name, name)
         del model.graph.output[:]
         names: dict[str, str] = {}
         for raw, tensor in cut.items():
             pair = self._pairs.get(tensor)
-            names[tensor] = SHOWN + tensor if pair else raw
-            if pair:
+            half = self._is_half(raw)
+            names[tensor] = SHOWN + tensor if pair or half else raw
+            if half:
+                _add_cast(model, raw, SHOWN + tensor, half=False)
+                # In front: whoever reads what is fed comes behind it.
+                _add_cast(model, FED + tensor, fed[raw], half=True, first=True)
+            elif pair:
                 between = f"{SHOWN}{tensor}/quantized"
                 _add(model, pair.quantize, raw, between)
                 _add(model, pair.dequantize, between, SHOWN + tensor)
@@ -250,7 +258,14 @@ class LayerGraph:
         from onnx import TensorProto
 
         known = self._types.get(tensor)
-        return known is None or known.tensor_type.elem_type == TensorProto.FLOAT
+        floats = (TensorProto.FLOAT, TensorProto.FLOAT16)
+        return known is None or known.tensor_type.elem_type in floats
+
+    def _is_half(self, tensor: str) -> bool:
+        from onnx import TensorProto
+
+        known = self._types.get(tensor)
+        return known is not None and known.tensor_type.elem_type == TensorProto.FLOAT16
 
     def _copy(self) -> Any:
         copy = type(self._model)()
@@ -293,6 +308,18 @@ def _add(model: Any, like: Any, source: str, output: str) -> None:
     node = model.graph.node.add()
     node.CopyFrom(like)
     node.name, node.input[0], node.output[0] = output, source, output
+
+
+def _add_cast(model: Any, source: str, output: str, *, half: bool, first: bool = False) -> None:
+    """Append a Cast to float16 or float32, or put it in front of all nodes."""
+    from onnx import TensorProto, helper
+
+    kind = TensorProto.FLOAT16 if half else TensorProto.FLOAT
+    node = helper.make_node("Cast", [source], [output], name=output, to=kind)
+    if first:
+        model.graph.node.insert(0, node)
+    else:
+        model.graph.node.append(node)
 
 
 def _drop_unused(graph: Any) -> None:

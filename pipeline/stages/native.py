@@ -1,4 +1,4 @@
-"""What export has native libraries do: onnxsim and ONNX Runtime's quantizer, in a worker.
+"""What export has native libraries do: onnxsim, the quantizer, float16, in a worker.
 
     python -P -m edgepipe.pipeline.stages.native
 
@@ -29,6 +29,7 @@ from ..quantization.draft import opset, with_hard_swish, with_pools
 from ..quantization.operations import Quantization
 from ..quantization.sessions import FOLDER
 from ..storage import onnx_models
+from .formats.work import Halving
 
 COMMAND = tuple(LOCAL.argv(module=__spec__.name))
 PATIENCE_SECONDS = 3600.0
@@ -254,7 +255,7 @@ def main() -> None:
     """The child: answer until the parent is gone."""
     # ONNX Runtime's shape inference leaves what it fails on in the current folder.
     os.chdir(tempfile.gettempdir())
-    made = Quantization()
+    made, halving = Quantization(), Halving()
     operations = (
         onnxsim,
         prepare,
@@ -265,6 +266,8 @@ def main() -> None:
         made.held_out,
         made.quantize,
         made.costs,
+        halving.watch,
+        halving.halve,
     )
     answers = {operation.__name__: answering(operation) for operation in operations}
     worker.main({"hello": worker.hello, **answers})

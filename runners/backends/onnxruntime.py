@@ -194,9 +194,13 @@ class OrtCpu:
         return ("CPU",)
 
     def load(self, model: Path, settings: Settings) -> OrtSession:
-        """See ``Runner.load``. Only f32 on the CPU: the provider has no other precision."""
+        """See ``Runner.load``. Only f32 on the CPU: the provider has no other precision.
+
+        What it makes of float16 tensors is probed: without kernels for them it widens them, keeps
+        what is between them in float32 as well, and only the constants are rounded.
+        """
         self._check(settings)
-        place = functools.partial(_on_cpu, settings)
+        place = functools.partial(_on_cpu, settings, probe.holds_half(model))
         cached = Path(settings.cache) / CACHED_MODEL if settings.cache else None
         if cached is not None and cached.is_file():
             optimized = create(cached, replace(settings, optimize=False), Provider(CPU))
@@ -209,7 +213,7 @@ class OrtCpu:
         self._check(settings)
         folder = tempfile.TemporaryDirectory(prefix="edgepipe-", ignore_cleanup_errors=True)
         session = create(model, settings, Provider(CPU, trace_in=Path(folder.name)))
-        loaded = OrtSession(session, functools.partial(_on_cpu, settings))
+        loaded = OrtSession(session, functools.partial(_on_cpu, settings, probe.holds_half(model)))
         return TracedSession(loaded, session.end_profiling, folder)
 
     def _check(self, settings: Settings) -> None:
@@ -220,15 +224,18 @@ class OrtCpu:
         settings.refuse_unknown(self.name, self.tunables)
 
 
-def _on_cpu(settings: Settings, session: Any) -> Placement:
+def _on_cpu(settings: Settings, half: bool, session: Any) -> Placement:
+    precision, known = "f32", "only one"
+    if half:
+        precision, known = probed_precision(Provider(CPU), settings, half=True), "probed"
     return Placement(
         "CPU",
-        "f32",
+        precision,
         settings.threads,
         assigned_nodes(session),
         provider=CPU,
         device_name=host.cpu_name(),
-        precision_from="only one",
+        precision_from=known,
         streams=streams_of(settings),
     )
 
@@ -321,10 +328,18 @@ def why_not(provider: Provider) -> str | None:
     return None
 
 
-def probed_precision(provider: Provider, settings: Settings) -> str:
-    """The precision that sessions with these settings compute in, told by running the probe."""
-    session = provider.session(probe.model(), settings)
-    return probe.precision({probe.OUTPUT: session.run(None, probe.feeds())[0]})
+def probed_precision(provider: Provider, settings: Settings, *, half: bool = False) -> str:
+    """The precision that sessions with these settings compute in, told by running the probe.
+
+    Of float32 tensors, or of a file's float16 ones (``half``).
+    """
+    model, feeds, precision = (
+        (probe.half_model(), probe.half_feeds(), probe.half_precision)
+        if half
+        else (probe.model(), probe.feeds(), probe.precision)
+    )
+    session = provider.session(model, settings)
+    return precision({probe.OUTPUT: session.run(None, feeds)[0]})
 
 
 def _misplaced(model: Path, settings: Settings, provider: Provider) -> Exception:

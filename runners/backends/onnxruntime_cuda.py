@@ -3,12 +3,15 @@
 from __future__ import annotations
 
 import functools
+from collections.abc import Mapping
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 from .. import registry
-from ..base import Placement, RunnerUnavailable, SessionError, Settings
+from ..base import Placement, PlacementError, RunnerUnavailable, SessionError, Settings
 from ..machine import host
+from . import probe
 from .onnxruntime import (
     OrtSession,
     Provider,
@@ -19,12 +22,29 @@ from .onnxruntime import (
     streams_of,
     why_not,
 )
+from .onnxruntime_binding import BoundSession, Device
 
 NAME = "ort-cuda"
 PROVIDER = "CUDAExecutionProvider"
-# Convolutions of float32 tensors may use tensor cores in TF32 (10 bits of mantissa). It is on by
-# default; f16 would be another model, with float16 tensors, and is not claimed.
-USE_TF32 = {"f32": "0", "tf32": "1"}
+# Convolutions of float32 tensors may use tensor cores in TF32 (10 bits of mantissa), by default.
+# float16 tensors are computed as such: f16 is for files that have them.
+USE_TF32 = {"f32": "0", "tf32": "1", "f16": "0"}
+# The provider's options with the values that it knows, its default first.
+# Source: onnxruntime.ai, "CUDA Execution Provider", "Configuration Options".
+PROVIDER_OPTIONS: Mapping[str, tuple[Any, ...]] = {
+    "cudnn_conv_algo_search": ("EXHAUSTIVE", "HEURISTIC", "DEFAULT"),
+    "prefer_nhwc": (False, True),
+    "arena_extend_strategy": ("kNextPowerOfTwo", "kSameAsRequested"),
+}
+# What is not the provider's: buffers that stay, and a graph of launches, which needs them.
+BINDING, GRAPH = "io_binding", "cuda_graph"
+CAPTURE = "enable_cuda_graph"
+OPTIONS: Mapping[str, tuple[Any, ...]] = {
+    **{name: values[1:] for name, values in PROVIDER_OPTIONS.items()},
+    BINDING: (True,),
+    GRAPH: (True,),
+}
+DEQUANTIZE = "DequantizeLinear"
 
 
 class OrtCuda:
@@ -33,6 +53,7 @@ class OrtCuda:
     name = NAME
     formats = ("onnx",)
     precisions = tuple(USE_TF32)
+    tunables = OPTIONS
 
     def version(self) -> str:
         """The version of the installed onnxruntime."""
@@ -65,47 +86,93 @@ class OrtCuda:
     def load(self, model: Path, settings: Settings) -> OrtSession:
         """See ``Runner.load``.
 
-        f32 has to be f32 on the probe. For tf32 the option is read back: it allows TF32, and
-        which convolutions use it is cuDNN's choice.
+        f32 and f16 have to be that on the probe. For tf32 the option is read back: it allows TF32,
+        and which convolutions use it is cuDNN's choice. A file of float16 tensors is computed in
+        f16 where f32 is asked for, too, and says so.
         """
         kind, _, number = settings.device.partition(".")
         if settings.precision not in USE_TF32 or kind != "GPU" or not (number or "0").isdigit():
             raise SessionError(
-                f"{NAME} runs f32 or tf32 on GPU, not {settings.precision} on {settings.device}"
+                f"{NAME} runs {', '.join(USE_TF32)} on GPU, "
+                f"not {settings.precision} on {settings.device}"
             )
-        settings.refuse_unknown(self.name, {})
+        options = provider_options(settings, int(number or 0))
+        half = probe.holds_half(model)
+        if half and settings.precision == "tf32":
+            raise SessionError(f"{NAME}: tf32 is for float32 tensors, this file has float16 ones")
+        if settings.precision == "f16" and not half:
+            raise SessionError(f"{NAME}: f16 is for the variant fp16: this file has no float16")
+        if PROVIDER not in library(NAME).get_available_providers():
+            raise RunnerUnavailable(self.unavailable() or PROVIDER)
         _preload()
-        index = int(number or 0)
-        options = {"device_id": str(index), "use_tf32": USE_TF32[settings.precision]}
+        index = int(options["device_id"])
         provider = Provider(PROVIDER, options)
 
         def place(session: Any) -> Placement:
             names = host.cuda_devices()
+            precision, known = _proven(session, provider, settings, half=half)
             return Placement(
                 settings.device,
-                settings.precision,
+                precision,
                 settings.threads,
                 assigned_nodes(session),
                 provider=PROVIDER,
                 device_name=names[index] if index < len(names) else "",
-                precision_from=_proven(session, provider, settings),
+                precision_from=known,
                 streams=streams_of(settings),
             )
 
-        return OrtSession(create(model, settings, provider), place)
+        session = _created(model, settings, provider)
+        captured = bool(settings.options.get(GRAPH))
+        if captured or settings.options.get(BINDING):
+            return BoundSession(session, place, Device("cuda", index), captured=captured)
+        return OrtSession(session, place)
 
 
-def _proven(session: Any, provider: Provider, settings: Settings) -> str:
-    """How the precision is known (see ``Placement``); ``SessionError`` if it is another one."""
+def provider_options(settings: Settings, index: int) -> dict[str, str]:
+    """What the provider is told, as text. Raises ``SessionError`` for what it doesn't know."""
+    settings.refuse_unknown(NAME, OPTIONS)
+    options = {"device_id": str(index), "use_tf32": USE_TF32[settings.precision]}
+    for name, value in settings.options.items():
+        known = PROVIDER_OPTIONS.get(name, (False, True))
+        # 1 equals True, and is none here.
+        if not any(value is one or (isinstance(one, str) and value == one) for one in known):
+            listed = ", ".join(map(str, known))
+            raise SessionError(f"{NAME}: {name} is one of {listed}, not {value!r}")
+        if name in PROVIDER_OPTIONS:
+            options[name] = value if isinstance(value, str) else str(int(value))
+    if settings.options.get(GRAPH):
+        if streams_of(settings) != 1:
+            raise SessionError(f"{GRAPH} replays one run at a time, not {streams_of(settings)}")
+        if settings.allow_fallback:
+            raise SessionError(f"{GRAPH} needs every node on the GPU, so no fallback is allowed")
+        options[CAPTURE] = "1"
+    return options
+
+
+def _created(model: Path, settings: Settings, provider: Provider) -> Any:
+    try:
+        return create(model, settings, provider)
+    except PlacementError as error:
+        if DEQUANTIZE not in str(error):
+            raise
+        raise PlacementError(f"{error}; {registry.BUILT_IN[NAME].remark}") from error
+
+
+def _proven(session: Any, provider: Provider, settings: Settings, *, half: bool) -> tuple[str, str]:
+    """The precision, and how it is known (see ``Placement``); ``SessionError`` if it is wrong."""
     used = session.get_provider_options()[PROVIDER]["use_tf32"]
     if used != USE_TF32[settings.precision]:
         raise SessionError(f"{NAME} has use_tf32={used}, not what {settings.precision} asks for")
     if settings.precision == "tf32":
-        return "read back"
-    precision = probed_precision(provider, settings)
-    if precision != settings.precision:
-        raise SessionError(f"{NAME} computes in {precision} on this GPU, not in f32")
-    return "probed"
+        return "tf32", "read back"
+    # A graph would be captured of the probe's own inputs, which are not bound.
+    plain = {name: value for name, value in provider.options.items() if name != CAPTURE}
+    precision = probed_precision(replace(provider, options=plain), settings, half=half)
+    wanted = "f16" if half else "f32"
+    if precision != wanted:
+        raise SessionError(f"{NAME} computes in {precision} on this GPU, not in {wanted}")
+    return precision, "probed"
 
 
 @functools.cache

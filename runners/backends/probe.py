@@ -11,15 +11,22 @@ survive in one format and not in the next:
     2^-26        where the exponent has 8 bits: not in f16, whose smallest number is 2^-24
 
 The formats: IEEE 754-2019 (f32, f16), Intel's BFLOAT16 definition (2018), NVIDIA's TF32.
+
+A file whose tensors are float16 is computed as such, or with its tensors widened where a provider
+has no kernels for them. So there is a second probe of float16 tensors: a convolution that adds 1 to
+2048, which gives 2049 in f32 and has no place in the 11 bits of float16, and behind it one that
+hands it on.
 """
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
+from mmap import ACCESS_READ, mmap
+from pathlib import Path
 
 import numpy as np
 
-from .protobuf import field
+from .protobuf import field, fields
 
 CHANNELS = 16
 INPUT, WEIGHTS, OUTPUT = "input", "weights", "output"
@@ -34,8 +41,13 @@ FORMATS: dict[tuple[bool, ...], str] = {
     (True, False, False, True): "bf16",
 }
 
+# What the probe of float16 tensors says of 2048 + 1.
+SUMS = {2049.0: "f32", 2048.0: "f16"}
+
 # ONNX IR 8 and operator set 13: old enough for every runtime that is still around.
-IR_VERSION, OPSET, FLOAT = 8, 13, 1
+IR_VERSION, OPSET, FLOAT, FLOAT16, INT = 8, 13, 1, 10, 2
+# Fields of onnx.proto that lead to the type of a constant.
+GRAPH, INITIALIZER, DATA_TYPE = 7, 5, 2
 
 
 def feeds() -> dict[str, np.ndarray]:
@@ -57,18 +69,85 @@ def model() -> bytes:
     Encoded by hand, since a worker has no onnx library: the field numbers are those of
     onnx.proto (ModelProto, GraphProto, NodeProto, TensorProto, ValueInfoProto).
     """
-    node = field(1, INPUT) + field(1, WEIGHTS) + field(2, OUTPUT) + field(4, "Conv")
-    identity = np.eye(CHANNELS, dtype="<f4").tobytes()
-    dimensions = b"".join(field(1, size) for size in (CHANNELS, CHANNELS, 1, 1))
-    weights = dimensions + field(2, FLOAT) + field(8, WEIGHTS) + field(9, identity)
-    graph = (
-        field(1, node)
-        + field(2, "probe")
-        + field(5, weights)
-        + field(11, _value(INPUT))
-        + field(12, _value(OUTPUT))
+    nodes = field(1, _node("Conv", OUTPUT, INPUT, WEIGHTS))
+    return _model(nodes + field(5, _weights(WEIGHTS, np.eye(CHANNELS, dtype="<f4"))))
+
+
+def half_feeds() -> dict[str, np.ndarray]:
+    """The input of ``half_model``: 2048 in the first channel, 1 in the second."""
+    given = np.zeros(SHAPE, np.float32)
+    given[:, 0], given[:, 1] = 2048, 1
+    return {INPUT: given}
+
+
+def half_precision(outputs: Mapping[str, np.ndarray]) -> str:
+    """How float16 tensors are computed, of the outputs on ``half_feeds``: as ``precision``."""
+    found = {SUMS.get(float(value), "unknown") for value in outputs[OUTPUT][:, 0].flat}
+    return found.pop() if len(found) == 1 else "unknown"
+
+
+def half_model() -> bytes:
+    """The probe of float16 tensors as an ONNX file; its input and output are float32."""
+    first_two = np.zeros((CHANNELS, CHANNELS), "<f2")
+    first_two[:, :2] = 1
+    nodes = (
+        _node("Cast", "half", INPUT, to=FLOAT16),
+        _node("Conv", "sum", "half", "two"),
+        _node("Conv", "same", "sum", "identity"),
+        _node("Cast", OUTPUT, "same", to=FLOAT),
     )
+    constants = (_weights("two", first_two), _weights("identity", np.eye(CHANNELS, dtype="<f2")))
+    return _model(
+        b"".join(field(1, node) for node in nodes) + b"".join(field(5, one) for one in constants)
+    )
+
+
+def holds_half(model: Path) -> bool:
+    """Whether an ONNX file has float16 constants. One that can't be read has none."""
+    try:
+        # Mapped: of the weights themselves nothing is to be read.
+        with model.open("rb") as file:
+            return FLOAT16 in _types(memoryview(mmap(file.fileno(), 0, access=ACCESS_READ)))
+    except ValueError:
+        return False
+
+
+def _types(model: memoryview) -> set[int]:
+    """The numbers of the constants' types."""
+    return {
+        value
+        for graph in _inner(model, GRAPH)
+        for tensor in _inner(graph, INITIALIZER)
+        for number, value in fields(tensor)
+        if number == DATA_TYPE and isinstance(value, int)
+    }
+
+
+def _inner(message: memoryview, wanted: int) -> Iterator[memoryview]:
+    for number, value in fields(message):
+        if number == wanted and isinstance(value, memoryview):
+            yield value
+
+
+def _model(contents: bytes) -> bytes:
+    """A ModelProto of nodes and constants between the probe's input and output."""
+    graph = contents + field(2, "probe") + field(11, _value(INPUT)) + field(12, _value(OUTPUT))
     return field(1, IR_VERSION) + field(7, graph) + field(8, field(2, OPSET))
+
+
+def _node(operator: str, output: str, *inputs: str, to: int | None = None) -> bytes:
+    """A NodeProto, with the type that a Cast goes to."""
+    attribute = b"" if to is None else field(1, "to") + field(3, to) + field(20, INT)
+    named = field(5, attribute) if attribute else b""
+    reads = b"".join(field(1, name) for name in inputs)
+    return reads + field(2, output) + field(4, operator) + named
+
+
+def _weights(name: str, matrix: np.ndarray) -> bytes:
+    """A TensorProto: the weights of a 1 x 1 convolution."""
+    kind = FLOAT16 if matrix.dtype == np.float16 else FLOAT
+    dimensions = b"".join(field(1, size) for size in (CHANNELS, CHANNELS, 1, 1))
+    return dimensions + field(2, kind) + field(8, name) + field(9, matrix.tobytes())
 
 
 def _value(name: str) -> bytes:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import ctypes
 import os
 import platform
 import sys
@@ -12,7 +11,7 @@ from pathlib import Path
 from typing import Any
 
 from ..timing import conditions
-from . import cpuid
+from . import cpuid, cuda
 
 # What decides how int8 and reduced precision run on x86.
 RELEVANT_FLAGS = tuple(cpuid.BITS)
@@ -74,25 +73,8 @@ def cpu_name() -> str:
 
 
 def cuda_devices() -> list[str]:
-    """The names of the NVIDIA GPUs that this process may use, in CUDA's order; often none.
-
-    From the driver itself (CUDA Driver API, "Device Management"), since it is there wherever a
-    GPU works, and knows of CUDA_VISIBLE_DEVICES.
-    """
-    try:
-        driver = ctypes.CDLL("libcuda.so.1")
-    except OSError:
-        return []
-    count = ctypes.c_int()
-    if driver.cuInit(0) or driver.cuDeviceGetCount(ctypes.byref(count)):
-        return []
-    names = []
-    for number in range(count.value):
-        device, name = ctypes.c_int(), ctypes.create_string_buffer(256)
-        driver.cuDeviceGet(ctypes.byref(device), number)
-        driver.cuDeviceGetName(name, len(name), device)
-        names.append(name.value.decode("utf-8", "replace"))
-    return names
+    """The names of the NVIDIA GPUs that this process may use, in CUDA's order; often none."""
+    return [device["name"] for device in cuda.devices()]
 
 
 def device_memory_mib() -> float | None:

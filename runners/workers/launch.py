@@ -123,7 +123,7 @@ class Worker:
         self._drain.start()
 
     def inspect(self) -> Mapping[str, Any]:
-        """The machine and what is installed there: see ``host.facts``, ``installed.facts``."""
+        """The machine and what is installed there: see the ``facts`` of host, installed, cuda."""
         reply, _ = self.request("inspect", {}, {}, self.timeouts.run)
         return reply
 

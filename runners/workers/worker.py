@@ -6,7 +6,7 @@ with its parent: see ``watchdog``. With ``--isa NAME`` it computes as an older C
 has only those runners that can: see ``isa``. Requests (see ``protocol`` for the wire format):
 
     hello                      -> {version, edgepipe, pid, host}
-    inspect                    -> {host, load, installed}
+    inspect                    -> {host, load, installed, cuda}
     describe {runner}          -> {formats, precisions, reason, version, devices}
     load {runner, settings, file, at, cache, profiled} + files -> {inputs, outputs, placement, …}
     cache                      -> {} + files
@@ -49,7 +49,7 @@ from ..base import (
     Settings,
     StorageFull,
 )
-from ..machine import host, installed, isa, own_process
+from ..machine import cuda, host, installed, isa, own_process
 from ..machine.files import temporary_files
 from ..targets import Isa
 from ..timing import meter
@@ -101,6 +101,7 @@ class Worker:
             "host": host.facts(),
             "load": host.load(),
             "installed": installed.facts(),
+            "cuda": cuda.facts(),
         }, {}
 
     def describe(self, message: protocol.Message, _blobs: protocol.Blobs) -> Any:

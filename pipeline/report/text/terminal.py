@@ -107,7 +107,7 @@ def environments_table(environments: Sequence[Mapping[str, Any]]) -> str:
 
 
 def runners_table(result: Inventory) -> str:
-    """Every runner, and below the table why some can't run and what to do about it."""
+    """Every runner, and below the table why some can't run, or what to know of those that can."""
     heads = ("runner", "target", "status", "version", "devices", "takes", "precisions", "from")
     rows = []
     reasons: dict[str, list[str]] = {}
@@ -122,6 +122,8 @@ def runners_table(result: Inventory) -> str:
             reasons.setdefault(runner.reason + remedy, []).append(
                 f"{runner.name} on {runner.target}"
             )
+        elif runner.remark and runner.status == "ok":
+            reasons.setdefault(runner.remark, []).append(f"{runner.name} on {runner.target}")
     shown = Table("", tuple(map(Column, heads)), tuple(rows)).text()
     return text(shown, *(f"  {', '.join(names)}: {reason}" for reason, names in reasons.items()))
 

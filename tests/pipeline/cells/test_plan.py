@@ -86,6 +86,24 @@ def test_what_was_named_and_can_not_be_is_refused(
     assert found == refused
 
 
+def test_float16_has_a_precision_of_its_own_where_there_are_kernels_for_it() -> None:
+    """What nobody named is left out; asked for f32, such a file is f16 all the same."""
+    variants = {**MANIFEST.variants, "fp16": {"onnx": "fp16.onnx"}}
+    files = {**MANIFEST.artifacts, "fp16.onnx": Artifact("fp16.onnx", 1)}
+    manifest = replace(MANIFEST, variants=variants, artifacts=files)
+    cells, refused = planned("ort-cuda", manifest=manifest, precisions=("tf32", "f16"))
+    assert cells == [
+        ("fp32", "ort-cuda", "tf32"),
+        ("int8", "ort-cuda", "tf32"),
+        ("fp16", "ort-cuda", "f16"),
+    ]
+    assert refused == []
+    cells, _ = planned("ort-cuda", "ort-cpu", manifest=manifest, variants=("fp16",))
+    assert cells == [("fp16", "ort-cuda", "f32"), ("fp16", "ort-cpu", "f32")]
+    _, refused = planned("ort-cuda", manifest=manifest, variants=("fp32",), precisions=("f16",))
+    assert refused == [("fp32", "ort-cuda", "f16")]
+
+
 def test_a_refusal_says_what_the_runner_takes() -> None:
     section = CellsConfig(runners=("ort-cpu", "torch"), variants=("int8",))
     _, (one,) = plan(FOLDER, MANIFEST, section, Places())

@@ -15,6 +15,7 @@ import pytest
 
 from edgepipe.pipeline import doctor as examine
 from edgepipe.pipeline.machine import doctor
+from edgepipe.runners.machine import cuda
 
 Run = Callable[..., CompletedProcess[str]]
 HOST: Mapping[str, Any] = {
@@ -38,6 +39,47 @@ def findings(done: CompletedProcess[str]) -> dict[str, dict[str, Any]]:
     document = json.loads(done.stdout)
     assert document["schema_version"] == 1
     return {f"{row['where']}: {row['check']}": row for row in document["findings"]}
+
+
+CUDA: Mapping[str, Any] = {
+    "driver": "13.0",
+    "devices": [{"name": "Some GPU", "capability": "9.0"}],
+    "runtime": "13.0.96",
+    "cudnn": "9.19.0",
+    "wheel": "1.31.1",
+}
+OLD_GPU = [{"name": "Old GPU", "capability": "7.0"}]
+
+
+@pytest.mark.parametrize(
+    ("seen", "status", "says"),
+    [
+        ({}, "ok", "Some GPU (9.0), a driver for CUDA 13.0; onnxruntime-gpu 1.31.1, CUDA 13.0.96"),
+        ({"driver": None, "devices": [], "wheel": None}, "ok", "no NVIDIA driver"),
+        ({"driver": None, "devices": []}, "warning", "there is no NVIDIA driver"),
+        ({"devices": []}, "warning", "no GPU that this process may use"),
+        ({"wheel": None}, "ok", "no onnxruntime-gpu here: edgepipe env create ort-cuda"),
+        ({"runtime": None}, "warning", "no package here has CUDA's libraries"),
+        ({"cudnn": None}, "warning", "no package here has cuDNN"),
+        ({"driver": "12.8"}, "problem", "too new for the driver"),
+        ({"runtime": "12.9.79"}, "ok", "CUDA 12.9.79"),
+        ({"devices": OLD_GPU}, "problem", "no code for Old GPU"),
+        ({"devices": OLD_GPU, "runtime": "12.9.79"}, "ok", "Old GPU (7.0)"),
+    ],
+)
+def test_what_a_gpus_driver_and_packages_are_to_each_other(
+    seen: dict[str, Any], status: str, says: str
+) -> None:
+    finding = doctor.gpus({"cuda": {**CUDA, **seen}})
+    assert (finding.check, finding.status) == ("CUDA", status)
+    assert says in finding.what
+    assert (finding.remedy is None) == (status == "ok")
+
+
+@pytest.mark.skipif(bool(cuda.devices()), reason="there is a GPU")
+def test_without_a_gpu_there_are_no_facts_about_one() -> None:
+    found = cuda.facts()
+    assert (found["devices"], set(found)) == ([], set(CUDA))
 
 
 @pytest.mark.parametrize(
@@ -84,7 +126,7 @@ def test_this_environment_has_no_problem(edgepipe: Run) -> None:
     assert done.returncode == 0, done.stdout
     found = findings(done)
     checks = ("cores", "int8", "older CPUs", "governor", "machine", "load", "wheels", "files")
-    checks += ("openvino", "telemetry", "leftovers", "oneDNN")
+    checks += ("openvino", "CUDA", "telemetry", "leftovers", "oneDNN")
     assert set(found) == {f"local: {check}" for check in checks}
     wheels = found["local: wheels"]["what"]
     assert "onnxruntime 1." in wheels

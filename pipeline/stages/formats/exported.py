@@ -8,15 +8,16 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
-from ...exporters.base import Exporter
-from ...runners.machine.files import temporary_files
-from ...runners.machine.installed import versions
-from ..progress import Progress
-from ..storage.workspace import Transaction
-from .export import EXPORTED, Export, blaming, placed, plugin, run_exporter
+from ....exporters.base import Exporter
+from ....runners.machine.files import temporary_files
+from ....runners.machine.installed import versions
+from ...numerics.precision import HALF
+from ...progress import Progress
+from ...storage.workspace import Transaction
+from ..export import EXPORTED, Export, blaming, placed, plugin, run_exporter
 
-# The variant whose weights are stored as float16, and the formats that have such weights.
-HALF, HALF_FORMATS = "fp16", ("openvino-ir",)
+# The formats beside ONNX that have float16 weights.
+HALF_FORMATS = ("openvino-ir",)
 MIB = 1 << 20
 
 
@@ -33,7 +34,8 @@ class ExportFormat:
     @property
     def name(self) -> str:
         """The stage is named after what it makes."""
-        return self.variant if self.variant == HALF else self.exporter.name
+        half = self.variant == HALF
+        return f"{HALF}-{self.exporter.name}" if half else self.exporter.name
 
     @property
     def ensures(self) -> tuple[str, ...]:

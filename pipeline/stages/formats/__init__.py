@@ -1,0 +1,1 @@
+"""What the float model becomes besides int8: other formats, and the variant fp16."""
