@@ -1,4 +1,4 @@
-"""The ONNX files that packages ship: what each needs to come in, and who answers otherwise.
+"""The ONNX files that packages ship, and what each needs to come in.
 
 The packages' versions are those of requirements.txt. A file that several of them ship is here once:
 livekit-plugins-silero and pipecat-ai have silero-vad's first, rapidocr-onnxruntime rapidocr's cls.
@@ -20,8 +20,7 @@ class Shipped:
     """A file of a package.
 
     ``open``: what the line asks for by which it is refused as it is; empty for one that comes in.
-    ``options``: what settles it. ``unlike``: the runners on which its float or given variant
-    doesn't pass, on noise as on anything else that nobody has put in.
+    ``options``: what settles it.
     """
 
     package: str
@@ -29,7 +28,6 @@ class Shipped:
     kind: str
     open: str = ""
     options: str = ""
-    unlike: tuple[str, ...] = ()
 
     def __str__(self) -> str:
         return f"{self.package}-{self.file.rpartition('/')[2].removesuffix('.onnx')}"
