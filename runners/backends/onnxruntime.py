@@ -333,13 +333,7 @@ def probed_precision(provider: Provider, settings: Settings, *, half: bool = Fal
 
     Of float32 tensors, or of a file's float16 ones (``half``).
     """
-    model, feeds, precision = (
-        (probe.half_model(), probe.half_feeds(), probe.half_precision)
-        if half
-        else (probe.model(), probe.feeds(), probe.precision)
-    )
-    session = provider.session(model, settings)
-    return precision({probe.OUTPUT: session.run(None, feeds)[0]})
+    return probe.asked(lambda model: provider.session(model, settings), half=half)
 
 
 def _misplaced(model: Path, settings: Settings, provider: Provider) -> Exception:

@@ -20,9 +20,10 @@ hands it on.
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from mmap import ACCESS_READ, mmap
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 
@@ -102,13 +103,23 @@ def half_model() -> bytes:
     )
 
 
+def asked(session: Callable[[bytes], Any], *, half: bool) -> str:
+    """The precision of ONNX Runtime's sessions, of which one is made of the probe and run.
+
+    Of float32 tensors, or of float16 ones (``half``).
+    """
+    made = session(half_model() if half else model())
+    (found,) = made.run(None, half_feeds() if half else feeds())
+    return (half_precision if half else precision)({OUTPUT: found})
+
+
 def holds_half(model: Path) -> bool:
     """Whether an ONNX file has float16 constants. One that can't be read has none."""
     try:
         # Mapped: of the weights themselves nothing is to be read.
         with model.open("rb") as file:
             return FLOAT16 in _types(memoryview(mmap(file.fileno(), 0, access=ACCESS_READ)))
-    except ValueError:
+    except (ValueError, OSError):
         return False
 
 

@@ -152,10 +152,9 @@ class Worker:
         fields: dict[str, Any] = {"runner": runner, "file": next(iter(files))}
         fields |= {"settings": asdict(settings), "cache": None if cache is None else list(cache)}
         fields["profiled"] = profiled
-        lying = {name: file for name, file in files.items() if isinstance(file, Path)}
-        if self._is_here and len(lying) == len(files):
-            fields["at"] = {name: str(file.resolve()) for name, file in lying.items()}
-            files = {}
+        main = next(iter(files.values()))
+        if self._is_here and isinstance(main, Path):
+            fields["at"], files = str(main.absolute()), {}
         blobs = {**files, **(cache or {})}
         reply, _ = self.request("load", fields, blobs, self.timeouts.load)
         with self._expecting("load"):

@@ -153,8 +153,7 @@ def scripted(
             return {"work": "none", "threads": fields["threads"]}, {}
         if operation in ("describe", "load"):
             file = fields.get("file", "")
-            at = fields.get("at", {})
-            sent = Path(at[file]) if file in at else blobs.get(file, b"")
+            sent = Path(fields["at"]) if "at" in fields else blobs.get(file, b"")
             script = _find(scripts, fields["runner"], file, sent)
             sessions[id(worker)] = _Session(script, fields, cap)
         session = sessions[id(worker)]

@@ -120,7 +120,7 @@ class Worker:
     def load(self, message: protocol.Message, blobs: protocol.Blobs) -> Any:
         """Load the model files that came with the request; ``file`` names the main one.
 
-        ``at`` tells where they are if they didn't come: on this machine, in one folder.
+        ``at`` is where that one lies if none came: on this machine, the others beside it.
         ``cache`` names those that an earlier load left in its cache, ``None`` for no cache. With
         ``profiled`` it is a session for ``profile``; a runner that has none refuses.
         """
@@ -139,8 +139,7 @@ class Worker:
                     raise protocol.ProtocolError(f"model file name {name!r}")
                 place = self._cache if cached and name in cached else Path(folder)
                 data.rename(place / name)
-            at = message.get("at") or {}
-            path, profiled = Path(at.get(message["file"]) or Path(folder) / message["file"]), None
+            path, profiled = Path(folder) / message.get("at", message["file"]), None
             with self._listening():
                 loading = perf_counter_ns()
                 if message.get("profiled"):

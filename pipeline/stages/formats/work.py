@@ -10,6 +10,7 @@ from typing import Any
 import numpy as np
 
 from ...quantization.sessions import session, with_outputs
+from ...storage import onnx_models
 from .conversion import HalfGraph
 
 Fields = Mapping[str, Any]
@@ -27,9 +28,7 @@ class Halving:
     def watch(self, fields: Fields, feeds: Arrays) -> None:
         """{model} + feeds: run them, and keep the largest magnitude of every float tensor."""
         if self._session is None:
-            import onnx
-
-            model = onnx.load(fields["model"])
+            model = onnx_models.load(Path(fields["model"]))
             self._names = float_tensors(model)
             watched = with_outputs(model, self._names) if self._names else model
             self._session = session(watched, optimize=False)
@@ -49,8 +48,11 @@ class Halving:
         import onnx
 
         peaks, self._peaks, self._session = self._peaks, {}, None
+        source = Path(fields["source"])
+        if len(onnx_models.files(source)) > 1:
+            return {"impossible": "it is over 2 GiB"}
         try:
-            graph = HalfGraph(onnx.load(fields["source"]), peaks)
+            graph = HalfGraph(onnx.load(source), peaks)
         except ValueError as error:
             return {"impossible": str(error)}
         for key, model in (("output", graph.written()), ("rounded", graph.rounded())):
