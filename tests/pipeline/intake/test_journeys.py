@@ -186,4 +186,4 @@ def test_a_text_model_is_judged_timed_and_reported(tmp_path: Path, edgepipe: Run
     refused(edgepipe("evaluate", "--data", "."), 2, "no image classifier")
     done = edgepipe("bench", "--runner", "torch")
     assert done.returncode == 5
-    assert "no module behind an imported file" in done.stderr
+    assert "no module behind an imported file" in done.stdout
