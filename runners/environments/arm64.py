@@ -42,6 +42,12 @@ if [ ! -d "{views}/$QEMU_CPU" ]; then
 fi
 exec {qemu} -L "{views}/$QEMU_CPU" -0 "$0" "{python}" "$@"
 """
+COMMAND = """\
+#!/bin/sh
+exec "{python}" -m edgepipe.pipeline.cli "$@"
+"""
+# Where RECORD says that pip has put a wheel's commands, which start the Python that pip runs on.
+SCRIPTS = "../../bin/"
 ABOUT = """
 import os, sys
 print(*sys.version_info[:2], *os.confstr("CS_GNU_LIBC_VERSION").split()[1].split("."))
@@ -98,6 +104,7 @@ def make(
     pip = virtual_environment(pip_base, scratch / "pip", scratch)
     wheels = {name: about for name, about in locked.items() if not _of_system(name)}
     found = _install(pip, python, options, scratch, wheels, say)
+    _drop_scripts(site_packages)
     if packages:
         sysroot.record(folder / "root", site_packages, packages)
     return dict(sorted({**packages, **found}.items()))
@@ -151,9 +158,19 @@ def _lay_out(folder: Path, system: Sysroot) -> Path:
         known=", ".join(arm.EMULATED),
         qemu=QEMU,
     )
-    python.write_text(start)
-    python.chmod(0o755)
+    command = python.with_name("edgepipe")
+    for path, text in ((python, start), (command, COMMAND.format(python=python))):
+        path.write_text(text)
+        path.chmod(0o755)
     return python
+
+
+def _drop_scripts(site_packages: Path) -> None:
+    """Take away the commands that came with wheels, and what their lists of files say of them."""
+    shutil.rmtree(site_packages / "bin", ignore_errors=True)
+    for record in site_packages.glob("*.dist-info/RECORD"):
+        lines = record.read_text().splitlines(keepends=True)
+        record.write_text("".join(line for line in lines if not line.startswith(SCRIPTS)))
 
 
 def _processors() -> int:
@@ -195,11 +212,10 @@ def _install(
     say("arm64: installing edgepipe, openvino and onnxruntime")
     lock = install(pip, [*others, ORT], scratch, problem, locked, options)
     for _ in range(MOST_TRIALS):
-        reason = _failure(python, EMULATED_ARM[0], ARM64_RUNNERS[:1])
-        if not reason:
+        if not (reason := _failure(python, EMULATED_ARM[0], ARM64_RUNNERS[:1])):
             return lock
         version = lock[ORT]["version"]
         say(f"arm64: {ORT} {version}: {reason}; trying the release before")
         older = [f"{ORT}<{version}"]
         lock |= install(pip, older, scratch, problem, {}, [*options, "--upgrade"])
-    raise RunnerUnavailable(f"{ARM64}: no {ORT} works under {QEMU}: {reason}")
+    raise RunnerUnavailable(f"{ARM64}: none of {MOST_TRIALS} releases of {ORT} works under {QEMU}")
