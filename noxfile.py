@@ -15,7 +15,7 @@ nox.options.error_on_missing_interpreters = True
 RUFF = "ruff==0.17.5"
 BASEDPYRIGHT = "basedpyright==1.40.2"
 # Tests with a session of their own.
-APART = ("tests/mutants", "tests/environments", "tests/zoo", "tests/servers", "tests/fuzz")
+APART = ("tests/arm64", "tests/mutants", "tests/environments", "tests/zoo", "tests/servers", "tests/fuzz")
 
 
 # What `quick` runs: no export, no bench.
@@ -131,6 +131,13 @@ def openvino_ep(session: nox.Session) -> None:
     """ort-openvino in an environment that edgepipe makes, and onnxruntime-gpu without a GPU."""
     session.install("-e", ".[all,test]")
     session.run("pytest", "tests/environments", *session.posargs)
+
+
+@nox.session
+def arm64(session: nox.Session) -> None:
+    """ARM64 boards, emulated: docs/raspberry-pi.md as it stands; needs qemu-user; ten minutes."""
+    session.install("-e", ".[all,test]")
+    session.run("pytest", "tests/arm64", *session.posargs)
 
 
 @nox.session
