@@ -15,7 +15,14 @@ nox.options.error_on_missing_interpreters = True
 RUFF = "ruff==0.17.5"
 BASEDPYRIGHT = "basedpyright==1.40.2"
 # Tests with a session of their own.
-APART = ("tests/arm64", "tests/mutants", "tests/environments", "tests/zoo", "tests/servers", "tests/fuzz")
+APART = (
+    "tests/arm64",
+    "tests/environments",
+    "tests/fuzz",
+    "tests/mutants",
+    "tests/servers",
+    "tests/zoo",
+)
 
 
 # What `quick` runs: no export, no bench.

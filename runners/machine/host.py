@@ -11,6 +11,7 @@ from importlib import import_module
 from pathlib import Path
 from typing import Any
 
+from ..base import SessionError
 from ..timing import conditions
 from . import arm, cpuid
 
@@ -84,6 +85,15 @@ def emulator() -> str | None:
     """
     lines = (line.partition("=") for line in _read(Path(sys.prefix, "pyvenv.cfg")).splitlines())
     return next((value.strip() for key, _, value in lines if key.strip() == EMULATOR_KEY), None)
+
+
+def refuse_emulated() -> None:
+    """Raise ``SessionError`` where the CPU is emulated: how long something takes there is not its.
+
+    See ``emulator``.
+    """
+    if found := emulator():
+        raise SessionError(f"the CPU is emulated by {found}: timings there mean nothing")
 
 
 def cuda_devices() -> list[str]:

@@ -148,8 +148,6 @@ class Worker:
                 placement = session.placement  # only now: see Session.placement
         if self._cap is not None:
             placement = replace(placement, isa=self._proven(self._cap, runner.name))
-        if host.emulator():  # of which a library knows at most what identifies its design
-            placement = replace(placement, device_name=host.cpu_name())
         self._session, self._profiled = session, profiled
         return {
             "inputs": [asdict(spec) for spec in session.inputs],
@@ -181,7 +179,7 @@ class Worker:
     def warm_up(self, message: protocol.Message, blobs: protocol.Blobs) -> Any:
         """Get the session ready to be timed on one set of feeds."""
         session = self._loaded()
-        _refuse_emulated()
+        host.refuse_emulated()
         self._timer = Timer(session, _feeds(session, blobs), Plan(**message["plan"]))
         self._timer.warm_up()
         return {"free_mib": host.free_memory() / 2**20}, {}
@@ -225,7 +223,7 @@ class Worker:
         session = self._profiled
         if session is None:
             raise SessionError("no model is loaded to be profiled")
-        _refuse_emulated()
+        host.refuse_emulated()
         samples, found = profile(session, _feeds(session, blobs), Plan(**message["plan"]))
         return asdict(found), {"samples": samples}
 
@@ -343,11 +341,6 @@ def _profiler(runner: Runner | Profiler) -> Profiler:
     if isinstance(runner, Profiler):
         return runner
     raise SessionError(NO_PROFILER.format(runner.name))
-
-
-def _refuse_emulated() -> None:
-    if emulator := host.emulator():
-        raise SessionError(f"the CPU is emulated by {emulator}: timings there mean nothing")
 
 
 def _feeds(session: Session, blobs: protocol.Blobs) -> dict[str, np.ndarray]:
