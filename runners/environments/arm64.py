@@ -36,6 +36,8 @@ START = """\
 #!/bin/sh
 # Made by `edgepipe env create {name}`: {python} on the CPU that QEMU_CPU names.
 export QEMU_CPU="${{QEMU_CPU:-{default}}}"
+# What they name is of another interpreter, for another CPU.
+unset PYTHONHOME PYTHONPATH
 if [ ! -d "{views}/$QEMU_CPU" ]; then
   echo "no CPU $QEMU_CPU in this environment, it has {known}" >&2
   exit 127

@@ -10,6 +10,7 @@ import json
 import os
 import re
 import shutil
+import site
 import subprocess
 import sys
 from dataclasses import dataclass
@@ -160,7 +161,8 @@ def test_an_application_on_the_board_predicts(board: Board) -> None:
         [str(board.python), "-c", code, str(board.bundle)],
         capture_output=True,
         text=True,
-        env=os.environ | {"QEMU_CPU": "cortex-a76"},
+        # numpy for another CPU, were it followed
+        env=os.environ | {"QEMU_CPU": "cortex-a76", "PYTHONPATH": site.getsitepackages()[0]},
     )
     assert done.returncode == 0, done.stderr
     variant, label, total = done.stdout.split()
