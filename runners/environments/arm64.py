@@ -30,8 +30,8 @@ CPUS = "cpus"
 # Of the system only these are looked up in it: settings, devices and users are this machine's.
 SYSTEM_FOLDERS = ("bin", "lib", "lib64", "sbin", "usr")
 ORT = "onnxruntime"
-# How many releases of onnxruntime are tried, from the newest one down.
-MOST_TRIALS = 6
+# How many releases of onnxruntime are tried, from the newest one down; of 1.31.0 and 1.31.1 one.
+MOST_TRIALS = 10
 START = """\
 #!/bin/sh
 # Made by `edgepipe env create {name}`: {python} on the CPU that QEMU_CPU names.
@@ -101,11 +101,10 @@ def make(
         system, packages = sysroot.named(Path(base)), {}
     python = _lay_out(folder, system)
     site_packages = folder / "lib" / system.python.name / "site-packages"
-    site_packages.mkdir(parents=True)
-    options = [*_wheels_for(python, system), "--target", str(site_packages)]
+    options = _wheels_for(python, system)
     pip = virtual_environment(pip_base, scratch / "pip", scratch)
     wheels = {name: about for name, about in locked.items() if not _of_system(name)}
-    found = _install(pip, python, options, scratch, wheels, say)
+    found = _install(pip, python, options, site_packages, scratch, wheels, say)
     _drop_scripts(site_packages)
     if packages:
         sysroot.record(folder / "root", site_packages, packages)
@@ -202,7 +201,8 @@ def _wheels_for(python: Path, system: Sysroot) -> list[str]:
 def _install(
     pip: Path,
     python: Path,
-    options: list[str],
+    options: Sequence[str],
+    site_packages: Path,
     scratch: Path,
     locked: Mapping[str, Mapping[str, str]],
     say: Callable[[str], None],
@@ -210,14 +210,19 @@ def _install(
     """Install edgepipe and the runtimes; of onnxruntime the newest release that works here."""
     problem = f"pip can't install {ARM64}"
     wheel = own_wheel.pack(scratch).as_uri()
-    others = (f"edgepipe @ {wheel}", "openvino")
+    options = [*options, "--target", str(site_packages)]
+    wanted = ORT
     say("arm64: installing edgepipe, openvino and onnxruntime")
-    lock = install(pip, [*others, ORT], scratch, problem, locked, options)
     for _ in range(MOST_TRIALS):
+        # Into an empty folder each time: pip leaves what was there where it installs for others.
+        shutil.rmtree(site_packages, ignore_errors=True)
+        site_packages.mkdir(parents=True)
+        requirements = (f"edgepipe @ {wheel}", "openvino", wanted)
+        lock = install(pip, requirements, scratch, problem, locked, options)
         if not (reason := _failure(python, EMULATED_ARM[0], ARM64_RUNNERS[:1])):
             return lock
         version = lock[ORT]["version"]
         say(f"arm64: {ORT} {version}: {reason}; trying the release before")
-        older = [f"{ORT}<{version}"]
-        lock |= install(pip, older, scratch, problem, {}, [*options, "--upgrade"])
+        wanted = f"{ORT}<{'.'.join(version.split('.')[:2])}"
+        locked = {name: about for name, about in locked.items() if name != ORT}
     raise RunnerUnavailable(f"{ARM64}: none of {MOST_TRIALS} releases of {ORT} works under {QEMU}")
