@@ -16,9 +16,14 @@ RUFF = "ruff==0.17.5"
 BASEDPYRIGHT = "basedpyright==1.40.2"
 # Tests with a session of their own.
 APART = (
-    *("tests/mutants", "tests/environments", "tests/zoo", "tests/servers", "tests/fuzz"),
+    "tests/arm64",
+    "tests/environments",
+    "tests/fuzz",
     "tests/large",
+    "tests/mutants",
+    "tests/servers",
     "tests/shipped",
+    "tests/zoo",
 )
 
 
@@ -151,6 +156,13 @@ def openvino_ep(session: nox.Session) -> None:
     """ort-openvino in an environment that edgepipe makes, and onnxruntime-gpu without a GPU."""
     session.install("-e", ".[all,test]")
     session.run("pytest", "tests/environments", *session.posargs)
+
+
+@nox.session
+def arm64(session: nox.Session) -> None:
+    """ARM64 boards, emulated: docs/raspberry-pi.md as it stands; needs qemu-user; ten minutes."""
+    session.install("-e", ".[all,test]")
+    session.run("pytest", "tests/arm64", *session.posargs)
 
 
 @nox.session

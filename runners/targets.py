@@ -70,13 +70,15 @@ class Target:
     ``{python}`` in ``command`` stands for the interpreter that is asked for (this one, unless
     the runner has an environment of its own). ``emulated``: outputs count, timings don't.
     ``isa`` is one of ``ISAS``, the older CPU that oneDNN is to compute as there: outputs count,
-    timings are an estimate of that CPU.
+    timings are an estimate of that CPU. ``environment`` is the one of ``environments`` whose
+    interpreter has to be used there, whatever runner it is for.
     """
 
     name: str = "local"
     command: tuple[str, ...] = ("{python}",)
     emulated: bool = False
     isa: str | None = None
+    environment: str | None = None
 
     @property
     def estimate(self) -> str | None:
@@ -125,13 +127,22 @@ LOCAL = Target()
 HASWELL = Target("haswell", ("qemu-x86_64", "-cpu", "Haswell", "{python}"), emulated=True)
 # This machine at full speed, with OpenVINO's kernels for an older CPU.
 CAPPED = tuple(Target(f"isa-{name}", isa=name) for name in ISAS)
-BUILT_IN_TARGETS = {target.name: target for target in (LOCAL, HASWELL, *CAPPED)}
+# ARM64 CPUs, in an environment that has an interpreter for them: a Raspberry Pi 3's, 4's and 5's.
+# Its interpreter is a script that starts QEMU, which takes its CPU from there.
+ARM64, ARM64_RUNNERS = "arm64", ("ort-cpu", "openvino")
+EMULATED_ARM = tuple(
+    Target(name, ("env", f"QEMU_CPU={name}", "{python}"), emulated=True, environment=ARM64)
+    for name in ("cortex-a53", "cortex-a72", "cortex-a76")
+)
+BUILT_IN_TARGETS = {target.name: target for target in (LOCAL, HASWELL, *CAPPED, *EMULATED_ARM)}
 # How ssh's last words end, and what to do about it.
 SSH_REMEDIES = {
     "Host key verification failed.": "accept its key by connecting once by hand",
     "Permission denied": "it takes a key without a passphrase, or one that ssh-agent holds",
 }
+_QEMU_USER = "install qemu-user (Debian, Ubuntu: apt-get install qemu-user)"
 INSTALL = {
     "ssh": "install openssh-client",
-    "qemu-x86_64": "install qemu-user (Debian, Ubuntu: apt-get install qemu-user)",
+    "qemu-x86_64": _QEMU_USER,
+    "qemu-aarch64": _QEMU_USER,
 }

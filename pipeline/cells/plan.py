@@ -15,8 +15,9 @@ from typing import Any
 
 from ...runners import registry
 from ...runners.base import RunnerError
+from ...runners.bundles.bundle import AVX2
 from ...runners.environments import environments
-from ...runners.targets import ISAS, LOCAL, Target
+from ...runners.targets import ARM64, ARM64_RUNNERS, ISAS, LOCAL, Target
 from ...runners.timing.plan import SINGLE_STREAM
 from ...runners.workers.launch import Worker
 from ..errors import IntegrityError, UsageError
@@ -95,6 +96,8 @@ def plan(
         for variant, target, precision in itertools.product(
             section.variants or manifest.variants, targets, section.precisions
         ):
+            if not section.variants and needless(variant, target):
+                continue
             files = manifest.variants[variant]
             if reason := _why_not(variant, files, runner, precision, able, manifest.model):
                 row = Refused(variant, runner, target.name, precision, "failed", reason)
@@ -155,10 +158,21 @@ def python_of(runner: str, places: Places) -> str | None:
 
 
 def not_there(runner: str, target: Target, places: Places) -> str | None:
-    """Why a runner has no cells at all on a target that computes as an older CPU."""
+    """Why a runner has no cells at all on a target that computes as, or emulates, another CPU."""
+    if target.environment == ARM64 and runner not in ARM64_RUNNERS:
+        return f"{target.name} has {' and '.join(ARM64_RUNNERS)}, its environment has no {runner}"
     if target.isa is None:
         return None
     return registry.why_not_capped(runner, ISAS[target.isa], places.device_of(runner))
+
+
+def needless(variant: str, target: Target) -> bool:
+    """Whether a target has no use for a variant, and no cell unless that was named.
+
+    No int8 kernel of ARM64 saturates: what is made for x86 CPUs where they do is slower to judge
+    there than it is worth.
+    """
+    return target.environment == ARM64 and variant.startswith(AVX2)
 
 
 def _why_not(

@@ -13,6 +13,7 @@ import numpy as np
 
 from ...runners.base import PlacementError, RunnerError, RunnerUnavailable, SessionError, Settings
 from ...runners.bundles import formats
+from ...runners.environments import environments
 from ...runners.images import Preprocessing
 from ...runners.targets import Target
 from ...runners.workers.answers import Loaded
@@ -163,8 +164,29 @@ def open_cell(
 
 def start_worker(cell: Cell) -> Worker:
     """A worker on the cell's target, to be closed. Raises ``RunnerError`` if none starts."""
-    argv = cell.target.argv(cell.python or sys.executable)
+    argv = cell.target.argv(interpreter(cell.target, cell.python))
     return Worker(argv, timeouts_of(cell.target)).__enter__()
+
+
+def interpreter(target: Target, python: str | None) -> str:
+    """The Python of a worker: the target's environment's, else ``python``, or this one.
+
+    ``python`` is that of a runner that has its own. Raises ``RunnerUnavailable`` for a target
+    whose environment isn't there or can't be used.
+    """
+    if target.environment is None:
+        return python or sys.executable
+    try:
+        found = environments.python_of(target.environment)
+        if found is None:
+            raise RunnerUnavailable(
+                f"target {target.name} needs an environment: "
+                f"edgepipe env create {target.environment}"
+            )
+    except RunnerUnavailable as error:
+        error.greeted = False  # no runner has a worker there
+        raise
+    return found
 
 
 def load_cell(

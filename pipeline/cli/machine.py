@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
+from pathlib import Path
 from typing import Annotated, Any
 
 import typer
@@ -38,9 +39,9 @@ env = typer.Typer(
     cls=Grouped,
     no_args_is_help=True,
     rich_markup_mode=None,
-    help="Environments of their own, for runners that can't share this one.",
+    help="Environments of their own: for runners that can't share this one, and for other CPUs.",
 )
-EnvironmentRunner = Annotated[str, typer.Argument(metavar="RUNNER", help="Such as ort-openvino.")]
+EnvironmentRunner = Annotated[str, typer.Argument(metavar="RUNNER", help="ort-openvino, arm64, …")]
 
 
 @env.command("create")
@@ -49,12 +50,18 @@ def env_create(
     python: Annotated[
         str | None, typer.Option(metavar="PATH", help="Make it with this Python [default: this].")
     ] = None,
+    sysroot: Annotated[
+        Path | None,
+        typer.Option(
+            metavar="DIR", help="arm64: a folder with an ARM64 system [default: Debian's packages]."
+        ),
+    ] = None,
     quiet: options.Quiet = False,
 ) -> None:
     """Make RUNNER's environment; bench and parity use it from then on."""
     from .. import environments
 
-    print(environments.create(runner, python, options.progress(quiet).say).folder)
+    print(environments.create(runner, python, options.progress(quiet).say, sysroot).folder)
 
 
 @env.command("list")

@@ -16,10 +16,12 @@ from typing import Any
 
 from ...runners import registry
 from ...runners.base import RunnerError
+from ...runners.bundles.bundle import ARM_NEEDS
+from ...runners.environments import environments
 from ...runners.machine import isa
 from ...runners.machine.files import temporary_folder
-from ...runners.machine.installed import TELEMETRY_SWITCH
-from ...runners.targets import CAPPED, ISAS, LOCAL, Target
+from ...runners.machine.installed import FOLDERS, TELEMETRY_SWITCH
+from ...runners.targets import ARM64, CAPPED, EMULATED_ARM, ISAS, LOCAL, Target
 from ...runners.workers.launch import Worker
 from ..errors import ExitCode, UsageError
 from ..settings.load import load
@@ -89,7 +91,7 @@ def doctor(request: DoctorRequest) -> Diagnosis:
             )
         findings += _examine(target, sys.executable, target.name, MACHINE_CHECKS + PACKAGE_CHECKS)
     if LOCAL.name in targets:
-        findings += [leftovers(temporary_folder()), cap(os.environ)]
+        findings += [emulated_arm(), leftovers(temporary_folder()), cap(os.environ)]
         for runner in registry.names():
             if python := places.python_of(runner):
                 findings += _examine(LOCAL, python, f"{runner} ({python})", PACKAGE_CHECKS)
@@ -131,7 +133,8 @@ def int8_kernels(facts: Facts) -> Finding:
     host = facts["host"]
     flags = set(host["cpu_flags"])
     if host["machine"] not in ("x86_64", "AMD64"):
-        return Finding("int8", OK, f"{host['machine']}: none of x86's int8 pitfalls")
+        able = ", ".join(flag for flag in ARM_NEEDS if flag in flags) or "no dot product"
+        return Finding("int8", OK, f"{host['machine']}, {able}: none of x86's int8 pitfalls")
     if "amx_int8" in flags:
         return Finding("int8", OK, "AMX: int8 is exact; use the variant int8")
     if flags & VNNI:
@@ -155,6 +158,20 @@ def older_cpus(facts: Facts) -> Finding:
     if not able:
         return Finding("older CPUs", OK, "it can compute as none of those that OpenVINO knows")
     return Finding("older CPUs", OK, f"openvino can compute as one: --target {', '.join(able)}")
+
+
+def emulated_arm() -> Finding:
+    """Whether ARM64 CPUs can be emulated here, and with which runtimes."""
+    able = ", ".join(target.name for target in EMULATED_ARM)
+    again = f"edgepipe env create {ARM64}"
+    environment = environments.find(ARM64)
+    if environment is None:
+        return Finding(ARM64, OK, f"no environment for --target {able}: {again} makes it")
+    if problem := environment.problem() or environment.damage():
+        return Finding(ARM64, WARNING, f"{environment.folder}: {problem}", again)
+    lock = environment.packages
+    found = [f"{name} {lock[name]['version']}" for name in FOLDERS if name in lock]
+    return Finding(ARM64, OK, f"{', '.join(found)} for --target {able}")
 
 
 def cap(environment: Mapping[str, str]) -> Finding:

@@ -15,7 +15,7 @@ from ...runners.targets import Target
 from ...runners.workers.answers import Description
 from ...runners.workers.launch import Worker
 from ..cells.plan import not_there, python_of
-from ..cells.session import status_of, timeouts_of
+from ..cells.session import interpreter, status_of, timeouts_of
 from ..settings.load import load
 from ..settings.machine import Places, RunnersRequest
 from ..settings.options import takes
@@ -83,6 +83,7 @@ def _facts(
         python = python_of(name, places)
         if reason := not_there(name, target, places):
             raise RunnerUnavailable(reason)
+        python = interpreter(target, python) if target.environment else python
         answer = _ask(name, target, python or sys.executable, unreachable)
     except RunnerError as error:  # its environment is damaged, or it isn't one for the target
         answer = error

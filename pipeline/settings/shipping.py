@@ -8,8 +8,11 @@ from typing import Annotated, ClassVar, Literal
 from pydantic import Field
 
 from ...exporters import registry as exporters
+from ...runners.bundles.bundle import ARM_NEEDS
 from ...runners.targets import LOCAL
 from .options import Help, OfModel, Positive, Request, Section, Variants
+
+NEED = rf"^[^=]+=({'|'.join(ARM_NEEDS)})$"
 
 
 class PackageConfig(Section):
@@ -36,6 +39,10 @@ class PackageConfig(Section):
         Path | None, Help("The certificate of that key.", metavar="FILE")
     ] = None
     sign_chain: Annotated[tuple[Path, ...], Help("Certificates above it.", metavar="FILE")] = ()
+    needs: Annotated[
+        tuple[Annotated[str, Field(pattern=NEED)], ...],
+        Help("For ARM64 CPUs with this alone: int8=dotprod, int8=i8mm.", metavar="NAME=EXTENSION"),
+    ] = ()
     release: Annotated[
         Annotated[int, Field(ge=0)], Help("Its number; boxes refuse older ones.")
     ] = 0

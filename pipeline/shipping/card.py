@@ -69,9 +69,14 @@ def _variants(index: Index) -> str:
     for name, variant in index.variants.items():
         files = variant.names()
         size = mebibytes(sum(index.members[file].size for file in files))
-        needs = "CPUs with VNNI" if variant.needs == EXACT_INT8 else "every CPU"
-        rows.append((name, ", ".join(files), size, needs))
+        rows.append((name, ", ".join(files), size, _meant_for(variant.needs)))
     return Table("", VARIANTS, tuple(rows)).markdown()
+
+
+def _meant_for(needs: str | None) -> str:
+    if needs is None:
+        return "every CPU"
+    return "CPUs with VNNI, ARM64" if needs == EXACT_INT8 else f"ARM64 CPUs with {needs}"
 
 
 def _parity(index: Index, parity: ParityResult | None) -> str:

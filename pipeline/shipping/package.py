@@ -216,7 +216,8 @@ def created(parity: ParityResult | None) -> str | None:
 
 def chosen(folder: Path, manifest: Manifest, settings: PackageConfig) -> dict[str, Variant]:
     """The variants to ship, in the formats asked for. Raises ``UsageError`` if one is missing."""
-    for name in settings.variants:
+    needs = dict(one.split("=", 1) for one in settings.needs)
+    for name in (*settings.variants, *needs):
         if name not in manifest.variants:
             raise UsageError(manifest.lacks(name, folder))
     variants = {}
@@ -229,7 +230,9 @@ def chosen(folder: Path, manifest: Manifest, settings: PackageConfig) -> dict[st
         if files:
             second = arithmetic.file_of(name)
             variants[name] = Variant(
-                files, needs_of(name), second if second in manifest.artifacts else None
+                files,
+                needs.get(name, needs_of(name)),
+                second if second in manifest.artifacts else None,
             )
         elif name in settings.variants:
             raise UsageError(f"variant {name} has no file in {', '.join(settings.formats)}")

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import platform
 from importlib.metadata import PackageNotFoundError, distribution
 
 from ..errors import MissingLibrary
@@ -42,7 +43,27 @@ def pinned(extra: str) -> dict[str, str] | None:
 
 
 def text(packages: dict[str, str], extra: str) -> str:
-    """As a requirements file."""
+    """As a requirements file. What only machines like this one can have is marked as theirs."""
     head = f'# What `pip install "{PROJECT}[{extra}]"` was on the machine that made this bundle.\n'
-    lines = [f"{name}=={version}\n" for name, version in packages.items()]
+    here, like_this = _of_this_machine(extra), f'; platform_machine == "{platform.machine()}"'
+    lines = [
+        f"{name}=={version}{like_this if name in here else ''}\n"
+        for name, version in packages.items()
+    ]
     return head + "".join(lines)
+
+
+def _of_this_machine(extra: str) -> set[str]:
+    """What the project asks for here, and not on a machine of another kind."""
+    from packaging.requirements import Requirement
+    from packaging.utils import canonicalize_name
+
+    found = map(Requirement, distribution(PROJECT).requires or ())
+    elsewhere = {"extra": extra, "platform_machine": "another"}
+    return {
+        canonicalize_name(one.name)
+        for one in found
+        if one.marker
+        and one.marker.evaluate({"extra": extra})
+        and not one.marker.evaluate(elsewhere)
+    }

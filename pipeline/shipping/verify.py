@@ -5,7 +5,6 @@ Runs on the box: it needs the base install and one runtime, nothing of what made
 
 from __future__ import annotations
 
-import sys
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass
 from time import perf_counter
@@ -25,7 +24,7 @@ from ...runners.workers.launch import Worker
 from ..cells.arithmetic import Arithmetic
 from ..cells.plan import abilities_of, python_of
 from ..cells.row import read_back
-from ..cells.session import OpenCell, audit, run_goldens, timeouts_of
+from ..cells.session import OpenCell, audit, interpreter, run_goldens, timeouts_of
 from ..errors import InputError, Refused, UsageError
 from ..judging.gates import Gate, Judgement, judge, unreliable
 from ..judging.parity_result import ParityResult
@@ -249,7 +248,7 @@ def _available(
             text = f"takes {', '.join(taken)}, the bundle has {', '.join(kinds)}"
             raise RunnerUnavailable(text)
         progress.say(f"looking for {runner}")
-        argv = target.argv(python_of(runner, places) or sys.executable)
+        argv = target.argv(interpreter(target, python_of(runner, places)))
         with Worker(argv, timeouts_of(target)) as worker:
             described, host = worker.describe(runner), worker.hello["host"]
         if described.reason:
@@ -289,7 +288,7 @@ def _run(
             f"{bundle.path}: no gate for {choice.variant} in {choice.settings.precision}"
         )
     gate = _gate(limits)
-    argv = target.argv(python_of(choice.runner, places) or sys.executable)
+    argv = target.argv(interpreter(target, python_of(choice.runner, places)))
     files = {name: bundle.folder / name for name in choice.files}
     label = f"{choice.variant} / {choice.runner}"
     with Worker(argv, timeouts_of(target)) as worker:
@@ -315,7 +314,7 @@ def _run(
         judgement = judgement.without(unreliable(kind, gate, goldens.reference_sqnr_db))
         checks = [_answers_check(judgement, choice, loaded, count)]
         p50_ms = None
-        if not target.emulated:
+        if not (target.emulated or host.get("emulator")):
             p50_ms, timed = _time(opened, bundle, goldens)
             checks += timed
     return _Answers(loaded, tuple(checks), gate, judgement, p50_ms)

@@ -19,7 +19,7 @@ import numpy as np
 
 from ...exporters.base import ModelError
 from ...runners import images
-from ...runners.bundles.bundle import EXACT_INT8, Variant
+from ...runners.bundles.bundle import AVX2, EXACT_INT8, Variant
 from ...runners.machine.installed import versions
 from ..cells import arithmetic
 from ..errors import StageError
@@ -43,7 +43,6 @@ from .simplify import FP32
 
 CALIBRATION = "calibration.npz"
 # Which variants are for CPUs whose int8 kernels saturate.
-AVX2 = "int8-avx2"
 EXACT_PAIRS = {"int8": False, AVX2: True}
 # What all int8 of a model is made from.
 SOURCES = (FP32, CALIBRATION)

@@ -17,6 +17,7 @@ from ..base import (
     TensorSpec,
     unloadable,
 )
+from ..machine import host
 from .openvino_counters import Counters
 
 if TYPE_CHECKING:
@@ -252,10 +253,17 @@ def _placement(core: Any, compiled: Any, settings: Settings) -> Placement:
         nodes=dict.fromkeys(devices, nodes),
         convolutions=dict(convolutions),
         provider=next((name for name in devices if name.startswith(settings.device)), "none"),
-        device_name=str(core.get_property(settings.device, "FULL_DEVICE_NAME")),
+        device_name=_device_name(core, settings.device),
         precision_from="read back",
         streams=int(compiled.get_property("NUM_STREAMS")),
     )
+
+
+def _device_name(core: Any, device: str) -> str:
+    """What the device calls itself; of an emulated CPU OpenVINO knows no more than a number."""
+    if device == "CPU" and host.emulator():
+        return host.cpu_name()
+    return str(core.get_property(device, "FULL_DEVICE_NAME"))
 
 
 def _library() -> Any:

@@ -19,7 +19,7 @@ from typing import Any, BinaryIO
 from .. import documents
 from ..base import BundleError, BundleUnreadable
 from ..images import Preprocessing
-from ..machine import host
+from ..machine import arm, host
 from ..timing.plan import SINGLE_STREAM
 from . import archive, formats
 
@@ -28,8 +28,11 @@ INDEX, SIGNATURE, GOLDENS = "bundle.json", "bundle.sig", "goldens.npz"
 SUFFIX = ".tar.gz"
 MAX_INDEX_BYTES = 4 << 20
 MAX_SIGNATURE_BYTES = 4 << 20
-# What a variant can ask of a CPU: that its int8 sums are kept in 32 bits.
+# What a variant can ask of a CPU: that its int8 sums are kept in 32 bits, or an extension of ARM64.
 EXACT_INT8 = "exact-int8"
+ARM_NEEDS = ("dotprod", "i8mm")
+# How variants are called whose int8 sums fit into 16 bits: for x86 CPUs that have no more.
+AVX2 = "int8-avx2"
 STRICT = {"extra": "forbid", "strict": True}
 
 
@@ -70,6 +73,10 @@ class Variant:
         """Why a machine is not one for this variant, ``None`` if it is. See ``host.facts``."""
         if self.needs is None:
             return None
+        if self.needs in ARM_NEEDS:
+            if self.needs in facts.get("cpu_flags", ()) and arm.is_arm(facts.get("machine")):
+                return None
+            return f"it is for ARM64 CPUs with {self.needs}, and this one has none"
         if self.needs != EXACT_INT8:
             return f"it needs {self.needs!r}, of which this edgepipe knows nothing"
         if self.saturates(facts):

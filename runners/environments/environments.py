@@ -2,7 +2,8 @@
 
 onnxruntime, onnxruntime-gpu and onnxruntime-openvino overwrite one another. ``create`` makes a
 virtual environment for one runner, with edgepipe's base install and that runner's libraries, in
-the user's cache; ``bench`` and ``parity`` then start the runner's workers in it.
+the user's cache; ``bench`` and ``parity`` then start the runner's workers in it. One more,
+``arm64``, is for the targets that emulate such a CPU, and has an interpreter for it.
 
 A virtual environment can't be renamed once it is made. So each build has a folder of its own,
 ``RUNNER@xxxxxxxx``, and a marker beside it, ``RUNNER.json``, names the one that is used. The
@@ -12,7 +13,6 @@ what a killed build left is a folder that no marker names.
 
 from __future__ import annotations
 
-import json
 import os
 import shutil
 import subprocess
@@ -31,26 +31,25 @@ from ..base import RunnerError, RunnerOptionError, RunnerUnavailable, Settings
 from ..machine.files import cache_folder, is_file_name, write_synced
 from ..machine.installed import is_damaged
 from ..machine.locks import hold
-from ..targets import LOCAL
-from ..workers import command as commands
+from ..targets import ARM64, LOCAL
 from ..workers.launch import Worker
-from . import own_wheel
+from . import arm64, own_wheel
+from .installing import Lock, install, virtual_environment
 
 SCHEMA_VERSION = 1
 _held: dict[Path, int] = {}
 SCRATCH = "scratch"
 # Locked as long as a command runs workers with it.
 IN_USE = ".in-use"
-PIP = ("-I", "-m", "pip", "--no-input", "--disable-pip-version-check")
 
 
 @dataclass(frozen=True)
 class Environment:
     """A finished environment, as its marker tells.
 
-    ``directory`` is the name of its folder, ``base`` the interpreter that it was made with,
-    ``code`` the digest of the runners in it. ``packages`` is the lock: name -> version and
-    SHA-256 of the archive it came from.
+    ``runner`` is its name, ``directory`` that of its folder, ``base`` the interpreter that it was
+    made with (of ``arm64``: the system), ``code`` the digest of the runners in it. ``packages`` is
+    the lock: name -> version and SHA-256 of the archive it came from.
     """
 
     runner: str
@@ -78,7 +77,7 @@ class Environment:
             return f"its interpreter ({self.base}) is gone"
         if (self.edgepipe, self.code) != (version("edgepipe"), own_wheel.runners_digest()):
             return "it holds another edgepipe than this one"
-        return ""
+        return arm64.missing(self.base) if self.runner == ARM64 else ""
 
     def damage(self) -> str:
         """The first file that pip put there and that is missing or of another size, or ""."""
@@ -103,8 +102,9 @@ def marker_of(runner: str) -> Path:
 
 
 def known() -> list[str]:
-    """The runners that ``create`` has a recipe for: those that can run the probe, an ONNX file."""
-    return [name for name, entry in registry.BUILT_IN.items() if "onnx" in (entry.formats or ())]
+    """What ``create`` has a recipe for: runners that can run the probe, an ONNX file; ``arm64``."""
+    able = (name for name, entry in registry.BUILT_IN.items() if "onnx" in (entry.formats or ()))
+    return [*able, ARM64]
 
 
 def find(runner: str) -> Environment | None:
@@ -122,7 +122,7 @@ def find(runner: str) -> Environment | None:
 
 
 def python_of(runner: str) -> str | None:
-    """The interpreter to run a runner with, or ``None`` for the one that runs this.
+    """The interpreter of a runner's environment, or ``None`` if none was made.
 
     It is not deleted before this process ends. Raises ``RunnerUnavailable`` for an environment
     that was made and can't be used any more.
@@ -147,25 +147,29 @@ def _hold(folder: Path) -> None:
 
 
 def create(
-    runner: str, python: str | None = None, say: Callable[[str], None] = lambda _text: None
+    runner: str,
+    python: str | None = None,
+    say: Callable[[str], None] = lambda _text: None,
+    sysroot: Path | None = None,
 ) -> Environment:
     """Make a runner's environment, or leave it alone if it is there and intact.
 
-    ``python`` is the interpreter to make it with, this one by default. What was damaged is made
+    ``python`` is the interpreter to make it with, this one by default; for ``arm64`` it is the
+    system in the folder ``sysroot``, Debian's packages by default. What was damaged is made
     anew from the versions it was locked to; ``remove`` it first to have newer ones. Raises
     ``RunnerOptionError`` for a runner without a recipe, ``RunnerUnavailable`` if the environment
     can't be made (nothing is left of it then) or does not run a model. That one stays if there was
     none that does.
     """
     check_known(runner)
-    base = _interpreter(python or sys.executable)
+    base, chosen = _base(runner, python, sysroot)
     try:
         root().mkdir(parents=True, exist_ok=True)
         with _locked(runner, say):
             before = find(runner)
             _sweep(runner, say, before)
             unfit = _unfit(before) if before else "there is none"
-            if before and not unfit and (python is None or base == before.base):
+            if before and not unfit and (not chosen or base == before.base):
                 return before
             if before:
                 say(f"{runner}: {unfit or f'it was made with {before.base}'}; making it anew")
@@ -274,17 +278,33 @@ def _unfit(environment: Environment) -> str:
     return environment.problem() or environment.damage() or _failure(environment)
 
 
+def _base(runner: str, python: str | None, sysroot: Path | None) -> tuple[str, bool]:
+    """What an environment is to be made with, and whether that was asked for."""
+    if runner == ARM64:
+        if python is not None:
+            raise RunnerOptionError(f"--python: {ARM64} has its system's Python; see --sysroot")
+        return arm64.system_of(sysroot), sysroot is not None
+    if sysroot is not None:
+        raise RunnerOptionError(f"--sysroot: is for {ARM64} alone")
+    return _interpreter(python or sys.executable), python is not None
+
+
 def _make(
     runner: str, base: str, before: Environment | None, say: Callable[[str], None]
 ) -> Environment:
     """Build an environment that no marker names yet; if that fails, nothing is left of it."""
     folder = Path(tempfile.mkdtemp(prefix=f"{runner}@", dir=root()))
     scratch = folder / SCRATCH  # inside: it goes with the folder if this process is killed
+    locked = before.packages if before else {}
     try:
         say(f"{runner}: making {folder} with {base}")
         scratch.mkdir()
-        _run([base, "-I", "-m", "venv", str(folder)], scratch, f"{base} can't make an environment")
-        packages = _install(runner, folder / "bin" / "python", scratch, before)
+        if runner == ARM64:
+            own = _interpreter(sys.executable)
+            packages = arm64.make(folder, scratch, base, own, locked, say)
+        else:
+            made = virtual_environment(base, folder, scratch)
+            packages = _install(runner, made, scratch, locked)
         shutil.rmtree(scratch)
     except BaseException:
         shutil.rmtree(folder, ignore_errors=True)
@@ -303,16 +323,9 @@ def _switch(environment: Environment) -> None:
 
 
 def _install(
-    runner: str, python: Path, scratch: Path, before: Environment | None
-) -> dict[str, dict[str, str]]:
+    runner: str, python: Path, scratch: Path, locked: Mapping[str, Mapping[str, str]]
+) -> Lock:
     """Install this edgepipe with the runner's extra; returns the lock, as pip resolved it."""
-    report, constraints = scratch / "report.json", scratch / "constraints.txt"
-    lines = [
-        f"{name}=={about['version']}"
-        for name, about in (before.packages if before else {}).items()
-        if name != "edgepipe"
-    ]
-    constraints.write_text("\n".join(lines))
     extra = registry.BUILT_IN[runner].extra
     # pip only warns of an extra that isn't there, and installs nothing for it.
     if extra not in (distribution("edgepipe").metadata.get_all("Provides-Extra") or ()):
@@ -321,20 +334,13 @@ def _install(
             "install it again"
         )
     requirement = f"edgepipe[{extra}] @ {own_wheel.pack(scratch).as_uri()}"
-    command = [str(python), *PIP, "install", "--quiet", "--report", str(report)]
-    command += ["--constraint", str(constraints), requirement]
-    _run(command, scratch, f"pip can't install {runner}")
-    lock = {}
-    for item in json.loads(report.read_text())["install"]:
-        archive = item["download_info"].get("archive_info", {})
-        hashes = archive.get("hashes", {})
-        about, sha256 = item["metadata"], hashes.get("sha256", "")
-        lock[about["name"]] = {"version": about["version"], "sha256": sha256}
-    return dict(sorted(lock.items()))
+    return install(python, [requirement], scratch, f"pip can't install {runner}", locked)
 
 
 def _failure(environment: Environment) -> str:
     """Load the probe in it, in a worker like any other: why that fails, or an empty string."""
+    if environment.runner == ARM64:
+        return arm64.failure(environment.python)
     settings = Settings(threads=1, device=registry.device(environment.runner))
     try:
         with Worker(LOCAL.argv(str(environment.python))) as worker:
@@ -342,17 +348,6 @@ def _failure(environment: Environment) -> str:
     except RunnerError as error:
         return f"{environment.runner} does not run in it: {error}"
     return ""
-
-
-def _run(command: list[str], scratch: Path, failure: str) -> None:
-    done = commands.run(command, {"TMPDIR": str(scratch)})
-    if done.returncode:
-        lines = [line for line in done.stdout.splitlines() if line.strip()]
-        errors = [line for line in lines if line.startswith(("ERROR:", "Error:"))]
-        reason = (errors or lines or [f"exit status {done.returncode}"])[0]
-        offline = any("Retrying (" in line for line in lines)
-        hint = "; the package index can't be reached" if offline else ""
-        raise RunnerUnavailable(f"{failure}: {reason.removeprefix('ERROR: ')}{hint}")
 
 
 def _interpreter(python: str) -> str:

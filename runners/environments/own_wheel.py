@@ -11,6 +11,7 @@ from __future__ import annotations
 import base64
 import hashlib
 import zipfile
+from collections.abc import Mapping
 from importlib.metadata import distribution
 from importlib.util import find_spec
 from pathlib import Path
@@ -34,13 +35,18 @@ def pack(folder: Path) -> Path:
     files[f"{info}/METADATA"] = metadata.encode()
     files[f"{info}/entry_points.txt"] = (here.read_text("entry_points.txt") or "").encode()
     files[f"{info}/WHEEL"] = b"Wheel-Version: 1.0\nRoot-Is-Purelib: true\nTag: py3-none-any\n"
-    record = [f"{name},sha256={_record_hash(data)},{len(data)}" for name, data in files.items()]
-    files[f"{info}/RECORD"] = "\n".join([*record, f"{info}/RECORD,,", ""]).encode()
+    files[f"{info}/RECORD"] = record(files, f"{info}/RECORD")
     path = folder / f"edgepipe-{here.version}-py3-none-any.whl"
     with zipfile.ZipFile(path, "w", zipfile.ZIP_DEFLATED) as archive:
         for name, data in files.items():
             archive.writestr(name, data)
     return path
+
+
+def record(files: Mapping[str, bytes], own: str) -> bytes:
+    """The RECORD of ``files`` by their paths; ``own`` is its own path, which has no hash."""
+    lines = [f"{name},sha256={_record_hash(data)},{len(data)}" for name, data in files.items()]
+    return "\n".join([*lines, f"{own},,", ""]).encode()
 
 
 def runners_digest() -> str:

@@ -10,11 +10,14 @@ from importlib import import_module
 from pathlib import Path
 from typing import Any
 
+from ..base import SessionError
 from ..timing import conditions
-from . import cpuid, cuda
+from . import arm, cpuid, cuda
 
-# What decides how int8 and reduced precision run on x86.
-RELEVANT_FLAGS = tuple(cpuid.BITS)
+# What decides how int8 and reduced precision run, on x86 and on ARM64.
+RELEVANT_FLAGS = (*cpuid.BITS, *arm.FLAGS)
+# The line of a virtual environment's pyvenv.cfg that names what its interpreter is emulated by.
+EMULATOR_KEY = "emulator"
 UNLIMITED = 1 << 62
 
 
@@ -26,7 +29,8 @@ def facts() -> dict[str, Any]:
         "name": platform.node(),
         "cpu": cpu_name(),
         "machine": platform.machine(),
-        "cpu_flags": cpu_flags(flags),
+        "emulator": emulator(),
+        "cpu_flags": arm.flags(cpuinfo) if arm.is_arm() else cpu_flags(flags),
         "physical_cores": physical_cores(),
         "logical_cpus": len(_cpus()),
         "total_cpus": os.cpu_count() or 1,
@@ -41,17 +45,17 @@ def facts() -> dict[str, Any]:
 
 
 def cpu_flags(listed: Collection[str]) -> list[str]:
-    """Those of ``RELEVANT_FLAGS`` that the kernel lists and the CPU itself confirms.
+    """Those of an x86 CPU's ``RELEVANT_FLAGS`` that the kernel lists and it itself confirms.
 
     The kernel knows what it keeps from programs, the CPU whether it is an emulated one. What the
     C library doesn't tell numpy may know; where the kernel lists nothing the CPU's word is all.
     """
     found = cpuid.flags()
     if found is None:
-        found = cpuid.by_numpy([flag for flag in RELEVANT_FLAGS if flag in listed])
+        found = cpuid.by_numpy([flag for flag in cpuid.BITS if flag in listed])
     return [
         flag
-        for flag in RELEVANT_FLAGS
+        for flag in cpuid.BITS
         if (not listed or flag in listed) and (found is None or flag in found)
     ]
 
@@ -68,8 +72,27 @@ def saturates(facts: Mapping[str, Any]) -> bool:
 
 def cpu_name() -> str:
     """What the CPU calls itself."""
-    name = _field(_read("/proc/cpuinfo"), "model name")
+    cpuinfo = _read("/proc/cpuinfo")
+    name = arm.name(cpuinfo) if arm.is_arm() else _field(cpuinfo, "model name")
     return name or platform.processor() or platform.machine()
+
+
+def emulator() -> str | None:
+    """What emulates the CPU of an environment that is made for it, ``None`` for any other.
+
+    Its own word: what a program sees of the machine below says nothing of an emulator.
+    """
+    lines = (line.partition("=") for line in _read(Path(sys.prefix, "pyvenv.cfg")).splitlines())
+    return next((value.strip() for key, _, value in lines if key.strip() == EMULATOR_KEY), None)
+
+
+def refuse_emulated() -> None:
+    """Raise ``SessionError`` where the CPU is emulated: how long something takes there is not its.
+
+    See ``emulator``.
+    """
+    if found := emulator():
+        raise SessionError(f"the CPU is emulated by {found}: timings there mean nothing")
 
 
 def cuda_devices() -> list[str]:

@@ -181,6 +181,7 @@ class Worker:
     def warm_up(self, message: protocol.Message, blobs: protocol.Blobs) -> Any:
         """Get the session ready to be timed on one set of feeds."""
         session = self._loaded()
+        host.refuse_emulated()
         self._timer = Timer(session, _feeds(session, blobs), Plan(**message["plan"]))
         self._timer.warm_up()
         return {"free_mib": host.free_memory() / 2**20}, {}
@@ -224,6 +225,7 @@ class Worker:
         session = self._profiled
         if session is None:
             raise SessionError("no model is loaded to be profiled")
+        host.refuse_emulated()
         samples, found = profile(session, _feeds(session, blobs), Plan(**message["plan"]))
         return asdict(found), {"samples": samples}
 

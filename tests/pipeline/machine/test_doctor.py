@@ -126,7 +126,7 @@ def test_this_environment_has_no_problem(edgepipe: Run) -> None:
     assert done.returncode == 0, done.stdout
     found = findings(done)
     checks = ("cores", "int8", "older CPUs", "governor", "machine", "load", "wheels", "files")
-    checks += ("openvino", "CUDA", "telemetry", "leftovers", "oneDNN")
+    checks += ("openvino", "CUDA", "telemetry", "arm64", "leftovers", "oneDNN")
     assert set(found) == {f"local: {check}" for check in checks}
     wheels = found["local: wheels"]["what"]
     assert "onnxruntime 1." in wheels

@@ -269,6 +269,28 @@ def test_the_best_variant_that_fits_the_cpu_is_picked(
     assert choice.settings == Settings(4)
 
 
+@pytest.mark.parametrize("need", ["dotprod", "i8mm"])
+@pytest.mark.parametrize(
+    ("facts", "variant"),
+    [
+        (ARM, "fp32"),
+        ({**ARM, "cpu_flags": ["fp16"]}, "fp32"),
+        ({**ARM, "cpu_flags": ["dotprod", "i8mm"]}, "int8"),
+        (VNNI, "fp32"),
+        ({**VNNI, "cpu_flags": ["dotprod", "i8mm"]}, "fp32"),
+    ],
+    ids=["none", "fp16", "both", "x86", "x86 that says so"],
+)
+def test_what_needs_an_extension_of_arm_is_for_cpus_that_have_it(
+    facts: Mapping[str, Any], variant: str, need: str
+) -> None:
+    needs = {"fp32": None, "int8": need}
+    variants = {name: bundles.Variant({"onnx": (f"{name}.onnx",)}, needs[name]) for name in needs}
+    choice = choose(bundles.index(bundles.files(), variants=variants), facts, ORT)
+    assert choice.variant == variant
+    assert variant == "int8" or need in choice.passed_over["int8"]
+
+
 def test_a_variant_asked_for_by_name_is_taken_and_its_misfit_is_known() -> None:
     choice = choose(bundles.index(bundles.files()), AVX2, ORT, variant="int8")
     assert choice.variant == "int8"

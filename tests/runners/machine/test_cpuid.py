@@ -11,7 +11,7 @@ from pathlib import Path
 
 import pytest
 
-from edgepipe.runners.machine import cpuid, host
+from edgepipe.runners.machine import arm, cpuid, host
 
 ASK = """
 import json
@@ -40,7 +40,7 @@ def test_the_cpu_confirms_what_the_kernel_lists() -> None:
 
 
 def test_every_flag_that_counts_can_be_asked_for() -> None:
-    assert set(cpuid.BITS) == set(host.RELEVANT_FLAGS)
+    assert {*cpuid.BITS, *arm.FLAGS} == set(host.RELEVANT_FLAGS)
 
 
 @linux

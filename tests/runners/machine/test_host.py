@@ -35,6 +35,7 @@ def test_facts_say_what_a_reader_of_a_result_needs() -> None:
     assert kinds.pop("cpu_quota") in (float, type(None))
     assert kinds.pop("governor") in (str, type(None))
     assert kinds.pop("no_energy") in (str, type(None))
+    assert kinds.pop("emulator") is type(None)
     assert kinds == {
         "name": str,
         "cpu": str,
