@@ -16,7 +16,6 @@ from contextlib import contextmanager, redirect_stderr, redirect_stdout
 from pathlib import Path
 from typing import IO, TYPE_CHECKING, Any
 
-from ..runners.bundles.formats import DATA_ONLY, MOST_BYTES, ONNX
 from .base import ExportOptionError, ExportOptions
 
 if TYPE_CHECKING:
@@ -24,6 +23,9 @@ if TYPE_CHECKING:
 
 QUIETED = ("torch.onnx", "torch.export", "torch.fx", "torch._dynamo", "onnxscript", "onnx_ir")
 KEPT_METADATA = frozenset({"pkg.torch.onnx.name_scopes"})
+# Up to here a model is one file: less than protobuf's 2 GiB, since shapes, nodes and outputs are
+# added on the way. The tensors of a larger one are beside it.
+MOST_BYTES, DATA = (1 << 31) - (1 << 24), ".data"
 BATCH = "batch"  # what an open first dimension is called
 
 
@@ -138,7 +140,7 @@ def _written(model: Any, options: ExportOptions) -> Path | None:
         raise ExportOptionError(f"{OnnxDynamo.name}: {size} bytes need a place to be written to")
     path = options.place.with_suffix(".onnx")
     with quiet():
-        onnx_ir.save(model, path, external_data=path.with_suffix(DATA_ONLY[ONNX][1]).name)
+        onnx_ir.save(model, path, external_data=path.with_suffix(DATA).name)
     return path
 
 

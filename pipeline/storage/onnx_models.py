@@ -16,9 +16,10 @@ from typing import Any, BinaryIO
 
 import numpy as np
 
-from ...runners.bundles.formats import DATA_ONLY, MOST_BYTES, ONNX
+from ...exporters.onnx import MOST_BYTES
+from ...runners.bundles.formats import DATA_ONLY, ONNX
 
-DATA = DATA_ONLY[ONNX][1]
+MODEL, DATA = DATA_ONLY[ONNX]
 # Smaller tensors stay in the model: shapes and axes, which decide what a graph is.
 SMALL_BYTES = 1 << 10
 # What a file can be mapped at, as ONNX's documentation of external data recommends.
@@ -50,7 +51,7 @@ def rooted(model: Any, folder: Path) -> Any:
 def files(path: Path) -> tuple[Path, ...]:
     """A model's files: the model, and the one with its tensors if it has one."""
     beside = path.with_suffix(DATA)
-    large = path.suffix == DATA_ONLY[ONNX][0] and beside.is_file()
+    large = path.suffix == MODEL and beside.is_file()
     return (path, beside) if large else (path,)
 
 

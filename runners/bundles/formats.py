@@ -15,10 +15,8 @@ from .external import Beside, reaches_out
 
 ONNX, OPENVINO_IR = "onnx", "openvino-ir"
 # Format -> the suffixes of its files, the one that a runner is pointed to first.
-# An ONNX model of more than MOST_BYTES has its tensors beside it.
+# An ONNX model of over 2 GiB has its tensors beside it.
 DATA_ONLY = {ONNX: (".onnx", ".data"), OPENVINO_IR: (".xml", ".bin")}
-# Less than protobuf's 2 GiB for a message: shapes, nodes and outputs are added on the way.
-MOST_BYTES = (1 << 31) - (1 << 24)
 SHOWN = 64
 
 

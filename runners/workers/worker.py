@@ -118,9 +118,8 @@ class Worker:
         }, {}
 
     def load(self, message: protocol.Message, blobs: protocol.Blobs) -> Any:
-        """Load the model files that came with the request; ``file`` names the main one.
+        """Load the model files that came; ``file`` names the main one, or ``at`` where it lies.
 
-        ``at`` is where that one lies if none came: on this machine, the others beside it.
         ``cache`` names those that an earlier load left in its cache, ``None`` for no cache. With
         ``profiled`` it is a session for ``profile``; a runner that has none refuses.
         """
@@ -222,8 +221,7 @@ class Worker:
 
     def profile(self, message: protocol.Message, blobs: protocol.Blobs) -> Any:
         """Say what each node of a session that was loaded for it takes."""
-        session = self._profiled
-        if session is None:
+        if (session := self._profiled) is None:
             raise SessionError("no model is loaded to be profiled")
         host.refuse_emulated()
         samples, found = profile(session, _feeds(session, blobs), Plan(**message["plan"]))
