@@ -17,8 +17,8 @@ from edgepipe.pipeline.quantization import sessions
 from edgepipe.pipeline.quantization.draft import Draft, with_own_biases
 from edgepipe.pipeline.quantization.qdq import QdqGraph, write
 from edgepipe.pipeline.quantization.ranges import Range
-from edgepipe.pipeline.stages import native
 from edgepipe.pipeline.stages.graphs import LayerGraph
+from edgepipe.pipeline.stages.native import Native
 from edgepipe.pipeline.storage import onnx_models
 from edgepipe.runners.bundles import formats
 from edgepipe.runners.targets import LOCAL
@@ -155,16 +155,16 @@ def test_the_one_file_may_be_named_and_nothing_else(key: str, value: str, apart:
 def test_it_is_simplified_and_prepared_as_one_in_a_single_file_is(apart: Path) -> None:
     whole = apart.with_name("whole.onnx")
     whole.write_bytes(network().SerializeToString())
-    for operation in (native.onnxsim, native.prepare):
-        made = {}
-        for source in (apart, whole):
-            output = apart.with_name(f"{operation.__name__}-{source.name}")
-            operation({"source": str(source), "output": str(output)}, {})
-            made[source] = onnx.load(output)
-        assert [one.op_type for one in made[apart].graph.node] == [
-            one.op_type for one in made[whole].graph.node
-        ]
-        np.testing.assert_array_equal(answers(made[apart]), answers(made[whole]))
+    with Native() as native:
+        for operation in ("onnxsim", "prepare"):
+            made = {}
+            for source in (apart, whole):
+                output = apart.with_name(f"{operation}-{source.name}")
+                native.ask(operation, source=source, output=output)
+                made[source] = onnx.load(output)
+            operators = [[one.op_type for one in model.graph.node] for model in made.values()]
+            assert operators[0] == operators[1]
+            np.testing.assert_array_equal(answers(made[apart]), answers(made[whole]))
 
 
 @pytest.mark.parametrize("exact_pairs", [False, True])
