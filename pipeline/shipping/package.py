@@ -174,7 +174,7 @@ def collect(
     for kind, result in (("parity", parity), ("bench", bench)):
         if result is not None:
             proofs[kind] = f"evidence/{result.FILE}"
-            members[proofs[kind]] = workspace.folder / result.FILE
+            members[proofs[kind]] = (workspace.folder / result.FILE).read_bytes()
     recommended = tuple(
         Recommended(**asdict(found)) for found in manifest.recommended if found.variant in variants
     )

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import io
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import asdict, dataclass, replace
@@ -21,7 +22,7 @@ from ...exporters.base import (
 )
 from ...exporters.complexity import of_program, uncounted
 from ...exporters.folding import fold
-from ...exporters.onnx import save_program, trace
+from ...exporters.onnx import MOST_BYTES, save_program, trace
 from ...exporters.own.inputs import bound
 from ...exporters.own.outputs import flat, flatten
 from ...exporters.own.qdq import with_integer_weights
@@ -197,11 +198,7 @@ class Export:
             if source.weights == OWN:
                 refuse_random(source.architecture, made.deployed, made.example, program)
             if program:
-                with TemporaryDirectory(prefix="edgepipe-") as folder:
-                    path = Path(folder) / PROGRAM
-                    with path.open("wb") as file:
-                        save_program(program, options, file)
-                    transaction.take([path])
+                _write_program(program, options, transaction)
         with blaming(source, exporter.name), TemporaryDirectory(prefix="edgepipe-") as folder:
             path = Path(folder) / EXPORTED
             place = replace(options, place=path.with_suffix(""))
@@ -254,6 +251,25 @@ def described(arrays: Mapping[str, np.ndarray]) -> list[dict[str, Any]]:
         {"name": name, "dtype": array.dtype.name, "shape": list(array.shape[1:])}
         for name, array in arrays.items()
     ]
+
+
+def _write_program(
+    program: torch.export.ExportedProgram, options: ExportOptions, transaction: Transaction
+) -> None:
+    """Write the program by way of memory, or to a file where it is too large for that.
+
+    torch ends the process where a disk is full.
+    """
+    if sum(one.nbytes for one in program.state_dict.values()) <= MOST_BYTES:
+        buffer = io.BytesIO()
+        save_program(program, options, buffer)
+        transaction.write(PROGRAM, buffer.getvalue())
+        return
+    with TemporaryDirectory(prefix="edgepipe-") as folder:
+        path = Path(folder) / PROGRAM
+        with path.open("wb") as file:
+            save_program(program, options, file)
+        transaction.take([path])
 
 
 def _integers(source: Source, model: bytes | Path) -> bytes:

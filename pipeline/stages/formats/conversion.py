@@ -20,7 +20,7 @@ from ...quantization.draft import DEFAULT_DOMAINS, inner_graphs, opset
 from .fitting import constant_misfit, values_misfit
 from .writing import CAST, Ports, Writer, with_stored_constants
 
-# Without a float16 kernel in ONNX Runtime's CUDA provider (its docs/OperatorKernels.md), or that
+# Without a float16 kernel in ONNX Runtime's CUDA provider (its list of operator kernels), or that
 # make tensors of a type which their attribute says.
 FLOAT_ALONE = frozenset(
     {"GridSample", "RoiAlign", "Range", "EyeLike", "NonMaxSuppression", "CastLike"}

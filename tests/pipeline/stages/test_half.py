@@ -233,7 +233,7 @@ def test_layers_of_float16_are_shown_and_run_apart_as_float32(tmp_path: Path) ->
     shown = {}
     for kind, graph in graphs.items():
         watched = graph.shown()
-        run = session(onnx.load_from_string(watched.model)).run
+        run = session(watched.model).run
         names = list(watched.names.values())
         shown[kind] = dict(zip(watched.names, run(names, feeds), strict=True))
     shared = set(shown["float"]) & set(shown["half"])
@@ -241,7 +241,7 @@ def test_layers_of_float16_are_shown_and_run_apart_as_float32(tmp_path: Path) ->
     exact = {tensor: shown["float"][tensor] for tensor in shared}
     assert all(sqnr_db(shown["half"][tensor], exact[tensor]) > 40 for tensor in shared)
     apart = graphs["half"].apart({tensor: array.shape for tensor, array in exact.items()})
-    loaded = session(onnx.load_from_string(apart.model))
+    loaded = session(apart.model)
     wanted = {one.name for one in loaded.get_inputs()}
     fed = feeds | {FED + tensor: array for tensor, array in exact.items()}
     run = loaded.run(list(apart.names.values()), {one: fed[one] for one in wanted})
