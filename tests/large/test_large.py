@@ -127,7 +127,7 @@ def test_a_file_becomes_a_verified_bundle(steps: Steps) -> None:
     assert {cell["verdict"] for cell in judged["cells"] if cell["variant"] == "fp32"} == {"pass"}
     steps.run("bench", "--variant", "fp32", "--quick", *runners)
     steps.run("package", "--variant", "fp32", "--layout", "triton")
-    (config,) = steps.folder.glob("dist/*/*/config.pbtxt")
+    (config,) = steps.folder.glob("bundles/*/*/config.pbtxt")
     assert sorted(one.name for one in (config.parent / "1").iterdir()) == [
         "fp32.data",
         "model.onnx",
