@@ -45,6 +45,7 @@ def plugin(installed: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("PYTHONPATH", path)
 
 
+@pytest.mark.long
 @pytest.mark.usefixtures("plugin")
 def test_a_plug_in_exports_runs_is_judged_and_timed(workspace: Path, edgepipe: Run) -> None:
     flags = ("--workspace", workspace)

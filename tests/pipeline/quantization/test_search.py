@@ -75,6 +75,7 @@ def result(folder: Path) -> dict[str, Any]:
     return json.loads((folder / "artifacts" / "net" / "search.json").read_text())
 
 
+@pytest.mark.long
 def test_what_it_finds_is_nearer_on_images_that_it_never_saw(searched: Path) -> None:
     found = {row["variant"]: row for row in result(searched)["found"]}
     others = [row for name, row in found.items() if name not in ("int8", "int8-avx2")]
@@ -90,6 +91,7 @@ def test_what_it_finds_is_nearer_on_images_that_it_never_saw(searched: Path) -> 
         assert sorted(name for row in shown for name in row["recommended"]) == sorted(runners)
 
 
+@pytest.mark.long
 def test_what_it_finds_are_variants_that_other_commands_take(searched: Path) -> None:
     names = [name for name in manifest(searched)["variants"] if "-float" in name]
     assert names
@@ -125,6 +127,7 @@ def test_an_export_of_the_same_keeps_them_and_one_of_another_drops_them(
     assert not list((folder / "artifacts" / "net").glob("*-float*"))
 
 
+@pytest.mark.long
 def test_the_report_shows_the_front(searched: Path, tmp_path: Path) -> None:
     folder = Path(shutil.copytree(searched, tmp_path / "net"))
     run(folder, "report")
