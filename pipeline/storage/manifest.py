@@ -15,12 +15,12 @@ from ...runners import documents
 from ...runners.images import Preprocessing
 from ...runners.machine.files import is_file_name
 from ..errors import IntegrityError, WorkspaceError
-from ..numerics.precision import FOREIGN, GIVEN, REPAIRED
+from ..numerics.precision import FOREIGN, GIVEN, HALF, REPAIRED
 
 SCHEMA_VERSION = 2
 EXPORT, IMPORT = "edgepipe export", "edgepipe import"
 # What an import makes of a float file.
-IMPORTED = ("fp32", "int8", "int8-avx2")
+IMPORTED = ("fp32", "int8", "int8-avx2", HALF)
 RESTORE = (
     "restore it, or make everything again with `edgepipe export --force`, or "
     "`edgepipe import --force` if it was imported"
