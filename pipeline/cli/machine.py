@@ -39,7 +39,7 @@ env = typer.Typer(
     cls=Grouped,
     no_args_is_help=True,
     rich_markup_mode=None,
-    help="Environments of their own: for runners that can't share this one, and for other CPUs.",
+    help="Environments for runners that need their own, and for other CPUs.",
 )
 EnvironmentRunner = Annotated[str, typer.Argument(metavar="RUNNER", help="ort-openvino, arm64, …")]
 

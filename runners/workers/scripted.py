@@ -50,6 +50,7 @@ HOST: Mapping[str, Any] = {
     "name": "stage",
     "cpu": "A scripted CPU",
     "machine": "x86_64",
+    "emulator": None,
     "cpu_flags": ["avx2", "avx512_vnni"],
     "physical_cores": 2,
     "logical_cpus": 4,
