@@ -70,7 +70,8 @@ class OnnxDynamo:
                 f"{self.name} can't write opset {options.opset}, it would be {opset}: "
                 f"use --opset {opset} or --exporter {OnnxTorchScript.name}"
             )
-        return {".onnx": _written(model, options) or _serialized(made)}
+        written = _written(model, options)
+        return {".onnx": written or made.model_proto.SerializeToString(deterministic=True)}
 
 
 class OnnxTorchScript:
@@ -123,10 +124,6 @@ def trace(
         return torch.export.export(
             module, tuple(example), dynamic_shapes=_dynamic_shapes(module, example, options)
         )
-
-
-def _serialized(made: Any) -> bytes:
-    return made.model_proto.SerializeToString(deterministic=True)
 
 
 def _written(model: Any, options: ExportOptions) -> Path | None:

@@ -47,14 +47,13 @@ class OpenVinoIr:
         for number, node in enumerate(model.get_ordered_ops()):
             node.set_friendly_name(f"{node.get_type_name()}_{number}")
         model.set_friendly_name(type(module).__name__)
-        half = options.half_weights
-        if options.place:
-            openvino.save_model(model, options.place.with_suffix(".xml"), compress_to_fp16=half)
-            return {suffix: options.place.with_suffix(suffix) for suffix in self.suffixes}
         with tempfile.TemporaryDirectory(prefix="edgepipe-") as folder:
-            path = Path(folder) / "model.xml"
-            openvino.save_model(model, path, compress_to_fp16=half)
-            return {suffix: path.with_suffix(suffix).read_bytes() for suffix in self.suffixes}
+            path = (options.place or Path(folder) / "model").with_suffix(".xml")
+            openvino.save_model(model, path, compress_to_fp16=options.half_weights)
+            files = {suffix: path.with_suffix(suffix) for suffix in self.suffixes}
+            if options.place:
+                return files
+            return {suffix: file.read_bytes() for suffix, file in files.items()}
 
 
 def _library() -> Any:

@@ -13,7 +13,8 @@ from typing import Any
 
 import numpy as np
 
-from ..quantization.draft import DEFAULT_DOMAINS, copy_of, inner_graphs
+from ..quantization.draft import DEFAULT_DOMAINS
+from ..storage.onnx_models import copy_of, inner_graphs
 
 # What makes a condition out of single numbers, and what a number is read as here.
 CONDITIONS: Mapping[str, Callable[..., np.ndarray]] = {

@@ -12,14 +12,13 @@ from ...exporters.weights.labels import read_labels
 from ...exporters.weights.sources import FILE, Source
 from ...runners.images import ordered
 from ..errors import InputError, IntegrityError, UsageError, WorkspaceError
-from ..numerics.precision import HALF
 from ..progress import Progress
 from ..quantization import recipes
 from ..settings.load import load
 from ..settings.making import DIGITS, ImportConfig, ImportRequest
 from ..settings.options import pair, takes
 from ..stages import samples
-from ..stages.chain import lowering, make, word_on_gpus
+from ..stages.chain import halves, lowering, make, word_on_gpus
 from ..stages.modelspec import ModelSpec, preprocessing_of
 from ..stages.native import Native
 from ..stages.quantize import EXACT_PAIRS, Given
@@ -73,11 +72,12 @@ def import_model(request: ImportRequest) -> Manifest:
             f"{'--data FILE.npz' if spec.inputs else f'--calibration {samples.SYNTHETIC}'}"
         )
 
-    if word := word_on_gpus((*int8, *section.variants)):
+    variants = (*int8, *halves(section.variants))
+    if word := word_on_gpus(variants):
         progress.say(f"warning: {word}")
 
     def stages(native: Native) -> Sequence[Stage]:
-        return _stages(intake, section, spec, chosen, int8, repairs, native)
+        return _stages(intake, section, spec, chosen, variants, repairs, native)
 
     place = Workspace(config.workspace, config.model)
     return make(place, "edgepipe import", stages, request.force, progress)
@@ -223,7 +223,7 @@ def _stages(
     section: ImportConfig,
     spec: ModelSpec,
     chosen: samples.Samples,
-    int8: tuple[str, ...],
+    variants: tuple[str, ...],
     repairs: Repairs | None,
     native: Native,
 ) -> list[Stage]:
@@ -234,7 +234,6 @@ def _stages(
     if intake.floats:
         stages.append(Simplify(section.simplify, spec.preprocessing, native))
         steps = recipes.steps_of(section.recipe)
-        variants = (*int8, *((HALF,) if HALF in section.variants else ()))
         stages += lowering(spec, chosen, intake.batch, variants, steps, native)
     if intake.quantized:
         known = list(troubles_of(intake.kind))

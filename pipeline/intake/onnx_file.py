@@ -14,9 +14,9 @@ from typing import Any
 from ...runners.bundles.external import OUTSIDE, reaches_out
 from ...runners.machine.files import sha256_file
 from ..errors import InputError
-from ..quantization.draft import DEFAULT_DOMAINS, inner_graphs
+from ..quantization.draft import DEFAULT_DOMAINS
 from ..storage import onnx_models
-from ..storage.onnx_models import constants
+from ..storage.onnx_models import constants, inner_graphs
 
 # protobuf's own limit for one file.
 MOST_BYTES = (1 << 31) - 1

@@ -68,7 +68,7 @@ def answers(model: Path, fed: Fed, macs: int | None, progress: Progress) -> Answ
     """
     single = as_written(model, fed)
     count = max(FEWEST, int(MOST_MACS // max(macs or 0, 1)))
-    if len(onnx_models.files(model)) > 1:
+    if onnx_models.is_large(model):
         count = FEWEST  # each run makes doubles of all weights
     some = {name: array[:count] for name, array in single.items()}
     with Native(float64.COMMAND) as native:

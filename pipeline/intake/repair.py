@@ -13,8 +13,8 @@ from typing import Any
 
 import numpy as np
 
-from ..quantization.draft import copy_of, inner_graphs
 from ..quantization.qdq import DEQUANTIZE, QUANTIZE
+from ..storage.onnx_models import copy_of, inner_graphs
 from .onnx_file import graphs, nodes
 
 # Where the zero points of what flows stand among an operator's inputs, and of what it gives.

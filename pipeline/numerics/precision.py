@@ -18,6 +18,8 @@ FOREIGN = (GIVEN, REPAIRED)
 # The variant that keeps its numbers as float16, and how near it has to come: docs/parity.md.
 HALF = "fp16"
 MIN_HALF_DB = 45.0
+# What is made of a float model.
+VARIANTS = (EXACT, "int8", "int8-avx2", HALF)
 
 
 def kind_of(variant: str, precision: str) -> str:

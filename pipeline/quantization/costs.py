@@ -8,7 +8,8 @@ from __future__ import annotations
 from collections.abc import Callable, Mapping
 from typing import Any
 
-from .draft import BIAS, WEIGHT, Draft, copy_of
+from ..storage.onnx_models import copy_of
+from .draft import BIAS, WEIGHT, Draft
 from .qdq import DEQUANTIZE, OUTPUT_SUFFIX, QUANTIZE, QdqGraph
 
 Judge = Callable[[Any], float | None]

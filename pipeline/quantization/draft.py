@@ -9,6 +9,7 @@ from typing import Any, Self
 import numpy as np
 
 from ..storage import onnx_models
+from ..storage.onnx_models import copy_of
 from .histograms import Calibrated
 from .ranges import Range
 
@@ -44,8 +45,11 @@ class Weighted:
 
     def channels(self, which: slice | np.ndarray) -> Weighted:
         """The same node with some of its output channels alone."""
-        some = (slice(None),) * self.axis + (which,)
-        return replace(self, weights=self.weights[some])
+        return replace(self, weights=self.weights[self.at(which)])
+
+    def at(self, which: slice | np.ndarray) -> tuple[slice | np.ndarray, ...]:
+        """Where some output channels are in an array of the weights' shape."""
+        return (*(slice(None),) * self.axis, which)
 
     @property
     def by_channel(self) -> np.ndarray:
@@ -139,21 +143,6 @@ def weighted(model: Any, weights_of: Callable[[Any], np.ndarray | None]) -> Iter
 def on_axis(figures: np.ndarray, dimensions: int, axis: int) -> np.ndarray:
     """Figures along one of so many dimensions."""
     return figures.reshape([-1 if place == axis else 1 for place in range(dimensions)])
-
-
-def copy_of(model: Any) -> Any:
-    """A copy of a protocol buffer's message."""
-    copy = type(model)()
-    copy.CopyFrom(model)
-    return copy
-
-
-def inner_graphs(node: Any) -> Iterator[Any]:
-    """The graphs in a node's attributes: branches, and bodies of loops."""
-    for attribute in node.attribute:
-        if attribute.HasField("g"):
-            yield attribute.g
-        yield from attribute.graphs
 
 
 def opset(model: Any) -> int:

@@ -9,7 +9,7 @@ from __future__ import annotations
 import hashlib
 import logging
 import tempfile
-from collections.abc import Iterator, Mapping
+from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -17,7 +17,8 @@ from typing import Any
 import numpy as np
 
 from ..storage import onnx_models
-from .draft import BIAS, WEIGHT, Draft, Weighted, copy_of, weighted
+from ..storage.onnx_models import copy_of
+from .draft import BIAS, WEIGHT, Draft, Weighted, weighted
 from .scales import quantized, scales, worst_pairs
 from .sessions import before_clips
 
@@ -35,7 +36,7 @@ def write(draft: Draft) -> Any:
     if draft.written is not None:
         return draft.written
     graph = QdqGraph(_frame(draft))
-    biases, large = draft.biases(), {name for name, _ in _large(draft)}
+    biases, large = draft.biases(), set(_large(draft))
     for one in draft.weighted():
         layer = graph.layers.get(one.node.name)
         if layer is None or len(layer.weight_scale) != one.weights.shape[one.axis]:
@@ -172,16 +173,15 @@ def _frame(draft: Draft) -> Any:
     return onnx.load_from_string(_FRAMES[key.digest()])
 
 
-def _large(draft: Draft) -> Iterator[tuple[str, Weighted]]:
+def _large(draft: Draft) -> dict[str, Weighted]:
     """Weights that lie in a file and get other values, by the constant's name."""
-    kept = {
-        name for node in draft.model.graph.node if node.name in draft.floats for name in node.input
-    }
-    external = {one.name for one in draft.model.graph.initializer if onnx_models.is_external(one)}
-    for one in draft.weighted():
-        name = one.node.input[WEIGHT]
-        if name in external and name not in kept:
-            yield name, one
+    graph = draft.model.graph
+    found = {one.name for one in graph.initializer if onnx_models.is_external(one)}
+    if not found:
+        return {}
+    found -= {name for node in graph.node if node.name in draft.floats for name in node.input}
+    weights = {one.node.input[WEIGHT]: one for one in draft.weighted()}
+    return {name: one for name, one in weights.items() if name in found}
 
 
 def _small(draft: Draft) -> Any:
@@ -191,9 +191,11 @@ def _small(draft: Draft) -> Any:
     """
     from onnx import numpy_helper, shape_inference
 
-    large = dict(_large(draft))
+    if not onnx_models.holds_external(draft.model):
+        return draft.model
+    large = _large(draft)
     # With ones in their places nobody could tell the shapes any more.
-    model = shape_inference.infer_shapes(draft.model) if large else copy_of(draft.model)
+    model = shape_inference.infer_shapes(draft.model)
     for tensor in model.graph.initializer:
         if tensor.name in large:
             one = large[tensor.name]

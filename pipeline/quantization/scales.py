@@ -55,7 +55,7 @@ def quantized(one: Weighted, scale: np.ndarray) -> np.ndarray:
     for some in _blocks(one):
         part = one.channels(some)
         steps = np.rint(part.weights / part.along(scale[some]))
-        np.moveaxis(found, one.axis, 0)[some] = np.moveaxis(np.clip(steps, -127, 127), one.axis, 0)
+        found[one.at(some)] = np.clip(steps, -127, 127)
     return found
 
 

@@ -12,7 +12,8 @@ from typing import Any
 import numpy as np
 
 from ..storage import onnx_models
-from .draft import HARD_SIGMOID, HARD_SWISH, copy_of, line_of
+from ..storage.onnx_models import copy_of
+from .draft import HARD_SIGMOID, HARD_SWISH, line_of
 
 # The oldest version of the file format that has all the operator sets that exporters write.
 IR_VERSION = 10

@@ -13,7 +13,8 @@ from typing import Any, Protocol, runtime_checkable
 
 import numpy as np
 
-from .draft import Data, Draft, copy_of, inner_graphs
+from ..storage.onnx_models import copy_of, inner_graphs
+from .draft import Data, Draft
 from .qdq import QUANTIZE, QdqGraph, write
 from .sessions import IR_VERSION, mean_of, session, with_means
 
@@ -98,7 +99,7 @@ class Walk:
                 elif name in producers and id(producers[name]) not in nodes:
                     node = producers[name]
                     nodes[id(node)] = node
-                    waiting += _reads(node)
+                    waiting += read_by(node)
             ordered = sorted(nodes.values(), key=lambda node: order[id(node)])
             yield Unit(tuple(ordered), tuple(sorted(reads)), gives)
 
@@ -106,7 +107,7 @@ class Walk:
         """A unit as a model of its own, of the constants as they are now."""
         from onnx import helper
 
-        read = {name for node in unit.nodes for name in _reads(node)}
+        read = {name for node in unit.nodes for name in read_by(node)}
 
         def typed(name: str) -> Any:
             return self._known.get(name) or helper.make_tensor_value_info(
@@ -126,13 +127,13 @@ class Walk:
         )
 
 
-def _reads(node: Any) -> list[str]:
+def read_by(node: Any) -> list[str]:
     """What a node reads, what its branches and loops take from outside of them included."""
     found = [name for name in node.input if name]
     for inner in inner_graphs(node):
         own = {value.name for value in (*inner.input, *inner.initializer)}
         own.update(name for one in inner.node for name in one.output)
-        given = [name for one in inner.node for name in _reads(one)]
+        given = [name for one in inner.node for name in read_by(one)]
         given += [value.name for value in inner.output]
         found += [name for name in given if name not in own]
     return found

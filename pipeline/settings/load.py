@@ -22,7 +22,7 @@ from ...runners.bundles.formats import DATA_ONLY, can_run_code
 from ...runners.images import PRESETS
 from ...runners.targets import BUILT_IN_TARGETS
 from ..errors import InputError, UsageError
-from ..numerics.precision import FOREIGN, kind_of
+from ..numerics.precision import FOREIGN, VARIANTS, kind_of
 from ..storage.workspace import models_in
 from .judging import PRECISIONS, EvaluateConfig, GateConfig, ParityConfig, PredictConfig
 from .machine import Places, RunnerConfig, TargetConfig
@@ -30,7 +30,6 @@ from .making import (
     DEFAULT_MODEL,
     NAME,
     SEARCHED_NAMES,
-    VARIANTS,
     ExportConfig,
     ImportConfig,
     QuantizeConfig,

@@ -31,7 +31,6 @@ from .options import (
 DEFAULT_MODEL = "mobilenet_v2"
 # Samples that are no file's: noise, and the images that come with edgepipe.
 SYNTHETIC, DIGITS = "synthetic", "digits"
-VARIANTS = ("fp32", "int8", "int8-avx2", "fp16")
 # The names of what `quantize --search` finds: "int8-avx2-percentile-float2".
 SEARCHED_NAMES = re.compile(r"int8(-avx2)?(-[a-z]+)*(-float\d+|-[a-z]{4,})")
 # A model's name is that of its folder: nothing that leads elsewhere, or hides it.

@@ -170,7 +170,7 @@ def stages_for(section: ExportConfig, native: Native, progress: Progress = SILEN
     spec = specify(section, progress.say)
     section = _for_torchscript(section) if spec.source.scripted else section
     if spec.source.quantized:
-        lower = (*quantized, *_halves(section))
+        lower = (*quantized, *halves(section.variants))
         if lower and "variants" in section.model_fields_set:
             raise UsageError(
                 f"{', '.join(lower)}: {section.architecture} is quantized already "
@@ -193,14 +193,15 @@ def stages_for(section: ExportConfig, native: Native, progress: Progress = SILEN
     ]
     if spec.source.quantized:
         return [*stages, Given(spec.preprocessing)]
-    variants = (*quantized, *_halves(section))
+    variants = (*quantized, *halves(section.variants))
     if word := word_on_gpus(variants):
         progress.say(f"warning: {word}")
     return stages + lowering(spec, chosen, section.batch, variants, steps, native)
 
 
-def _halves(section: ExportConfig) -> tuple[str, ...]:
-    return (HALF,) if HALF in section.variants else ()
+def halves(variants: Sequence[str]) -> tuple[str, ...]:
+    """fp16, if it is among them."""
+    return (HALF,) if HALF in variants else ()
 
 
 def word_on_gpus(variants: Sequence[str]) -> str | None:

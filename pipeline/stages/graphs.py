@@ -19,6 +19,7 @@ from ..cells.arithmetic import EXECUTOR
 from ..cells.session import Cell, open_cell
 from ..quantization.qdq import DEQUANTIZE, OUTPUT_SUFFIX, QUANTIZE
 from ..storage import onnx_models
+from ..storage.onnx_models import copy_of
 
 # Elementwise operators that runners fuse into the node before them.
 ACTIVATIONS = frozenset(
@@ -99,7 +100,7 @@ class LayerGraph:
 
         With ``count`` it ends behind that many layers: for a graph that does not run to its end.
         """
-        model = self._copy()
+        model = copy_of(self._model)
         names: dict[str, str] = {}
         if count is not None:
             del model.graph.output[:]
@@ -128,7 +129,7 @@ class LayerGraph:
         Its inputs are the graph's own and "fed/TENSOR", float32 of that shape. So an error
         upstream of a layer does not reach it, and what it shows is what it adds itself.
         """
-        model = self._copy()
+        model = copy_of(self._model)
         # What was inferred need not hold for tensors that come from elsewhere.
         del model.graph.value_info[:]
         cut = {
@@ -266,11 +267,6 @@ class LayerGraph:
 
         known = self._types.get(tensor)
         return known is not None and known.tensor_type.elem_type == TensorProto.FLOAT16
-
-    def _copy(self) -> Any:
-        copy = type(self._model)()
-        copy.CopyFrom(self._model)
-        return copy
 
 
 def optimized(model: Path) -> Any:

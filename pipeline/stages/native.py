@@ -136,7 +136,7 @@ def onnxsim(fields: Fields, _feeds: protocol.Blobs) -> None:
 
     source, output = Path(fields["source"]), Path(fields["output"])
     given = onnx_models.load(source)
-    if len(onnx_models.files(source)) > 1:
+    if onnx_models.is_large(source):
         # It writes as it goes, to a file with a name of its own for the tensors.
         written = output.with_name(f"onnxsim-{output.name}")
         onnxsim.simplify(str(source), output_path=str(written))
@@ -161,7 +161,7 @@ def prepare(fields: Fields, _feeds: protocol.Blobs) -> Mapping[str, Any]:
     does. Replies {not_symbolic}: why shapes are inferred without symbols, or null.
     """
     source, output = Path(fields["source"]), Path(fields["output"])
-    large = len(onnx_models.files(source)) > 1
+    large = onnx_models.is_large(source)
     prepared = _prepared_by_file if large else _prepared_in_memory
     reason = None
     try:

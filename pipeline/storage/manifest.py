@@ -15,12 +15,10 @@ from ...runners import documents
 from ...runners.images import Preprocessing
 from ...runners.machine.files import is_file_name
 from ..errors import IntegrityError, WorkspaceError
-from ..numerics.precision import FOREIGN, GIVEN, HALF, REPAIRED
+from ..numerics.precision import FOREIGN, GIVEN, REPAIRED, VARIANTS
 
 SCHEMA_VERSION = 2
 EXPORT, IMPORT = "edgepipe export", "edgepipe import"
-# What an import makes of a float file.
-IMPORTED = ("fp32", "int8", "int8-avx2", HALF)
 RESTORE = (
     "restore it, or make everything again with `edgepipe export --force`, or "
     "`edgepipe import --force` if it was imported"
@@ -181,8 +179,8 @@ class Manifest:
             return f"{GIVEN} is a file that came quantized, and this one didn't"
         if variant == REPAIRED:
             return f"`{IMPORT} FILE --repair` makes it of a file that came quantized"
-        if variant not in IMPORTED:
-            return f"{IMPORT} makes {', '.join(IMPORTED)}"
+        if variant not in VARIANTS:
+            return f"{IMPORT} makes {', '.join(VARIANTS)}"
         if self.given_alone:
             return (
                 "a quantized file is never quantized again; "

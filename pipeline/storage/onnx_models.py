@@ -55,6 +55,11 @@ def files(path: Path) -> tuple[Path, ...]:
     return (path, beside) if large else (path,)
 
 
+def is_large(path: Path) -> bool:
+    """Whether a model's tensors lie in a file beside it."""
+    return len(files(path)) > 1
+
+
 def save(model: Any, path: Path) -> None:
     """Write a model as one file if it fits, else with its tensors in a file beside it.
 
@@ -62,13 +67,13 @@ def save(model: Any, path: Path) -> None:
     lie in the file beside it stay there as they are.
     """
     if size(model) <= MOST_BYTES:
-        whole = _copy_of(model)
-        for tensor in constants(whole.graph):
-            if is_external(tensor):
+        if holds_external(model):
+            model = copy_of(model)
+            for tensor in filter(is_external, constants(model.graph)):
                 embed(tensor)
-        _replace(path, whole.SerializeToString(deterministic=True))
+        _replace(path, model.SerializeToString(deterministic=True))
         return
-    apart, beside = _copy_of(model), path.with_suffix(DATA)
+    apart, beside = copy_of(model), path.with_suffix(DATA)
     large = [one for one in constants(apart.graph) if size_of(one) >= SMALL_BYTES]
     if all(is_external(one) and Path(external_fields(one)["location"]) == beside for one in large):
         for tensor in large:
@@ -80,7 +85,7 @@ def save(model: Any, path: Path) -> None:
 
 def copy(source: Path, target: Path) -> None:
     """The same model under another name; one that is a single file keeps its very bytes."""
-    if len(files(source)) > 1:
+    if is_large(source):
         save(load(source), target)
     else:
         shutil.copyfile(source, target)
@@ -91,9 +96,9 @@ def beside_of(model: Any) -> tuple[bytes, Path | None]:
 
     For who reads it from memory and is told where the others are. All have to be in one folder.
     """
-    if not any(map(is_external, constants(model.graph))):
+    if not holds_external(model):
         return model.SerializeToString(), None
-    named, folder = _copy_of(model), None
+    named, folder = copy_of(model), None
     for tensor in constants(named.graph):
         if is_external(tensor):
             fields = external_fields(tensor)
@@ -134,6 +139,11 @@ def values(tensor: Any) -> np.ndarray:
     return np.memmap(fields["location"], dtype, "r", offset, tuple(tensor.dims))
 
 
+def holds_external(model: Any) -> bool:
+    """Whether any of a model's tensors lies in another file."""
+    return any(map(is_external, constants(model.graph)))
+
+
 def is_external(tensor: Any) -> bool:
     """Whether a tensor's values lie in another file."""
     import onnx
@@ -171,10 +181,23 @@ def constants(graph: Any) -> Iterator[Any]:
             if attribute.HasField("t"):
                 yield attribute.t
             yield from attribute.tensors
-            if attribute.HasField("g"):
-                yield from constants(attribute.g)
-            for inner in attribute.graphs:
-                yield from constants(inner)
+        for inner in inner_graphs(node):
+            yield from constants(inner)
+
+
+def inner_graphs(node: Any) -> Iterator[Any]:
+    """The graphs in a node's attributes: branches, and bodies of loops."""
+    for attribute in node.attribute:
+        if attribute.HasField("g"):
+            yield attribute.g
+        yield from attribute.graphs
+
+
+def copy_of(message: Any) -> Any:
+    """A copy of a protocol buffer's message."""
+    copied = type(message)()
+    copied.CopyFrom(message)
+    return copied
 
 
 def _clear(tensor: Any) -> None:
@@ -211,9 +234,3 @@ def _replace(path: Path, data: bytes) -> None:
     temporary = path.with_name(f".{path.name}.tmp")
     temporary.write_bytes(data)
     temporary.replace(path)
-
-
-def _copy_of(model: Any) -> Any:
-    copied = type(model)()
-    copied.CopyFrom(model)
-    return copied

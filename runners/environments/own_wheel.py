@@ -11,7 +11,7 @@ from __future__ import annotations
 import base64
 import hashlib
 import zipfile
-from collections.abc import Mapping
+from collections.abc import Iterable
 from importlib.metadata import distribution
 from importlib.util import find_spec
 from pathlib import Path
@@ -35,7 +35,7 @@ def pack(folder: Path) -> Path:
     files[f"{info}/METADATA"] = metadata.encode()
     files[f"{info}/entry_points.txt"] = (here.read_text("entry_points.txt") or "").encode()
     files[f"{info}/WHEEL"] = b"Wheel-Version: 1.0\nRoot-Is-Purelib: true\nTag: py3-none-any\n"
-    files[f"{info}/RECORD"] = record(files, f"{info}/RECORD")
+    files[f"{info}/RECORD"] = record(files.items(), f"{info}/RECORD")
     path = folder / f"edgepipe-{here.version}-py3-none-any.whl"
     with zipfile.ZipFile(path, "w", zipfile.ZIP_DEFLATED) as archive:
         for name, data in files.items():
@@ -43,9 +43,9 @@ def pack(folder: Path) -> Path:
     return path
 
 
-def record(files: Mapping[str, bytes], own: str) -> bytes:
-    """The RECORD of ``files`` by their paths; ``own`` is its own path, which has no hash."""
-    lines = [f"{name},sha256={_record_hash(data)},{len(data)}" for name, data in files.items()]
+def record(files: Iterable[tuple[str, bytes]], own: str) -> bytes:
+    """The RECORD of files with their paths; ``own`` is its own path, which has no hash."""
+    lines = [f"{name},sha256={_record_hash(data)},{len(data)}" for name, data in files]
     return "\n".join([*lines, f"{own},,", ""]).encode()
 
 

@@ -23,6 +23,7 @@ from .installing import Lock, run
 PACKAGES = ("python3", "libstdc++6")
 VERSIONS = ("3.13", "3.12", "3.11")
 LIBRARIES = ("libc.so.6", "libstdc++.so.6")
+LIBRARY_PLACES = ("*/aarch64-linux-gnu", "usr/lib/aarch64-linux-gnu")
 ELF_AARCH64 = 183  # e_machine of AArch64 (ELF for the Arm 64-bit Architecture)
 RECORDED = "arm64_sysroot"
 OF_SYSTEM = ":arm64"  # how names of Debian's packages end in a lock
@@ -75,9 +76,8 @@ def named(folder: Path) -> Sysroot:
     if not _is_aarch64(python):
         raise RunnerOptionError(f"--sysroot {folder}: {python.name} is no program for ARM64")
     for library in LIBRARIES:
-        if not any(path.exists() for path in folder.glob(f"*/aarch64-linux-gnu/{library}")) and (
-            not any(path.exists() for path in folder.glob(f"usr/lib/aarch64-linux-gnu/{library}"))
-        ):
+        places = (place for where in LIBRARY_PLACES for place in folder.glob(f"{where}/{library}"))
+        if not any(place.exists() for place in places):
             raise RunnerOptionError(f"--sysroot {folder}: has no {library} for ARM64")
     return Sysroot(folder, python)
 
@@ -152,11 +152,12 @@ def record(folder: Path, site_packages: Path, packages: Mapping[str, Mapping[str
     about.mkdir()
     metadata = f"Metadata-Version: 2.1\nName: {RECORDED}\nVersion: {version}\n"
     (about / "METADATA").write_text(metadata)
-    files = {
-        os.path.relpath(path, site_packages): path.read_bytes()
+    # One after the other: together they are hundreds of MiB.
+    files = (
+        (os.path.relpath(path, site_packages), path.read_bytes())
         for path in sorted(folder.rglob("*"))
         if path.is_file() and not path.is_symlink()
-    }
+    )
     (about / "RECORD").write_bytes(own_wheel.record(files, f"{about.name}/RECORD"))
 
 

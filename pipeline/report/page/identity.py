@@ -9,7 +9,7 @@ from ....runners.images import Preprocessing
 from ...numerics.metrics import ASSUMED
 from ...storage.manifest import IMPORT, Manifest
 from ..tables import preparation
-from ..tables.formatting import source_of
+from ..tables.formatting import ANSWERS_FOR_ITSELF, source_of
 
 LABELS_SHOWN = 12
 
@@ -79,7 +79,7 @@ def _reference(manifest: Manifest) -> str | None:
     whose = "torch's float32"
     if manifest.made_by == IMPORT:
         if manifest.given_alone:
-            return "the quantized file itself, node by node: the runners' kernels are judged"
+            return ANSWERS_FOR_ITSELF
         whose = "the float file's own float32, in ONNX Runtime with nothing optimized"
     distance = stage.result.get("reference_sqnr_db")
     if distance is not None:

@@ -37,6 +37,10 @@ def text(*parts: Any) -> str:
     return output.getvalue().rstrip()
 
 
+# Whose answers the reference is where a file came quantized, without the model behind it.
+ANSWERS_FOR_ITSELF = "the quantized file itself, node by node: the runners' kernels are judged"
+
+
 def source_of(model: Mapping[str, Any]) -> str:
     """Where a model's weights are from, by its facts: "digits weights", "an ONNX file"."""
     return "an ONNX file" if model["weights"] == FILE else f"{model['weights']} weights"

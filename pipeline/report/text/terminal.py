@@ -19,7 +19,16 @@ from ...settings import placement
 from ...settings.making import SYNTHETIC
 from ...storage.manifest import Manifest
 from ..tables import columns
-from ..tables.formatting import NONE, estimates, mebibytes, ms, row_name, shortened, text
+from ..tables.formatting import (
+    ANSWERS_FOR_ITSELF,
+    NONE,
+    estimates,
+    mebibytes,
+    ms,
+    row_name,
+    shortened,
+    text,
+)
 from ..tables.table import Column, Table, figure
 from . import explanation, judged
 
@@ -75,7 +84,7 @@ def _reference(result: ParityResult) -> str:
     """How exact the reference is, behind those words."""
     if result.reference_state == ASSUMED:
         if result.model.get("quantized"):
-            return " is the quantized file itself, node by node: the runners' kernels are judged"
+            return f" is {ANSWERS_FOR_ITSELF}"
         return "'s float32 has no float64 to be held against: the limit of f32 is assumed"
     sqnr_db = result.reference
     if math.isfinite(sqnr_db):

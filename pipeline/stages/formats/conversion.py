@@ -16,7 +16,9 @@ from dataclasses import dataclass
 from functools import cached_property
 from typing import Any
 
-from ...quantization.draft import DEFAULT_DOMAINS, inner_graphs, opset
+from ...quantization.draft import DEFAULT_DOMAINS, opset
+from ...quantization.units import read_by
+from ...storage.onnx_models import inner_graphs
 from .fitting import constant_misfit, values_misfit
 from .writing import CAST, Ports, Writer, with_stored_constants
 
@@ -108,9 +110,11 @@ class HalfGraph:
         for position, node in enumerate(self._graph.node):
             if node.op_type in SHAPES:
                 continue
-            halves = self._halves[position].half_inputs if position in self._halves else ()
+            if position not in self._halves:
+                names.update(read_by(node))
+                continue
+            halves = self._halves[position].half_inputs
             names |= {name for place, name in enumerate(node.input) if place not in halves}
-            names |= {name for inner in inner_graphs(node) for name in _read_inside(inner)}
         return frozenset(names)
 
     def _ports(self, node: Any) -> Ports:
@@ -190,12 +194,3 @@ def _takes_half(formal: Any, place: int) -> bool:
     """Whether the tensor at a place of a node may be float16. The last place may be for many."""
     parameter = formal[min(place, len(formal) - 1)]
     return "tensor(float16)" in parameter.types
-
-
-def _read_inside(graph: Any) -> Iterator[str]:
-    """What the nodes of an inner graph read and what it gives, also from outside of it."""
-    yield from (value.name for value in graph.output)
-    for node in graph.node:
-        yield from node.input
-        for inner in inner_graphs(node):
-            yield from _read_inside(inner)

@@ -49,7 +49,7 @@ class Halving:
 
         peaks, self._peaks, self._session = self._peaks, {}, None
         source = Path(fields["source"])
-        if len(onnx_models.files(source)) > 1:
+        if onnx_models.is_large(source):
             return {"impossible": "it is over 2 GiB"}
         try:
             graph = HalfGraph(onnx.load(source), peaks)

@@ -9,7 +9,7 @@ from typing import Any
 
 import numpy as np
 
-from ...quantization.draft import copy_of
+from ...storage.onnx_models import copy_of
 from .fitting import as_half
 
 CAST = "Cast"
