@@ -40,7 +40,7 @@ if TYPE_CHECKING:
         write_report,
     )
     from .shipping.deploy import Deployment, deploy
-    from .shipping.package import Packaged, package
+    from .shipping.packing.package import Packaged, package
     from .shipping.verify import verify
     from .shipping.verify_result import Verification
     from .speed.bench import bench
@@ -77,8 +77,8 @@ ROOMS = {
     "EvaluationResult": ".judging.evaluate_result",
     "predict": ".judging.predict",
     "PredictResult": ".judging.predict",
-    "package": ".shipping.package",
-    "Packaged": ".shipping.package",
+    "package": ".shipping.packing.package",
+    "Packaged": ".shipping.packing.package",
     "verify": ".shipping.verify",
     "Verification": ".shipping.verify_result",
     "deploy": ".shipping.deploy",

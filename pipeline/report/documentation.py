@@ -24,7 +24,7 @@ from ..machine.inventory import Inventory
 from ..profiling.profile_result import ProfileResult
 from ..quantization.search.search_result import SearchResult
 from ..shipping.deploy import Deployment
-from ..shipping.package import Packaged
+from ..shipping.packing.package import Packaged
 from ..shipping.verify_result import Verification
 from ..speed.bench_result import BenchResult
 from ..speed.compare import CompareResult

@@ -39,7 +39,7 @@ from ..speed.bench_result import BenchResult
 from ..speed.validity import MAX_TIMED_DEVIATION
 from ..storage.goldens import Goldens
 from ..verdicts import FAIL, PASS
-from . import evidence
+from .packing import evidence
 from .verify_result import NOT_CHECKED, WAIVED, Check, Verification
 
 Evidence = TypeVar("Evidence", ParityResult, BenchResult)

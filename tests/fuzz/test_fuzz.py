@@ -67,7 +67,8 @@ def _import_everything() -> None:
     from edgepipe.exporters.weights import sources  # noqa: F401
     from edgepipe.pipeline import cli
     from edgepipe.pipeline.report.plots import plots  # noqa: F401
-    from edgepipe.pipeline.shipping import package, requirements, verify  # noqa: F401
+    from edgepipe.pipeline.shipping import verify  # noqa: F401
+    from edgepipe.pipeline.shipping.packing import package, requirements
     from edgepipe.runners.machine import own_process
 
     own_process.claim()

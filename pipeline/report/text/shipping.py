@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from ...shipping.deploy import WOULD_DEPLOY, Deployment
-from ...shipping.package import Packaged
+from ...shipping.packing.package import Packaged
 from ...shipping.verify_result import Verification
 from ..tables.formatting import cpu_of, mebibytes, ms, text
 from ..tables.table import Column, Table, figure

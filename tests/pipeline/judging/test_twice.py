@@ -22,7 +22,7 @@ from edgepipe.pipeline.numerics import metrics
 from edgepipe.pipeline.report.text import markdown, terminal
 from edgepipe.pipeline.settings.judging import GateConfig, ParityConfig
 from edgepipe.pipeline.settings.load import Config, load
-from edgepipe.pipeline.shipping import evidence
+from edgepipe.pipeline.shipping.packing import evidence
 from edgepipe.runners.bundles.bundle import Variant
 from edgepipe.runners.targets import LOCAL
 

@@ -5,12 +5,12 @@ from __future__ import annotations
 from collections.abc import Callable, Iterable, Mapping
 from dataclasses import asdict
 
-from ...runners.bundles.bundle import Variant
-from ...runners.timing.plan import SINGLE_STREAM
-from ..judging.gates import Gate
-from ..judging.parity_result import ParityResult
-from ..speed.bench_result import BenchResult
-from ..verdicts import FAIL, PASS
+from ....runners.bundles.bundle import Variant
+from ....runners.timing.plan import SINGLE_STREAM
+from ...judging.gates import Gate
+from ...judging.parity_result import ParityResult
+from ...speed.bench_result import BenchResult
+from ...verdicts import FAIL, PASS
 
 # (variant, runner, precision) -> the limits that hold now
 GateOf = Callable[[str, str, str], Gate]

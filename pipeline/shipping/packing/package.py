@@ -13,26 +13,26 @@ from importlib.metadata import version
 from pathlib import Path
 from typing import Any
 
-from ...runners.bundles import archive, bundle
-from ...runners.bundles.bundle import BundleGate, Index, Member, Recommended, Variant
-from ...runners.bundles.signature import Signer, sign
-from ...runners.machine.files import sha256_file
-from ..cells import arithmetic
-from ..errors import Refused, UsageError
-from ..judging.gates import Gate, gate_of
-from ..judging.parity_result import ParityResult
-from ..progress import Progress
-from ..settings.judging import GateConfig
-from ..settings.load import load_exported
-from ..settings.options import takes
-from ..settings.shipping import PackageConfig, PackageRequest
-from ..speed.bench_result import BenchResult
-from ..stages.quantize import CALIBRATION, needs_of
-from ..storage import goldens as recorded
-from ..storage.atomic import whole, writing
-from ..storage.document import Document
-from ..storage.manifest import Manifest, digest
-from ..storage.workspace import Workspace
+from ....runners.bundles import archive, bundle
+from ....runners.bundles.bundle import BundleGate, Index, Member, Recommended, Variant
+from ....runners.bundles.signature import Signer, sign
+from ....runners.machine.files import sha256_file
+from ...cells import arithmetic
+from ...errors import Refused, UsageError
+from ...judging.gates import Gate, gate_of
+from ...judging.parity_result import ParityResult
+from ...progress import Progress
+from ...settings.judging import GateConfig
+from ...settings.load import load_exported
+from ...settings.options import takes
+from ...settings.shipping import PackageConfig, PackageRequest
+from ...speed.bench_result import BenchResult
+from ...stages.quantize import CALIBRATION, needs_of
+from ...storage import goldens as recorded
+from ...storage.atomic import whole, writing
+from ...storage.document import Document
+from ...storage.manifest import Manifest, digest
+from ...storage.workspace import Workspace
 from . import bom, card, evidence, requirements
 from .layouts import Content, Tensors, layout
 

@@ -20,12 +20,12 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from ...runners import documents
-from ...runners.bundles.bundle import Index
-from ...runners.bundles.formats import ONNX
-from ...runners.bundles.selection import recommended
-from ...runners.targets import LOCAL
-from ..errors import UsageError
+from ....runners import documents
+from ....runners.bundles.bundle import Index
+from ....runners.bundles.formats import ONNX
+from ....runners.bundles.selection import recommended
+from ....runners.targets import LOCAL
+from ...errors import UsageError
 
 OVMS, TRITON, KSERVE = "ovms", "triton", "kserve"
 VERSION = "1"

@@ -7,8 +7,8 @@ from collections.abc import Mapping
 from importlib import import_module
 from typing import Any
 
-from ...runners.bundles.bundle import Index, Member
-from ..errors import MissingLibrary
+from ....runners.bundles.bundle import Index, Member
+from ...errors import MissingLibrary
 
 
 def cyclonedx(

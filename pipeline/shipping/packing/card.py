@@ -5,15 +5,15 @@ from __future__ import annotations
 from collections.abc import Sequence
 from operator import attrgetter
 
-from ...exporters.weights.sources import FILE
-from ...runners.bundles.bundle import EXACT_INT8, Index
-from ...runners.targets import estimate
-from ..judging.parity_result import CellVerdict, ParityResult
-from ..report.tables import columns, preparation
-from ..report.tables.columns import RUNNER, TARGET, VARIANT, VERDICT
-from ..report.tables.formatting import mebibytes, source_of
-from ..report.tables.table import Column, Table, figure
-from ..speed.bench_result import BenchResult, CellResult
+from ....exporters.weights.sources import FILE
+from ....runners.bundles.bundle import EXACT_INT8, Index
+from ....runners.targets import estimate
+from ...judging.parity_result import CellVerdict, ParityResult
+from ...report.tables import columns, preparation
+from ...report.tables.columns import RUNNER, TARGET, VARIANT, VERDICT
+from ...report.tables.formatting import mebibytes, source_of
+from ...report.tables.table import Column, Table, figure
+from ...speed.bench_result import BenchResult, CellResult
 
 VARIANTS = (Column("variant"), Column("files"), figure("MiB"), Column("for"))
 PARITY = (

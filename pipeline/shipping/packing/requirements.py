@@ -5,7 +5,7 @@ from __future__ import annotations
 import platform
 from importlib.metadata import PackageNotFoundError, distribution
 
-from ..errors import MissingLibrary
+from ...errors import MissingLibrary
 
 PROJECT = "edgepipe"
 

@@ -1,0 +1,1 @@
+"""A release onto many boxes: waves, their gate, the journal."""
