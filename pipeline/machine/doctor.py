@@ -203,7 +203,14 @@ def governor(facts: Facts) -> Finding:
 
 
 def virtual_machine(facts: Facts) -> Finding:
-    """Whether somebody else may be using the same cores."""
+    """Whether the CPU is what it seems to be, and nobody else uses the same cores."""
+    if emulator := facts["host"]["emulator"]:
+        return Finding(
+            "machine",
+            WARNING,
+            f"{facts['host']['cpu']}, emulated by {emulator}: timings are refused",
+            "judge answers here (parity, evaluate, verify), and bench on the machine itself",
+        )
     if not facts["host"]["virtual_machine"]:
         return Finding("machine", OK, f"{facts['host']['cpu']}, no virtual machine")
     return Finding(

@@ -16,10 +16,13 @@ import sys
 from dataclasses import dataclass
 from pathlib import Path
 from subprocess import CompletedProcess
+from typing import Any
 
 import pytest
 
 from edgepipe.runners.environments import environments
+
+from ..pipeline.shipping.test_ssh import SSHD, Box, box, server  # noqa: F401
 
 PAGE = Path(__file__).parents[2] / "docs" / "raspberry-pi.md"
 TOOLS = ("qemu-aarch64", "apt-get", "dpkg-deb")
@@ -173,6 +176,33 @@ def test_an_application_on_the_board_predicts(board: Board) -> None:
 def test_inside_nothing_is_timed(board: Board) -> None:
     done = board.emulated("cortex-a76", "verify", str(board.bundle), "--samples", "1")
     assert "p50" not in done.stdout
+
+
+@pytest.mark.skipif(
+    SSHD is None or shutil.which("ssh") is None, reason="needs sshd (Debian: openssh-server)"
+)
+def test_over_ssh_it_is_deployed_to_and_never_timed(board: Board, box: Box, tmp_path: Path) -> None:  # noqa: F811
+    (tmp_path / "edgepipe.toml").write_text(box.toml(python=str(board.python)))
+    there = ("--target", "box", "--json")
+
+    def run(*words: str) -> dict[str, Any]:
+        command = [sys.executable, "-m", "edgepipe.pipeline.cli", *words, *there]
+        done = subprocess.run(command, capture_output=True, text=True, cwd=tmp_path)
+        return {"code": done.returncode, **json.loads(done.stdout)}
+
+    findings = {row["check"]: row["what"] for row in run("doctor")["findings"]}
+    assert "Arm Cortex-A76, emulated by qemu-aarch64" in findings["machine"]
+    found = run("deploy", str(board.bundle), "--folder", str(tmp_path / "site"))
+    assert (found["code"], found["outcome"]) == (0, "deployed"), found
+    assert found["verification"]["variant"] == "int8"
+    assert found["verification"]["host"]["machine"] == "aarch64"
+    workspace = ("--workspace", str(board.folder / "artifacts"))
+    (cell,) = run("bench", "--quick", "--runner", "ort-cpu", "--variant", "fp32", *workspace)[
+        "cells"
+    ]
+    assert cell["status"] == "failed"
+    assert not cell.get("p50_ms")
+    assert "emulated by qemu-aarch64" in cell["reason"]
 
 
 def test_a_cpu_that_is_not_there_is_named(board: Board) -> None:

@@ -47,8 +47,10 @@ def source_of(model: Mapping[str, Any]) -> str:
 
 
 def cpu_of(host: Mapping[str, Any]) -> str:
-    """What a machine's CPU is called, and what it computes as where that is another one."""
+    """What a machine's CPU is called, and what it computes as, or is emulated by."""
     name = str(host.get("cpu", "an unknown CPU"))
+    if host.get("emulator"):
+        return f"{name}, emulated by {host['emulator']}"
     return f"{name} computing as {host['isa']}" if host.get("isa") else name
 
 

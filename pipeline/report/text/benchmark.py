@@ -15,7 +15,7 @@ from ...speed.ranking import Pick, cost, nearer, pick
 from ...speed.validity import INVALID
 from ..tables import columns
 from ..tables.columns import AGAINST, RUNNER, TARGET, VARIANT
-from ..tables.formatting import WIDTH, interval, row_name, source_of, text
+from ..tables.formatting import WIDTH, cpu_of, interval, row_name, source_of, text
 from ..tables.table import Column, Table
 
 ONE_BY_ONE = (
@@ -192,18 +192,18 @@ def _host(result: BenchResult) -> str:
         f"{cell.runner} {cell.runner_version}" for cell in result.cells if cell.runner_version
     }
     batches = sorted({cell.batch for cell in result.cells if cell.batch})
-    lines = [
-        f"{result.model['name']} ({source_of(result.model)}), "
-        f"batch {', '.join(map(str, batches))}{_threads(result)}; times in ms, RSS and size in MiB"
-    ]
+    ran = f", batch {', '.join(map(str, batches))}{_threads(result)}" if batches else ""
+    about = f"{result.model['name']} ({source_of(result.model)})"
+    lines = [f"{about}{ran}; times in ms, RSS and size in MiB"]
     lines += _settings(result.cells)
     for target, host in result.hosts.items():
         place = f"{target}: " if len(result.hosts) > 1 or target != "local" else ""
         flags = ", ".join(flag.upper() for flag in host["cpu_flags"] if flag != "fma")
         machine = " in a virtual machine" if host["virtual_machine"] else ""
-        line = f"{place}{host['cpu']}{machine}, {host['physical_cores']} cores, {flags}"
+        line = f"{place}{cpu_of(host)}{machine}, {host['physical_cores']} cores, {flags}"
         lines += wrap(line, WIDTH - 2, subsequent_indent="  ")
         if host["no_energy"]:
             lines.append(f"{place}energy not measured: {host['no_energy']}")
-    lines.append(", ".join(sorted(versions)))
+    if versions:
+        lines.append(", ".join(sorted(versions)))
     return "\n".join(f"  {line}" for line in lines)

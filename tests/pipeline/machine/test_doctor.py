@@ -28,6 +28,7 @@ HOST: Mapping[str, Any] = {
     "cpu_quota": None,
     "governor": "performance",
     "virtual_machine": False,
+    "emulator": None,
 }
 
 
@@ -107,6 +108,7 @@ def test_without_a_gpu_there_are_no_facts_about_one() -> None:
         (doctor.governor, facts(governor=None), "ok", "does not set"),
         (doctor.virtual_machine, facts(), "ok", "no virtual machine"),
         (doctor.virtual_machine, facts(virtual_machine=True), "warning", "in a virtual machine"),
+        (doctor.virtual_machine, facts(emulator="qemu-aarch64"), "warning", "timings are refused"),
         (doctor.busy, facts(load=3.9), "ok", "3.9 processes"),
         (doctor.busy, facts(load=4.1), "warning", "4.1 processes"),
         (doctor.busy, facts(load=None), "ok", "not known"),
