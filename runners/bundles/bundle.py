@@ -363,6 +363,8 @@ def _disagreement(index: Index) -> str | None:
     """What an index says that can't be, if anything."""
     if index.schema_version != SCHEMA_VERSION:
         return f"there is no schema {index.schema_version}"
+    if "/" in index.name or not archive.NAME.fullmatch(index.name):
+        return f"{index.name!r} is no name for a model"
     for name, member in index.members.items():
         if not archive.is_name(name) or name in (INDEX, PART, SIGNATURE):
             return f"{name!r} is no name for a member"
