@@ -15,6 +15,7 @@ import tempfile
 from pathlib import Path
 from typing import Protocol
 
+from ....runners import documents
 from ....runners.base import BundleError
 from ....runners.bundles.bundle import INDEX, Index, parse
 from ...errors import InputError, IntegrityError
@@ -64,9 +65,9 @@ def manifest_of(index: Index, text: bytes) -> Manifest:
 def read(data: bytes, where: str) -> Manifest:
     """A bundle's manifest. Raises ``InputError`` for another artifact, say an image."""
     try:
-        kind = Manifest.model_validate_json(data).artifact_type
+        kind = documents.parse(data).get("artifactType")
     except ValueError as error:
-        raise InputError(f"{where}: no bundle, but some other kind of document") from error
+        raise InputError(f"{where}: no bundle of edgepipe ({error})") from error
     if kind != BUNDLE:
         raise InputError(f"{where}: no bundle of edgepipe, but {kind or 'an image'}")
     manifest = oci.read(Manifest, data, where)
@@ -122,19 +123,19 @@ def refer(store: Store, subject: Descriptor, kind: str, blob: Descriptor) -> str
     return found.digest
 
 
-def referring(documents: Documents, digest: str, kind: str, where: str) -> list[Descriptor]:
+def referring(place: Documents, digest: str, kind: str, where: str) -> list[Descriptor]:
     """The blobs that refer to a manifest as ``kind``, in the repository's order.
 
     Raises ``IntegrityError`` for a list that names what isn't there.
     """
-    data = documents.referrers(digest) or documents.manifest(_tag(digest))
+    data = place.referrers(digest) or place.manifest(_tag(digest))
     if data is None:
         return []
     blobs = []
     for one in oci.read(ImageIndex, data, f"{where}: what refers to it").manifests:
         if one.artifact_type != kind:
             continue
-        text = documents.manifest(one.digest)
+        text = place.manifest(one.digest)
         if text is None:
             raise IntegrityError(f"{where}: {one.digest}, which refers to it, is gone")
         referrer = oci.read(Manifest, text, f"{where}: {one.digest}")

@@ -124,8 +124,10 @@ def newest(
     except OSError as error:
         raise InputError(f"{root}: {error.strerror or error}") from error
     folder = state or _state_of(trust)
-    start = NO_CLOCK if no_clock else None
-    trusted = believe(source_of(store), trust, folder, store.where, start)
+    time = NO_CLOCK if no_clock else None
+    trusted = believe(source_of(store), trust, folder, store.where, time)
+    if no_clock:
+        _check_ended(trusted, store.where)
     found = trusted.targets
     if tag is None and len(found) != 1:
         raise UsageError(
@@ -141,12 +143,11 @@ def newest(
 
 
 def believe(
-    source: Source, root: bytes, folder: Path, where: str, start: datetime | None
+    source: Source, root: bytes, folder: Path, where: str, time: datetime | None
 ) -> Trusted:
     """Update what a machine believes of a repository, and return it.
 
-    ``folder`` is its memory, ``start`` the time that expiry is judged by (now, if ``None``).
-    Without a clock it is that the timestamp was signed at: what had ended by then is refused.
+    ``folder`` is its memory, ``time`` what expiry is judged by, now if ``None``.
     """
     try:
         from tuf.api.exceptions import DownloadError, RepositoryError
@@ -163,8 +164,8 @@ def believe(
                 bootstrap=root,
             )
             known = updater._trusted_set
-            if start:
-                known.reference_time = start
+            if time:
+                known.reference_time = time
             updater.refresh()
         except RepositoryError as error:
             raise IntegrityError(f"{where}: {_said(error)}") from error
@@ -172,14 +173,20 @@ def believe(
             raise _missing(error, where) from error
         finally:
             _sync(folder)
-    trusted = Trusted({role: known[role] for role in ROLES})
-    signed = _signed_at(known.timestamp) if start else None
-    ended = [role for role in ROLES if signed and known[role].is_expired(signed)]
-    if ended:
-        raise IntegrityError(
-            f"{where}: {ended[0]}.json had ended when timestamp.json was signed, {signed}"
-        )
-    return trusted
+    return Trusted({role: known[role] for role in ROLES})
+
+
+def _check_ended(trusted: Trusted, where: str) -> None:
+    """Raise ``IntegrityError`` for what had ended by the time that the timestamp was signed at.
+
+    It is the one moment that somebody without a clock can be sure to be past.
+    """
+    signed = _signed_at(trusted.documents["timestamp"])
+    for role in ROLES:
+        if signed and trusted.documents[role].is_expired(signed):
+            raise IntegrityError(
+                f"{where}: {role}.json had ended when timestamp.json was signed, {signed}"
+            )
 
 
 def _fetcher(source: Source) -> Any:
@@ -199,8 +206,12 @@ def _fetcher(source: Source) -> Any:
 
 def _missing(error: Exception, where: str) -> Exception:
     """What a failed download was: an error of ours inside it, or a file that isn't there."""
+    from tuf.api.exceptions import DownloadLengthMismatchError
+
     if isinstance(error.__cause__, EdgepipeError):
         return error.__cause__
+    if isinstance(error, DownloadLengthMismatchError):
+        return IntegrityError(f"{where}: its files are not of one release ({error})")
     if getattr(error, "status_code", None) != 404:
         return IntegrityError(f"{where}: {error}")
     if str(error) == "timestamp.json":

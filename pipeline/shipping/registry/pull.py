@@ -96,7 +96,7 @@ def _manifest(fetcher: Fetcher, address: Address, fresh: Newest | None) -> bytes
     if fresh is None:
         data = fetcher.manifest(address.digest or tag)
         if data is None:
-            raise InputError(f"{fetcher.where}: no {address.digest or tag} there")
+            raise InputError(f"{fetcher.where}: no {address.digest or f'tag {tag}'} there")
         return data
     asked = address.digest or _digest_under(fetcher, tag)
     if asked not in (None, fresh.digest):
