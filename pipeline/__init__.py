@@ -41,6 +41,9 @@ if TYPE_CHECKING:
     )
     from .shipping.deploy import Deployment, deploy
     from .shipping.packing.package import Packaged, package
+    from .shipping.registry.pull import Pulled, pull
+    from .shipping.registry.push import Pushed, push
+    from .shipping.registry.release import Released, release
     from .shipping.verify import verify
     from .shipping.verify_result import Verification
     from .speed.bench import bench
@@ -83,6 +86,12 @@ ROOMS = {
     "Verification": ".shipping.verify_result",
     "deploy": ".shipping.deploy",
     "Deployment": ".shipping.deploy",
+    "push": ".shipping.registry.push",
+    "Pushed": ".shipping.registry.push",
+    "pull": ".shipping.registry.pull",
+    "Pulled": ".shipping.registry.pull",
+    "release": ".shipping.registry.release",
+    "Released": ".shipping.registry.release",
     "runners": ".machine.inventory",
     "Inventory": ".machine.inventory",
     "doctor": ".machine.doctor",
@@ -107,6 +116,9 @@ __all__ = [
     "ParityResult",
     "PredictResult",
     "ProfileResult",
+    "Pulled",
+    "Pushed",
+    "Released",
     "SearchResult",
     "TrainResult",
     "TuneResult",
@@ -125,7 +137,10 @@ __all__ = [
     "parity",
     "predict",
     "profile",
+    "pull",
+    "push",
     "quantize",
+    "release",
     "runners",
     "train",
     "tune",

@@ -1,4 +1,4 @@
-"""Commands that ship: a bundle, and its proof on the box."""
+"""Commands that ship: a bundle, its proof on the box, and the way there."""
 
 from __future__ import annotations
 
@@ -43,3 +43,39 @@ def deploy(
 
     result = run(**said, progress=options.progress(quiet))
     options.show(result, as_json, shipping.deployment)
+
+
+@declared("shipping:PushRequest")
+def push(
+    said: Mapping[str, Any], as_json: options.Json = False, quiet: options.Quiet = False
+) -> None:
+    """Bring BUNDLE to a registry or an OCI layout, a layer for each file."""
+    from .. import push as run
+    from ..report.text import shipping
+
+    result = run(**said, progress=options.progress(quiet))
+    options.show(result, as_json, shipping.pushed)
+
+
+@declared("shipping:PullRequest")
+def pull(
+    said: Mapping[str, Any], as_json: options.Json = False, quiet: options.Quiet = False
+) -> None:
+    """Fetch of a bundle what fits this machine, each file held to its digest."""
+    from .. import pull as run
+    from ..report.text import shipping
+
+    result = run(**said, progress=options.progress(quiet))
+    options.show(result, as_json, shipping.pulled)
+
+
+@declared("shipping:ReleaseRequest")
+def release(
+    said: Mapping[str, Any], as_json: options.Json = False, quiet: options.Quiet = False
+) -> None:
+    """Sign that BUNDLE is the newest; without one: that nothing is newer."""
+    from .. import release as run
+    from ..report.text import shipping
+
+    result = run(**said, progress=options.progress(quiet))
+    options.show(result, as_json, shipping.released)

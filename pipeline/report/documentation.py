@@ -25,6 +25,9 @@ from ..profiling.profile_result import ProfileResult
 from ..quantization.search.search_result import SearchResult
 from ..shipping.deploy import Deployment
 from ..shipping.packing.package import Packaged
+from ..shipping.registry.pull import Pulled
+from ..shipping.registry.push import Pushed
+from ..shipping.registry.release import Released
 from ..shipping.verify_result import Verification
 from ..speed.bench_result import BenchResult
 from ..speed.compare import CompareResult
@@ -52,6 +55,9 @@ PRINTED = (
     Packaged,
     Verification,
     Deployment,
+    Pushed,
+    Pulled,
+    Released,
     Inventory,
     Diagnosis,
 )

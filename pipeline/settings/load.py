@@ -38,7 +38,14 @@ from .making import (
 from .nearest import nearest
 from .options import Help, Section
 from .refusal import CALLER, explained, kebab
-from .shipping import DeployConfig, PackageConfig, VerifyConfig
+from .shipping import (
+    DeployConfig,
+    PackageConfig,
+    PullConfig,
+    PushConfig,
+    ReleaseConfig,
+    VerifyConfig,
+)
 from .speed import BenchConfig, CompareConfig, TuneConfig
 
 CONFIG_FILE = "edgepipe.toml"
@@ -60,6 +67,9 @@ COMMANDS: dict[str, type[Section]] = {
         PackageConfig,
         VerifyConfig,
         DeployConfig,
+        PushConfig,
+        PullConfig,
+        ReleaseConfig,
     )
 }
 # Tables of tables, by a name of the user's.
@@ -90,6 +100,9 @@ class Config(Section):
     package: PackageConfig = PackageConfig()
     verify: VerifyConfig = VerifyConfig()
     deploy: DeployConfig = DeployConfig()
+    push: PushConfig = PushConfig()
+    pull: PullConfig = PullConfig()
+    release: ReleaseConfig = ReleaseConfig()
     gates: dict[str, GateConfig] = {}
     targets: dict[str, TargetConfig] = {}
     runners: dict[str, RunnerConfig] = {}
@@ -156,6 +169,7 @@ def _check_names(config: Config) -> None:
         ("import.variants", config.import_.variants, VARIANTS),
         ("package.variants", config.package.variants, VARIANTS),
         ("verify.runner", filter(None, [config.verify.runner]), runners),
+        ("pull.runner", filter(None, [config.pull.runner]), runners),
         ("runners", config.runners, runners),
         *(
             check

@@ -1,4 +1,4 @@
-"""The keys of what ships: ``[package]``, ``[verify]`` and ``[deploy]``."""
+"""The keys of what ships: ``[package]``, ``[verify]``, ``[deploy]``, and those of registries."""
 
 from __future__ import annotations
 
@@ -12,6 +12,8 @@ from ...runners.bundles.bundle import ARM_NEEDS
 from ...runners.targets import LOCAL
 from .options import Help, OfModel, Positive, Request, Section, Variants
 
+ADDRESS = "oci://REGISTRY/NAME:TAG, or oci:FOLDER:TAG."
+Days = Annotated[int, Field(ge=1, le=3650)]
 NEED = rf"^[^=]+=({'|'.join(ARM_NEEDS)})$"
 
 
@@ -125,3 +127,100 @@ class DeployRequest(DeployConfig, Request):
     )
     samples: Annotated[Positive | None, Help("Goldens to run.", unset="all")] = None
     dry_run: Annotated[bool, Help("Connect and say what would happen.")] = False
+
+
+class RegistryAccess(Section):
+    """How a registry is spoken to. Who one is there comes from ``docker login``."""
+
+    plain_http: Annotated[bool, Help("HTTP without TLS; on loopback without --ca, too.")] = False
+    ca: Annotated[
+        Path | None,
+        Help("Certificates that vouch for the registry's (PEM).", metavar="FILE"),
+    ] = None
+
+
+class PushConfig(RegistryAccess):
+    """How ``edgepipe push`` brings a bundle to a registry."""
+
+    table: ClassVar[str] = "push"
+
+
+class PushRequest(PushConfig, Request):
+    """``edgepipe push``: bring BUNDLE to a registry or an OCI layout, a layer for each file."""
+
+    reference: Annotated[str, Help(ADDRESS, argument=True, metavar="ADDRESS")] = Field(
+        kw_only=False
+    )
+    bundle: Annotated[Path, Help("What `package` wrote.", argument=True, metavar="BUNDLE")] = Field(
+        kw_only=False
+    )
+
+
+class PullConfig(RegistryAccess):
+    """What ``edgepipe pull`` fetches, and what it must be vouched for by.
+
+    Without ``variants`` and ``whole``: the variant that fits the target, in the format of the
+    runner that is there. With ``root`` only what ``edgepipe release`` says is the newest.
+    """
+
+    table: ClassVar[str] = "pull"
+    out: Annotated[Path, Help("Where to write it.", metavar="DIR")] = Path("bundles")
+    variants: Variants = ()
+    runner: Annotated[
+        str | None,
+        Help("For this one.", short="-r", metavar="NAME", unset="the first one that is there"),
+    ] = None
+    whole: Annotated[bool, Help("Every variant, as it was packaged.", flag="--all")] = False
+    root: Annotated[
+        Path | None, Help("Take releases by these keys alone (root.json).", metavar="FILE")
+    ] = None
+    state: Annotated[
+        Path | None,
+        Help(
+            "What this machine has seen of releases.",
+            metavar="DIR",
+            unset="a folder of this user's",
+        ),
+    ] = None
+    no_clock: Annotated[bool, Help("The time here is wrong: go by version numbers.")] = False
+
+
+class PullRequest(PullConfig, Request):
+    """``edgepipe pull``: fetch of a bundle what fits this machine, each file held to its digest."""
+
+    reference: Annotated[
+        str, Help(f"{ADDRESS[:-1]}, or …@sha256:DIGEST.", argument=True, metavar="ADDRESS")
+    ] = Field(kw_only=False)
+    target: Annotated[
+        str, Help("For which machine: local, haswell, ….", short="-t", metavar="NAME")
+    ] = LOCAL.name
+
+
+class ReleaseConfig(RegistryAccess):
+    """How ``edgepipe release`` signs which bundle is the newest, and for how long that holds."""
+
+    table: ClassVar[str] = "release"
+    keys: Annotated[Path, Help("The keys, made by the first release.", metavar="DIR")] = Path(
+        "release-keys"
+    )
+    root_days: Annotated[Days, Help("How long root.json holds.")] = 365
+    targets_days: Annotated[Days, Help("How long what is released holds.")] = 90
+    snapshot_days: Annotated[Days, Help("How long the list of versions holds.")] = 30
+    timestamp_days: Annotated[Days, Help("How long a box goes without news.")] = 7
+
+
+class ReleaseRequest(ReleaseConfig, Request):
+    """``edgepipe release``: sign that BUNDLE is the newest; without one: that nothing is newer."""
+
+    repository: Annotated[
+        str,
+        Help("oci://REGISTRY/NAME[:TAG], or oci:FOLDER[:TAG].", argument=True, metavar="ADDRESS"),
+    ] = Field(kw_only=False)
+    bundles: Annotated[
+        tuple[Path, ...], Help("What was pushed there.", argument=True, metavar="BUNDLE")
+    ] = ()
+    rotate: Annotated[
+        tuple[Literal["root", "targets", "snapshot", "timestamp"], ...],
+        Help("A new key for this role, and an end to the old one.", metavar="ROLE"),
+    ] = ()
+    allow_downgrade: Annotated[bool, Help("Also an older release than the one signed.")] = False

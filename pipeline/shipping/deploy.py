@@ -13,7 +13,7 @@ from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
-from ...runners.bundles.bundle import SUFFIX, Index, older, unpacked
+from ...runners.bundles.bundle import Index, older, unpacked
 from ...runners.machine.files import sha256_file
 from ...runners.targets import Target
 from ...runners.workers.launch import Timeouts, Worker
@@ -77,8 +77,7 @@ def deploy(request: DeployRequest) -> Deployment:
     if target.isa is not None:
         raise UsageError(f"target {target.name} computes as another CPU: nothing is served there")
     with unpacked(path) as bundle:
-        index = bundle.index
-        name = f"{index.name}-{bundle.digest[:16]}{SUFFIX}"
+        index, name = bundle.index, bundle.file_name
     size = path.stat().st_size
     progress.say(f"connecting to {target.name}")
     with Worker(target.argv(sys.executable, MODULE), TIMEOUTS) as box:

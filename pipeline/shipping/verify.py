@@ -12,17 +12,17 @@ from typing import Any, TypeVar
 
 import numpy as np
 
-from ...runners.base import BundleError, RunnerUnavailable
+from ...runners.base import BundleError
 from ...runners.bundles import signature
 from ...runners.bundles.bundle import GOLDENS, INDEX, Bundle, BundleGate, unpacked
-from ...runners.bundles.selection import Choice, available, choose
+from ...runners.bundles.selection import Choice, choose
 from ...runners.bundles.signature import Trust
 from ...runners.targets import Target
 from ...runners.timing.plan import Plan
 from ...runners.workers.answers import Loaded
 from ...runners.workers.launch import Worker
 from ..cells.arithmetic import Arithmetic
-from ..cells.plan import abilities_of, python_of
+from ..cells.plan import python_of
 from ..cells.row import read_back
 from ..cells.session import OpenCell, audit, interpreter, run_goldens, timeouts_of
 from ..errors import InputError, Refused, UsageError
@@ -40,6 +40,7 @@ from ..speed.validity import MAX_TIMED_DEVIATION
 from ..storage.goldens import Goldens
 from ..verdicts import FAIL, PASS
 from .packing import evidence
+from .there import runners_of
 from .verify_result import NOT_CHECKED, WAIVED, Check, Verification
 
 Evidence = TypeVar("Evidence", ParityResult, BenchResult)
@@ -63,12 +64,13 @@ def verify(request: VerifyRequest) -> Verification:
     with unpacked(path) as bundle:
         if settings.variant and settings.variant not in bundle.index.variants:
             there = nearest(settings.variant, bundle.index.variants)
-            raise UsageError(f"no variant {settings.variant} in {path}; {there}")
+            why = ", which is a part of its bundle" if bundle.left_out else ""
+            raise UsageError(f"no variant {settings.variant} in {path}{why}; {there}")
         signed = _signature(bundle, Trust(settings.key, settings.roots))
         goldens = _goldens(bundle)
         second = {name: _second(bundle, name, goldens) for name in bundle.index.variants}
         count = min(settings.samples or len(goldens), len(goldens))
-        host, formats = _available(bundle, settings.runner, places, target, progress)
+        host, formats = runners_of(bundle.index, settings.runner, places, target, progress)
         if not settings.variant:
             _check_fit(bundle, host)
         choice = choose(bundle.index, host, formats, variant=settings.variant, target=target.name)
@@ -79,7 +81,7 @@ def verify(request: VerifyRequest) -> Verification:
         recorded_p50_ms = evidence.recorded_p50(bench, *cell)
         recorded_on = str(bench.host.get("cpu")) if bench else None
         checks = (
-            Check("integrity", PASS, f"{len(bundle.index.members)} files match {INDEX}"),
+            _integrity(bundle),
             signed,
             _evidence(bundle),
             fit(choice, settings.allow_unfit),
@@ -118,6 +120,7 @@ def _about(bundle: Bundle) -> dict[str, Any]:
         "path": str(bundle.path),
         "name": index.name,
         "digest": bundle.digest,
+        "left_out": sorted(bundle.left_out),
         "signed": bundle.signed,
         "edgepipe": index.edgepipe,
         "waived": list(index.waived),
@@ -125,6 +128,14 @@ def _about(bundle: Bundle) -> dict[str, Any]:
         "created": index.created,
         "provenance": index.provenance,
     }
+
+
+def _integrity(bundle: Bundle) -> Check:
+    """What ``unpacked`` found: it raises for anything else."""
+    text = f"{len(bundle.index.members)} files match {INDEX}"
+    if bundle.left_out:
+        text += f"; a part of the bundle, without {', '.join(sorted(bundle.left_out))}"
+    return Check("integrity", PASS, text)
 
 
 def _signature(bundle: Bundle, trust: Trust) -> Check:
@@ -232,31 +243,6 @@ def _second(bundle: Bundle, variant: str, goldens: Goldens) -> Arithmetic | None
     if any(len(array) != len(goldens) for array in found.outputs.values()):
         raise BundleError(f"{bundle.path}: {name} has not as many outputs as there are goldens")
     return found
-
-
-def _available(
-    bundle: Bundle, wanted: str | None, places: Places, target: Target, progress: Progress
-) -> tuple[Mapping[str, Any], dict[str, tuple[str, ...]]]:
-    """Facts about the machine, and the formats of each runner that works there."""
-    kinds = {kind for variant in bundle.index.variants.values() for kind in variant.files}
-    host: Mapping[str, Any] = {}
-
-    def formats_of(runner: str) -> tuple[str, ...]:
-        nonlocal host
-        taken = abilities_of(runner, places).formats
-        if not kinds & set(taken):
-            text = f"takes {', '.join(taken)}, the bundle has {', '.join(kinds)}"
-            raise RunnerUnavailable(text)
-        progress.say(f"looking for {runner}")
-        argv = target.argv(interpreter(target, python_of(runner, places)))
-        with Worker(argv, timeouts_of(target)) as worker:
-            described, host = worker.describe(runner), worker.hello["host"]
-        if described.reason:
-            raise RunnerUnavailable(described.reason)
-        return taken
-
-    formats = available(bundle.index, wanted, formats_of, f"on {target.name}")
-    return host, formats
 
 
 @dataclass(frozen=True)

@@ -2,6 +2,8 @@
 
 A bundle is an archive (see ``archive``) whose first member, ``bundle.json``, names every other
 one with its size and SHA-256. ``bundle.sig``, where there is one, comes last and signs them all.
+A part of a bundle has ``bundle.part.json`` behind its index: what ``pull`` fetched of it. Only
+whole variants, or formats of one, are ever left out.
 Reading one imports nothing but the standard library, numpy and pydantic.
 """
 
@@ -10,9 +12,10 @@ from __future__ import annotations
 import hashlib
 import shutil
 import tempfile
-from collections.abc import Iterator, Mapping
+from collections.abc import Collection, Iterator, Mapping
 from contextlib import contextmanager
-from dataclasses import asdict, dataclass, field
+from dataclasses import asdict, dataclass, field, replace
+from itertools import chain
 from pathlib import Path, PurePosixPath
 from typing import Any, BinaryIO
 
@@ -22,6 +25,7 @@ from ..images import Preprocessing
 from ..machine import arm, host
 from ..timing.plan import SINGLE_STREAM
 from . import archive, formats
+from .part import MAX_PART_BYTES, PART, STRICT, Part
 
 SCHEMA_VERSION = 1
 INDEX, SIGNATURE, GOLDENS = "bundle.json", "bundle.sig", "goldens.npz"
@@ -33,7 +37,6 @@ EXACT_INT8 = "exact-int8"
 ARM_NEEDS = ("dotprod", "i8mm")
 # How variants are called whose int8 sums fit into 16 bits: for x86 CPUs that have no more.
 AVX2 = "int8-avx2"
-STRICT = {"extra": "forbid", "strict": True}
 
 
 @dataclass(frozen=True)
@@ -158,6 +161,30 @@ class Index:
         """As ``bundle.json``; equal indices give equal bytes."""
         return documents.text(asdict(self), indent=1, sort_keys=True).encode()
 
+    def part(self, formats: Mapping[str, Collection[str]]) -> Index:
+        """What is left of it with these variants, each in these formats, and nothing else.
+
+        Raises ``ValueError`` for a variant or format that it hasn't.
+        """
+        kept: dict[str, Variant] = {}
+        for name, kinds in formats.items():
+            offered = self.variants[name].files if name in self.variants else {}
+            if not kinds or not set(kinds) <= set(offered):
+                raise ValueError(f"no variant {name} in {', '.join(kinds) or 'no format'} in it")
+            files = {kind: offered[kind] for kind in offered if kind in kinds}
+            kept[name] = replace(self.variants[name], files=files)
+        if not kept:
+            raise ValueError("a part without a variant")
+        before = {name for one in self.variants.values() for name in one.proofs()}
+        gone = before - {name for one in kept.values() for name in one.proofs()}
+        return replace(
+            self,
+            variants={name: kept[name] for name in self.variants if name in kept},
+            gates=tuple(one for one in self.gates if one.variant in kept),
+            recommended=tuple(one for one in self.recommended if one.variant in kept),
+            members={name: one for name, one in self.members.items() if name not in gone},
+        )
+
 
 def older(index: Index, than: Index) -> str | None:
     """How a bundle is older than another of the same model, in one line; ``None`` if it isn't.
@@ -176,12 +203,28 @@ def older(index: Index, than: Index) -> str | None:
 
 @dataclass(frozen=True)
 class Bundle:
-    """An unpacked bundle whose every file is the one that its index names."""
+    """An unpacked bundle whose every file is the one that its index names.
+
+    ``digest`` is that of ``bundle.json``. Of a part, ``index`` is about what is there, and
+    ``left_out`` are the members of the whole that are not.
+    """
 
     path: Path
     folder: Path
     index: Index
     digest: str
+    left_out: Mapping[str, Member] = field(default_factory=dict)
+
+    @property
+    def file_name(self) -> str:
+        """How an archive of it is called; one of a part says of what."""
+        part = f"-{'+'.join(sorted(self._kept()))}" if self.left_out else ""
+        return f"{self.index.name}-{self.digest[:16]}{part}{SUFFIX}"
+
+    def _kept(self) -> Iterator[str]:
+        for name, variant in self.index.variants.items():
+            for kind in variant.files:
+                yield f"{name}.{kind}"
 
     @property
     def signed(self) -> bool:
@@ -241,13 +284,20 @@ def _unpack(path: Path, file: BinaryIO, folder: Path) -> Bundle:
     reader = archive.Reader(file, path)
     members = iter(reader)
     text = _index_text(path, reader, members)
-    index = parse(text, path)
+    index, left_out = parse(text, path), {}
+    first = next(members, None)
+    if first and first[0] == PART:
+        members_of_all = index.members
+        part, index = _part(path, reader, first[1], index)
+        left_out = {name: members_of_all[name] for name in members_of_all.keys() - index.members}
+        (folder / PART).write_bytes(part)
+        first = next(members, None)
     needed = sum(member.size for member in index.members.values())
     if needed > shutil.disk_usage(folder).free:
         raise BundleUnreadable(f"{path}: {folder} has no room for its {needed >> 20} MiB")
     (folder / INDEX).write_bytes(text)
     absent = set(index.members)
-    for name, size in members:
+    for name, size in chain([first] if first else [], members):
         if name == SIGNATURE and size <= MAX_SIGNATURE_BYTES:
             _extract(reader, folder / name)
             continue
@@ -265,7 +315,17 @@ def _unpack(path: Path, file: BinaryIO, folder: Path) -> Bundle:
         for files in variant.files.values():
             if found := formats.problem([folder / name for name in files]):
                 raise BundleError(f"{path}: {found}")
-    return Bundle(path, folder, index, hashlib.sha256(text).hexdigest())
+    return Bundle(path, folder, index, hashlib.sha256(text).hexdigest(), left_out)
+
+
+def _part(path: Path, reader: archive.Reader, size: int, index: Index) -> tuple[bytes, Index]:
+    if size > MAX_PART_BYTES:
+        raise BundleError(f"{path}: {PART} has {size} bytes")
+    text = b"".join(reader.chunks())
+    try:
+        return text, index.part(Part.parse(text).variants)
+    except ValueError as error:
+        raise BundleError(f"{path}: {PART}: {documents.reason(error)}") from error
 
 
 def _extract(reader: archive.Reader, path: Path) -> str:
@@ -303,8 +363,10 @@ def _disagreement(index: Index) -> str | None:
     """What an index says that can't be, if anything."""
     if index.schema_version != SCHEMA_VERSION:
         return f"there is no schema {index.schema_version}"
+    if "/" in index.name or not archive.NAME.fullmatch(index.name):
+        return f"{index.name!r} is no name for a model"
     for name, member in index.members.items():
-        if not archive.is_name(name) or name in (INDEX, SIGNATURE):
+        if not archive.is_name(name) or name in (INDEX, PART, SIGNATURE):
             return f"{name!r} is no name for a member"
         if any(str(parent) in index.members for parent in PurePosixPath(name).parents):
             return f"{name!r} lies below a file"

@@ -3,17 +3,24 @@
 Offline, with a key or with a certificate. The standard tool checks the same signature:
 ``model_signing verify key FOLDER --public_key KEY --signature FOLDER/bundle.sig --ignore-paths
 FOLDER/bundle.sig``.
+
+What is signed is the SHA-256 of each file. So the signature of a whole bundle also holds for a
+part of it: the files that are there are hashed, and for those that were left out the hashes in
+``bundle.json`` stand, which is itself one of the files that are hashed. Which files are left out
+nobody signs; see ``part``.
 """
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import dataclass
 from importlib import import_module
-from pathlib import Path
+from pathlib import Path, PurePosixPath
 from typing import Any
 
 from ..base import BundleError, BundleUnreadable, MissingSigner
-from .bundle import SIGNATURE, Bundle
+from .bundle import SIGNATURE, Bundle, Member
+from .part import PART
 
 MAX_REASON = 600
 
@@ -80,7 +87,8 @@ def check(bundle: Bundle, trust: Trust) -> None:
     except Exception as error:
         raise BundleUnreadable(f"{whom}: no key or certificate ({_line(error)})") from error
     try:
-        config.set_hashing_config(_hashing()).verify(bundle.folder, bundle.folder / SIGNATURE)
+        config.set_hashing_config(_of_the_whole(bundle.left_out))
+        config.verify(bundle.folder, bundle.folder / SIGNATURE)
     except Exception as error:  # whatever a forged signature makes the parsers raise
         text = f"{bundle.path}: its signature is not one by {whom}, or not of these files"
         raise BundleError(f"{text} ({_line(error)})") from error
@@ -88,8 +96,35 @@ def check(bundle: Bundle, trust: Trust) -> None:
 
 def _hashing() -> Any:
     """All files of the folder, but for the signature, which can't sign itself."""
-    config = _library("hashing").Config().use_file_serialization(hashing_algorithm="sha256")
-    return config.set_ignored_paths(paths=[SIGNATURE], ignore_git_paths=False)
+    return _of_files(_library("hashing").Config(), SIGNATURE)
+
+
+def _of_files(config: Any, *but: str) -> Any:
+    config.use_file_serialization(hashing_algorithm="sha256")
+    return config.set_ignored_paths(paths=list(but), ignore_git_paths=False)
+
+
+def _of_the_whole(left_out: Mapping[str, Member]) -> Any:
+    """As ``_hashing``; files that were left out have the hashes of the index."""
+    if not left_out:
+        return _hashing()
+    hashing, manifests = _library("hashing"), _library("manifest")
+
+    class Whole(hashing.Config):
+        def hash(self, model_path: Path, **options: Any) -> Any:
+            there = super().hash(model_path, **options)
+            found = {one.identifier: one.digest for one in there.resource_descriptors()}
+            digest = type(next(iter(found.values())))
+            for name, member in left_out.items():
+                found[name] = digest("sha256", bytes.fromhex(member.sha256))
+            items = [
+                manifests.FileManifestItem(path=PurePosixPath(name), digest=one)
+                for name, one in found.items()
+            ]
+            kind = manifests.SerializationType.from_args(there.serialization_type)
+            return manifests.Manifest(there.model_name, items, kind)
+
+    return _of_files(Whole(), SIGNATURE, PART)
 
 
 def _library(module: str) -> Any:

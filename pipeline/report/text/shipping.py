@@ -4,6 +4,9 @@ from __future__ import annotations
 
 from ...shipping.deploy import WOULD_DEPLOY, Deployment
 from ...shipping.packing.package import Packaged
+from ...shipping.registry.pull import Pulled
+from ...shipping.registry.push import Pushed
+from ...shipping.registry.release import Released
 from ...shipping.verify_result import Verification
 from ..tables.formatting import cpu_of, mebibytes, ms, text
 from ..tables.table import Column, Table, figure
@@ -77,3 +80,52 @@ def deployment(result: Deployment) -> str:
     lines.append(f"  {verb}: {size}; before: {result.before or 'nothing'}")
     serves, back = result.current or "nothing", result.previous or "nothing"
     return text(*lines, f"  current: {serves}; previous: {back}")
+
+
+def pushed(result: Pushed) -> str:
+    """What is there now, and what of it had to be sent."""
+    kinds = " and ".join(result.referrers) or "nothing"
+    lines = [
+        f"  {result.bundle}, release {result.release}: {result.files} files, "
+        f"{mebibytes(result.bytes_sent, '.2f')} of {mebibytes(result.size, '.2f')} MiB sent",
+        f"  {kinds} refers to it" if len(result.referrers) < 2 else f"  {kinds} refer to it",
+    ]
+    if result.before not in (None, result.digest):
+        lines.append(f"  the tag was at {result.before}")
+    return text(f"{result.reference}: {result.digest}", *lines)
+
+
+def pulled(result: Pulled) -> str:
+    """What was fetched, of how much, and what vouches for it."""
+    kept = ", ".join(f"{name} ({', '.join(kinds)})" for name, kinds in result.variants.items())
+    total = result.bytes_total
+    fetched, here = (mebibytes(one, ".2f") for one in (result.bytes_fetched, result.bytes_here))
+    share = f"{result.bytes_fetched / total:.0%}" if total else "all"
+    lines = [f"  not {name}: {why}" for name, why in result.passed_over.items()]
+    lines.append(f"  {kept}" + (f"; without {', '.join(result.left_out)}" * bool(result.left_out)))
+    lines.append(
+        f"  fetched {fetched} of {mebibytes(total, '.2f')} MiB ({share}); {here} MiB were here"
+    )
+    if result.signatures > 1:
+        lines.append(f"  {result.signatures} signatures refer to it; the last one is in it")
+    if result.release:
+        about, ends = result.release["about"], result.release["expires"]["timestamp"]
+        lines.append(
+            f"  released as {result.release['tag']}: {about.get('name')}, release "
+            f"{about.get('release')}; nothing newer, which holds until {ends}"
+        )
+    signed = "with a signature" if result.signatures else "not signed"
+    lines.append(f"  {signed}; `edgepipe verify` judges it")
+    return text(f"{result.reference}: {result.digest}", *lines, str(result.path))
+
+
+def released(result: Released) -> str:
+    """What is signed now, until when, and what to do with the keys."""
+    ends = [
+        f"  {role}.json {result.versions[role]}, until {when}"
+        for role, when in result.expires.items()
+    ]
+    tags = [f"  {tag}: {digest}" for tag, digest in result.tags.items()]
+    made = [f"  new key: {path}" for path in result.made]
+    notes = [f"  {note}" for note in result.notes]
+    return text(result.repository, *tags, *ends, *made, *notes, f"{result.root}  (for boxes)")

@@ -1,1 +1,1 @@
-"""Bundles in an OCI registry or a folder: push, pull, and what says which release is the newest."""
+"""Bundles in an OCI registry or an OCI layout, and which of them is the newest."""
