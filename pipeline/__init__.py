@@ -38,8 +38,13 @@ if TYPE_CHECKING:
         write_picture,
         write_plot,
         write_report,
+        write_rollout,
     )
-    from .shipping.deploy import Deployment, deploy
+    from .shipping.deploy import deploy
+    from .shipping.deploy_result import Deployment
+    from .shipping.fleet.rollout import rollout
+    from .shipping.fleet.rollout_result import Rollout
+    from .shipping.fleet.status import status
     from .shipping.packing.package import Packaged, package
     from .shipping.verify import verify
     from .shipping.verify_result import Verification
@@ -82,12 +87,16 @@ ROOMS = {
     "verify": ".shipping.verify",
     "Verification": ".shipping.verify_result",
     "deploy": ".shipping.deploy",
-    "Deployment": ".shipping.deploy",
+    "Deployment": ".shipping.deploy_result",
+    "rollout": ".shipping.fleet.rollout",
+    "Rollout": ".shipping.fleet.rollout_result",
+    "status": ".shipping.fleet.status",
     "runners": ".machine.inventory",
     "Inventory": ".machine.inventory",
     "doctor": ".machine.doctor",
     "Diagnosis": ".machine.doctor",
     "write_report": ".report.write",
+    "write_rollout": ".report.write",
     "write_junit": ".report.write",
     "write_markdown": ".report.write",
     "write_picture": ".report.write",
@@ -107,6 +116,7 @@ __all__ = [
     "ParityResult",
     "PredictResult",
     "ProfileResult",
+    "Rollout",
     "SearchResult",
     "TrainResult",
     "TuneResult",
@@ -126,7 +136,9 @@ __all__ = [
     "predict",
     "profile",
     "quantize",
+    "rollout",
     "runners",
+    "status",
     "train",
     "tune",
     "verify",
@@ -135,6 +147,7 @@ __all__ = [
     "write_picture",
     "write_plot",
     "write_report",
+    "write_rollout",
 ]
 
 

@@ -35,6 +35,7 @@ COMMANDS: dict[str, tuple[Callable[..., None], ...]] = {
     "Judge": (speed.bench, judging.parity, judging.evaluate, speed.tune, speed.compare),
     "Look": (judging.inspect, judging.predict, showing.report),
     "Ship": (shipping.package, shipping.verify, shipping.deploy),
+    "Ship to many": (shipping.rollout, shipping.status),
     "This machine": (machine.runners, machine.doctor),
 }
 for heading, commands in COMMANDS.items():

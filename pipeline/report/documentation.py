@@ -23,7 +23,8 @@ from ..machine.doctor import Diagnosis
 from ..machine.inventory import Inventory
 from ..profiling.profile_result import ProfileResult
 from ..quantization.search.search_result import SearchResult
-from ..shipping.deploy import Deployment
+from ..shipping.deploy_result import Deployment
+from ..shipping.fleet.rollout_result import Rollout
 from ..shipping.packing.package import Packaged
 from ..shipping.verify_result import Verification
 from ..speed.bench_result import BenchResult
@@ -52,6 +53,7 @@ PRINTED = (
     Packaged,
     Verification,
     Deployment,
+    Rollout,
     Inventory,
     Diagnosis,
 )

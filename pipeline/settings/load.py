@@ -38,7 +38,7 @@ from .making import (
 from .nearest import nearest
 from .options import Help, Section
 from .refusal import CALLER, explained, kebab
-from .shipping import DeployConfig, PackageConfig, VerifyConfig
+from .shipping import DeployConfig, PackageConfig, RolloutConfig, VerifyConfig
 from .speed import BenchConfig, CompareConfig, TuneConfig
 
 CONFIG_FILE = "edgepipe.toml"
@@ -60,6 +60,7 @@ COMMANDS: dict[str, type[Section]] = {
         PackageConfig,
         VerifyConfig,
         DeployConfig,
+        RolloutConfig,
     )
 }
 # Tables of tables, by a name of the user's.
@@ -90,6 +91,7 @@ class Config(Section):
     package: PackageConfig = PackageConfig()
     verify: VerifyConfig = VerifyConfig()
     deploy: DeployConfig = DeployConfig()
+    rollout: RolloutConfig = RolloutConfig()
     gates: dict[str, GateConfig] = {}
     targets: dict[str, TargetConfig] = {}
     runners: dict[str, RunnerConfig] = {}
@@ -212,7 +214,7 @@ def _check_gates(config: Config) -> None:
 
 def _pyproject(folder: Path) -> dict[str, Any]:
     path = folder / "pyproject.toml"
-    section: Any = _read_toml(path) if path.is_file() else {}
+    section: Any = read_toml(path) if path.is_file() else {}
     for name in ("tool", "edgepipe"):
         section = section.get(name, {})
         if not isinstance(section, dict):
@@ -221,10 +223,11 @@ def _pyproject(folder: Path) -> dict[str, Any]:
 
 
 def _toml(path: Path) -> dict[str, Any]:
-    return _underscores(_read_toml(path)) if path.is_file() else {}
+    return _underscores(read_toml(path)) if path.is_file() else {}
 
 
-def _read_toml(path: Path) -> dict[str, Any]:
+def read_toml(path: Path) -> dict[str, Any]:
+    """The tables of a file. Raises ``UsageError`` where it is no TOML, ``InputError`` unread."""
     try:
         return tomllib.loads(path.read_text())
     except (ValueError, RecursionError) as error:

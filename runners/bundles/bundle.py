@@ -125,7 +125,8 @@ class Index:
     ``evidence`` maps "parity" and "bench" to the members that hold them. ``waived`` are the
     conditions that packaging was told to do without ("untrained", "failed-parity"). ``release``
     is a number that its maker counts up, ``created`` when its proof was made (UTC, ISO 8601): by
-    them a box tells an older bundle from a newer one, see ``older``.
+    them a box tells an older bundle from a newer one, see ``older``. ``max_p99_ms`` is what 99 % of
+    the runs are certified not to exceed, ms, where something is.
     """
 
     __pydantic_config__ = STRICT
@@ -144,6 +145,7 @@ class Index:
     waived: tuple[str, ...] = ()
     release: int = 0
     created: str | None = None
+    max_p99_ms: float | None = None
 
     def gate(self, variant: str, runner: str, precision: str) -> BundleGate | None:
         """The limits of a cell: its runner's own, else the variant's."""
