@@ -13,6 +13,7 @@ import tempfile
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import asdict, dataclass, field
+from functools import cache
 from pathlib import Path, PurePosixPath
 from typing import Any, BinaryIO
 
@@ -283,7 +284,7 @@ def _extract(reader: archive.Reader, path: Path) -> str:
 
 def parse(text: bytes, path: Path) -> Index:
     """Read a ``bundle.json`` and check that it agrees with itself. ``path`` is for messages."""
-    from pydantic import TypeAdapter, ValidationError
+    from pydantic import ValidationError
 
     try:
         schema = documents.parse(text)["schema_version"]
@@ -291,7 +292,7 @@ def parse(text: bytes, path: Path) -> Index:
             raise BundleUnreadable(
                 f"{path}: schema {schema}, this edgepipe reads {SCHEMA_VERSION}: update it"
             )
-        index = TypeAdapter(Index).validate_json(text)
+        index = _adapter().validate_json(text)
     except ValidationError as error:
         raise BundleError(f"{path}: {INDEX}: {documents.reason(error)}") from error
     except (ValueError, TypeError, KeyError, RecursionError) as error:
@@ -299,6 +300,13 @@ def parse(text: bytes, path: Path) -> Index:
     if problem := _disagreement(index):
         raise BundleError(f"{path}: {INDEX}: {problem}")
     return index
+
+
+@cache
+def _adapter() -> Any:
+    from pydantic import TypeAdapter
+
+    return TypeAdapter(Index)
 
 
 def _disagreement(index: Index) -> str | None:

@@ -80,11 +80,12 @@ def opened(path: Path) -> Iterator[Journal]:
     Raises ``UsageError`` where somebody has it, ``InputError`` for a file that is no journal, and
     ``WorkspaceError`` for one that can't be written.
     """
-    try:
-        with writing(path, "Nothing was begun", "choose another --journal"):
+    with writing(path, "Nothing was begun", "choose another --journal"):
+        try:
             descriptor = hold(path)
-    except BlockingIOError as error:
-        raise UsageError(f"{path}: another rollout is running; wait for it, or stop it") from error
+        except BlockingIOError as error:
+            text = f"{path}: another rollout is running; wait for it, or stop it"
+            raise UsageError(text) from error
     try:
         with writing(path, "Nothing was begun", "choose another --journal"):
             whole, events = _parsed(path, _content(descriptor))

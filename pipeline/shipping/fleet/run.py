@@ -209,8 +209,9 @@ class Run:
 
     def _bring(self, box: BoxState) -> None:
         def opened(before: str | None) -> None:
-            # Killed after the switch: what it served before this rollout is in the journal.
-            if not (box.opened and before == self._release.name):
+            # Cut off after the switch: what it served before this rollout is in the journal.
+            known = self._now.box(box.name)
+            if not (known.opened and before == self._release.name):
                 self._journal.note(journal.OPENED, box=box.name, before=before)
 
         with self._asked(box) as delivery:
