@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import json
 import os
+import shutil
 from collections import defaultdict
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
@@ -82,10 +83,9 @@ class Stage:
         """Every box serves the old release and nothing was ever rolled out."""
         self.journal.unlink(missing_ok=True)
         for name in self.names:
-            for link in ("current", "previous", ".older"):
-                (self.folder / name / link).unlink(missing_ok=True)
+            shutil.rmtree(self.folder / name, ignore_errors=True)
             releases = self.folder / name / "releases"
-            releases.mkdir(parents=True, exist_ok=True)
+            releases.mkdir(parents=True)
             (releases / self.name(self.old)).write_bytes(self.old.read_bytes())
             (self.folder / name / "current").symlink_to(Path("releases") / self.name(self.old))
         self.asked.clear()

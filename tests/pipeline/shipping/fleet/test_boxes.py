@@ -62,7 +62,7 @@ def test_a_box_has_its_own_keys_then_the_defaults_then_the_configuration(
         ("[[bxo]]\nname = 'a'\n", "unknown key bxo (fleet.toml); did you mean box?"),
         (f"[[box]]\nname = 'a'\n{SSH}fodler = '/x'\n", "box a); did you mean folder?"),
         (f"[[box]]\nname = 'a'\n{SSH}max-p9 = 1\n", "did you mean max-p99?"),
-        (f"[[box]]\n{SSH}", "name: missing"),
+        (f"[[box]]\n{SSH}", "name (fleet.toml, box 1): missing"),
         (f"[[box]]\nname = ''\n{SSH}", "name"),
         (f"[[box]]\nname = 'a\\tb'\n{SSH}".replace("'", '"'), "one line of printable text"),
         (f"[[box]]\nname = 'a'\n{SSH}[[box]]\nname = 'a'\n{SSH}", "two boxes are called 'a'"),
