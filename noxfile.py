@@ -18,6 +18,7 @@ BASEDPYRIGHT = "basedpyright==1.40.2"
 APART = (
     "tests/arm64",
     "tests/environments",
+    "tests/fleet",
     "tests/fuzz",
     "tests/large",
     "tests/mutants",
@@ -204,6 +205,13 @@ def cuts(session: nox.Session) -> None:
     """A deployment cut at every step, three times each; about three minutes."""
     session.install("-e", ".[all,test]")
     session.run("pytest", "tests/pipeline/shipping/test_deploy.py", "--all-cuts", *session.posargs)
+
+
+@nox.session
+def fleet(session: nox.Session) -> None:
+    """20 boxes over SSH: waves, a controller and a box that are killed, a release that saturates."""
+    session.install("-e", ".[all,test]")
+    session.run("pytest", "tests/fleet", *session.posargs)
 
 
 @nox.session

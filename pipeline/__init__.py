@@ -38,8 +38,13 @@ if TYPE_CHECKING:
         write_picture,
         write_plot,
         write_report,
+        write_rollout,
     )
-    from .shipping.deploy import Deployment, deploy
+    from .shipping.deploy import deploy
+    from .shipping.deploy_result import Deployment
+    from .shipping.fleet.rollout import rollout
+    from .shipping.fleet.rollout_result import Rollout
+    from .shipping.fleet.status import status
     from .shipping.packing.package import Packaged, package
     from .shipping.registry.pull import Pulled, pull
     from .shipping.registry.push import Pushed, push
@@ -85,18 +90,22 @@ ROOMS = {
     "verify": ".shipping.verify",
     "Verification": ".shipping.verify_result",
     "deploy": ".shipping.deploy",
-    "Deployment": ".shipping.deploy",
     "push": ".shipping.registry.push",
     "Pushed": ".shipping.registry.push",
     "pull": ".shipping.registry.pull",
     "Pulled": ".shipping.registry.pull",
     "release": ".shipping.registry.release",
     "Released": ".shipping.registry.release",
+    "Deployment": ".shipping.deploy_result",
+    "rollout": ".shipping.fleet.rollout",
+    "Rollout": ".shipping.fleet.rollout_result",
+    "status": ".shipping.fleet.status",
     "runners": ".machine.inventory",
     "Inventory": ".machine.inventory",
     "doctor": ".machine.doctor",
     "Diagnosis": ".machine.doctor",
     "write_report": ".report.write",
+    "write_rollout": ".report.write",
     "write_junit": ".report.write",
     "write_markdown": ".report.write",
     "write_picture": ".report.write",
@@ -119,6 +128,7 @@ __all__ = [
     "Pulled",
     "Pushed",
     "Released",
+    "Rollout",
     "SearchResult",
     "TrainResult",
     "TuneResult",
@@ -141,7 +151,9 @@ __all__ = [
     "push",
     "quantize",
     "release",
+    "rollout",
     "runners",
+    "status",
     "train",
     "tune",
     "verify",
@@ -150,6 +162,7 @@ __all__ = [
     "write_picture",
     "write_plot",
     "write_report",
+    "write_rollout",
 ]
 
 

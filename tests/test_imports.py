@@ -13,8 +13,8 @@ import pytest
 HEAVY = ("torch", "onnx", "onnxruntime", "openvino", "onnxsim", "onnxscript", "PIL", "safetensors")
 COMMANDS = (
     *("export", "import", "inspect", "quantize", "bench", "tune", "parity", "evaluate", "predict"),
-    *("compare", "train", "package", "verify", "deploy", "push", "pull", "release", "report"),
-    *("runners", "doctor"),
+    *("compare", "train", "package", "verify", "deploy", "push", "pull", "release", "rollout"),
+    *("status", "report", "runners", "doctor"),
 )
 PACKAGES = ("pipeline", "exporters", "runners")
 BLOCK = f"""

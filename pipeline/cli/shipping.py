@@ -1,12 +1,19 @@
-"""Commands that ship: a bundle, its proof on the box, and the way there."""
+"""Commands that ship: a bundle, its proof on the box, the way there, and many boxes."""
 
 from __future__ import annotations
 
 from collections.abc import Mapping
-from typing import Any
+from pathlib import Path
+from typing import Annotated, Any
+
+import typer
 
 from . import options
 from .declared import declared
+
+Page = Annotated[
+    Path | None, typer.Option("--page", metavar="FILE.html", help="Also write a page about it.")
+]
 
 
 @declared("shipping:PackageRequest")
@@ -79,3 +86,28 @@ def release(
 
     result = run(**said, progress=options.progress(quiet))
     options.show(result, as_json, shipping.released)
+
+
+@declared("shipping:RolloutRequest")
+def rollout(
+    said: Mapping[str, Any], as_json: options.Json = False, quiet: options.Quiet = False
+) -> None:
+    """Bring BUNDLE onto the boxes of FLEET, wave after wave."""
+    from .. import rollout as run
+    from ..report.text import shipping
+
+    result = run(**said, progress=options.progress(quiet))
+    options.show(result, as_json, shipping.rollout)
+
+
+@declared("shipping:StatusRequest")
+def status(said: Mapping[str, Any], page: Page = None, as_json: options.Json = False) -> None:
+    """Tell from JOURNAL how far a rollout is, and why."""
+    from .. import status as run
+    from .. import write_rollout
+    from ..report.text import shipping
+
+    result = run(**said)
+    if page:
+        write_rollout(result, page)
+    options.show(result, as_json, shipping.rollout)

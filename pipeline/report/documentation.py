@@ -23,7 +23,8 @@ from ..machine.doctor import Diagnosis
 from ..machine.inventory import Inventory
 from ..profiling.profile_result import ProfileResult
 from ..quantization.search.search_result import SearchResult
-from ..shipping.deploy import Deployment
+from ..shipping.deploy_result import Deployment
+from ..shipping.fleet.rollout_result import Rollout
 from ..shipping.packing.package import Packaged
 from ..shipping.registry.pull import Pulled
 from ..shipping.registry.push import Pushed
@@ -58,6 +59,7 @@ PRINTED = (
     Pushed,
     Pulled,
     Released,
+    Rollout,
     Inventory,
     Diagnosis,
 )

@@ -19,12 +19,13 @@ from ..settings.load import load_exported
 from ..settings.nearest import nearest
 from ..settings.options import takes
 from ..settings.showing import ReportRequest
+from ..shipping.fleet.rollout_result import Rollout
 from ..speed.compare import CompareResult
 from ..storage.atomic import write_whole, writing
 from ..storage.workspace import Workspace
 from ..training.train import PLOT_SUFFIX, TrainResult
 from .gather import Report, gather
-from .page import page
+from .page import page, rollout
 from .plots import comparison, confusion, explanation, seen
 from .text import junit, markdown
 
@@ -54,6 +55,11 @@ def write_report(request: ReportRequest) -> tuple[Report, Path]:
     with writing(request.output):
         request.output.write_bytes(data)
     return found, request.output
+
+
+def write_rollout(result: Rollout, path: Path) -> None:
+    """Write a page about a rollout, as HTML. Raises ``MissingLibrary`` without jinja2."""
+    write_whole(path, rollout.html(result).encode())
 
 
 def write_junit(result: ParityResult | EvaluationResult, path: Path) -> None:

@@ -44,6 +44,7 @@ from .shipping import (
     PullConfig,
     PushConfig,
     ReleaseConfig,
+    RolloutConfig,
     VerifyConfig,
 )
 from .speed import BenchConfig, CompareConfig, TuneConfig
@@ -70,6 +71,7 @@ COMMANDS: dict[str, type[Section]] = {
         PushConfig,
         PullConfig,
         ReleaseConfig,
+        RolloutConfig,
     )
 }
 # Tables of tables, by a name of the user's.
@@ -103,6 +105,7 @@ class Config(Section):
     push: PushConfig = PushConfig()
     pull: PullConfig = PullConfig()
     release: ReleaseConfig = ReleaseConfig()
+    rollout: RolloutConfig = RolloutConfig()
     gates: dict[str, GateConfig] = {}
     targets: dict[str, TargetConfig] = {}
     runners: dict[str, RunnerConfig] = {}
@@ -226,7 +229,7 @@ def _check_gates(config: Config) -> None:
 
 def _pyproject(folder: Path) -> dict[str, Any]:
     path = folder / "pyproject.toml"
-    section: Any = _read_toml(path) if path.is_file() else {}
+    section: Any = read_toml(path) if path.is_file() else {}
     for name in ("tool", "edgepipe"):
         section = section.get(name, {})
         if not isinstance(section, dict):
@@ -235,10 +238,11 @@ def _pyproject(folder: Path) -> dict[str, Any]:
 
 
 def _toml(path: Path) -> dict[str, Any]:
-    return _underscores(_read_toml(path)) if path.is_file() else {}
+    return _underscores(read_toml(path)) if path.is_file() else {}
 
 
-def _read_toml(path: Path) -> dict[str, Any]:
+def read_toml(path: Path) -> dict[str, Any]:
+    """The tables of a file. Raises ``UsageError`` where it is no TOML, ``InputError`` unread."""
     try:
         return tomllib.loads(path.read_text())
     except (ValueError, RecursionError) as error:

@@ -51,7 +51,7 @@ class TargetConfig(Section):
             raise ValueError("ssh and python belong together, options only go with ssh")
         return self
 
-    def target(self, name: str) -> Target:
+    def named(self, name: str) -> Target:
         """The target that this section describes."""
         if self.command is not None:
             return Target(name, self.command, self.emulated, self.isa)
@@ -80,7 +80,7 @@ class Places:
         Raises ``UsageError`` for an unknown one.
         """
         if name in self.targets:
-            return self.targets[name].target(name)
+            return self.targets[name].named(name)
         if name not in BUILT_IN_TARGETS:
             known = (*BUILT_IN_TARGETS, *self.targets)
             raise UsageError(f"targets: no {name!r}; {nearest(name, known)}")

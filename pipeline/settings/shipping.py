@@ -1,20 +1,60 @@
-"""The keys of what ships: ``[package]``, ``[verify]``, ``[deploy]``, and those of registries."""
+"""The keys of what ships: packages, their proof, registries, boxes and fleets."""
 
 from __future__ import annotations
 
 from pathlib import Path
 from typing import Annotated, ClassVar, Literal
 
-from pydantic import Field
+from pydantic import AfterValidator, Field
 
 from ...exporters import registry as exporters
 from ...runners.bundles.bundle import ARM_NEEDS
 from ...runners.targets import LOCAL
-from .options import Help, OfModel, Positive, Request, Section, Variants
+from .options import Duration, Help, OfModel, Positive, Request, Section, Variants, fraction
 
 ADDRESS = "oci://REGISTRY/NAME:TAG, or oci:FOLDER:TAG."
 Days = Annotated[int, Field(ge=1, le=3650)]
 NEED = rf"^[^=]+=({'|'.join(ARM_NEEDS)})$"
+
+
+def share(text: str) -> float:
+    """ "95%" as 0.95. Raises ``ValueError`` for what is no percentage up to 100%."""
+    if (value := fraction(text)) > 1:
+        raise ValueError("over 100%")
+    return value
+
+
+def reaches(text: str) -> tuple[str, ...]:
+    """ "1,10%,100%" as its parts: how many boxes are to have it after each wave.
+
+    Raises ``ValueError`` for a part that is neither a number from 1 on nor a percentage, and for
+    numbers or percentages that do not grow.
+    """
+    parts = tuple(part.strip() for part in text.split(","))
+    for part in parts:
+        percent = part.endswith("%")
+        if not (share(part) > 0 if percent else part.isdecimal() and int(part) > 0):
+            raise ValueError(f'{part!r} is neither a number of boxes nor a share such as "10%"')
+    for percent in (True, False):
+        alike = [float(part.rstrip("%")) for part in parts if part.endswith("%") is percent]
+        if alike != sorted(set(alike)):
+            raise ValueError("each wave is to reach more boxes than the one before")
+    return parts
+
+
+def _share(text: str) -> str:
+    share(text)
+    return text
+
+
+def _waves(text: str) -> str:
+    reaches(text)
+    return text
+
+
+BoxShare = Annotated[str, AfterValidator(_share)]
+Waves = Annotated[str, AfterValidator(_waves)]
+Milliseconds = Annotated[float, Field(gt=0, le=3_600_000)]
 
 
 class PackageConfig(Section):
@@ -48,6 +88,10 @@ class PackageConfig(Section):
     release: Annotated[
         Annotated[int, Field(ge=0)], Help("Its number; boxes refuse older ones.")
     ] = 0
+    max_p99: Annotated[
+        Milliseconds | None,
+        Help("Certify that 99 % of the runs take no longer, as bench measured.", metavar="MS"),
+    ] = None
     allow_untrained: Annotated[bool, Help("Package random weights; it is noted.")] = False
     allow_failed_parity: Annotated[bool, Help("Package without a passed parity; it is noted.")] = (
         False
@@ -83,6 +127,14 @@ class VerifyConfig(Section):
         ),
     ] = ()
     allow_unfit: Annotated[bool, Help("Accept a --variant that is not for this CPU.")] = False
+    max_p99: Annotated[
+        Milliseconds | None,
+        Help(
+            "Fail if more than 1 % of the runs here take longer.",
+            metavar="MS",
+            unset="what the bundle certifies",
+        ),
+    ] = None
 
 
 class VerifyRequest(VerifyConfig, Request):
@@ -127,6 +179,9 @@ class DeployRequest(DeployConfig, Request):
     )
     samples: Annotated[Positive | None, Help("Goldens to run.", unset="all")] = None
     dry_run: Annotated[bool, Help("Connect and say what would happen.")] = False
+    rollback: Annotated[bool, Help("Let the box go back from BUNDLE to what it served before.")] = (
+        False
+    )
 
 
 class RegistryAccess(Section):
@@ -224,3 +279,66 @@ class ReleaseRequest(ReleaseConfig, Request):
         Help("A new key for this role, and an end to the old one.", metavar="ROLE"),
     ] = ()
     allow_downgrade: Annotated[bool, Help("Also an older release than the one signed.")] = False
+
+
+class RolloutConfig(Section):
+    """How ``edgepipe rollout`` brings a bundle onto many boxes, wave after wave.
+
+    What it does on a single box is said in the fleet file, else in ``[deploy]`` and ``[verify]``.
+    """
+
+    table: ClassVar[str] = "rollout"
+    waves: Annotated[Waves, Help("How many boxes have it after each wave.", metavar="N,N%,…")] = (
+        "1,10%,50%,100%"
+    )
+    order: Annotated[
+        str | None, Help("Sort the boxes by this label.", metavar="LABEL", unset="the file's order")
+    ] = None
+    parallel: Annotated[Positive, Help("Boxes at the same time.")] = 8
+    threshold: Annotated[
+        BoxShare, Help("Share of a wave's boxes that has to hold.", metavar="N%")
+    ] = "95%"
+    soak: Annotated[
+        Duration | None,
+        Help("Wait so long, then verify a wave's boxes again.", metavar="TIME", unset="no soak"),
+    ] = None
+    wait: Annotated[Duration, Help("For a box that is away.", metavar="TIME")] = "10m"
+    max_away: Annotated[
+        BoxShare, Help("Share of a wave's boxes that may be away.", metavar="N%")
+    ] = "10%"
+    max_p99: Annotated[
+        Milliseconds | None,
+        Help(
+            "Limit of the p99 on boxes that have none of their own.",
+            metavar="MS",
+            unset="what the bundle certifies",
+        ),
+    ] = None
+    rollback: Annotated[
+        Literal["wave", "all"], Help("What goes back when a wave fails: wave, all.", metavar="NAME")
+    ] = "wave"
+
+
+class RolloutRequest(RolloutConfig, Request):
+    """``edgepipe rollout``: bring BUNDLE onto the boxes of FLEET, wave after wave."""
+
+    fleet: Annotated[
+        Path, Help("A TOML file that lists the boxes.", argument=True, metavar="FLEET")
+    ] = Field(kw_only=False)
+    bundle: Annotated[Path, Help("What `package` wrote.", argument=True, metavar="BUNDLE")] = Field(
+        kw_only=False
+    )
+    journal: Annotated[
+        Path | None,
+        Help("Where it is noted.", metavar="FILE", unset="rollout.jsonl beside FLEET"),
+    ] = None
+    resume: Annotated[bool, Help("Go on with what the journal says was begun.")] = False
+    dry_run: Annotated[bool, Help("Say which box is in which wave; reach none.")] = False
+
+
+class StatusRequest(Request):
+    """``edgepipe status``: tell from JOURNAL how far a rollout is, and why."""
+
+    journal: Annotated[Path, Help("What `rollout` noted.", argument=True, metavar="JOURNAL")] = (
+        Field(kw_only=False)
+    )

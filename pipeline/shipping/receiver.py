@@ -35,6 +35,7 @@ CURRENT, PREVIOUS, OLDER = "current", "previous", ".older"
 RELEASES, LOCK = "releases", ".lock"
 PART = ".part"
 WATCH_SECONDS = 0.5
+BUSY = "another deployment to"
 CLI = f"{(__package__ or '').rpartition('.')[0]}.cli"
 
 
@@ -74,7 +75,7 @@ class Receiver:
         try:
             self._lock = hold(self._folder / LOCK)
         except BlockingIOError as error:
-            raise SessionError(f"another deployment to {self._folder} is running") from error
+            raise SessionError(f"{BUSY} {self._folder} is running") from error
         if self._target(CURRENT) == self._target(PREVIOUS):
             self._forget_failed()
         return self._state(), {}

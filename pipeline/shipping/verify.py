@@ -6,7 +6,7 @@ Runs on the box: it needs the base install and one runtime, nothing of what made
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from time import perf_counter
 from typing import Any, TypeVar
 
@@ -28,6 +28,7 @@ from ..cells.session import OpenCell, audit, interpreter, run_goldens, timeouts_
 from ..errors import InputError, Refused, UsageError
 from ..judging.gates import Gate, Judgement, judge, unreliable
 from ..judging.parity_result import ParityResult
+from ..numerics import intervals
 from ..numerics.precision import as_asked, kind_of
 from ..progress import Progress
 from ..settings.load import load
@@ -38,15 +39,16 @@ from ..settings.shipping import VerifyRequest
 from ..speed.bench_result import BenchResult
 from ..speed.validity import MAX_TIMED_DEVIATION
 from ..storage.goldens import Goldens
-from ..verdicts import FAIL, PASS
+from ..verdicts import FAIL, INCONCLUSIVE, PASS
 from .packing import evidence
 from .there import runners_of
-from .verify_result import NOT_CHECKED, WAIVED, Check, Verification
+from .verify_result import NOT_CHECKED, P99, WAIVED, Check, Verification
 
 Evidence = TypeVar("Evidence", ParityResult, BenchResult)
 TIMING = Plan(
     seconds=0.5, min_samples=16, max_seconds=10.0, window_seconds=0.05, warm_up_seconds=0.5
 )
+TAIL_TIMING = replace(TIMING, min_samples=intervals.SAMPLES_NEEDED[99], max_seconds=60.0)
 
 
 @takes(VerifyRequest)
@@ -75,7 +77,10 @@ def verify(request: VerifyRequest) -> Verification:
             _check_fit(bundle, host)
         choice = choose(bundle.index, host, formats, variant=settings.variant, target=target.name)
         own = second[choice.variant]
-        answers = _run(bundle, choice, places, target, goldens, own, host, count, progress)
+        limit_ms = settings.max_p99 or bundle.index.max_p99_ms
+        answers = _run(
+            bundle, choice, places, target, goldens, own, host, count, limit_ms, progress
+        )
         bench = _evidence_of(bundle, "bench", BenchResult)
         cell = (choice.variant, choice.runner, choice.settings.precision)
         recorded_p50_ms = evidence.recorded_p50(bench, *cell)
@@ -104,9 +109,11 @@ def verify(request: VerifyRequest) -> Verification:
         fault=answers.judgement.fault,
         top1_agreement=figures["top1_agreement"],
         gate=asdict(answers.gate),
-        p50_ms=answers.p50_ms,
+        p50_ms=answers.timed.p50_ms,
         recorded_p50_ms=recorded_p50_ms,
         recorded_on=recorded_on,
+        p99_ms=answers.timed.p99_ms,
+        max_p99_ms=limit_ms,
         load_ms=answers.loaded.load_ms,
         seconds=perf_counter() - started,
         passed_over=choice.passed_over,
@@ -246,6 +253,16 @@ def _second(bundle: Bundle, variant: str, goldens: Goldens) -> Arithmetic | None
 
 
 @dataclass(frozen=True)
+class _Timed:
+    """What a short run took, in ms, and the check of its p99; ``changed`` fails for its answers."""
+
+    p99: Check
+    p50_ms: float | None = None
+    p99_ms: float | None = None
+    changed: tuple[Check, ...] = ()
+
+
+@dataclass(frozen=True)
 class _Answers:
     """What running the goldens gave, and how it was judged."""
 
@@ -253,7 +270,7 @@ class _Answers:
     checks: tuple[Check, ...]
     gate: Gate
     judgement: Judgement
-    p50_ms: float | None
+    timed: _Timed
 
 
 def _run(
@@ -265,6 +282,7 @@ def _run(
     own: Arithmetic | None,
     host: Mapping[str, Any],
     count: int,
+    limit_ms: float | None,
     progress: Progress,
 ) -> _Answers:
     """The goldens through the runner that the box will use, then the same session timed."""
@@ -298,12 +316,16 @@ def _run(
         )
         kind = kind_of(choice.variant, choice.settings.precision)
         judgement = judgement.without(unreliable(kind, gate, goldens.reference_sqnr_db))
-        checks = [_answers_check(judgement, choice, loaded, count)]
-        p50_ms = None
-        if not (target.emulated or host.get("emulator")):
-            p50_ms, timed = _time(opened, bundle, goldens)
-            checks += timed
-    return _Answers(loaded, tuple(checks), gate, judgement, p50_ms)
+        checks = (_answers_check(judgement, choice, loaded, count),)
+        emulated = target.emulated or bool(host.get("emulator"))
+        if emulated or host.get("isa"):
+            refused = "an emulated CPU has no times" if emulated else "an estimate is not judged"
+            timed = _Timed(tail(None, 0, limit_ms, refused))
+            if not emulated:
+                timed = replace(_time(opened, bundle, goldens, None), p99=timed.p99)
+        else:
+            timed = _time(opened, bundle, goldens, limit_ms)
+    return _Answers(loaded, (*checks, *timed.changed, timed.p99), gate, judgement, timed)
 
 
 def _answers_check(judgement: Judgement, choice: Choice, loaded: Loaded, count: int) -> Check:
@@ -314,14 +336,37 @@ def _answers_check(judgement: Judgement, choice: Choice, loaded: Loaded, count: 
     return Check("answers", judgement.verdict, said)
 
 
-def _time(
-    opened: OpenCell, bundle: Bundle, goldens: Goldens
-) -> tuple[float | None, tuple[Check, ...]]:
-    """The median of a short run, and a check that fails if the answers change while timed."""
+def _time(opened: OpenCell, bundle: Bundle, goldens: Goldens, limit_ms: float | None) -> _Timed:
+    """A short run, long enough for the p99 where that has a limit.
+
+    A check fails if the answers change while timed.
+    """
     name = opened.loaded.inputs[0].name
     feeds, _, _ = next(goldens.batches(bundle.index.preprocessing, name, opened.batch))
-    measured, _ = opened.worker.measure(feeds, TIMING)
+    measured, _ = opened.worker.measure(feeds, TAIL_TIMING if limit_ms else TIMING)
+    p99 = intervals.percentile(measured.samples, 99) if limit_ms else None
+    p99_ms = None if p99 is None else p99 / 1e6
+    check = tail(p99_ms, len(measured.samples), limit_ms)
     if measured.deviation > MAX_TIMED_DEVIATION:
         text = f"answers changed while timed (by {measured.deviation:.1%} of the largest)"
-        return None, (Check("timed answers", FAIL, text),)
-    return float(np.median(measured.samples)) / 1e6, ()
+        return _Timed(check, changed=(Check("timed answers", FAIL, text),))
+    return _Timed(check, float(np.median(measured.samples)) / 1e6, p99_ms)
+
+
+def tail(
+    p99_ms: float | None, samples: int, limit_ms: float | None, refused: str | None = None
+) -> Check:
+    """Whether 99 % of the runs took no longer than the limit, of so many that were timed.
+
+    ``refused`` says why times are none here.
+    """
+    if limit_ms is None:
+        return Check(P99, NOT_CHECKED, "no limit is certified")
+    if refused:
+        return Check(P99, NOT_CHECKED, f"the limit is {limit_ms:g} ms; {refused}")
+    if p99_ms is None:
+        needed = intervals.SAMPLES_NEEDED[99]
+        text = f"{samples} runs in {TAIL_TIMING.max_seconds:g} s, {needed} needed"
+        return Check(P99, INCONCLUSIVE, text)
+    verdict = PASS if p99_ms <= limit_ms else FAIL
+    return Check(P99, verdict, f"{p99_ms:.3g} ms of {samples} runs, limit {limit_ms:g}")

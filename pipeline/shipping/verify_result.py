@@ -12,6 +12,7 @@ from ..storage.document import Document
 from ..verdicts import FAIL, INCONCLUSIVE, PASS
 
 WAIVED, NOT_CHECKED = "waived", "not checked"
+P99 = "p99"  # the check of it
 
 
 @dataclass(frozen=True)
@@ -28,6 +29,7 @@ class Verification(Placed, Document):
     """What a bundle turned out to be here. Times in ms, sizes in bytes.
 
     ``p50_ms`` is measured here, ``recorded_p50_ms`` on the build machine; neither is judged.
+    ``p99_ms`` is judged where there is a limit, ``max_p99_ms``, and else not measured.
     ``seconds`` is how long it all took. What an int8 variant lost is taken apart as in
     ``CellVerdict``: ``file_sqnr_db`` by the file, ``kernels_sqnr_db`` by the runner here.
     """
@@ -52,6 +54,8 @@ class Verification(Placed, Document):
     p50_ms: float | None
     recorded_p50_ms: float | None
     recorded_on: str | None
+    p99_ms: float | None
+    max_p99_ms: float | None
     load_ms: float
     seconds: float
     passed_over: Mapping[str, str]

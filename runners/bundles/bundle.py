@@ -15,6 +15,7 @@ import tempfile
 from collections.abc import Collection, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import asdict, dataclass, field, replace
+from functools import cache
 from itertools import chain
 from pathlib import Path, PurePosixPath
 from typing import Any, BinaryIO
@@ -128,7 +129,8 @@ class Index:
     ``evidence`` maps "parity" and "bench" to the members that hold them. ``waived`` are the
     conditions that packaging was told to do without ("untrained", "failed-parity"). ``release``
     is a number that its maker counts up, ``created`` when its proof was made (UTC, ISO 8601): by
-    them a box tells an older bundle from a newer one, see ``older``.
+    them a box tells an older bundle from a newer one, see ``older``. ``max_p99_ms`` is what 99 % of
+    the runs are certified not to exceed, ms, where something is.
     """
 
     __pydantic_config__ = STRICT
@@ -147,6 +149,7 @@ class Index:
     waived: tuple[str, ...] = ()
     release: int = 0
     created: str | None = None
+    max_p99_ms: float | None = None
 
     def gate(self, variant: str, runner: str, precision: str) -> BundleGate | None:
         """The limits of a cell: its runner's own, else the variant's."""
@@ -341,7 +344,7 @@ def _extract(reader: archive.Reader, path: Path) -> str:
 
 def parse(text: bytes, path: Path) -> Index:
     """Read a ``bundle.json`` and check that it agrees with itself. ``path`` is for messages."""
-    from pydantic import TypeAdapter, ValidationError
+    from pydantic import ValidationError
 
     try:
         schema = documents.parse(text)["schema_version"]
@@ -349,7 +352,7 @@ def parse(text: bytes, path: Path) -> Index:
             raise BundleUnreadable(
                 f"{path}: schema {schema}, this edgepipe reads {SCHEMA_VERSION}: update it"
             )
-        index = TypeAdapter(Index).validate_json(text)
+        index = _adapter().validate_json(text)
     except ValidationError as error:
         raise BundleError(f"{path}: {INDEX}: {documents.reason(error)}") from error
     except (ValueError, TypeError, KeyError, RecursionError) as error:
@@ -357,6 +360,13 @@ def parse(text: bytes, path: Path) -> Index:
     if problem := _disagreement(index):
         raise BundleError(f"{path}: {INDEX}: {problem}")
     return index
+
+
+@cache
+def _adapter() -> Any:
+    from pydantic import TypeAdapter
+
+    return TypeAdapter(Index)
 
 
 def _disagreement(index: Index) -> str | None:

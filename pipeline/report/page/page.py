@@ -33,13 +33,13 @@ LAYERS_SHOWN = 5
 
 def html(report: Report) -> str:
     """The page. Raises ``MissingLibrary`` without jinja2 or matplotlib."""
-    template = _environment(autoescape=True).get_template("report.html.j2")
+    template = environment(autoescape=True).get_template("report.html.j2")
     return template.render(**_contents(report), **_plots(report))
 
 
 def markdown(report: Report) -> str:
     """The same facts without the plots, for a pull request or the summary of a CI job."""
-    template = _environment(finalize=_plain).get_template("report.md.j2")
+    template = environment(finalize=_plain).get_template("report.md.j2")
     known = _contents(report)
     # In a block of code nothing but the end of the line means anything.
     known["commands"] = [_Code(" ".join(line.splitlines())) for line in known["commands"]]
@@ -120,7 +120,8 @@ def _plots(report: Report) -> dict[str, Any]:
     }
 
 
-def _environment(**options: Any) -> Any:
+def environment(**options: Any) -> Any:
+    """The templates. Raises ``MissingLibrary`` without jinja2."""
     try:
         from jinja2 import DictLoader, Environment, StrictUndefined
     except ImportError as error:

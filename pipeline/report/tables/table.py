@@ -31,6 +31,15 @@ TONES = {
     "failed": BAD,
     f"parity {FAIL}": BAD,
     f"parity {INCONCLUSIVE}": WARN,
+    # What becomes of a rollout's waves and boxes.
+    "passed": GOOD,
+    "deployed": GOOD,
+    "unchanged": GOOD,
+    "refused": BAD,
+    "unknown": BAD,
+    "rolled back": WARN,
+    "changed since": WARN,
+    "away": WARN,
 }
 SHAPES = {GOOD: "✓", WARN: "◐", BAD: "✕", PLAIN: "○"}
 

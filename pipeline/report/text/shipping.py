@@ -1,17 +1,44 @@
-"""What packaging and verifying a bundle gave, as text for a terminal."""
+"""What packaging, verifying, deploying and rolling out a bundle gave, as text for a terminal."""
 
 from __future__ import annotations
 
-from ...shipping.deploy import WOULD_DEPLOY, Deployment
+from ...shipping.deploy_result import WOULD_DEPLOY, Deployment
+from ...shipping.fleet.rollout_result import (
+    DONE,
+    STOPPED,
+    UNFINISHED,
+    BoxState,
+    Rollout,
+    WaveState,
+)
 from ...shipping.packing.package import Packaged
 from ...shipping.registry.pull import Pulled
 from ...shipping.registry.push import Pushed
 from ...shipping.registry.release import Released
 from ...shipping.verify_result import Verification
-from ..tables.formatting import cpu_of, mebibytes, ms, text
-from ..tables.table import Column, Table, figure
+from ..tables.formatting import NONE, cpu_of, mebibytes, ms, text
+from ..tables.table import Column, Table, Verdict, figure
 
 HEADS = (Column("file"), figure("MiB"), Column("sha256"))
+WAVES = (
+    figure("wave", lambda wave: str(wave.number)),
+    figure("boxes", lambda wave: str(len(wave.boxes))),
+    Column("state", lambda wave: Verdict(wave.state)),
+    figure("hold", lambda wave: _counted(wave, wave.good)),
+    figure("don't", lambda wave: _counted(wave, wave.bad)),
+    figure("away", lambda wave: _counted(wave, wave.away)),
+    Column("why", lambda wave: wave.reason, wraps=True),
+)
+BOXES = (
+    Column("box", lambda box: box.name),
+    figure("wave", lambda box: str(box.wave) if box.wave else None),
+    Column("state", lambda box: Verdict(box.state)),
+    Column("holds", lambda box: None if box.good is None else "yes" if box.good else "no"),
+    figure("p99", lambda box: None if box.p99_ms is None else ms(box.p99_ms)),
+    figure("limit", lambda box: None if box.max_p99_ms is None else f"{box.max_p99_ms:g}"),
+    Column("serves", lambda box: _served(box), wraps=True),
+    Column("why", lambda box: box.reason, wraps=True),
+)
 
 
 def packaged(result: Packaged) -> str:
@@ -129,3 +156,43 @@ def released(result: Released) -> str:
     made = [f"  new key: {path}" for path in result.made]
     notes = [f"  {note}" for note in result.notes]
     return text(result.repository, *tags, *ends, *made, *notes, f"{result.root}  (for boxes)")
+
+
+def rollout(result: Rollout) -> str:
+    """The waves, the boxes, and how it ended."""
+    notes = [f"  {note}" for note in result.notes]
+    return text(waves(result).text(), boxes(result).text(), *notes, sentence(result))
+
+
+def waves(result: Rollout) -> Table:
+    """A row for each wave."""
+    return Table.of(WAVES, result.waves, "Waves").without(lambda _column: NONE)
+
+
+def boxes(result: Rollout) -> Table:
+    """A row for each box, in the order of the waves. Times in ms."""
+    return Table.of(BOXES, result.boxes, "Boxes; p99 and its limit in ms").without(
+        lambda _column: NONE
+    )
+
+
+def sentence(result: Rollout) -> str:
+    """How it ended, or what to do."""
+    about = f"{result.bundle} on {len(result.boxes)} boxes"
+    if result.outcome == UNFINISHED:
+        return f"unfinished: {about}; it runs, or --resume goes on with it"
+    if result.outcome == DONE:
+        good = sum(box.good is True for box in result.boxes)
+        return f"done: {result.bundle} holds on {good} of {len(result.boxes)} boxes"
+    why = f": {result.reason}" if result.outcome == STOPPED else ""
+    return f"{result.outcome}: {about}{why}"
+
+
+def _counted(wave: WaveState, count: int) -> str | None:
+    return None if wave.share is None and not wave.reason else str(count)
+
+
+def _served(box: BoxState) -> str | None:
+    if box.current is None:
+        return "nothing" if box.opened else None
+    return box.current

@@ -72,6 +72,30 @@ def recorded_p50(
     return None
 
 
+def p99_problem(bench: BenchResult | None, variants: Iterable[str], limit_ms: float) -> str | None:
+    """Why a bench does not show that every variant's p99 is within a limit, ms.
+
+    One cell of each is enough, and none that was not timed on the machine that it is about.
+    """
+    cells = [
+        cell
+        for cell in (bench.cells if bench else ())
+        if bench
+        and cell.scenario == SINGLE_STREAM
+        and not bench.hosts.get(cell.target, {}).get("isa")
+    ]
+    for variant in variants:
+        timed = [
+            cell.latency_ms.p99 for cell in cells if cell.variant == variant and cell.latency_ms
+        ]
+        known = [p99 for p99 in timed if p99 is not None]
+        if not known:
+            return f"bench.json has no p99 of {variant}"
+        if min(known) > limit_ms:
+            return f"the p99 of {variant} is {min(known):.3g} ms in bench.json"
+    return None
+
+
 def precisions(parity: ParityResult | None) -> Iterable[str]:
     """The precisions that any cell was computed in."""
     cells = parity.cells if parity else ()

@@ -169,6 +169,7 @@ def collect(
     elif bench.stale(digests, digests):
         notes.append("bench.json is about other files and was left out; run `edgepipe bench`")
         bench = None
+    _check_p99(bench, variants, settings.max_p99)
     members: dict[str, Content] = {name: workspace.folder / name for name in digests}
     proofs = {}
     for kind, result in (("parity", parity), ("bench", bench)):
@@ -195,12 +196,24 @@ def collect(
         waived=waived,
         release=settings.release,
         created=created(parity),
+        max_p99_ms=settings.max_p99,
     )
     files = {name: _member(data) for name, data in sorted(members.items())}
     described = _descriptions(replace(index, members=files), parity, bench, notes)
     files |= {name: _member(data) for name, data in described.items()}
     members |= described
     return replace(index, members=dict(sorted(files.items()))), dict(sorted(members.items())), notes
+
+
+def _check_p99(
+    bench: BenchResult | None, variants: Mapping[str, Variant], limit_ms: float | None
+) -> None:
+    """Raise ``Refused`` for a limit that bench does not show to be held."""
+    if limit_ms is not None and (problem := evidence.p99_problem(bench, variants, limit_ms)):
+        raise Refused(
+            f"--max-p99 {limit_ms:g} can't be certified: {problem}; run `edgepipe bench`, "
+            "or leave the variant out"
+        )
 
 
 def created(parity: ParityResult | None) -> str | None:

@@ -14,6 +14,7 @@ from typing import Any
 import pytest
 
 from edgepipe.pipeline import package
+from edgepipe.pipeline.errors import Refused
 from edgepipe.pipeline.report.tables.formatting import ms
 from edgepipe.pipeline.storage.manifest import Manifest, Recommendation
 from edgepipe.runners.bundles.bundle import unpacked
@@ -313,3 +314,27 @@ def test_a_bench_of_other_files_is_left_out_and_that_is_said(ready: Path, tmp_pa
     made = package(workspace=ready, output=tmp_path)
     assert set(made.bundle.evidence) == {"parity"}
     assert any("bench.json is about other files" in note for note in made.notes)
+
+
+def test_a_p99_is_certified_only_as_bench_has_measured_it(ready: Path, tmp_path: Path) -> None:
+    def certify(limit: float) -> Path:
+        return package(workspace=ready, output=tmp_path / "out", max_p99=limit).path
+
+    def measure(p99: float | None) -> None:
+        def change(document: dict[str, Any]) -> None:
+            for cell in document["cells"]:
+                cell["latency_ms"]["p99"] = p99
+
+        edit(ready / "mobilenet_v2" / "bench.json", change)
+
+    measure(None)
+    with pytest.raises(Refused, match=r"bench\.json has no p99 of fp32; run `edgepipe bench`"):
+        certify(10.0)
+    measure(9.0)
+    with pytest.raises(Refused, match="the p99 of fp32 is 9 ms"):
+        certify(8.0)
+    with unpacked(certify(9.0)) as found:
+        assert found.index.max_p99_ms == 9.0
+    (ready / "mobilenet_v2" / "bench.json").unlink()
+    with pytest.raises(Refused, match="no p99 of fp32"):
+        certify(10.0)

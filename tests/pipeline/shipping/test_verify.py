@@ -17,7 +17,7 @@ import pytest
 
 from edgepipe.pipeline import verify
 from edgepipe.pipeline.cells.arithmetic import Arithmetic
-from edgepipe.pipeline.shipping.verify import fit
+from edgepipe.pipeline.shipping.verify import fit, tail
 from edgepipe.pipeline.shipping.verify_result import Check, Verification
 from edgepipe.pipeline.storage.goldens import Goldens
 from edgepipe.runners.base import BundleError, SessionError, Settings
@@ -72,6 +72,7 @@ def test_a_bundle_holds_where_it_was_made(bundle: Path, edgepipe: Run) -> None:
         "evidence": "pass",
         "fits": "pass",
         "answers": "pass",
+        "p99": "not checked",
     }
     assert (document["verdict"], document["runner"]) == ("pass", "ort-cpu")
     exact = {"avx512_vnni", "avx_vnni", "amx_int8"} & set(document["host"]["cpu_flags"])
@@ -115,6 +116,44 @@ def test_an_unfit_variant_that_is_allowed_is_waived_and_shows() -> None:
     check = fit(choice, allowed=True)
     assert check.verdict == "waived"
     assert "no VNNI" in check.text
+
+
+@pytest.mark.parametrize(
+    ("p99_ms", "samples", "limit_ms", "refused", "verdict", "says"),
+    [
+        (9.0, 700, 10.0, None, "pass", "9 ms of 700 runs, limit 10"),
+        (10.0, 700, 10.0, None, "pass", "limit 10"),
+        (10.1, 700, 10.0, None, "fail", "10.1 ms"),
+        (None, 600, 10.0, None, "inconclusive", "600 runs in 60 s, 662 needed"),
+        (None, 0, 10.0, "an emulated CPU has no times", "not checked", "emulated"),
+        (None, 0, None, "an emulated CPU has no times", "not checked", "no limit is certified"),
+        (None, 50, None, None, "not checked", "no limit is certified"),
+    ],
+)
+def test_a_p99_is_held_to_its_limit(
+    p99_ms: float | None,
+    samples: int,
+    limit_ms: float | None,
+    refused: str | None,
+    verdict: str,
+    says: str,
+) -> None:
+    check = tail(p99_ms, samples, limit_ms, refused)
+    assert check.verdict == verdict
+    assert says in check.text
+
+
+@pytest.mark.long
+def test_a_box_is_held_to_a_p99_of_its_own(bundle: Path) -> None:
+    checks = {"runner": "ort-cpu", "variant": "fp32", "samples": 16}
+    slow = verify(bundle, **checks, max_p99=60_000)
+    assert slow.verdict == "pass"
+    assert slow.p99_ms is not None
+    assert slow.p50_ms is not None
+    assert slow.p50_ms <= slow.p99_ms
+    fast = verify(bundle, **checks, max_p99=0.001)
+    assert [check.name for check in fast.checks if check.verdict == "fail"] == ["p99"]
+    assert fast.exit_code == 1
 
 
 def test_answers_that_are_not_the_models_fail(bundle: Path, tmp_path: Path, edgepipe: Run) -> None:
