@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import asyncio
 import logging
 import uuid
 from collections.abc import Callable, Iterator, Mapping
+from concurrent.futures import ThreadPoolExecutor
 from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass, field
 from typing import Any
@@ -20,7 +22,7 @@ from .local import LocalWorkers
 from .member import LOGGERS, quiet
 from .shards import perform
 
-CONNECT_SECONDS, CLOSE_SECONDS = 5, 2
+CONNECT_SECONDS, CLOSE_SECONDS = 4, 2
 # How long a cluster may take to have its first worker.
 FIRST_SECONDS = 60
 # Of what images of a shard are sent: Dask would warn of far less.
@@ -155,7 +157,25 @@ def _library() -> Any:
 
 
 def _client(distributed: Any, asked: str, address: str, more: Mapping[str, Any]) -> Any:
+    security = more.get("security") or distributed.Security()
+
+    async def identity() -> Mapping[str, Any]:
+        told = security.get_connection_args("client")
+        async with (
+            asyncio.timeout(CONNECT_SECONDS),
+            distributed.rpc(address, connection_args=told) as remote,
+        ):
+            return await remote.identity()
+
     try:
+        # Asked before there is a client, which does not end well where it finds no scheduler; in
+        # a thread, since whoever calls may have a loop that is running.
+        with ThreadPoolExecutor(1) as pool:
+            kind = pool.submit(asyncio.run, identity()).result()["type"]
+        if kind != "Scheduler":
+            raise ValueError(
+                f"a Dask {kind.lower()} does, and it is the scheduler's that is needed"
+            )
         return distributed.Client(address, timeout=CONNECT_SECONDS, set_as_default=False, **more)
     except Exception as error:  # whatever is at that address, it is no scheduler
         raise ClusterError(

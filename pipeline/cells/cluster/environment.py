@@ -64,7 +64,8 @@ class Needs:
         )
 
 
-def describe(needs: Needs) -> dict[str, str | None]:
+@cache
+def describe(needs: Needs) -> Environment:
     """What matters of this process's environment, by name; ``None`` for what isn't installed."""
     found: dict[str, str | None] = {
         "python": platform.python_version(),

@@ -46,9 +46,11 @@ def _end_with_parent() -> None:
 
 
 async def _serve(told: dict[str, Any]) -> None:
+    from dask import config
     from distributed import Security, Worker
 
     quiet()
+    config.set({"distributed.worker.profile.enabled": False})  # it takes time of the one thread
     worker = Worker(
         told["address"],
         nthreads=1,
