@@ -173,7 +173,9 @@ def _evaluate(
 
         def run(some: Sequence[Cell]) -> dict[Cell, _Run]:
             if cluster:
-                return _run_spread(some, data, twice, manifest, section.decoders, cluster)
+                return _run_spread(
+                    some, data, twice, manifest, section.decoders_on_cluster, cluster
+                )
             return _run_all(some, data, twice, workspace, manifest, section.decoders, progress)
 
         runs = run(list(dict.fromkeys([*candidates[:1], *cells])))

@@ -135,6 +135,11 @@ class EvaluateConfig(ClusteredConfig):
     decoders: Annotated[Positive, Help("Images decoded at the same time.")] = DECODERS
     skip_unreadable: SkipUnreadable = False
 
+    @property
+    def decoders_on_cluster(self) -> int:
+        """Threads that decode beside a cluster's worker: none unless asked for."""
+        return self.decoders if "decoders" in self.model_fields_set else 0
+
 
 class EvaluateRequest(EvaluateConfig, OfModel):
     """``edgepipe evaluate``: judge every variant's accuracy on labelled images against fp32's."""

@@ -36,6 +36,9 @@ class Kept:
                 shutil.rmtree(other)
         return cls(found / key)
 
+    def __len__(self) -> int:
+        return len(list(self.folder.glob("*.npz")))
+
     def load(self, shard: str) -> list[Answer] | None:
         """The answers to a shard, ``None`` for one that isn't finished."""
         path = self._path(shard)

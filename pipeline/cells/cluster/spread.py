@@ -271,11 +271,7 @@ class Spread:
             self.kept.keep(shard.key, answers)
             return list(resumed(take(shard, answers) or ()))
 
-        before = self._resumed
-        left = list(resumed(shards))
-        if self._resumed > before:
-            self.progress.say(f"{self._resumed - before} shards are there from an interrupted run")
-        self._shards.run(left, done)
+        self._shards.run(list(resumed(shards)), done)
         self.progress.step(1, 1, "")
 
     def _note(self, shard: Shard, answers: Sequence[Answer]) -> None:
@@ -321,5 +317,10 @@ def spread(
         return
     with cluster.opened(asked, Needs.of(cells), progress) as found:
         key = digest({"environment": found.environment, **about})
-        yield Spread(found, folder, Kept.of(folder, command, key), progress)
+        kept = Kept.of(folder, command, key)
+        if there := len(kept):
+            progress.say(
+                f"an interrupted run has finished {there} shards of this: it goes on there"
+            )
+        yield Spread(found, folder, kept, progress)
         found.release()
