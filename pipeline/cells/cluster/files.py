@@ -15,6 +15,7 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 from functools import lru_cache
 from pathlib import Path
+from typing import Any
 
 from ....runners.machine.files import sha256_file, temporary_files
 from .member import here
@@ -60,15 +61,16 @@ def place(files: Files) -> Path:
     name = files.digests[0][0]
     if all(_is(folder / one, digest) for one, digest in files.digests):
         return folder / name
-    kept = _store() / files.key
+    kept = _store(here()) / files.key
     if kept.is_dir():
         return kept / name
     raise MissingFiles(files, here().address)
 
 
-def has(files: Files) -> bool:
+# Dask gives a function that it runs outside of a task its worker by this name.
+def has(files: Files, dask_worker: Any) -> bool:
     """Whether this worker was sent them."""
-    return (_store() / files.key).is_dir()
+    return (_store(dask_worker) / files.key).is_dir()
 
 
 def chunks(files: Files) -> Iterator[tuple[str, bytes]]:
@@ -80,18 +82,18 @@ def chunks(files: Files) -> Iterator[tuple[str, bytes]]:
                 yield name, data
 
 
-def receive(sender: str, files: Files, name: str, data: bytes) -> None:
+def receive(sender: str, files: Files, name: str, data: bytes, dask_worker: Any) -> None:
     """Append what ``sender`` sends of one of its files."""
-    folder = _coming(sender, files)
+    folder = _coming(dask_worker, sender, files)
     with temporary_files():
         folder.mkdir(parents=True, exist_ok=True)
         with (folder / name).open("ab") as file:
             file.write(data)
 
 
-def received(sender: str, files: Files) -> bool:
+def received(sender: str, files: Files, dask_worker: Any) -> bool:
     """Keep what ``sender`` has sent. False if it isn't what was announced: it changed meanwhile."""
-    folder, kept = _coming(sender, files), _store() / files.key
+    folder, kept = _coming(dask_worker, sender, files), _store(dask_worker) / files.key
     intact = all(sha256_file(folder / name) == digest for name, digest in files.digests)
     with _receiving:
         if intact and not kept.is_dir():
@@ -101,15 +103,15 @@ def received(sender: str, files: Files) -> bool:
     return intact
 
 
-def _store() -> Path:
-    """The folder of this worker that goes with it."""
-    folder = Path(here().local_directory, STORE)
+def _store(worker: Any) -> Path:
+    """The folder of a worker that goes with it."""
+    folder = Path(worker.local_directory, STORE)
     folder.mkdir(parents=True, exist_ok=True)
     return folder
 
 
-def _coming(sender: str, files: Files) -> Path:
-    return _store() / f"{files.key}.{sender}"
+def _coming(worker: Any, sender: str, files: Files) -> Path:
+    return _store(worker) / f"{files.key}.{sender}"
 
 
 def _is(path: Path, digest: str) -> bool:
