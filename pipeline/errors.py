@@ -7,6 +7,7 @@
     |   +-- WorkspaceError  the workspace can't be read, written or found       3
     +-- IntegrityError      a hash does not match what the manifest says        4
     +-- StageError          a stage broke what it promises                      5
+    +-- ClusterError        a cluster or its workers                            5
     Terminated              SIGTERM arrived (a BaseException, like Ctrl-C)    143
 
 The exporters and runners have errors of their own and know no exit codes; ``exit_code`` gives
@@ -73,6 +74,10 @@ class StageError(EdgepipeError):
     """A stage could not do its work, or did not ensure what it promises."""
 
 
+class ClusterError(EdgepipeError):
+    """A cluster can't be reached, lost its workers, or has some that compute otherwise."""
+
+
 class Terminated(BaseException):
     """SIGTERM. Unwinds like Ctrl-C, so that locks, workers and temporary files go."""
 
@@ -90,6 +95,7 @@ EXIT_CODES: tuple[tuple[type[BaseException], ExitCode], ...] = (
     (IntegrityError, ExitCode.INTEGRITY),
     (BundleError, ExitCode.INTEGRITY),
     (StageError, ExitCode.RUNNER),
+    (ClusterError, ExitCode.RUNNER),
     (RunnerError, ExitCode.RUNNER),
     (MissingLibrary, ExitCode.RUNNER),
     (MissingDecoder, ExitCode.RUNNER),

@@ -116,7 +116,7 @@ def plan(
                 target,
                 precision,
                 file,
-                section.threads,
+                section.threads or section.threads_unset,
                 python,
                 places.device_of(runner),
                 section.allow_fallback,

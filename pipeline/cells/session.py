@@ -83,17 +83,21 @@ class OpenCell:
 
     @property
     def batch(self) -> int:
-        """Images in one run: the model's own batch; where it is dynamic what was asked for, or 1.
+        """See ``batch_of``."""
+        return batch_of(self.loaded, self.asked_batch)
 
-        Raises ``SessionError`` for a model that can't have the batch that was asked for.
-        """
-        own = self.loaded.inputs[0].shape[0]
-        if own is None or self.asked_batch in (None, own):
-            return own or self.asked_batch or 1
-        raise SessionError(
-            f"the model has a batch of {own}, not {self.asked_batch}: "
-            "export it with --batch dynamic"
-        )
+
+def batch_of(loaded: Loaded, asked: int | None) -> int:
+    """Images in one run: the model's own batch; where it is dynamic what was asked for, or 1.
+
+    Raises ``SessionError`` for a model that can't have the batch that was asked for.
+    """
+    own = loaded.inputs[0].shape[0]
+    if own is None or asked in (None, own):
+        return own or asked or 1
+    raise SessionError(
+        f"the model has a batch of {own}, not {asked}: export it with --batch dynamic"
+    )
 
 
 def timeable(cells: Sequence[Cell]) -> None:
@@ -198,14 +202,14 @@ def load_cell(
     profiled: bool = False,
 ) -> OpenCell:
     """Load the cell's file in a worker. Raises as ``open_cell``."""
-    files = _files(cell, model)
+    files = files_of(cell, model)
     settings = cell.settings(int(worker.hello["host"]["physical_cores"]))
     loaded = worker.load(cell.runner, files, settings, cache, profiled)
     audit(loaded, cell.allow_fallback)
     return OpenCell(worker, loaded, cell.batch)
 
 
-def _files(cell: Cell, model: Path) -> dict[str, Path]:
+def files_of(cell: Cell, model: Path) -> dict[str, Path]:
     """A cell's files by name, the main one first. No runner follows a path out of them."""
     beside = map(model.with_name, cell.beside) if cell.beside else onnx_models.files(model)[1:]
     files = (model, *beside)

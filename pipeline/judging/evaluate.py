@@ -8,24 +8,28 @@ would not fit into memory.
 
 from __future__ import annotations
 
-import math
 from collections.abc import Mapping, Sequence
 from contextlib import ExitStack
 from dataclasses import dataclass, field, replace
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 
 from ...exporters.weights.sources import CALIBRATED_WEIGHTS, FILE
 from ...runners import images
 from ...runners.base import RunnerError
-from ...runners.bundles.scores import scores_in
-from ...runners.images import Preprocessing, batches
+from ...runners.images import Preprocessing
 from ...runners.targets import LOCAL
+from ...runners.workers.answers import Loaded
 from ..cells import arithmetic
 from ..cells.arithmetic import Arithmetic
+from ..cells.cluster import kept
+from ..cells.cluster.spread import Spread, spread
+from ..cells.cluster.tasks import PLACES
 from ..cells.plan import plan
-from ..cells.session import Cell, OpenCell, Opener, run_batches, run_goldens
+from ..cells.scoring import chunk_of, score, scored_batch
+from ..cells.session import Cell, OpenCell, Opener, run_goldens
 from ..errors import UsageError, WorkspaceError
 from ..numerics import paired
 from ..numerics.intervals import wilson
@@ -47,10 +51,8 @@ from .evaluate_result import CellAccuracy, CellName, EvaluationResult
 from .gates import gate_of, judge, unreliable
 from .judgement import TWICE, Judgement
 
-CHUNK = 32
+COMMAND = "evaluate"
 TOP = 5
-# Images in one run of a model that leaves the batch open.
-DYNAMIC_BATCH = 16
 # Workers that are open at the same time; with more cells the images are decoded once more.
 MOST_WORKERS = 8
 # Whose fp32 the others are compared with, where it can be had.
@@ -62,27 +64,16 @@ class _Run:
     """A cell on its way through the images: the place of the true class for each one so far."""
 
     cell: Cell
-    opened: OpenCell | None = None
+    loaded: Loaded | None = None
+    host: Mapping[str, Any] = field(default_factory=dict)
     error: RunnerError | None = None
     places: list[np.ndarray] = field(default_factory=list)
     judgement: Judgement | None = None
 
-    @property
-    def batch(self) -> int:
-        """Images in one run."""
-        assert self.opened
-        return self.opened.loaded.inputs[0].shape[0] or DYNAMIC_BATCH
-
-    def score(self, tensor: np.ndarray, labels: np.ndarray, classes: int) -> None:
+    def score(self, opened: OpenCell, tensor: np.ndarray, labels: np.ndarray, classes: int) -> None:
         """Run float32 ``[n, C, H, W]`` and note where its true classes come. Keeps the error."""
-        assert self.opened
-        loaded = self.opened.loaded
-        name, output = loaded.inputs[0].name, loaded.outputs[0].name
-        feeds = (({name: part}, rows, valid) for part, rows, valid in batches(tensor, self.batch))
         try:
-            given = run_batches(self.opened, feeds)
-            scores = scores_in(given, output, len(labels), classes)
-            self.places.append(paired.places(scores, labels).astype(np.int32))
+            self.places.append(score(opened, tensor, labels, classes))
         except RunnerError as error:
             self.error = error
 
@@ -117,20 +108,19 @@ class _Twice:
         goldens = Goldens.load(workspace.folder / GOLDENS) if own else None
         return cls(goldens, own, limits), notes
 
-    def judge(self, run: _Run, preprocessing: Preprocessing) -> None:
-        """Run the goldens through an open cell that is judged twice. Keeps the error."""
-        cell, own = run.cell, self.own.get(run.cell.variant)
-        if own is None or self.goldens is None or run.opened is None:
+    def asks(self, cell: Cell) -> Goldens | None:
+        """The goldens, if the cell is to run them."""
+        return self.goldens if cell.variant in self.own else None
+
+    def judge(self, run: _Run, outputs: Mapping[str, np.ndarray]) -> None:
+        """Judge what a cell that was asked gave for the goldens."""
+        cell, goldens = run.cell, self.asks(run.cell)
+        if goldens is None:
             return
-        precise = self.goldens.reference_sqnr_db
+        precise = goldens.reference_sqnr_db
         gate = gate_of(cell.variant, cell.runner, cell.precision, precise, self.limits)
-        try:
-            outputs = run_goldens(run.opened, self.goldens, preprocessing)
-        except RunnerError as error:
-            run.error = error
-            return
-        inexact = saturates(cell.variant, run.opened.worker.hello["host"])
-        found = judge(outputs, self.goldens.fp32, gate, own=own.outputs, saturates=inexact)
+        own, inexact = self.own[cell.variant].outputs, saturates(cell.variant, run.host)
+        found = judge(outputs, goldens.fp32, gate, own=own, saturates=inexact)
         kind = kind_of(cell.variant, cell.precision)
         run.judgement = found.without(unreliable(kind, gate, precise))
 
@@ -148,6 +138,7 @@ def evaluate(request: EvaluateRequest) -> EvaluationResult:
         places, limits = config.places, config.gates
         result = _evaluate(place, manifest, config.evaluate, places, limits, request.progress)
         place.write(result)
+        kept.forget(place.folder, COMMAND)
     return result
 
 
@@ -175,18 +166,26 @@ def _evaluate(
 
     twice, unknown = _Twice.of(cells, workspace, manifest, limits)
 
-    def run(some: Sequence[Cell]) -> dict[Cell, _Run]:
-        return _run_all(some, data, twice, workspace, manifest, section.decoders, progress)
-
     candidates, missing = _reference_candidates(workspace.folder, manifest, section, places)
-    runs = run(list(dict.fromkeys([*candidates[:1], *cells])))
-    reference = None
-    for cell in candidates:
-        if cell not in runs and any(one.error is None for one in runs.values()):
-            runs |= run([cell])
-        if cell in runs and runs[cell].error is None:
-            reference = runs[cell]
-            break
+    about = {"artifacts": manifest.digests, "data": data.digest}
+    every = [*candidates, *cells]
+    with spread(section.cluster, COMMAND, workspace.folder, every, about, progress) as cluster:
+
+        def run(some: Sequence[Cell]) -> dict[Cell, _Run]:
+            if cluster:
+                return _run_spread(
+                    some, data, twice, manifest, section.decoders_on_cluster, cluster
+                )
+            return _run_all(some, data, twice, workspace, manifest, section.decoders, progress)
+
+        runs = run(list(dict.fromkeys([*candidates[:1], *cells])))
+        reference = None
+        for cell in candidates:
+            if cell not in runs and any(one.error is None for one in runs.values()):
+                runs |= run([cell])
+            if cell in runs and runs[cell].error is None:
+                reference = runs[cell]
+                break
     if reference and reference.cell != candidates[0]:
         missing = f"{candidates[0]} failed: {runs[candidates[0]].error}"
     notes = [*data.notes, *unknown, *_notes(manifest, runs, reference, missing)]
@@ -196,9 +195,7 @@ def _evaluate(
     return EvaluationResult(
         model=manifest.model,
         artifacts=manifest.digests,
-        hosts={
-            one.cell.target.name: one.opened.worker.hello["host"] for one in shown if one.opened
-        },
+        hosts={one.cell.target.name: one.host for one in shown if one.loaded},
         data={
             "name": data.name,
             "images": len(data),
@@ -209,6 +206,7 @@ def _evaluate(
         reference=_name(reference.cell) if reference else None,
         notes=tuple(notes),
         cells=tuple(rows),
+        cluster=cluster.use if cluster else None,
         exit_code=exit_code(rows, section.runners),
     )
 
@@ -259,21 +257,59 @@ def _run_all(
     for start in range(0, len(cells), MOST_WORKERS):
         group = [runs[cell] for cell in cells[start : start + MOST_WORKERS]]
         with ExitStack() as workers:
+            opened: dict[Cell, OpenCell] = {}
             for run in group:
                 progress.step(0, len(data), f"starting {run.cell}")
                 try:
                     model = workspace.folder / run.cell.file
-                    run.opened = workers.enter_context(opener.open(run.cell, model))
+                    one = workers.enter_context(opener.open(run.cell, model))
+                    run.loaded, run.host = one.loaded, one.worker.hello["host"]
+                    if goldens := twice.asks(run.cell):
+                        twice.judge(run, run_goldens(one, goldens, preprocessing))
+                    opened[run.cell] = one
                 except RunnerError as error:
                     run.error = error
-                twice.judge(run, preprocessing)
-            _walk(group, data, preprocessing, manifest.model["classes"], decoders, progress)
+            _walk(group, opened, data, preprocessing, manifest.model["classes"], decoders, progress)
     progress.step(1, 1, "")
+    return runs
+
+
+def _run_spread(
+    cells: Sequence[Cell],
+    data: Dataset,
+    twice: _Twice,
+    manifest: Manifest,
+    decoders: int,
+    cluster: Spread,
+) -> dict[Cell, _Run]:
+    """As ``_run_all``, on a cluster."""
+    preprocessing = Preprocessing.from_json(manifest.preprocessing)
+    asked = [cell for cell in cells if twice.asks(cell)]
+    count = len(twice.goldens) if twice.goldens else 0
+    seen = cluster.goldens(asked, cluster.folder / GOLDENS, preprocessing, count)
+    seen |= cluster.look([cell for cell in cells if cell not in seen])
+    runs = {
+        cell: _Run(cell, seen[cell].loaded, seen[cell].host, seen[cell].error) for cell in cells
+    }
+    for cell, run in runs.items():
+        try:
+            if run.error is None:
+                twice.judge(run, seen[cell].arrays())
+        except RunnerError as error:
+            run.error = seen[cell].error = error
+    classes = manifest.model["classes"]
+    found = cluster.places(
+        {cell: seen[cell] for cell in cells}, data, preprocessing, classes, decoders
+    )
+    for cell, run in runs.items():
+        run.error = found[cell].error
+        run.places = [] if run.error else [found[cell].arrays()[PLACES]]
     return runs
 
 
 def _walk(
     group: Sequence[_Run],
+    opened: Mapping[Cell, OpenCell],
     data: Dataset,
     preprocessing: Preprocessing,
     classes: int,
@@ -284,13 +320,12 @@ def _walk(
     active = [run for run in group if run.error is None]
     if not active:
         return
-    common = math.lcm(*(run.batch for run in active))
     done = 0
-    size = common * math.ceil(CHUNK / common)
+    size = chunk_of([opened[run.cell].loaded for run in active])
     for tensor, labels in data.tensors(preprocessing, size, decoders):
         for run in active:
             progress.step(done, len(data), str(run.cell))
-            run.score(tensor, labels, classes)
+            run.score(opened[run.cell], tensor, labels, classes)
         done += len(labels)
         active = [run for run in active if run.error is None]
 
@@ -301,18 +336,18 @@ def _row(
     cell = run.cell
     if run.error is not None:
         return CellAccuracy.failed(cell, run.error)
-    assert run.opened
+    assert run.loaded
     found, classes = np.concatenate(run.places), manifest.model["classes"]
     count, correct = len(found), int(np.count_nonzero(found == 0))
     row = CellAccuracy.ran(
         cell,
-        run.opened.loaded,
+        run.loaded,
         images=count,
         correct=correct,
         top1=correct / count,
         top1_ci95=wilson(correct / count, count, paired.Z_95),
         top5=float(np.mean(found < TOP)) if classes > TOP else None,
-        batch=run.batch,
+        batch=scored_batch(run.loaded),
     )
     if run.judgement:
         figures = run.judgement.figures()

@@ -8,6 +8,7 @@ from typing import Any
 
 from typing_extensions import TypedDict
 
+from ..cells.cluster.spread import ClusterUse
 from ..cells.row import CellRow
 from ..errors import ExitCode
 from ..numerics.paired import Drop
@@ -72,7 +73,8 @@ class CellName(TypedDict):
 class EvaluationResult(Result):
     """What evaluate found. ``reference`` is the cell that drops are counted from.
 
-    ``max_drop`` is what a cell may lose, in percentage points.
+    ``max_drop`` is what a cell may lose, in percentage points. ``cluster`` says how the work was
+    spread if it was.
     """
 
     FILE = "evaluation.json"
@@ -85,4 +87,5 @@ class EvaluationResult(Result):
     reference: CellName | None
     notes: tuple[str, ...]
     cells: tuple[CellAccuracy, ...]
+    cluster: ClusterUse | None = None
     exit_code: ExitCode = field(default=ExitCode.OK, metadata=UNWRITTEN)

@@ -7,6 +7,7 @@ from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any
 
+from ..cells.cluster.spread import ClusterUse
 from ..cells.row import CellRow
 from ..errors import ExitCode
 from ..numerics import metrics
@@ -73,7 +74,7 @@ class ParityResult(Result):
 
     ``reference_sqnr_db`` is how near the reference's float32 is to its float64; where it is null,
     ``reference_state`` says why. ``problems`` are failures that belong to no cell. ``measured``
-    says when it was run (UTC, ISO 8601).
+    says when it was run (UTC, ISO 8601), ``cluster`` how the work was spread if it was.
     """
 
     FILE = "parity.json"
@@ -86,6 +87,7 @@ class ParityResult(Result):
     cells: tuple[CellVerdict, ...]
     problems: tuple[str, ...]
     measured: str | None = None
+    cluster: ClusterUse | None = None
     exit_code: ExitCode = field(default=ExitCode.OK, metadata=UNWRITTEN)
     explanations: tuple[Explanation, ...] = field(default=(), metadata=UNWRITTEN)
     folder: Path | None = field(default=None, metadata=UNWRITTEN)

@@ -9,7 +9,17 @@ from pydantic import Field, FiniteFloat
 
 from ...runners.images import DECODERS
 from ...runners.targets import LOCAL
-from .options import Help, OfModel, Positive, Request, Section, Share, SkipUnreadable, Variants
+from .options import (
+    Cluster,
+    Help,
+    OfModel,
+    Positive,
+    Request,
+    Section,
+    Share,
+    SkipUnreadable,
+    Variants,
+)
 
 PRECISIONS = ("f32", "tf32", "bf16", "f16")
 THREADS = Help("Threads of every runner.", unset="physical cores")
@@ -49,6 +59,22 @@ class CellsConfig(Section):
     ] = True
     trust_workspace: Annotated[bool, TRUST] = False
 
+    @property
+    def threads_unset(self) -> int | None:
+        """Threads of a cell that neither this section nor tune gives any."""
+        return None
+
+
+class ClusteredConfig(CellsConfig):
+    """Cells that may run on a cluster."""
+
+    cluster: Cluster = None
+
+    @property
+    def threads_unset(self) -> int | None:
+        """One on a cluster, whose machines may have any number of cores."""
+        return 1 if self.cluster else None
+
 
 class PlacedConfig(CellsConfig):
     """Cells whose placement is under gates."""
@@ -62,7 +88,7 @@ class PlacedConfig(CellsConfig):
     ] = ()
 
 
-class ParityConfig(PlacedConfig):
+class ParityConfig(PlacedConfig, ClusteredConfig):
     """What ``edgepipe parity`` compares."""
 
     table: ClassVar[str] = "parity"
@@ -95,7 +121,7 @@ class InspectRequest(Request):
     ] = ()
 
 
-class EvaluateConfig(CellsConfig):
+class EvaluateConfig(ClusteredConfig):
     """What ``edgepipe evaluate`` judges. Without ``max_drop`` accuracy is measured, not judged."""
 
     table: ClassVar[str] = "evaluate"
@@ -108,6 +134,11 @@ class EvaluateConfig(CellsConfig):
     ] = None
     decoders: Annotated[Positive, Help("Images decoded at the same time.")] = DECODERS
     skip_unreadable: SkipUnreadable = False
+
+    @property
+    def decoders_on_cluster(self) -> int:
+        """Threads that decode beside a cluster's worker: none unless asked for."""
+        return self.decoders if "decoders" in self.model_fields_set else 0
 
 
 class EvaluateRequest(EvaluateConfig, OfModel):

@@ -12,6 +12,7 @@ from ...exporters import registry as exporters
 from ...runners.images import MOST_CHANNELS
 from .options import (
     ArgumentText,
+    Cluster,
     Duration,
     Help,
     InputSize,
@@ -243,6 +244,7 @@ class QuantizeConfig(Section):
         Path | None,
         Help("A folder of images for each label, for --max-drop.", metavar="DIR", unset="digits"),
     ] = None
+    cluster: Cluster = None
 
 
 class QuantizeRequest(QuantizeConfig, OfModel):

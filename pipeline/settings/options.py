@@ -7,6 +7,7 @@ command's public function takes it as a keyword.
 
 from __future__ import annotations
 
+import re
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from functools import wraps
@@ -225,6 +226,21 @@ def input_size(given: Any) -> Any:
     return found[0] if len(set(found)) == 1 else tuple(found)
 
 
+def workers_of(text: str) -> int | None:
+    """How many workers of this machine's "local:2" asks for, ``None`` for a scheduler's address.
+
+    Raises ``ValueError`` for what is neither.
+    """
+    if found := LOCAL_CLUSTER.fullmatch(text):
+        return int(found[1])
+    if text.startswith("local:") or not SCHEDULER.fullmatch(text):
+        raise ValueError(
+            "neither local:N (workers of this machine, 1 to 999) nor a Dask scheduler's address, "
+            "such as tcp://10.0.0.5:8786"
+        )
+    return None
+
+
 def _checked(check: Callable[[str], object]) -> AfterValidator:
     """Text that ``check`` has nothing against."""
 
@@ -235,6 +251,8 @@ def _checked(check: Callable[[str], object]) -> AfterValidator:
     return AfterValidator(same)
 
 
+LOCAL_CLUSTER = re.compile(r"local:([1-9]\d{0,2})")
+SCHEDULER = re.compile(r"([a-z]+://)?([\w.-]+|\[[\da-fA-F:.]+\]):\d{1,5}")
 Positive = Annotated[int, Field(ge=1)]
 Share = Annotated[str, _checked(required_share)]
 Pair = Annotated[str, _checked(pair)]
@@ -261,6 +279,13 @@ InputSize = Annotated[
         "Side of the input in pixels, or height and width: 480x640.",
         metavar="N|HxW",
         unset="the weights' own",
+    ),
+]
+Cluster = Annotated[
+    Annotated[str, _checked(workers_of)] | None,
+    Help(
+        "Spread the work over Dask workers: a scheduler's address, or local:N here.",
+        metavar="ADDRESS|local:N",
     ),
 ]
 SkipUnreadable = Annotated[bool, Help("Leave out images that can't be read, and name them.")]

@@ -138,11 +138,15 @@ class Calibrate:
     def hand_over(self, held_out: Iterable[Mapping[str, np.ndarray]]) -> None:
         """Give the worker what steps run, and what they are judged on: see ``Quantization``."""
         self.native.ask("forget")
-        runs = -(-SAMPLES // self.batch)
-        for feeds, _ in itertools.islice(self.feeds(), runs):
+        for feeds in self.sampled():
             self.native.ask("sample", feeds)
         for feeds in held_out:
             self.native.ask("held_out", feeds)
+
+    def sampled(self) -> Iterator[Mapping[str, np.ndarray]]:
+        """The feeds that steps run."""
+        runs = -(-SAMPLES // self.batch)
+        return (feeds for feeds, _ in itertools.islice(self.feeds(), runs))
 
     def goldens(self, path: Path) -> Iterator[Mapping[str, np.ndarray]]:
         """Goldens with torch's answers, to be judged on."""

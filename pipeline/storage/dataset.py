@@ -80,7 +80,10 @@ class Dataset:
     def tensors(
         self, preprocessing: Preprocessing, size: int, decoders: int = DECODERS
     ) -> Iterator[tuple[np.ndarray, np.ndarray]]:
-        """As ``chunks``, and as ``images.normalize`` leaves them: the decoders do that as well."""
+        """As ``chunks``, and as ``images.normalize`` leaves them: the decoders do that as well.
+
+        Without ``decoders`` nothing is done ahead, nor in any other thread than the caller's.
+        """
 
         def tensor(row: int) -> np.ndarray:
             return images.normalize(self._pixels(row, preprocessing)[None], preprocessing)[0]
@@ -90,6 +93,11 @@ class Dataset:
     def _ahead(
         self, work: Callable[[int], np.ndarray], size: int, decoders: int
     ) -> Iterator[tuple[np.ndarray, np.ndarray]]:
+        if not decoders:
+            for start in range(0, len(self), size):
+                rows = range(start, min(start + size, len(self)))
+                yield np.stack([work(row) for row in rows]), self.labels[start : rows.stop]
+            return
         pool = ThreadPoolExecutor(decoders, "edgepipe-decode")
         try:
             ahead: list[Future[np.ndarray]] = []

@@ -119,6 +119,16 @@ class Goldens:
         elif len(self.images) != count:
             raise ValueError(f"{len(self.images)} images, {count} labels")
 
+    def part(self, rows: range) -> Goldens:
+        """Some of them, by their numbers."""
+        some = slice(rows.start, rows.stop)
+        images = None if self.images is None else self.images[some]
+        fp32, fp64, arrays = (
+            {name: array[some] for name, array in one.items()}
+            for one in (self.fp32, self.fp64, self.arrays)
+        )
+        return Goldens(images, self.labels[some], fp32, fp64, arrays)
+
     def batches(
         self,
         preprocessing: Preprocessing | None,

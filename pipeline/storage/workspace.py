@@ -45,6 +45,8 @@ RESULTS = frozenset(
         *("profile.json", "search.json"),
     }
 )
+# A folder of finished shards, of commands on a cluster that were interrupted.
+SHARDS = "shards"
 
 
 def models_in(root: Path) -> list[str]:
@@ -129,7 +131,7 @@ class Workspace:
                 )
         for path in sorted(self.folder.iterdir()):
             known = path.name in manifest.artifacts or path.name in RESULTS
-            if not known and path.name != MANIFEST and path.name not in (LOCK, HOLDER):
+            if not known and path.name not in (MANIFEST, LOCK, HOLDER, SHARDS):
                 raise IntegrityError(f"{path}: not in the manifest; move it elsewhere")
 
     def _nothing(self) -> WorkspaceError:

@@ -57,8 +57,10 @@ def problem(files: Sequence[Path]) -> str | None:
         with main.open("rb") as file:
             if not main.stat().st_size:
                 return f"{main.name}: is empty"
-            with mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_READ) as data:
-                found = _onnx(data, files[1:]) if kind == ONNX else _ir(data)
+            # Left to be closed by itself: a profiler that looks at frames (Dask's, a debugger)
+            # may still hold a part of it, and closing it would fail then.
+            data = mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_READ)
+            found = _onnx(data, files[1:]) if kind == ONNX else _ir(data)
     except OSError as error:
         return f"{main.name}: {error.strerror}"
     return f"{main.name}: {found}" if found else None

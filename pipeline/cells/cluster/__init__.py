@@ -1,1 +1,1 @@
-"""Cells on a Dask cluster: shards, workers that are the same, results joined as they come."""
+"""Cells on a Dask cluster: images and cells in shards, with the same answers to the last bit."""

@@ -38,7 +38,7 @@ def quantize(request: QuantizeRequest) -> Manifest | SearchResult:
     config = load_exported(request.flags())
     section = config.quantize
     if not request.search:
-        for name in ("budget", "max_drop", "data"):
+        for name in ("budget", "max_drop", "data", "cluster"):
             if getattr(section, name) != QuantizeConfig.model_fields[name].default:
                 flag = name.replace("_", "-")
                 raise UsageError(f"--{flag} is for a search: add --search")
@@ -96,6 +96,7 @@ def _held(
         variants=("fp32", *(row.variant for row in result.found)),
         runners=(result.found[0].speeds[0].runner,),
         data=config.quantize.data,
+        cluster=config.quantize.cluster,
         progress=progress,
     )
     drops = {row.variant: row.drop for row in judged.cells if row.drop}

@@ -36,6 +36,7 @@ from ...storage.workspace import Transaction, Workspace
 from .. import recipes
 from . import speeds
 from .calibration import SEEN, calibration
+from .on_cluster import on_cluster
 from .search_result import Candidate, Found, SearchResult, Trial
 from .strategy import Deadline, Strategy, front
 from .trials import Trials
@@ -98,8 +99,10 @@ class Search:
 
             trials = Trials(folder, model, calibrate, seen, note, known)
             layers = trials.layers()
-            strategy = Strategy(trials.attempt, layers, deadline, self.progress, frozenset(known))
-            strategy.run(self._classes())
+            with on_cluster(section.cluster, trials, self.progress) as cluster:
+                attempts = cluster.attempts if cluster else trials.attempts
+                strategy = Strategy(attempts, layers, deadline, self.progress)
+                strategy.run(self._classes())
             for trial in strategy.trials:
                 if trial.reason:
                     self.progress.say(f"warning: {_name(trial.candidate)}: {trial.reason}")
@@ -107,7 +110,8 @@ class Search:
             found = self._found(strategy.trials, trials, model.parent, names)
             self._keep(found, model.parent, calibrate)
         self.progress.step(1, 1, "")
-        return result(trials.known.values(), found, strategy.ended)
+        made = result(trials.known.values(), found, strategy.ended)
+        return replace(made, cluster=cluster.use if cluster else None)
 
     def _before(self) -> SearchResult | None:
         """What an earlier search left; nothing of a file that can't be read."""

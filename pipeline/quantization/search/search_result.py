@@ -7,6 +7,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import Any
 
+from ...cells.cluster.spread import ClusterUse
 from ...errors import ExitCode
 from ...storage.document import UNWRITTEN, Result
 
@@ -87,7 +88,8 @@ class Found:
 class SearchResult(Result):
     """``key`` is the digest of what the trials depend on: those of the same key are used again.
 
-    ``ended`` says what ended the search, ``images`` where those are from that it looked at.
+    ``ended`` says what ended the search, ``images`` where those are from that it looked at,
+    ``cluster`` how trials were spread if they were.
     """
 
     FILE = "search.json"
@@ -102,4 +104,5 @@ class SearchResult(Result):
     trials: tuple[Trial, ...]
     found: tuple[Found, ...]
     problems: tuple[str, ...] = ()
+    cluster: ClusterUse | None = None
     exit_code: ExitCode = field(default=ExitCode.OK, metadata=UNWRITTEN)

@@ -7,9 +7,10 @@ recipes and single layers it is combinations that are made and measured, from th
 from __future__ import annotations
 
 import time
-from collections.abc import Callable, Container, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass, replace
 from operator import attrgetter
+from typing import Protocol
 
 from ...progress import Progress
 from .search_result import Candidate, Trial
@@ -51,21 +52,32 @@ class Deadline:
         return replace(self, end=self.start + share * (self.end - self.start))
 
 
-class Strategy:
-    """Asks ``attempt`` for one trial after the other; ``trials`` are all that it was told.
+class Attempts(Protocol):
+    """Makes and judges candidates that don't depend on each other."""
 
-    What is ``known`` from an earlier search takes no time.
+    def __call__(self, wanted: Sequence[Candidate], over: Callable[[], bool]) -> Iterable[Trial]:
+        """Their trials, in the order of the candidates.
+
+        Once it is ``over`` only what is known from an earlier search, which takes no time.
+        """
+        ...
+
+
+class Strategy:
+    """Asks ``attempts`` for one round of trials after the other; ``trials`` are all it was told.
+
+    Which candidates a round has depends on the rounds before it alone, so that the search is the
+    same whether those of a round are made one after the other or side by side.
     """
 
     def __init__(
         self,
-        attempt: Callable[[Candidate], Trial],
+        attempts: Attempts,
         layers: Sequence[str],
         deadline: Deadline,
         progress: Progress,
-        known: Container[Candidate] = (),
     ) -> None:
-        self._attempt, self._layers, self._known = attempt, layers, known
+        self._attempts, self._layers = attempts, layers
         self._deadline, self._progress = deadline, progress
         self._tried: dict[Candidate, Trial] = {}
         self.ended = ""
@@ -79,19 +91,18 @@ class Strategy:
         """Search with 8-bit weights, and make the best again for the other CPU class."""
         first, *others = exact_pairs
         singles_end = self._deadline.part(SINGLES_END)
-        for recipe in RECIPES:
-            self._try(Candidate(recipe, (), first), "recipes", self._deadline.part(RECIPES_END))
+        recipes = [Candidate(recipe, (), first) for recipe in RECIPES]
+        self._try(recipes, "recipes", self._deadline.part(RECIPES_END))
         recipe = self._best(lambda one: not one.floats).candidate
-        tried = sum(
-            self._try(replace(recipe, floats=(layer,)), "layers", singles_end) is not None
-            for layer in self._layers
-        )
+        singles = [replace(recipe, floats=(layer,)) for layer in self._layers]
+        tried = len(self._try(singles, "layers", singles_end))
         rounds = self._combine(recipe)
         best = sorted(self.trials, key=NEARNESS, reverse=True)
         for other in others:
             plain = self._best(lambda one: not one.floats).candidate
-            for candidate in dict.fromkeys([plain, *(one.candidate for one in best[:AGAIN])]):
-                self._try(replace(candidate, exact_pairs=other), "CPUs without VNNI", None)
+            again = [plain, *(one.candidate for one in best[:AGAIN])]
+            wanted = [replace(candidate, exact_pairs=other) for candidate in again]
+            self._try(wanted, "CPUs without VNNI", None)
         if tried < len(self._layers):
             self.ended = f"the budget: {tried} of {len(self._layers)} layers were tried alone"
         elif not rounds:
@@ -114,33 +125,43 @@ class Strategy:
         names = [one.candidate.floats[0] for one in helpful[:BESIDE]]
         beam = helpful[:BEAM]
         while beam and len(beam[0].candidate.floats) < min(MOST_FLOATS, len(names)):
-            grown: dict[Candidate, Trial] = {}
-            for start in beam:
-                for name in (one for one in names if one not in start.candidate.floats):
-                    floats = tuple(sorted((*start.candidate.floats, name)))
-                    wanted = replace(start.candidate, floats=floats)
-                    if not (found := self._try(wanted, "combinations", self._deadline)):
-                        return False
-                    grown[wanted] = found
-            beam = sorted(grown.values(), key=NEARNESS, reverse=True)[:BEAM]
+            wanted = dict.fromkeys(
+                replace(start.candidate, floats=tuple(sorted((*start.candidate.floats, name))))
+                for start in beam
+                for name in names
+                if name not in start.candidate.floats
+            )
+            grown = self._try(wanted, "combinations", self._deadline)
+            if len(grown) < len(wanted):
+                return False
+            beam = sorted(grown, key=NEARNESS, reverse=True)[:BEAM]
         best = self._best(lambda one: bool(one.floats)) if singles else plain
         others = [replace(best.candidate, recipe=one) for one in RECIPES]
-        return all(self._try(one, "other recipes", self._deadline) for one in others)
+        return len(self._try(others, "other recipes", self._deadline)) == len(others)
 
-    def _try(self, candidate: Candidate, phase: str, deadline: Deadline | None) -> Trial | None:
-        """Its trial; ``None`` once the time is up. Without a deadline it is made in any case."""
-        if candidate in self._tried:
-            return self._tried[candidate]
-        if deadline and deadline.over and self._tried and candidate not in self._known:
-            return None
-        trial = self._attempt(candidate)
-        self._tried[candidate] = trial
+    def _try(
+        self, wanted: Iterable[Candidate], phase: str, deadline: Deadline | None
+    ) -> list[Trial]:
+        """The trials of those that can be made in time, of all of them without a deadline."""
+        wanted = list(dict.fromkeys(wanted))
+        new = [one for one in wanted if one not in self._tried]
+        if not self._tried:  # without one there would be no best
+            for trial in self._attempts(new[:1], lambda: False):
+                self._note(trial, phase)
+        for trial in self._attempts(
+            [one for one in new if one not in self._tried],
+            lambda: deadline is not None and deadline.over,
+        ):
+            self._note(trial, phase)
+        return [self._tried[one] for one in wanted if one in self._tried]
+
+    def _note(self, trial: Trial, phase: str) -> None:
+        self._tried[trial.candidate] = trial
         total = self._deadline.end - self._deadline.start
         done = time.monotonic() - self._deadline.start
         best = max(one.nearness for one in self.trials)
         said = f"{phase}: {len(self._tried)} tried, the best {best:.1f} dB"
         self._progress.step(min(int(done), int(total) - 1), max(1, int(total)), said)
-        return trial
 
     def _best(self, fits: Callable[[Candidate], bool]) -> Trial:
         return max((one for one in self.trials if fits(one.candidate)), key=NEARNESS)

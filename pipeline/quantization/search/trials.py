@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -12,6 +12,7 @@ import numpy as np
 
 from ....runners.base import RunnerError
 from ...errors import StageError
+from ...stages.native import Native
 from ...stages.quantize import CALIBRATION, Calibrate
 from ...storage.goldens import FILE
 from .search_result import Candidate, Trial
@@ -48,6 +49,12 @@ class Trials:
             self.note(self.known.values())
         return self.known[candidate]
 
+    def attempts(self, wanted: Sequence[Candidate], over: Callable[[], bool]) -> Iterator[Trial]:
+        """See ``strategy.Attempts``: one after the other."""
+        for candidate in wanted:
+            if candidate in self.known or not over():
+                yield self.attempt(candidate)
+
     def layers(self) -> list[str]:
         """The nodes with weights that plain int8 quantizes."""
         return self._made(Candidate(("min-max",)))["layers"]
@@ -65,15 +72,23 @@ class Trials:
         return self._quantize(candidate, self.model.with_name("trial.onnx"))
 
     def _quantize(self, candidate: Candidate, output: Path) -> dict[str, Any]:
-        return dict(
-            self.calibrate.native.ask(
-                "quantize",
-                model=self.model,
-                output=output,
-                calibration=self.folder / CALIBRATION,
-                recipe=list(candidate.recipe),
-                floats=list(candidate.floats),
-                exact_pairs=candidate.exact_pairs,
-                each=False,
-            )
+        calibration = self.folder / CALIBRATION
+        return quantized(self.calibrate.native, self.model, output, calibration, candidate)
+
+
+def quantized(
+    native: Native, model: Path, output: Path, calibration: Path, candidate: Candidate
+) -> dict[str, Any]:
+    """A candidate as a file, judged on what was handed over; see ``Quantization.quantize``."""
+    return dict(
+        native.ask(
+            "quantize",
+            model=model,
+            output=output,
+            calibration=calibration,
+            recipe=list(candidate.recipe),
+            floats=list(candidate.floats),
+            exact_pairs=candidate.exact_pairs,
+            each=False,
         )
+    )

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import itertools
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterator, Sequence
 
 import pytest
 
@@ -18,10 +18,12 @@ LAYERS = ("a", "b", "c", "d")
 def strategy(nearness: Callable[[Candidate], float], seconds: float = 60.0) -> Strategy:
     now = time.monotonic()
 
-    def attempt(candidate: Candidate) -> Trial:
-        return Trial(candidate, nearness(candidate), None, 0.0)
+    def attempts(wanted: Sequence[Candidate], over: Callable[[], bool]) -> Iterator[Trial]:
+        for candidate in wanted:
+            if not over():
+                yield Trial(candidate, nearness(candidate), None, 0.0)
 
-    return Strategy(attempt, LAYERS, Deadline(now, now + seconds), SILENT)
+    return Strategy(attempts, LAYERS, Deadline(now, now + seconds), SILENT)
 
 
 def test_layers_that_harm_each_other_are_not_combined() -> None:
