@@ -46,6 +46,8 @@ if TYPE_CHECKING:
     from .speed.bench import bench
     from .speed.bench_result import BenchResult
     from .speed.compare import CompareResult, compare
+    from .speed.soak.soak import soak
+    from .speed.soak.soak_result import SoakResult
     from .speed.tune import TuneResult, tune
     from .stages.chain import export
     from .storage.manifest import Manifest
@@ -67,6 +69,8 @@ ROOMS = {
     "BenchResult": ".speed.bench_result",
     "profile": ".profiling.profile",
     "ProfileResult": ".profiling.profile_result",
+    "soak": ".speed.soak.soak",
+    "SoakResult": ".speed.soak.soak_result",
     "tune": ".speed.tune",
     "TuneResult": ".speed.tune",
     "compare": ".speed.compare",
@@ -108,6 +112,7 @@ __all__ = [
     "PredictResult",
     "ProfileResult",
     "SearchResult",
+    "SoakResult",
     "TrainResult",
     "TuneResult",
     "Verification",
@@ -127,6 +132,7 @@ __all__ = [
     "profile",
     "quantize",
     "runners",
+    "soak",
     "train",
     "tune",
     "verify",
