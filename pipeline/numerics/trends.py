@@ -66,7 +66,8 @@ def slope(at: np.ndarray, values: np.ndarray, level: float) -> Slope | None:
     found = _blocks(at, values)
     if found is None:
         return None
-    places, levels = found
+    parts, levels = found
+    places = np.array([np.median(part) for part in parts])
     steps, widths = np.diff(levels), np.diff(places)
     width = float(widths.mean())
     # Blocks may be of unequal width, as runs take longer: growth is by runs.
@@ -111,20 +112,20 @@ def shift(at: np.ndarray, values: np.ndarray, least: float) -> float | None:
     found = _blocks(at, values)
     if found is None:
         return None
-    starts, levels = found
+    parts, levels = found
     before, after = float(np.median(levels[:QUARTER])), levels[-QUARTER:]
     if not np.all(after > least * before):
         return None
     half_way = (before + float(np.median(after))) / 2
     below = np.flatnonzero(levels[:-QUARTER] <= half_way)
-    return float(starts[int(below[-1]) + 1 if len(below) else 0])
+    return float(parts[int(below[-1]) + 1 if len(below) else 0][0])
 
 
-def _blocks(at: np.ndarray, values: np.ndarray) -> tuple[np.ndarray, np.ndarray] | None:
-    """Where each block begins, and its median, without warming up."""
+def _blocks(at: np.ndarray, values: np.ndarray) -> tuple[list[np.ndarray], np.ndarray] | None:
+    """Where the readings of each block are, and their median, without warming up."""
     first = settled(at)
     if len(at) - first < 2 * BLOCKS:
         return None
-    starts = [part[0] for part in np.array_split(np.asarray(at, float)[first:], BLOCKS)]
+    places = np.array_split(np.asarray(at, float)[first:], BLOCKS)
     parts = np.array_split(np.asarray(values, float)[first:], BLOCKS)
-    return np.array(starts), np.array([np.median(part) for part in parts])
+    return places, np.array([np.median(part) for part in parts])

@@ -57,7 +57,7 @@ def healthy(kind: str, random: np.random.Generator) -> np.ndarray:
         "steps": np.cumsum(steps),
         "wandering": np.cumsum(random.normal(0, 0.1, SLICES)),
         "sawtooth": 3 * ((RUNS / 5000) % 1),
-        "given back": -np.cumsum(random.random(SLICES) < 0.02),
+        "given back": np.cumsum(-1.0 * (random.random(SLICES) < 0.02)),
     }[kind]
     return 200 + warming_up + noise + more
 
