@@ -40,6 +40,8 @@ if TYPE_CHECKING:
         write_report,
     )
     from .shipping.deploy import Deployment, deploy
+    from .shipping.heartbeat import heartbeat
+    from .shipping.heartbeat_result import HeartbeatResult
     from .shipping.packing.package import Packaged, package
     from .shipping.verify import verify
     from .shipping.verify_result import Verification
@@ -87,6 +89,8 @@ ROOMS = {
     "Verification": ".shipping.verify_result",
     "deploy": ".shipping.deploy",
     "Deployment": ".shipping.deploy",
+    "heartbeat": ".shipping.heartbeat",
+    "HeartbeatResult": ".shipping.heartbeat_result",
     "runners": ".machine.inventory",
     "Inventory": ".machine.inventory",
     "doctor": ".machine.doctor",
@@ -104,6 +108,7 @@ __all__ = [
     "Deployment",
     "Diagnosis",
     "EvaluationResult",
+    "HeartbeatResult",
     "Inspection",
     "Inventory",
     "Manifest",
@@ -124,6 +129,7 @@ __all__ = [
     "environments",
     "evaluate",
     "export",
+    "heartbeat",
     "import_model",
     "inspect",
     "package",

@@ -13,7 +13,17 @@ import pytest
 HEAVY = ("torch", "onnx", "onnxruntime", "openvino", "onnxsim", "onnxscript", "PIL", "safetensors")
 COMMANDS = (
     *("export", "import", "inspect", "quantize", "bench", "tune", "parity", "evaluate", "predict"),
-    *("compare", "train", "package", "verify", "deploy", "report", "runners", "doctor"),
+    *(
+        "compare",
+        "train",
+        "package",
+        "verify",
+        "deploy",
+        "heartbeat",
+        "report",
+        "runners",
+        "doctor",
+    ),
 )
 PACKAGES = ("pipeline", "exporters", "runners")
 BLOCK = f"""

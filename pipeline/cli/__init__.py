@@ -34,7 +34,7 @@ COMMANDS: dict[str, tuple[Callable[..., None], ...]] = {
     "Make": (making.export, making.import_model, making.quantize, making.train),
     "Judge": (speed.bench, judging.parity, judging.evaluate, speed.tune, speed.compare),
     "Look": (judging.inspect, judging.predict, showing.report),
-    "Ship": (shipping.package, shipping.verify, shipping.deploy),
+    "Ship": (shipping.package, shipping.verify, shipping.deploy, shipping.heartbeat),
     "This machine": (machine.runners, machine.doctor),
 }
 for heading, commands in COMMANDS.items():

@@ -43,3 +43,15 @@ def deploy(
 
     result = run(**said, progress=options.progress(quiet))
     options.show(result, as_json, shipping.deployment)
+
+
+@declared("shipping:HeartbeatRequest")
+def heartbeat(
+    said: Mapping[str, Any], as_json: options.Json = False, quiet: options.Quiet = False
+) -> None:
+    """Replay BUNDLE's goldens here, and compare with the first time."""
+    from .. import heartbeat as run
+    from ..report.text import shipping
+
+    result = run(**said, progress=options.progress(quiet))
+    options.show(result, as_json, shipping.heartbeat)

@@ -24,10 +24,12 @@ from ..machine.inventory import Inventory
 from ..profiling.profile_result import ProfileResult
 from ..quantization.search.search_result import SearchResult
 from ..shipping.deploy import Deployment
+from ..shipping.heartbeat_result import HeartbeatResult
 from ..shipping.packing.package import Packaged
 from ..shipping.verify_result import Verification
 from ..speed.bench_result import BenchResult
 from ..speed.compare import CompareResult
+from ..speed.soak.soak_result import SoakResult
 from ..speed.tune import TuneResult
 from ..storage.document import Document, written
 from ..storage.manifest import SCHEMA_VERSION as MANIFEST_SCHEMA
@@ -38,6 +40,7 @@ from ..training.train import TrainResult
 KEPT = (
     BenchResult,
     ProfileResult,
+    SoakResult,
     ParityResult,
     EvaluationResult,
     ExplainResult,
@@ -52,6 +55,7 @@ PRINTED = (
     Packaged,
     Verification,
     Deployment,
+    HeartbeatResult,
     Inventory,
     Diagnosis,
 )

@@ -38,7 +38,7 @@ from .making import (
 from .nearest import nearest
 from .options import Help, Section
 from .refusal import CALLER, explained, kebab
-from .shipping import DeployConfig, PackageConfig, VerifyConfig
+from .shipping import DeployConfig, HeartbeatConfig, PackageConfig, VerifyConfig
 from .speed import BenchConfig, CompareConfig, TuneConfig
 
 CONFIG_FILE = "edgepipe.toml"
@@ -60,6 +60,7 @@ COMMANDS: dict[str, type[Section]] = {
         PackageConfig,
         VerifyConfig,
         DeployConfig,
+        HeartbeatConfig,
     )
 }
 # Tables of tables, by a name of the user's.
@@ -90,6 +91,7 @@ class Config(Section):
     package: PackageConfig = PackageConfig()
     verify: VerifyConfig = VerifyConfig()
     deploy: DeployConfig = DeployConfig()
+    heartbeat: HeartbeatConfig = HeartbeatConfig()
     gates: dict[str, GateConfig] = {}
     targets: dict[str, TargetConfig] = {}
     runners: dict[str, RunnerConfig] = {}

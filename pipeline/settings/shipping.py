@@ -1,4 +1,4 @@
-"""The keys of what ships: ``[package]``, ``[verify]`` and ``[deploy]``."""
+"""The keys of what ships: ``[package]``, ``[verify]``, ``[deploy]`` and ``[heartbeat]``."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ from pydantic import Field
 from ...exporters import registry as exporters
 from ...runners.bundles.bundle import ARM_NEEDS
 from ...runners.targets import LOCAL
-from .options import Help, OfModel, Positive, Request, Section, Variants
+from .options import Duration, Help, OfModel, Positive, Request, Section, Variants
 
 NEED = rf"^[^=]+=({'|'.join(ARM_NEEDS)})$"
 
@@ -125,3 +125,34 @@ class DeployRequest(DeployConfig, Request):
     )
     samples: Annotated[Positive | None, Help("Goldens to run.", unset="all")] = None
     dry_run: Annotated[bool, Help("Connect and say what would happen.")] = False
+
+
+class HeartbeatConfig(Section):
+    """How ``edgepipe heartbeat`` replays goldens. A signature is required as ``[verify]`` says."""
+
+    table: ClassVar[str] = "heartbeat"
+    runner: Annotated[
+        str | None,
+        Help("", short="-r", metavar="NAME", unset="the first one that is there"),
+    ] = None
+    variant: Annotated[
+        str | None,
+        Help("", short="-v", metavar="NAME", unset="the best one that fits the CPU"),
+    ] = None
+    samples: Annotated[Positive | None, Help("Goldens to replay.", unset="all")] = None
+
+
+class HeartbeatRequest(HeartbeatConfig, Request):
+    """``edgepipe heartbeat``: replay BUNDLE's goldens here, and compare with the first time."""
+
+    bundle: Annotated[Path, Help("What `package` wrote.", argument=True, metavar="BUNDLE")] = Field(
+        kw_only=False
+    )
+    folder: Annotated[Path, Help("Where it keeps what it has seen.", metavar="DIR")]
+    every: Annotated[
+        Duration | None, Help("Again and again, so far apart: 5m.", metavar="TIME", unset="once")
+    ] = None
+    units: Annotated[
+        Path | None,
+        Help("Replay nothing; write a systemd service and its timer there.", metavar="DIR"),
+    ] = None

@@ -68,7 +68,7 @@ def verify(request: VerifyRequest) -> Verification:
         goldens = _goldens(bundle)
         second = {name: _second(bundle, name, goldens) for name in bundle.index.variants}
         count = min(settings.samples or len(goldens), len(goldens))
-        host, formats = _available(bundle, settings.runner, places, target, progress)
+        host, formats = runners_for(bundle, settings.runner, places, target, progress)
         if not settings.variant:
             _check_fit(bundle, host)
         choice = choose(bundle.index, host, formats, variant=settings.variant, target=target.name)
@@ -234,7 +234,7 @@ def _second(bundle: Bundle, variant: str, goldens: Goldens) -> Arithmetic | None
     return found
 
 
-def _available(
+def runners_for(
     bundle: Bundle, wanted: str | None, places: Places, target: Target, progress: Progress
 ) -> tuple[Mapping[str, Any], dict[str, tuple[str, ...]]]:
     """Facts about the machine, and the formats of each runner that works there."""

@@ -76,8 +76,9 @@ class Script:
     relative), each its own way with each ``ms``. ``samples`` is how many are taken in a generation,
     ``deviation`` and ``conditions`` are fields of the ``Measurement``; those of ``placement`` are
     what is read back other than asked for. ``free_mib`` is left of the memory once it has warmed
-    up, ``usage`` says what the process holds after so many runs. A runner that is not ``concurrent`` has one run at a time, ``cache`` is what its loading
-    leaves for the next one, and without ``nodes`` it can't profile. ``fails`` has the error that
+    up, ``usage`` says what the process holds after so many runs. A runner that is not
+    ``concurrent`` has one run at a time, ``cache`` is what its loading leaves for the next one, and
+    without ``nodes`` it can't profile. ``fails`` has the error that
     each operation ends in: "describe", "load", "cache", "run", "warm_up", "slice", "finish",
     "measure" or "profile". ``varies`` says which of all these are otherwise with some settings:
     ``lambda settings: {"ms": 4.0 / settings.threads}``.
