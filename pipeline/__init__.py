@@ -45,6 +45,8 @@ if TYPE_CHECKING:
     from .shipping.fleet.rollout import rollout
     from .shipping.fleet.rollout_result import Rollout
     from .shipping.fleet.status import status
+    from .shipping.heartbeat import heartbeat
+    from .shipping.heartbeat_result import HeartbeatResult
     from .shipping.packing.package import Packaged, package
     from .shipping.registry.pull import Pulled, pull
     from .shipping.registry.push import Pushed, push
@@ -54,6 +56,8 @@ if TYPE_CHECKING:
     from .speed.bench import bench
     from .speed.bench_result import BenchResult
     from .speed.compare import CompareResult, compare
+    from .speed.soak.soak import soak
+    from .speed.soak.soak_result import SoakResult
     from .speed.tune import TuneResult, tune
     from .stages.chain import export
     from .storage.manifest import Manifest
@@ -75,6 +79,8 @@ ROOMS = {
     "BenchResult": ".speed.bench_result",
     "profile": ".profiling.profile",
     "ProfileResult": ".profiling.profile_result",
+    "soak": ".speed.soak.soak",
+    "SoakResult": ".speed.soak.soak_result",
     "tune": ".speed.tune",
     "TuneResult": ".speed.tune",
     "compare": ".speed.compare",
@@ -100,6 +106,8 @@ ROOMS = {
     "rollout": ".shipping.fleet.rollout",
     "Rollout": ".shipping.fleet.rollout_result",
     "status": ".shipping.fleet.status",
+    "heartbeat": ".shipping.heartbeat",
+    "HeartbeatResult": ".shipping.heartbeat_result",
     "runners": ".machine.inventory",
     "Inventory": ".machine.inventory",
     "doctor": ".machine.doctor",
@@ -118,6 +126,7 @@ __all__ = [
     "Deployment",
     "Diagnosis",
     "EvaluationResult",
+    "HeartbeatResult",
     "Inspection",
     "Inventory",
     "Manifest",
@@ -130,6 +139,7 @@ __all__ = [
     "Released",
     "Rollout",
     "SearchResult",
+    "SoakResult",
     "TrainResult",
     "TuneResult",
     "Verification",
@@ -141,6 +151,7 @@ __all__ = [
     "environments",
     "evaluate",
     "export",
+    "heartbeat",
     "import_model",
     "inspect",
     "package",
@@ -153,6 +164,7 @@ __all__ = [
     "release",
     "rollout",
     "runners",
+    "soak",
     "status",
     "train",
     "tune",

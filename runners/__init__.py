@@ -5,9 +5,10 @@ from __future__ import annotations
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
+    from .bundles.monitoring.heartbeat import Heartbeat
     from .bundles.runtime import LoadedBundle, Prediction, load_bundle
 
-__all__ = ["LoadedBundle", "Prediction", "load_bundle"]
+__all__ = ["Heartbeat", "LoadedBundle", "Prediction", "load_bundle"]
 
 
 def __getattr__(name: str) -> Any:

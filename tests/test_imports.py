@@ -14,7 +14,7 @@ HEAVY = ("torch", "onnx", "onnxruntime", "openvino", "onnxsim", "onnxscript", "P
 COMMANDS = (
     *("export", "import", "inspect", "quantize", "bench", "tune", "parity", "evaluate", "predict"),
     *("compare", "train", "package", "verify", "deploy", "push", "pull", "release", "rollout"),
-    *("status", "report", "runners", "doctor"),
+    *("status", "heartbeat", "report", "runners", "doctor"),
 )
 PACKAGES = ("pipeline", "exporters", "runners")
 BLOCK = f"""

@@ -26,6 +26,7 @@ ORDER = (
     "pipeline/report/tables",
     "pipeline/quantization/search",
     "pipeline/profiling",
+    "pipeline/speed/soak",
     "pipeline/speed",
     "pipeline/intake",
     "pipeline/judging",

@@ -13,12 +13,12 @@ from pathlib import Path
 
 import numpy as np
 
+from ...runners.bundles import npz
 from ...runners.images import Preprocessing
 from ...runners.machine.files import sha256_file
 from ...runners.targets import LOCAL
 from ..errors import InputError, WorkspaceError
 from ..numerics.precision import kind_of
-from ..storage import npz
 from ..storage.goldens import FILE, Goldens, packed
 from ..storage.manifest import Manifest
 from .session import Cell, open_cell, run_goldens

@@ -37,7 +37,7 @@ COMMANDS: dict[str, tuple[Callable[..., None], ...]] = {
     "Ship": (
         *(shipping.package, shipping.verify, shipping.deploy),
         *(shipping.push, shipping.pull, shipping.release),
-        *(shipping.rollout, shipping.status),
+        *(shipping.rollout, shipping.status, shipping.heartbeat),
     ),
     "This machine": (machine.runners, machine.doctor),
 }

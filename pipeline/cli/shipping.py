@@ -111,3 +111,15 @@ def status(said: Mapping[str, Any], page: Page = None, as_json: options.Json = F
     if page:
         write_rollout(result, page)
     options.show(result, as_json, shipping.rollout)
+
+
+@declared("shipping:HeartbeatRequest")
+def heartbeat(
+    said: Mapping[str, Any], as_json: options.Json = False, quiet: options.Quiet = False
+) -> None:
+    """Replay BUNDLE's goldens here, and compare with the first time."""
+    from .. import heartbeat as run
+    from ..report.text import shipping
+
+    result = run(**said, progress=options.progress(quiet))
+    options.show(result, as_json, shipping.heartbeat)

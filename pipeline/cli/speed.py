@@ -18,12 +18,18 @@ def bench(
     profile: Annotated[
         bool, typer.Option("--profile", help="Say what one cell's operators and layers take.")
     ] = False,
+    soak: Annotated[
+        str | None,
+        typer.Option(
+            "--soak", metavar="TIME", help="Run one cell that long (8h): leaks and throttling."
+        ),
+    ] = None,
     as_json: options.Json = False,
     quiet: options.Quiet = False,
 ) -> None:
     """Time every variant on every runner, and check its outputs."""
-    if profile:
-        _profile(said, as_json, quiet)
+    if profile or soak is not None:
+        _one_cell(said, profile, soak, as_json, quiet)
         return
     from .. import bench as run
     from ..report.text.benchmark import bench_table
@@ -32,18 +38,28 @@ def bench(
     options.show(result, as_json, bench_table)
 
 
-def _profile(said: Mapping[str, Any], as_json: bool, quiet: bool) -> None:
-    from .. import profile as run
+def _one_cell(
+    said: Mapping[str, Any], profile: bool, duration: str | None, as_json: bool, quiet: bool
+) -> None:
+    from .. import profile as run_profile
+    from .. import soak as run_soak
     from ..errors import UsageError
-    from ..report.text import profile as shown
-    from ..settings.speed import ProfileRequest
+    from ..report.tables import soak as soaked
+    from ..report.text import profile as profiled
+    from ..settings.speed import ProfileRequest, SoakRequest
 
-    for name in said:
-        if name not in ProfileRequest.model_fields:
-            flag = "--" + name.replace("_", "-")
-            raise UsageError(f"{flag}: not with --profile, which looks into one run of one cell")
-    result = run(**said, progress=options.progress(quiet))
-    options.show(result, as_json, shown.text)
+    if profile and duration is not None:
+        raise UsageError("--soak: not with --profile, each looks into a cell of its own")
+    request, name = (ProfileRequest, "--profile") if profile else (SoakRequest, "--soak")
+    for option in said:
+        if option not in request.model_fields:
+            flag = "--" + option.replace("_", "-")
+            raise UsageError(f"{flag}: not with {name}, which looks into one run of one cell")
+    if duration is None:
+        options.show(run_profile(**said, progress=options.progress(quiet)), as_json, profiled.text)
+    else:
+        found = run_soak(duration=duration, **said, progress=options.progress(quiet))
+        options.show(found, as_json, soaked.text)
 
 
 @declared("speed:TuneRequest")

@@ -11,13 +11,13 @@ from typing import Any, ClassVar, Literal
 import numpy as np
 
 from ...runners import documents
+from ...runners.bundles import npz
 from ..cells.row import CellRow
 from ..cells.session import Cell
 from ..errors import InputError
 from ..numerics import metrics
 from ..numerics.precision import kind_of
 from ..storage import goldens as recorded
-from ..storage import npz
 from ..storage.document import check_hosts
 from ..storage.goldens import reference_json
 

@@ -8,27 +8,10 @@ from __future__ import annotations
 
 import numpy as np
 
+from ...runners.bundles.scores import sqnr_db as sqnr_db
 from .precision import ASSUMED_DB
 
 Array = np.ndarray
-
-
-def sqnr_db(outputs: Array, reference: Array) -> float:
-    """Signal-to-quantization-noise ratio in dB, over all samples together.
-
-    ``10 log10(sum(reference^2) / sum((outputs - reference)^2))`` (Widrow & Kollar,
-    "Quantization Noise", 2008). Infinite for equal arrays; minus infinity where any output is
-    not finite, since no amount of signal makes up for a NaN.
-    """
-    signal = np.asarray(reference, np.float64)
-    noise = np.asarray(outputs, np.float64) - signal
-    if not np.all(np.isfinite(noise)):
-        return -np.inf
-    noise_power = float(np.sum(noise**2))
-    signal_power = float(np.sum(signal**2))
-    if noise_power == 0:
-        return np.inf
-    return 10 * float(np.log10(signal_power / noise_power)) if signal_power else -np.inf
 
 
 # What a distance is where it is no number, which JSON has no word for.

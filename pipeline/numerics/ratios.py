@@ -89,14 +89,13 @@ def compare(new: Sequence[float], old: Sequence[float], moves: float) -> Ratio:
     different population variances are involved", Biometrika 34, 1947), widened by ``moves``: how
     far the quantity is known to move between two measurements, in logarithms.
     """
-    stats = _scipy_stats()
     mean = float(np.mean(new) - np.mean(old))
     of_new, of_old = (float(np.var(logs, ddof=1)) / len(logs) for logs in (new, old))
     variance = of_new + of_old
     half = moves
     if variance:
         freedom = variance**2 / (of_new**2 / (len(new) - 1) + of_old**2 / (len(old) - 1))
-        half += float(stats.t.ppf((1 + CONFIDENCE) / 2, freedom)) * math.sqrt(variance)
+        half += students_quantile((1 + CONFIDENCE) / 2, freedom) * math.sqrt(variance)
     return _ratio(mean, half, min(len(new), len(old)))
 
 
@@ -113,6 +112,11 @@ def verdict(speedup: Ratio, margin: float = MARGIN) -> str:
     return FASTER if speedup.low > 1 else SLOWER if speedup.high < 1 else UNDECIDED
 
 
+def students_quantile(share: float, freedom: float) -> float:
+    """What Student's t with so many degrees of freedom is below in that share of cases."""
+    return float(_scipy_stats().t.ppf(share, freedom))
+
+
 def _ratio(mean: float, half: float, generations: int) -> Ratio:
     """Of logarithms: nothing is known of the interval where ``half`` is infinite."""
     return Ratio(math.exp(mean), math.exp(mean - half), math.exp(mean + half), generations)
@@ -122,7 +126,7 @@ def _half(logs: Sequence[float]) -> float:
     """Half of Student's interval of the mean; infinite for a single figure."""
     if len(logs) < 2:
         return math.inf
-    quantile = float(_scipy_stats().t.ppf((1 + CONFIDENCE) / 2, len(logs) - 1))
+    quantile = students_quantile((1 + CONFIDENCE) / 2, len(logs) - 1)
     return quantile * float(np.std(logs, ddof=1)) / math.sqrt(len(logs))
 
 

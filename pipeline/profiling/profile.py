@@ -17,21 +17,16 @@ from typing import Any
 import numpy as np
 
 from ...runners import registry
-from ...runners.base import NodeTime, NodeTimes, RunnerError, RunnerUnavailable
-from ...runners.timing.plan import SINGLE_STREAM, Plan
-from ..cells.plan import Refused, key_of, plan
-from ..cells.session import Cell, OpenCell, open_cell, timeable
-from ..errors import UsageError
+from ...runners.base import NodeTime, NodeTimes, RunnerError
+from ...runners.timing.plan import Plan
+from ..cells.session import Cell, OpenCell, open_cell
 from ..progress import Progress
 from ..settings.load import load_exported
-from ..settings.machine import Places
 from ..settings.options import takes
-from ..settings.speed import BenchConfig, ProfileRequest
-from ..speed.bench_result import BenchResult
-from ..speed.validity import INVALID
+from ..settings.speed import ProfileRequest
+from ..speed.ranking import one_cell
 from ..speed.visits import Source
 from ..stages.graphs import Layer, LayerGraph
-from ..storage.manifest import Manifest
 from ..storage.workspace import Workspace
 from . import ir, layers
 from .peak import peak
@@ -44,6 +39,7 @@ SPREAD = 0.10
 # Medians of nodes add up to less than the median of runs; to so much less if nodes often wait.
 WAITING = 0.9
 ONNX = "onnx"
+A_PROFILE = "a profile"
 
 
 @takes(ProfileRequest)
@@ -55,17 +51,14 @@ def profile(request: ProfileRequest) -> ProfileResult:
     keys of ``[bench]``. Raises what ``errors.EXIT_CODES`` lists, ``RunnerError`` for a cell that
     does not run and for a runner that can't say.
     """
-    for name in ("runners", "variants", "targets", "precisions"):
-        if len(getattr(request, name)) > 1 and name in request.model_fields_set:
-            flag = request.helps()[name].flag
-            raise UsageError(f"{flag}: a profile is of one cell, name one")
+    request.refuse_several(A_PROFILE)
     config = load_exported(request.flags())
     section = config.bench
-    if section.batch == "sweep":
-        raise UsageError("bench.batch: a profile is of one batch, not of a sweep")
     place = Workspace(config.workspace, config.model)
     with place.exported("edgepipe bench --profile", request.progress.say) as manifest:
-        cell, chosen = _choose(place.folder, manifest, section, config.places)
+        cell, chosen = one_cell(
+            place.folder, manifest, section, config.places, A_PROFILE, _profiles
+        )
         seconds = QUICK_SECONDS if request.quick else section.seconds
         rounds = QUICK_ROUNDS if request.quick else ROUNDS
         run = _Run(Source.of(place, manifest), cell, seconds, rounds, request.progress)
@@ -74,49 +67,8 @@ def profile(request: ProfileRequest) -> ProfileResult:
     return result
 
 
-def _choose(
-    folder: Path, manifest: Manifest, section: BenchConfig, places: Places
-) -> tuple[Cell, str]:
-    """The cell to look into, and why it is this one if others could be."""
-    if section.batch is not None:
-        section = section.model_copy(update={"tuned": False})
-    cells, refused = plan(folder, manifest, section, places)
-    if not cells:
-        raise _nothing(refused)
-    if not section.runners:
-        able = [cell for cell in cells if registry.entry(cell.runner).profiles]
-        cells = able or cells
-    timeable(cells)
-    best, chosen = cells[0], ""
-    if len(cells) > 1:
-        times = _times(folder, manifest)
-        known = [cell for cell in cells if key_of(cell, SINGLE_STREAM) in times]
-        if known:
-            best = min(known, key=lambda cell: times[key_of(cell, SINGLE_STREAM)])
-            chosen = f"the fastest of {len(known)} cells in {BenchResult.FILE}"
-        else:
-            chosen = f"the first of {len(cells)} cells, which were not benched yet"
-        chosen += "; --variant and --runner choose another"
-    if not best.tuned:
-        batch = section.batch if isinstance(section.batch, int) else None
-        best = replace(best, batch=batch)
-    return replace(best, streams=1), chosen
-
-
-def _nothing(refused: Sequence[Refused]) -> RunnerError:
-    return RunnerUnavailable(refused[0].reason if refused else "no runner is there")
-
-
-def _times(folder: Path, manifest: Manifest) -> dict[Any, float]:
-    """Ms of a run of each cell that was benched, if that was of these files."""
-    found = BenchResult.load(folder / BenchResult.FILE)
-    if found is None or found.stale(manifest.digests):
-        return {}
-    return {
-        row.key: row.latency_ms.p50
-        for row in found.cells
-        if row.latency_ms and row.verdict != INVALID and row.scenario == SINGLE_STREAM
-    }
+def _profiles(cell: Cell) -> bool:
+    return registry.entry(cell.runner).profiles
 
 
 @dataclass

@@ -14,7 +14,7 @@ from typing import Self
 
 import numpy as np
 
-from ..storage import npz
+from ...runners.bundles import npz
 from ..storage.goldens import packed
 
 # Half of them below zero. Of a tensor that is never negative at least a quarter is used: sixteen
@@ -93,6 +93,14 @@ class Collector:
     seen: int = 0
     histograms: dict[str, Histogram] = field(default_factory=dict)
     earlier: dict[str, Histogram] | None = None
+    top1: np.ndarray | None = None
+
+    def score(self, scores: np.ndarray | None, count: int) -> None:
+        """The classes of a batch, ``[count or more, classes]``; nothing else is counted."""
+        if scores is None or scores.ndim != 2 or scores.shape[1] < 2:
+            return
+        found = np.bincount(scores[:count].argmax(axis=1), minlength=scores.shape[1])
+        self.top1 = found if self.top1 is None else self.top1 + found
 
     def take(self, tensors: Mapping[str, np.ndarray], count: int) -> None:
         """A batch of ``count`` images: float32 arrays by tensor. Raises ``ValueError`` for NaN."""
@@ -113,16 +121,21 @@ class Collector:
 
     def done(self) -> Calibrated:
         """What was collected."""
-        return Calibrated(self.histograms, self.earlier or {}, self.seen)
+        return Calibrated(self.histograms, self.earlier or {}, self.seen, self.top1)
 
 
 @dataclass(frozen=True)
 class Calibrated:
-    """The histograms of a model's tensors, of all ``images`` and of the first three quarters."""
+    """The histograms of a model's tensors, of all ``images`` and of the first three quarters.
+
+    ``top1`` says of how many images each class was the first, int64 ``[classes]``; ``None`` of what
+    has no classes.
+    """
 
     histograms: Mapping[str, Histogram]
     earlier: Mapping[str, Histogram]
     images: int
+    top1: np.ndarray | None = None
 
     def to_bytes(self) -> bytes:
         """As a compressed ``.npz``; the same histograms give the same bytes."""
@@ -134,6 +147,8 @@ class Calibrated:
             arrays[f"{kind}.counts"] = np.array([one.counts for one in some], np.int64)
             arrays[f"{kind}.exponents"] = np.array([one.exponent for one in some], np.int64)
             arrays[f"{kind}.ends"] = np.array([(one.low, one.high) for one in some])
+        if self.top1 is not None:
+            arrays["top1"] = self.top1.astype(np.int64)
         return packed(arrays)
 
     @classmethod
@@ -150,4 +165,4 @@ class Calibrated:
                 strict=True,
             )
             every.append({name: Histogram(counts, at, *ends) for name, counts, at, ends in rows})
-        return cls(*every, images=int(arrays["images"]))
+        return cls(*every, images=int(arrays["images"]), top1=arrays.get("top1"))

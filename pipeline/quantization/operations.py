@@ -32,6 +32,7 @@ class Quantization:
 
     def __init__(self) -> None:
         self._collecting: Any = None
+        self._scores = ""
         self._collector = Collector(0)
         self._samples: list[Arrays] = []
         self._held_out: list[tuple[Arrays, Arrays]] = []
@@ -44,10 +45,13 @@ class Quantization:
     def calibrate(self, fields: Fields, feeds: Arrays) -> None:
         """{model, images, count} + feeds: take in one batch, of which ``count`` are images."""
         if self._collecting is None:
-            self._collecting = all_tensors(onnx_models.load(Path(fields["model"])))
+            model = onnx_models.load(Path(fields["model"]))
+            self._collecting, self._scores = all_tensors(model), model.graph.output[0].name
             self._collector = Collector(fields["images"])
         floats = {name: array for name, array in feeds.items() if array.dtype == np.float32}
-        self._collector.take(floats | self._collecting(feeds), fields["count"])
+        found = self._collecting(feeds)
+        self._collector.take(floats | found, fields["count"])
+        self._collector.score(found.get(self._scores), fields["count"])
 
     def histograms(self, fields: Fields, _feeds: Arrays) -> dict[str, Any]:
         """{output, method}: what was collected, see ``Calibrated``.

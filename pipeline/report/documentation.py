@@ -25,6 +25,7 @@ from ..profiling.profile_result import ProfileResult
 from ..quantization.search.search_result import SearchResult
 from ..shipping.deploy_result import Deployment
 from ..shipping.fleet.rollout_result import Rollout
+from ..shipping.heartbeat_result import HeartbeatResult
 from ..shipping.packing.package import Packaged
 from ..shipping.registry.pull import Pulled
 from ..shipping.registry.push import Pushed
@@ -32,6 +33,7 @@ from ..shipping.registry.release import Released
 from ..shipping.verify_result import Verification
 from ..speed.bench_result import BenchResult
 from ..speed.compare import CompareResult
+from ..speed.soak.soak_result import SoakResult
 from ..speed.tune import TuneResult
 from ..storage.document import Document, written
 from ..storage.manifest import SCHEMA_VERSION as MANIFEST_SCHEMA
@@ -42,6 +44,7 @@ from ..training.train import TrainResult
 KEPT = (
     BenchResult,
     ProfileResult,
+    SoakResult,
     ParityResult,
     EvaluationResult,
     ExplainResult,
@@ -60,6 +63,7 @@ PRINTED = (
     Pulled,
     Released,
     Rollout,
+    HeartbeatResult,
     Inventory,
     Diagnosis,
 )

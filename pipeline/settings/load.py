@@ -40,6 +40,7 @@ from .options import Help, Section
 from .refusal import CALLER, explained, kebab
 from .shipping import (
     DeployConfig,
+    HeartbeatConfig,
     PackageConfig,
     PullConfig,
     PushConfig,
@@ -72,6 +73,7 @@ COMMANDS: dict[str, type[Section]] = {
         PullConfig,
         ReleaseConfig,
         RolloutConfig,
+        HeartbeatConfig,
     )
 }
 # Tables of tables, by a name of the user's.
@@ -106,6 +108,7 @@ class Config(Section):
     pull: PullConfig = PullConfig()
     release: ReleaseConfig = ReleaseConfig()
     rollout: RolloutConfig = RolloutConfig()
+    heartbeat: HeartbeatConfig = HeartbeatConfig()
     gates: dict[str, GateConfig] = {}
     targets: dict[str, TargetConfig] = {}
     runners: dict[str, RunnerConfig] = {}

@@ -342,3 +342,34 @@ class StatusRequest(Request):
     journal: Annotated[Path, Help("What `rollout` noted.", argument=True, metavar="JOURNAL")] = (
         Field(kw_only=False)
     )
+
+
+class HeartbeatConfig(Section):
+    """How ``edgepipe heartbeat`` replays goldens. A signature is required as ``[verify]`` says."""
+
+    table: ClassVar[str] = "heartbeat"
+    runner: Annotated[
+        str | None,
+        Help("", short="-r", metavar="NAME", unset="the first one that is there"),
+    ] = None
+    variant: Annotated[
+        str | None,
+        Help("", short="-v", metavar="NAME", unset="the best one that fits the CPU"),
+    ] = None
+    samples: Annotated[Positive | None, Help("Goldens to replay.", unset="all")] = None
+
+
+class HeartbeatRequest(HeartbeatConfig, Request):
+    """``edgepipe heartbeat``: replay BUNDLE's goldens here, and compare with the first time."""
+
+    bundle: Annotated[Path, Help("What `package` wrote.", argument=True, metavar="BUNDLE")] = Field(
+        kw_only=False
+    )
+    folder: Annotated[Path, Help("Where it keeps what it has seen.", metavar="DIR")]
+    every: Annotated[
+        Duration | None, Help("Again and again, so far apart: 5m.", metavar="TIME", unset="once")
+    ] = None
+    units: Annotated[
+        Path | None,
+        Help("Replay nothing; write a systemd service and its timer there.", metavar="DIR"),
+    ] = None

@@ -8,8 +8,9 @@ from typing import Annotated, Any, ClassVar, Literal
 
 from pydantic import Field
 
+from ..errors import UsageError
 from .judging import CellsConfig, PlacedConfig
-from .options import Help, InWorkspace, OfModel, Percent, Positive, Seconds, Side
+from .options import Duration, Help, InWorkspace, OfModel, Percent, Positive, Seconds, Side
 
 QUICK = Help("A few short slices of each cell: a smoke test.")
 # Of comparing with another workspace there are more: few cells take turns.
@@ -82,20 +83,38 @@ class BenchRequest(BenchConfig, OfModel):
     quick: Annotated[bool, QUICK] = False
 
 
-class ProfileRequest(CellsConfig, OfModel):
-    """``edgepipe bench --profile``: where the time of one cell goes, by operator and by layer."""
+class OneCellRequest(CellsConfig, OfModel):
+    """A look into one cell of those that bench has."""
 
     table: ClassVar[str] = BenchConfig.table
     batch: Annotated[
         Positive | None, Help("Images in a run, for a dynamic batch.", unset="the model's")
     ] = None
-    seconds: Annotated[Seconds, Help("Least time profiled in a round.")] = 0.5
-    quick: Annotated[bool, Help("One short round: a smoke test.")] = False
 
     @classmethod
     def table_fields(cls) -> Mapping[str, Any]:
         """Its keys are those of ``[bench]`` that make sense for one cell."""
         return BenchConfig.model_fields
+
+    def refuse_several(self, what: str) -> None:
+        """Raise ``UsageError`` where more than one of a kind is named; ``what`` needs the cell."""
+        for name in ("runners", "variants", "targets", "precisions"):
+            if len(getattr(self, name)) > 1 and name in self.model_fields_set:
+                flag = self.helps()[name].flag
+                raise UsageError(f"{flag}: {what} is of one cell, name one")
+
+
+class ProfileRequest(OneCellRequest):
+    """``edgepipe bench --profile``: where the time of one cell goes, by operator and by layer."""
+
+    seconds: Annotated[Seconds, Help("Least time profiled in a round.")] = 0.5
+    quick: Annotated[bool, Help("One short round: a smoke test.")] = False
+
+
+class SoakRequest(OneCellRequest):
+    """``edgepipe bench --soak``: what one cell leaks, and when it slows down."""
+
+    duration: Annotated[Duration, Help("How long at most: 90s, 10m, 8h.", metavar="TIME")]
 
 
 class TuneConfig(CellsConfig):

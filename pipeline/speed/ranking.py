@@ -1,14 +1,26 @@
-"""Which of the measured cells to ship: the fastest, or the most faithful of those as fast."""
+"""Which of several cells: to ship the fastest, or the most faithful of those as fast; to look into
+the fastest.
+"""
 
 from __future__ import annotations
 
 import math
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Any
 
-from ...runners.timing.plan import OFFLINE
+from ...runners.base import RunnerUnavailable
+from ...runners.timing.plan import OFFLINE, SINGLE_STREAM
+from ..cells.plan import key_of, plan
+from ..cells.session import Cell, timeable
+from ..errors import UsageError
 from ..numerics.ratios import SAME, UNDECIDED
+from ..settings.machine import Places
+from ..settings.speed import BenchConfig
+from ..storage.manifest import Manifest
 from .bench_result import BenchResult, CellResult
+from .validity import INVALID
 
 
 @dataclass(frozen=True)
@@ -64,3 +76,55 @@ def nearer(mine_db: float | None, other_db: float | None) -> bool:
     if mine_db is None or other_db is None:
         return mine_db is None and other_db is not None
     return mine_db - other_db >= 0.5
+
+
+def one_cell(
+    folder: Path,
+    manifest: Manifest,
+    section: BenchConfig,
+    places: Places,
+    what: str,
+    able: Callable[[Cell], bool] = lambda _cell: True,
+) -> tuple[Cell, str]:
+    """The cell to look into, one run at a time, and why it is this one if others could be.
+
+    ``what`` needs it ("a profile"). Where no runner is named those that are ``able`` come first.
+    Raises ``UsageError`` for a sweep and for an emulated target, ``RunnerUnavailable`` where there
+    is none.
+    """
+    if section.batch == "sweep":
+        raise UsageError(f"bench.batch: {what} is of one batch, not of a sweep")
+    if section.batch is not None:
+        section = section.model_copy(update={"tuned": False})
+    cells, refused = plan(folder, manifest, section, places)
+    if not cells:
+        raise RunnerUnavailable(refused[0].reason if refused else "no runner is there")
+    if not section.runners:
+        cells = list(filter(able, cells)) or cells
+    timeable(cells)
+    best, chosen = cells[0], ""
+    if len(cells) > 1:
+        times = _times(folder, manifest)
+        known = [cell for cell in cells if key_of(cell, SINGLE_STREAM) in times]
+        if known:
+            best = min(known, key=lambda cell: times[key_of(cell, SINGLE_STREAM)])
+            chosen = f"the fastest of {len(known)} cells in {BenchResult.FILE}"
+        else:
+            chosen = f"the first of {len(cells)} cells, which were not benched yet"
+        chosen += "; --variant and --runner choose another"
+    if not best.tuned:
+        batch = section.batch if isinstance(section.batch, int) else None
+        best = replace(best, batch=batch)
+    return replace(best, streams=1), chosen
+
+
+def _times(folder: Path, manifest: Manifest) -> dict[Any, float]:
+    """Ms of a run of each cell that was benched, if that was of these files."""
+    found = BenchResult.load(folder / BenchResult.FILE)
+    if found is None or found.stale(manifest.digests):
+        return {}
+    return {
+        row.key: row.latency_ms.p50
+        for row in found.cells
+        if row.latency_ms and row.verdict != INVALID and row.scenario == SINGLE_STREAM
+    }

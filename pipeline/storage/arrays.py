@@ -16,9 +16,9 @@ from typing import Self
 
 import numpy as np
 
+from ...runners.bundles import npz
 from ...runners.images import batches
 from ..errors import InputError
-from . import npz
 
 DTYPES = ("float32", "int64", "int32", "uint8", "bool")
 FORM = "NAME:SHAPE[:DTYPE[:LOW..HIGH]], such as tokens:1x16:int64:0..30521"

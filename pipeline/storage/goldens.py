@@ -10,11 +10,11 @@ from typing import Any
 
 import numpy as np
 
+from ...runners.bundles import npz
 from ...runners.images import Pixels, Preprocessing, batches, normalize
 from ..errors import InputError
 from ..numerics import metrics
 from ..numerics.precision import ASSUMED_DB
-from . import npz
 from .arrays import Arrays
 from .manifest import Manifest
 

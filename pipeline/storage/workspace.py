@@ -42,7 +42,7 @@ RESULTS = frozenset(
     {
         *("bench.json", "bench.npz", "evaluation.json", "parity.json", "parity.npz"),
         *("explain.json", "explain.svg", "report.html", "report.md", "tune.json"),
-        *("profile.json", "search.json"),
+        *("profile.json", "search.json", "soak.json"),
     }
 )
 # A folder of finished shards, of commands on a cluster that were interrupted.

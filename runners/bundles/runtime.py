@@ -27,6 +27,10 @@ from ..images import Pixels, load_image, normalize, pillow, to_pixels
 from ..machine import host
 from . import signature
 from .bundle import Bundle, Index, unpacked
+from .monitoring import calibration
+from .monitoring.heartbeat import Heartbeat, Monitor, Watched
+from .monitoring.replay import Recorded
+from .monitoring.state import Place
 from .scores import kind_in, probabilities
 from .selection import Choice, available, choose
 from .signature import Trust
@@ -38,7 +42,8 @@ class Prediction:
 
     ``probabilities`` are float64 ``[classes]``: the softmax of its output, unless the model ends in
     one; ``label`` is the most
-    probable one's, or its number as text where the bundle has no labels. Times are in ms.
+    probable one's, or its number as text where the bundle has no labels. Times are in ms;
+    ``waited_ms`` is for a heartbeat's golden to end, and not part of the inference.
     """
 
     label: str
@@ -48,6 +53,7 @@ class Prediction:
     labels: tuple[str, ...]
     preprocess_ms: float
     inference_ms: float
+    waited_ms: float = 0.0
 
     def top(self, count: int = 5) -> list[tuple[str, float]]:
         """The most probable labels with their probabilities, best first."""
@@ -58,10 +64,18 @@ class Prediction:
 class LoadedBundle:
     """A bundle's model, ready to predict. For one thread at a time; a context manager."""
 
-    def __init__(self, index: Index, digest: str, choice: Choice, session: Session) -> None:
+    def __init__(
+        self,
+        index: Index,
+        digest: str,
+        choice: Choice,
+        session: Session,
+        heartbeat: Monitor | None = None,
+    ) -> None:
         self.index = index
         self.digest = digest
         self.choice = choice
+        self.heartbeat = heartbeat
         self._session = session
         self._input = session.inputs[0]
         self._output = session.outputs[0].name
@@ -79,7 +93,7 @@ class LoadedBundle:
         batch = self._input.shape[0] or 1
         tensor = np.repeat(normalize(pixels[None], self.index.preprocessing), batch, axis=0)
         prepared = perf_counter()
-        outputs = self._session.run({self._input.name: tensor})
+        outputs, waited = self._run({self._input.name: tensor})
         ended = perf_counter()
         scores = np.asarray(outputs[self._output][0], np.float64)
         if scores.ndim != 1 or not np.all(np.isfinite(scores)):
@@ -88,6 +102,8 @@ class LoadedBundle:
         shares = probabilities(scores[None], kind)[0]
         labels = self.index.labels or tuple(map(str, range(len(scores))))
         best = int(shares.argmax())
+        if self.heartbeat is not None:
+            self.heartbeat.count(tensor[0], best)
         return Prediction(
             label=labels[best],
             index=best,
@@ -95,11 +111,14 @@ class LoadedBundle:
             probabilities=shares,
             labels=labels,
             preprocess_ms=1000 * (prepared - started),
-            inference_ms=1000 * (ended - prepared),
+            inference_ms=1000 * (ended - prepared - waited),
+            waited_ms=1000 * waited,
         )
 
     def close(self) -> None:
         """Free the session; no ``predict`` after it."""
+        if self.heartbeat is not None:
+            self.heartbeat.close()
         self._session.close()
 
     def __enter__(self) -> Self:
@@ -107,6 +126,11 @@ class LoadedBundle:
 
     def __exit__(self, *_: object) -> None:
         self.close()
+
+    def _run(self, feeds: dict[str, np.ndarray]) -> tuple[dict[str, np.ndarray], float]:
+        if self.heartbeat is None:
+            return self._session.run(feeds), 0.0
+        return self.heartbeat.run(feeds)
 
     def _pixels(self, image: Pixels | Path | str) -> Pixels:
         preprocessing = self.index.preprocessing
@@ -135,13 +159,15 @@ def load_bundle(
     threads: int | None = None,
     trust: Trust | None = None,
     allow_unfit: bool = False,
+    heartbeat: Heartbeat | None = None,
 ) -> LoadedBundle:
     """Check a bundle and load the variant of it that this machine is to use.
 
     Every file is held against its hash, and against a signature with ``trust``; the goldens are
-    not run: that is for ``edgepipe verify``. Raises ``BundleError`` for a bundle that is not
-    whole, ``RunnerUnavailable`` if no runner works here, and ``SessionError`` for a variant that
-    does not fit the CPU (unless ``allow_unfit``) or that the runner refuses.
+    not run: that is for ``edgepipe verify``. With a ``heartbeat`` some are, now and then again
+    between predictions, and live images are counted: see ``Heartbeat``. Raises ``BundleError`` for
+    a bundle that is not whole, ``RunnerUnavailable`` if no runner works here, and ``SessionError``
+    for a variant that does not fit the CPU (unless ``allow_unfit``) or that the runner refuses.
     """
     with unpacked(Path(path)) as bundle:
         if trust:
@@ -153,7 +179,13 @@ def load_bundle(
             raise SessionError(f"{choice.variant} is not one for this CPU: {choice.misfit}")
         if threads is not None:
             choice = replace(choice, settings=replace(choice.settings, threads=threads))
-        return LoadedBundle(bundle.index, bundle.digest, choice, _session(bundle, choice))
+        session = _session(bundle, choice)
+        try:
+            watching = heartbeat and _monitor(heartbeat, bundle, choice, session)
+        except BaseException:
+            session.close()
+            raise
+        return LoadedBundle(bundle.index, bundle.digest, choice, session, watching)
 
 
 def _session(bundle: Bundle, choice: Choice) -> Session:
@@ -163,6 +195,30 @@ def _session(bundle: Bundle, choice: Choice) -> Session:
         session.close()
         raise SessionError(f"not all nodes are on {placement.provider}: {placement.elsewhere()}")
     return session
+
+
+def _monitor(options: Heartbeat, bundle: Bundle, choice: Choice, session: Session) -> Monitor:
+    index = bundle.index
+    recorded = Recorded.of(bundle, options.goldens)
+    place = Place(
+        bundle=index.name,
+        digest=bundle.digest,
+        variant=choice.variant,
+        runner=choice.runner,
+        runner_version=registry.get(choice.runner).version(),
+        threads=session.placement.threads,
+        cpu=host.cpu_name(),
+        goldens=len(recorded.images),
+    )
+    gate = index.gate(choice.variant, choice.runner, choice.settings.precision)
+    watched = Watched(
+        place,
+        index.preprocessing,
+        recorded,
+        gate and gate.min_sqnr_db,
+        calibration.of_bundle(bundle),
+    )
+    return Monitor(options, watched, session).start()
 
 
 def _formats(runner: str) -> tuple[str, ...]:

@@ -1,4 +1,7 @@
-"""What a classifier's scores are, and what they say of an image: one computation for everybody."""
+"""What a classifier's scores are, what they say of an image, and how near they are to others.
+
+One computation for everybody.
+"""
 
 from __future__ import annotations
 
@@ -57,3 +60,21 @@ def scores_in(
         shape = f"{scores.dtype} {list(scores.shape)}"
         raise SessionError(f"output {name} is {shape}, no scores of {classes} classes")
     return scores
+
+
+def sqnr_db(outputs: np.ndarray, reference: np.ndarray) -> float:
+    """Signal-to-quantization-noise ratio in dB, over all samples together.
+
+    ``10 log10(sum(reference^2) / sum((outputs - reference)^2))`` (Widrow & Kollar,
+    "Quantization Noise", 2008). Infinite for equal arrays; minus infinity where any output is
+    not finite, since no amount of signal makes up for a NaN.
+    """
+    signal = np.asarray(reference, np.float64)
+    noise = np.asarray(outputs, np.float64) - signal
+    if not np.all(np.isfinite(noise)):
+        return -np.inf
+    noise_power = float(np.sum(noise**2))
+    signal_power = float(np.sum(signal**2))
+    if noise_power == 0:
+        return np.inf
+    return 10 * float(np.log10(signal_power / noise_power)) if signal_power else -np.inf

@@ -11,7 +11,6 @@ exit signal, and it keeps a receiver thread in the worker that is being timed.
 
 from __future__ import annotations
 
-import fcntl
 import os
 import select
 import signal
@@ -41,15 +40,16 @@ from ..base import (
     WorkerTimeout,
 )
 from ..machine.files import temporary_files
+from ..machine.usage import Usage
 from ..targets import INSTALL, SSH_REMEDIES
 from ..timing.measure import Measurement
 from ..timing.plan import Plan
 from . import answers, protocol
 from .answers import Description, Loaded, Outputs
+from .pipes import signal_name, wait, widen
 
 STDERR_KEPT = 16 << 10
 KILL_GRACE_SECONDS = 5.0
-PIPE_BYTES = 1 << 20
 
 
 @dataclass(frozen=True)
@@ -117,7 +117,7 @@ class Worker:
         self._stdin, self._stdout = self._process.stdin.fileno(), self._process.stdout.fileno()
         os.set_blocking(self._stdin, False)
         os.set_blocking(self._stdout, False)
-        _widen(self._stdin)
+        widen(self._stdin)
         self._stderr = bytearray()
         self._drain = threading.Thread(target=self._keep_stderr, daemon=True)
         self._drain.start()
@@ -227,6 +227,12 @@ class Worker:
         reply, arrays = self.request("profile", {"plan": asdict(plan)}, feeds, patience)
         with self._expecting("profile"):
             return arrays["samples"], answers.node_times(reply)
+
+    def usage(self) -> Usage:
+        """What the worker's process holds now, and how fast and how warm its machine is."""
+        reply, _ = self.request("usage", {}, {}, self.timeouts.run)
+        with self._expecting("usage"):
+            return Usage(**reply)
 
     def request(
         self,
@@ -338,7 +344,7 @@ class Worker:
 
     def _write(self, buffer: memoryview, deadline: float) -> None:
         while buffer:
-            _wait(self._stdin, select.POLLOUT, deadline)
+            wait(self._stdin, select.POLLOUT, deadline)
             try:
                 buffer = buffer[os.write(self._stdin, buffer) :]
             except BlockingIOError:
@@ -365,7 +371,7 @@ class Worker:
 
     def _read_some(self, most: int, deadline: float) -> bytes:
         while True:
-            _wait(self._stdout, select.POLLIN, deadline)
+            wait(self._stdout, select.POLLIN, deadline)
             try:
                 chunk = os.read(self._stdout, most)
             except BlockingIOError:
@@ -373,27 +379,3 @@ class Worker:
             if not chunk:
                 raise EOFError
             return chunk
-
-
-def _widen(pipe: int) -> None:
-    """Let a pipe hold an image's tensor at once, where Linux allows it: fewer turns for each."""
-    if hasattr(fcntl, "F_SETPIPE_SZ"):
-        with suppress(OSError):  # beyond what this user may have
-            fcntl.fcntl(pipe, fcntl.F_SETPIPE_SZ, PIPE_BYTES)
-
-
-def _wait(descriptor: int, event: int, deadline: float) -> None:
-    """Sleep until the pipe is ready or broken; ``TimeoutError`` at the deadline."""
-    poller = select.poll()
-    poller.register(descriptor, event)
-    remaining = deadline - time.monotonic()
-    if remaining <= 0 or not poller.poll(remaining * 1000):
-        raise TimeoutError
-
-
-def signal_name(number: int) -> str:
-    """The name of a signal: "SIGSEGV" for 11; real-time signals have none of their own."""
-    try:
-        return signal.Signals(number).name
-    except ValueError:
-        return f"signal {number}"

@@ -13,6 +13,7 @@ from __future__ import annotations
 import json
 import math
 from collections.abc import Iterable, Iterator, Mapping
+from io import BufferedReader
 from pathlib import Path
 from typing import Any
 
@@ -135,3 +136,23 @@ def decode_blob(entry: Mapping[str, Any], data: bytearray) -> np.ndarray | bytes
         return np.frombuffer(data, entry["dtype"]).reshape(entry["shape"])
     except ValueError as error:  # more dimensions than numpy has, or an impossible one
         raise ProtocolError(f"blob entry {entry!r}") from error
+
+
+def receive(reader: BufferedReader, entry: Message, path: Path) -> np.ndarray | Path:
+    """An array, or a file in chunks to ``path``. Raises ``EOFError`` if the input ends before."""
+    left = entry["bytes"]
+    if "dtype" in entry:
+        data = bytearray(left)
+        if reader.readinto(data) != left:
+            raise EOFError
+        array = decode_blob(entry, data)
+        assert isinstance(array, np.ndarray)
+        return array
+    with path.open("wb") as file:
+        while left:
+            chunk = reader.read(min(CHUNK_BYTES, left))
+            if not chunk:
+                raise EOFError
+            file.write(chunk)
+            left -= len(chunk)
+    return path

@@ -76,8 +76,9 @@ class Script:
     relative), each its own way with each ``ms``. ``samples`` is how many are taken in a generation,
     ``deviation`` and ``conditions`` are fields of the ``Measurement``; those of ``placement`` are
     what is read back other than asked for. ``free_mib`` is left of the memory once it has warmed
-    up. A runner that is not ``concurrent`` has one run at a time, ``cache`` is what its loading
-    leaves for the next one, and without ``nodes`` it can't profile. ``fails`` has the error that
+    up, ``usage`` says what the process holds after so many runs. A runner that is not
+    ``concurrent`` has one run at a time, ``cache`` is what its loading leaves for the next one, and
+    without ``nodes`` it can't profile. ``fails`` has the error that
     each operation ends in: "describe", "load", "cache", "run", "warm_up", "slice", "finish",
     "measure" or "profile". ``varies`` says which of all these are otherwise with some settings:
     ``lambda settings: {"ms": 4.0 / settings.threads}``.
@@ -95,6 +96,7 @@ class Script:
     samples: int = 100
     luck: float = 0.0
     free_mib: float = 4096.0
+    usage: Callable[[int], Mapping[str, Any]] = lambda _runs: {}
     deviation: float = 0.0
     conditions: Mapping[str, Any] = field(default_factory=dict)
     placement: Mapping[str, Any] = field(default_factory=dict)
@@ -190,6 +192,7 @@ class _Session:
         # Before it loads something a runner knows no settings.
         varied = script.varies(self._settings) if "settings" in fields else {}
         self.script = replace(script, **varied)
+        self._runs = 0
 
     def describe(self, _fields: Mapping[str, Any], _blobs: Arrays) -> Reply:
         script = self.script
@@ -265,6 +268,7 @@ class _Session:
         luck = np.random.default_rng([plan["seed"], round(1e6 * script.ms)]).normal(0, script.luck)
         samples = (1e6 * script.ms * np.exp(luck) * jitter).astype(np.int64)
         seconds = float(samples.sum()) / 1e9
+        self._runs += count + 9  # with those of the warm-up, and the one before it
         if plan["scenario"] == SERVER:
             seconds = count / plan["rate"]
         return {
@@ -282,6 +286,11 @@ class _Session:
         self.warm_up(fields, feeds)
         self.slice(fields, feeds)
         return self.finish(fields, feeds)
+
+    def usage(self, _fields: Mapping[str, Any], _feeds: Arrays) -> Reply:
+        held = {"rss_mib": 100.0, "threads": 4, "descriptors": 8}
+        machine = {"clock_mhz": 2000.0, "temperature_c": None}
+        return {**held, **machine, **self.script.usage(self._runs)}, {}
 
     def _fixed(self, specs: Sequence[TensorSpec]) -> list[TensorSpec]:
         """The specs with the batch that was asked for, where the model leaves it open."""

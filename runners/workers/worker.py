@@ -17,6 +17,7 @@ has only those runners that can: see ``isa``. Requests (see ``protocol`` for the
     finish                     -> {warm_up_runs, settled, …} + samples
     measure {plan} + feeds     -> the three in one
     profile {plan} + feeds     -> {statistic, total_us, nodes} + samples
+    usage                      -> {rss_mib, threads, descriptors, clock_mhz, temperature_c}
 """
 
 from __future__ import annotations
@@ -49,7 +50,7 @@ from ..base import (
     Settings,
     StorageFull,
 )
-from ..machine import cuda, host, installed, isa, own_process
+from ..machine import cuda, host, installed, isa, own_process, usage
 from ..machine.files import temporary_files
 from ..targets import Isa
 from ..timing import meter
@@ -227,6 +228,10 @@ class Worker:
         samples, found = profile(session, _feeds(session, blobs), Plan(**message["plan"]))
         return asdict(found), {"samples": samples}
 
+    def usage(self, _message: protocol.Message, _blobs: protocol.Blobs) -> Any:
+        """What this process holds now, and how fast and how warm the machine is."""
+        return asdict(usage.read()), {}
+
     def _timing(self) -> Timer:
         if self._timer is None:
             raise SessionError("nothing was warmed up")
@@ -272,6 +277,7 @@ def operations(cap: Isa | None = None) -> dict[str, Operation]:
         "finish": worker.finish,
         "measure": worker.measure,
         "profile": worker.profile,
+        "usage": worker.usage,
     }
 
 
@@ -286,7 +292,7 @@ def serve(reader: BufferedReader, writer: BinaryIO, answers: Mapping[str, Operat
         with tempfile.TemporaryDirectory(prefix="edgepipe-") as folder:
             try:
                 blobs: protocol.Blobs = {
-                    entry["name"]: _receive(reader, entry, Path(folder) / str(number))
+                    entry["name"]: protocol.receive(reader, entry, Path(folder) / str(number))
                     for number, entry in enumerate(entries)
                 }
             except EOFError:
@@ -294,26 +300,6 @@ def serve(reader: BufferedReader, writer: BinaryIO, answers: Mapping[str, Operat
             for buffer in _reply(message, blobs, answers):
                 writer.write(buffer)
             writer.flush()
-
-
-def _receive(reader: BufferedReader, entry: protocol.Message, path: Path) -> np.ndarray | Path:
-    """An array, or a file in chunks to ``path``. Raises ``EOFError`` if the input ends before."""
-    left = entry["bytes"]
-    if "dtype" in entry:
-        data = bytearray(left)
-        if reader.readinto(data) != left:
-            raise EOFError
-        array = protocol.decode_blob(entry, data)
-        assert isinstance(array, np.ndarray)
-        return array
-    with path.open("wb") as file:
-        while left:
-            chunk = reader.read(min(protocol.CHUNK_BYTES, left))
-            if not chunk:
-                raise EOFError
-            file.write(chunk)
-            left -= len(chunk)
-    return path
 
 
 def _reply(

@@ -22,11 +22,11 @@ from edgepipe.pipeline.report.results import read, read_samples
 from edgepipe.pipeline.settings.load import _read_toml
 from edgepipe.pipeline.speed.baseline import Baseline
 from edgepipe.pipeline.speed.bench_result import BenchResult
-from edgepipe.pipeline.storage import npz
 from edgepipe.pipeline.storage.goldens import Goldens
 from edgepipe.pipeline.storage.manifest import Manifest, digest
 from edgepipe.pipeline.storage.workspace import Workspace
 from edgepipe.runners import documents
+from edgepipe.runners.bundles import npz
 from edgepipe.runners.environments.environments import find, marker_of
 
 from ..fuzz.mutating import bomb

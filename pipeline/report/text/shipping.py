@@ -1,6 +1,8 @@
-"""What packaging, verifying, deploying and rolling out a bundle gave, as text for a terminal."""
+"""What packaging, verifying, deploying, rolling out and watching gave, for a terminal."""
 
 from __future__ import annotations
+
+from pathlib import Path
 
 from ...shipping.deploy_result import WOULD_DEPLOY, Deployment
 from ...shipping.fleet.rollout_result import (
@@ -11,6 +13,7 @@ from ...shipping.fleet.rollout_result import (
     Rollout,
     WaveState,
 )
+from ...shipping.heartbeat_result import HeartbeatResult, LiveCounts
 from ...shipping.packing.package import Packaged
 from ...shipping.registry.pull import Pulled
 from ...shipping.registry.push import Pushed
@@ -196,3 +199,45 @@ def _served(box: BoxState) -> str | None:
     if box.current is None:
         return "nothing" if box.opened else None
     return box.current
+
+
+def heartbeat(result: HeartbeatResult) -> str:
+    """The replay, what there was before it, and what an application counted."""
+    if result.beat is None or result.place is None:
+        start = Path(result.units[-1]).name
+        return text(
+            *result.units, f"  systemctl enable --now {start}, once both are where it looks"
+        )
+    beat, place = result.beat, result.place
+    near = "" if beat.sqnr_db is None else f", SQNR {beat.sqnr_db:.1f} dB"
+    limit = "" if result.limit_db is None else f", limit {result.limit_db:.1f}"
+    lines = [
+        f"  {place.bundle} {place.digest[:16]}: {place.variant} on {place.runner} "
+        f"{place.runner_version}, {place.threads} threads, {place.cpu}",
+        f"  {place.goldens} goldens in {beat.seconds:.2f} s{near}{limit}",
+    ]
+    lines += [f"  {beat.reason}"] if beat.reason else []
+    lines += [f"  {result.said}"] if result.said else []
+    lines += _live(result.live) if result.live else []
+    counted = ", ".join(f"{count} {verdict}" for verdict, count in sorted(result.beats.items()))
+    since = "this is the baseline" if beat.first else f"baseline of {result.since}"
+    return text(*lines, f"{beat.verdict}: {since}; so far {counted}")
+
+
+def _live(live: LiveCounts) -> list[str]:
+    outside = ", ".join(
+        f"{count:,} with {name} outside of the calibrated range"
+        for name, count in live.outside.items()
+    )
+    lines = [f"  live: {live.images:,} images, {outside or 'no range is packaged'}"]
+    found = live.drift
+    if found is None:
+        return [*lines, "  first classes of the calibration are not packaged"]
+    if found.psi is None or found.critical is None:
+        needs = f"{found.images:,} of {found.needed:,} images" if found.needed else "one class only"
+        return [*lines, f"  first classes: {found.verdict} ({needs})"]
+    return [
+        *lines,
+        f"  first classes: {found.verdict}, PSI {found.psi:.3f}; chance stays below "
+        f"{found.critical:.3f} ({found.images:,} images, {found.bins} bins)",
+    ]

@@ -4,12 +4,17 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Mapping
 from dataclasses import asdict
+from pathlib import Path
 
 from ....runners.bundles.bundle import Variant
+from ....runners.bundles.monitoring.calibration import SCHEMA_VERSION, Calibration
 from ....runners.timing.plan import SINGLE_STREAM
+from ...errors import InputError
 from ...judging.gates import Gate
 from ...judging.parity_result import ParityResult
+from ...quantization.histograms import Calibrated
 from ...speed.bench_result import BenchResult
+from ...storage.manifest import Manifest
 from ...verdicts import FAIL, PASS
 
 # (variant, runner, precision) -> the limits that hold now
@@ -100,3 +105,24 @@ def precisions(parity: ParityResult | None) -> Iterable[str]:
     """The precisions that any cell was computed in."""
     cells = parity.cells if parity else ()
     return dict.fromkeys(cell.precision or "" for cell in cells if cell.status == "ok")
+
+
+def calibration(path: Path, manifest: Manifest) -> Calibration | None:
+    """What live images can be held to: of the workspace's histograms, where they are of images.
+
+    ``None`` for a model that was not calibrated here, or by an edgepipe that counted no classes.
+    """
+    if path.name not in manifest.artifacts:
+        return None
+    try:
+        found = Calibrated.load(path)
+    except (OSError, ValueError, KeyError) as error:
+        raise InputError(f"{path}: no histograms ({error}); run `edgepipe export` again") from error
+    names = [taken["name"] for taken in manifest.model["inputs"]]
+    known = {name: found.histograms[name] for name in names if name in found.histograms}
+    return Calibration(
+        schema_version=SCHEMA_VERSION,
+        images=found.images,
+        inputs={name: (one.low, one.high) for name, one in known.items()},
+        top1=None if found.top1 is None else tuple(found.top1.tolist()),
+    )

@@ -13,8 +13,10 @@ from importlib.metadata import version
 from pathlib import Path
 from typing import Any
 
+from ....runners import documents
 from ....runners.bundles import archive, bundle
 from ....runners.bundles.bundle import BundleGate, Index, Member, Recommended, Variant
+from ....runners.bundles.monitoring import calibration
 from ....runners.bundles.signature import Signer, sign
 from ....runners.machine.files import sha256_file
 from ...cells import arithmetic
@@ -176,6 +178,9 @@ def collect(
         if result is not None:
             proofs[kind] = f"evidence/{result.FILE}"
             members[proofs[kind]] = (workspace.folder / result.FILE).read_bytes()
+    if (known := evidence.calibration(workspace.folder / CALIBRATION, manifest)) is not None:
+        proofs[calibration.KIND] = calibration.MEMBER
+        members[calibration.MEMBER] = documents.text(known.to_json()).encode()
     recommended = tuple(
         Recommended(**asdict(found)) for found in manifest.recommended if found.variant in variants
     )

@@ -1,0 +1,84 @@
+"""A systemd service that replays goldens once, and the timer that starts it again and again.
+
+systemd.service(5), systemd.timer(5), systemd.exec(5); quoting is systemd.syntax(7)'s.
+"""
+
+from __future__ import annotations
+
+import getpass
+import sys
+from collections.abc import Sequence
+from pathlib import Path
+
+from ..errors import UsageError
+from ..storage.atomic import write_whole
+
+SERVICE = """# Written by `edgepipe heartbeat --units`.
+[Unit]
+Description=edgepipe: goldens of {name} replayed, nothing sent
+
+[Service]
+Type=oneshot
+User={user}
+ExecStart={command}
+TimeoutStartSec=600
+Nice=10
+
+# It reads a bundle and writes into one folder; it has no network.
+PrivateNetwork=true
+ProtectSystem=strict
+ProtectHome=read-only
+ReadWritePaths={folder}
+PrivateTmp=true
+NoNewPrivileges=true
+ProtectKernelTunables=true
+ProtectControlGroups=true
+RestrictSUIDSGID=true
+"""
+TIMER = """# Written by `edgepipe heartbeat --units`.
+[Unit]
+Description=edgepipe: goldens of {name} replayed every {every_s:g} s
+
+[Timer]
+OnBootSec=60
+OnUnitActiveSec={every_s:g}
+AccuracySec=5
+
+[Install]
+WantedBy=timers.target
+"""
+MODULE = "edgepipe.pipeline.cli"
+
+
+def write_units(
+    where: Path,
+    name: str,
+    bundle: Path,
+    folder: Path,
+    every_s: float,
+    options: Sequence[tuple[str, object]],
+) -> tuple[Path, Path]:
+    """Write both units into a folder; returns their paths, the service first.
+
+    The service runs as the user that this is called by, with this Python. Raises ``UsageError``
+    for a path that no unit can hold, ``WorkspaceError`` where they can't be written.
+    """
+    words = [sys.executable, "-P", "-m", MODULE, "heartbeat", str(bundle)]
+    words += ["--folder", str(folder), "--quiet"]
+    words += [str(word) for option in options for word in option]
+    command = " ".join(map(_quoted, words))
+    stem = f"edgepipe-heartbeat-{name}"
+    service = SERVICE.format(
+        name=name, user=getpass.getuser(), command=command, folder=_quoted(str(folder))
+    )
+    paths = where / f"{stem}.service", where / f"{stem}.timer"
+    for path, text in zip(paths, (service, TIMER.format(name=name, every_s=every_s)), strict=True):
+        write_whole(path, text.encode())
+    return paths
+
+
+def _quoted(word: str) -> str:
+    if any(ord(one) < 32 for one in word):
+        raise UsageError(f"{word!r}: a path with such a character can't stand in a unit")
+    inside = word.replace("\\", "\\\\").replace('"', '\\"')
+    return f'"{inside.replace("%", "%%").replace("$", "$$")}"'
