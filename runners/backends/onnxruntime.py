@@ -28,6 +28,7 @@ from ..base import (
     SessionError,
     Settings,
     TensorSpec,
+    session_error,
     unloadable,
 )
 from ..machine import host, own_process
@@ -160,7 +161,7 @@ class OrtSession:
         try:
             outputs = self._session.run(None, feeds)
         except Exception as error:  # of onnxruntime's own kinds, without a base
-            raise SessionError(f"{type(error).__name__}: {error}") from error
+            raise session_error(error) from error
         return dict(zip(self._names, outputs, strict=True))
 
     def queue(self) -> ThreadQueue:

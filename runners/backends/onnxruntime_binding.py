@@ -14,7 +14,7 @@ from typing import Any
 
 import numpy as np
 
-from ..base import Placement, SessionError, TensorSpec
+from ..base import Placement, SessionError, TensorSpec, session_error
 from .onnxruntime import OrtSession
 
 Shapes = tuple[tuple[int, ...], ...]
@@ -67,7 +67,19 @@ class BoundSession(OrtSession):
         except SessionError:
             raise
         except Exception as error:  # of onnxruntime's own kinds, without a base
-            raise SessionError(f"{type(error).__name__}: {error}") from error
+            raise session_error(error) from error
+
+    def resident(self, feeds: Mapping[str, np.ndarray]) -> Callable[[], None]:
+        """See ``Resident``. Of a captured session it is the graph itself, which is replayed."""
+        arrays = self._checked(feeds)
+        shapes = tuple(array.shape for array in arrays)
+        try:
+            buffers = self._kept(shapes) if self._captured else self._buffers(shapes)
+            return buffers.resident(arrays)
+        except SessionError:
+            raise
+        except Exception as error:
+            raise session_error(error) from error
 
     def close(self) -> None:
         """See ``Session.close``."""
@@ -132,16 +144,31 @@ class _Buffers:
             if shape is not None:
                 self._binding.bind_ortvalue_output(spec.name, _tensor(shape, spec, device))
 
+    def resident(self, arrays: Sequence[np.ndarray]) -> Callable[[], None]:
+        self._fill(arrays)
+
+        def run() -> None:
+            try:
+                self._session.run_with_iobinding(self._binding)
+                self._binding.synchronize_outputs()
+            except Exception as error:  # of onnxruntime's own kinds, without a base
+                raise session_error(error) from error
+
+        return run
+
     def run(self, arrays: Sequence[np.ndarray]) -> dict[str, np.ndarray]:
+        self._fill(arrays)
+        self._session.run_with_iobinding(self._binding)
+        self._binding.synchronize_outputs()
+        return dict(zip(self._bound, self._binding.copy_outputs_to_cpu(), strict=True))
+
+    def _fill(self, arrays: Sequence[np.ndarray]) -> None:
         for value, array in zip(self._inputs, arrays, strict=True):
             value.update_inplace(array)
         for name in self._open:  # else it would keep the shape of the run before
             self._binding.bind_output(name, self._device.kind, self._device.number)
         # The copies are on another stream than the session's.
         self._binding.synchronize_inputs()
-        self._session.run_with_iobinding(self._binding)
-        self._binding.synchronize_outputs()
-        return dict(zip(self._bound, self._binding.copy_outputs_to_cpu(), strict=True))
 
 
 def _tensor(shape: Sequence[int], spec: TensorSpec, device: Device) -> Any:

@@ -10,7 +10,7 @@ from typing import Any
 import numpy as np
 
 from .. import registry
-from ..base import Placement, SessionError, Settings, TensorSpec
+from ..base import Placement, SessionError, Settings, TensorSpec, session_error
 from ..machine import host
 
 
@@ -37,7 +37,7 @@ class TorchSession:
                 tensors = [self._torch.from_numpy(feeds[spec.name]) for spec in self.inputs]
                 results = self._module(*tensors)
         except Exception as error:  # KeyError, RuntimeError, and whatever a guard raises
-            raise SessionError(f"{type(error).__name__}: {error}") from error
+            raise session_error(error) from error
         if not isinstance(results, tuple | list):
             results = (results,)
         return {
@@ -85,7 +85,8 @@ class Torch:
             program = library.export.load(model, extra_files=extra)
             names = json.loads(extra["io.json"])
         except Exception as error:  # torch raises many kinds for a file it can't read
-            raise SessionError(f"torch can't load the exported program: {error}") from error
+            said = f"torch can't load the exported program: {error}"
+            raise session_error(error, said) from error
         nodes = sum(node.op == "call_function" for node in program.graph.nodes)
         threads = library.get_num_threads()
         placement = Placement(

@@ -11,7 +11,6 @@ exit signal, and it keeps a receiver thread in the worker that is being timed.
 
 from __future__ import annotations
 
-import fcntl
 import os
 import select
 import signal
@@ -30,6 +29,7 @@ import numpy as np
 
 from ..base import (
     NodeTimes,
+    OutOfMemory,
     RunnerError,
     RunnerUnavailable,
     SessionError,
@@ -44,12 +44,11 @@ from ..machine.files import temporary_files
 from ..targets import INSTALL, SSH_REMEDIES
 from ..timing.measure import Measurement
 from ..timing.plan import Plan
-from . import answers, protocol
+from . import answers, pipes, protocol
 from .answers import Description, Loaded, Outputs
 
 STDERR_KEPT = 16 << 10
 KILL_GRACE_SECONDS = 5.0
-PIPE_BYTES = 1 << 20
 
 
 @dataclass(frozen=True)
@@ -117,7 +116,7 @@ class Worker:
         self._stdin, self._stdout = self._process.stdin.fileno(), self._process.stdout.fileno()
         os.set_blocking(self._stdin, False)
         os.set_blocking(self._stdout, False)
-        _widen(self._stdin)
+        pipes.widen(self._stdin)
         self._stderr = bytearray()
         self._drain = threading.Thread(target=self._keep_stderr, daemon=True)
         self._drain.start()
@@ -300,6 +299,8 @@ class Worker:
         last = words.splitlines()[-1].strip() if words else ""
         if self._process.returncode == protocol.FULL_STATUS:
             return StorageFull(last)
+        if self._process.returncode == protocol.MEMORY_STATUS:
+            return OutOfMemory(f"the worker has no memory for what it was sent with {operation!r}")
         text = f"the worker ended during {operation!r}: {how}" + (f" ({last})" if last else "")
         remedy = next((SSH_REMEDIES[sign] for sign in SSH_REMEDIES if sign in last), None)
         return WorkerCrashed(f"{text}; {remedy}" if remedy else text, words)
@@ -338,7 +339,7 @@ class Worker:
 
     def _write(self, buffer: memoryview, deadline: float) -> None:
         while buffer:
-            _wait(self._stdin, select.POLLOUT, deadline)
+            pipes.wait(self._stdin, select.POLLOUT, deadline)
             try:
                 buffer = buffer[os.write(self._stdin, buffer) :]
             except BlockingIOError:
@@ -365,7 +366,7 @@ class Worker:
 
     def _read_some(self, most: int, deadline: float) -> bytes:
         while True:
-            _wait(self._stdout, select.POLLIN, deadline)
+            pipes.wait(self._stdout, select.POLLIN, deadline)
             try:
                 chunk = os.read(self._stdout, most)
             except BlockingIOError:
@@ -373,22 +374,6 @@ class Worker:
             if not chunk:
                 raise EOFError
             return chunk
-
-
-def _widen(pipe: int) -> None:
-    """Let a pipe hold an image's tensor at once, where Linux allows it: fewer turns for each."""
-    if hasattr(fcntl, "F_SETPIPE_SZ"):
-        with suppress(OSError):  # beyond what this user may have
-            fcntl.fcntl(pipe, fcntl.F_SETPIPE_SZ, PIPE_BYTES)
-
-
-def _wait(descriptor: int, event: int, deadline: float) -> None:
-    """Sleep until the pipe is ready or broken; ``TimeoutError`` at the deadline."""
-    poller = select.poll()
-    poller.register(descriptor, event)
-    remaining = deadline - time.monotonic()
-    if remaining <= 0 or not poller.poll(remaining * 1000):
-        raise TimeoutError
 
 
 def signal_name(number: int) -> str:

@@ -76,10 +76,11 @@ class Script:
     relative), each its own way with each ``ms``. ``samples`` is how many are taken in a generation,
     ``deviation`` and ``conditions`` are fields of the ``Measurement``; those of ``placement`` are
     what is read back other than asked for. ``free_mib`` is left of the memory once it has warmed
-    up. A runner that is not ``concurrent`` has one run at a time, ``cache`` is what its loading
-    leaves for the next one, and without ``nodes`` it can't profile. ``fails`` has the error that
-    each operation ends in: "describe", "load", "cache", "run", "warm_up", "slice", "finish",
-    "measure" or "profile". ``varies`` says which of all these are otherwise with some settings:
+    up, ``on_device_ms`` is what a run in the device's memory takes. A runner that is not
+    ``concurrent`` has one run at a time, ``cache`` is what its loading leaves for the next one, and
+    without ``nodes`` it can't profile. ``fails`` has the error that each operation ends in:
+    "describe", "load", "cache", "run", "warm_up", "slice", "finish", "measure" or "profile".
+    ``varies`` says which of all these are otherwise with some settings:
     ``lambda settings: {"ms": 4.0 / settings.threads}``.
     """
 
@@ -95,6 +96,7 @@ class Script:
     samples: int = 100
     luck: float = 0.0
     free_mib: float = 4096.0
+    on_device_ms: float | None = None
     deviation: float = 0.0
     conditions: Mapping[str, Any] = field(default_factory=dict)
     placement: Mapping[str, Any] = field(default_factory=dict)
@@ -274,6 +276,7 @@ class _Session:
             "slices": [len(part) for part in np.array_split(samples, self._slices)],
             "rests": True,
             "conditions": asdict(Conditions(**{"seconds": seconds, **script.conditions})),
+            "on_device_ms": script.on_device_ms,
             "device_memory_mib": None,
             "peak_rss_mib": 100.0,
         }, {"samples": samples}
