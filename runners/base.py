@@ -57,7 +57,7 @@ class OutOfMemory(SessionError):
 NO_MEMORY = (
     "bad_alloc",
     "cannot allocate memory",
-    "failed to allocate memory",
+    "failed to allocate",
     "is smaller than requested bytes",
     "out of memory",
     "outofmemory",
@@ -288,6 +288,22 @@ class Cached(Protocol):
     @property
     def from_cache(self) -> bool:
         """Whether this one was."""
+        ...
+
+
+@runtime_checkable
+class Builder(Protocol):
+    """What a runner has beside ``Runner`` if its sessions are ``Cached`` and costly to make.
+
+    What its loading leaves in ``Settings.cache`` is kept with the model and given to it again.
+    """
+
+    def builds_for(self) -> Mapping[str, str]:
+        """For each of ``devices()`` what such a cache is good for alone, in a line.
+
+        That is the versions of the libraries, the device and its driver. Raises
+        ``RunnerUnavailable``.
+        """
         ...
 
 

@@ -67,6 +67,7 @@ class CellResult(CellRow):
     in runs of the meter; throughput is in images per second. ``speedup`` is the time of the
     reference variant with the same settings divided by this one's, ``against_reference`` says
     whether that is "faster", "slower", the "same" or "undecided" (see ``ratios.verdict``).
+    ``build_ms`` is what building its engine took, once, of a runner that does so.
     ``on_device_ms`` is p50 of a run whose inputs and outputs stay in the device's memory, where the
     runner has such a run: all other times are from the host's memory to the host's.
     ``verdict`` is about the absolute figures: "valid", "noisy" or "invalid". ``energy_mj`` is for
@@ -97,6 +98,7 @@ class CellResult(CellRow):
     load_ms_ci95: tuple[float, float] | None = None
     load_cached_ms: float | None = None
     load_cached_ms_ci95: tuple[float, float] | None = None
+    build_ms: float | None = None
     first_inference_ms: float | None = None
     first_inference_ms_ci95: tuple[float, float] | None = None
     peak_rss_mib: float | None = None
@@ -284,6 +286,7 @@ def measured_row(entry: Entry, visits: Visits, scenario: str, rate: float | None
         load_ms_ci95=load.ci95,
         load_cached_ms=cached.value if cached else None,
         load_cached_ms_ci95=cached.ci95 if cached else None,
+        build_ms=opened.loaded.build_ms,
         first_inference_ms=first.value,
         first_inference_ms_ci95=first.ci95,
         peak_rss_mib=max(visits.peak_rss_mib),

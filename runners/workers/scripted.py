@@ -77,10 +77,11 @@ class Script:
     ``deviation`` and ``conditions`` are fields of the ``Measurement``; those of ``placement`` are
     what is read back other than asked for. ``free_mib`` is left of the memory once it has warmed
     up, ``on_device_ms`` is what a run in the device's memory takes. A runner that is not
-    ``concurrent`` has one run at a time, ``cache`` is what its loading leaves for the next one, and
-    without ``nodes`` it can't profile. ``fails`` has the error that each operation ends in:
-    "describe", "load", "cache", "run", "warm_up", "slice", "finish", "measure" or "profile".
-    ``varies`` says which of all these are otherwise with some settings:
+    ``concurrent`` has one run at a time. ``cache`` is what its loading, which takes ``load_ms``,
+    leaves for the next one; a ``Builder`` has ``builds_for``. Without ``nodes`` it can't profile.
+    ``fails`` has the error that each operation ends in: "describe", "load", "cache", "run",
+    "warm_up", "slice", "finish", "measure" or "profile". ``varies`` says which of all these are
+    otherwise with some settings:
     ``lambda settings: {"ms": 4.0 / settings.threads}``.
     """
 
@@ -102,6 +103,8 @@ class Script:
     placement: Mapping[str, Any] = field(default_factory=dict)
     concurrent: bool = True
     cache: Mapping[str, bytes] = field(default_factory=dict)
+    builds_for: Mapping[str, str] = field(default_factory=dict)
+    load_ms: float = 5.0
     nodes: tuple[NodeTime, ...] = ()
     fails: Mapping[str, RunnerError] = field(default_factory=dict)
     varies: Callable[[Settings], Mapping[str, Any]] = lambda _settings: {}
@@ -202,6 +205,7 @@ class _Session:
             "version": None if script.reason else "1.0",
             "devices": () if script.reason else script.devices,
             "tunables": script.tunables,
+            "builds_for": script.builds_for,
         }, {}
 
     def load(self, fields: Mapping[str, Any], _blobs: Arrays) -> Reply:
@@ -232,7 +236,7 @@ class _Session:
             "outputs": [asdict(spec) for spec in self._fixed(script.outputs)],
             "placement": asdict(Placement(**{**placed, **script.placement})),
             "runner_version": "1.0",
-            "load_ms": 5.0,
+            "load_ms": script.load_ms,
             "from_cache": bool(fields["cache"]),
         }, {}
 

@@ -39,6 +39,7 @@ import numpy as np
 from .. import registry
 from ..base import (
     NO_PROFILER,
+    Builder,
     ProfiledSession,
     Profiler,
     Runner,
@@ -115,6 +116,7 @@ class Worker:
             "version": None if reason else runner.version(),
             "devices": [] if reason else runner.devices(),
             "tunables": getattr(runner, "tunables", {}),
+            "builds_for": runner.builds_for() if isinstance(runner, Builder) and not reason else {},
         }, {}
 
     def load(self, message: protocol.Message, blobs: protocol.Blobs) -> Any:

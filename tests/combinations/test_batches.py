@@ -107,7 +107,7 @@ def test_a_sweep_has_fewer_streams_where_a_larger_batch_needs_no_more(make: Make
 
 @pytest.mark.parametrize("operation", ["load", "run", "warm_up"])
 @pytest.mark.parametrize("scenario", ["single-stream", "offline"])
-def test_a_sweep_ends_where_the_memory_does(make: Make, scenario: str, operation: str) -> None:
+def test_a_sweep_ends_where_the_memory_does(make: Make, scenario: Any, operation: str) -> None:
     made = make(batch="dynamic", variants=("fp32",))
     full = OutOfMemory("CUDA failure 2: out of memory")
 

@@ -107,6 +107,7 @@ def _columns(result: BenchResult, cells: Sequence[CellResult]) -> list[Column]:
     if not any(cell.speedup for cell in cells):
         relative = []
     resident = [columns.ON_DEVICE] if any(cell.on_device_ms for cell in cells) else []
+    resident += [columns.BUILD] if any(cell.build_ms for cell in cells) else []
     energy = [columns.ENERGY] if any(cell.energy_mj is not None for cell in cells) else []
     shown = [*SHOWN[result.scenario], *resident, *energy]
     return [*_place(cells), *relative, *shown, columns.TIMES]
