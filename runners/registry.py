@@ -30,8 +30,8 @@ class Entry:
     distribution that brings the runner, with its version; edgepipe's own have none. ``profiles``
     says of those that they are a ``Profiler``. ``onednn``: it computes with oneDNN, which can be
     told to compute as an older CPU. ``half_precisions`` are those of ``precisions`` that it has for
-    files of float16 tensors alone. ``builds``: it is a ``Builder``. ``remark`` is what a user has
-    to know who chooses it.
+    files of float16 tensors alone, ``device_precisions`` those that it has not on a CPU.
+    ``builds``: it is a ``Builder``. ``remark`` is what a user has to know who chooses it.
     """
 
     name: str
@@ -45,6 +45,7 @@ class Entry:
     profiles: bool = False
     onednn: bool = False
     half_precisions: tuple[str, ...] = ()
+    device_precisions: tuple[str, ...] = ()
     builds: bool = False
     remark: str = ""
 
@@ -116,6 +117,8 @@ BUILT_IN = {
             'pip install "edgepipe[export]"',
             ("pt2",),
             extra="export",
+            precisions=("f32", "tf32"),
+            device_precisions=("tf32",),
         ),
     )
 }
