@@ -4,6 +4,7 @@ RunnerError                 the cell has no result
 +-- RunnerUnavailable       this environment or machine can't run the runner at all
 +-- SessionError            the runner works, but not with this model or these inputs
 |   +-- PlacementError      part of the model would run elsewhere than asked
+|   +-- OutOfMemory         there is no memory left for it, on the machine or its device
 +-- StorageFull             there is no room for temporary files
 +-- WorkerError             the worker process itself failed
     +-- WorkerCrashed       it ended: exit status or signal
@@ -43,17 +44,48 @@ class SessionError(RunnerError):
     """The runner refused the model, or failed while running it."""
 
 
+class PlacementError(SessionError):
+    """Nodes are, or would be, on another provider or device than the runner's own."""
+
+
+class OutOfMemory(SessionError):
+    """The machine, or the device, has no memory left for the model or for a run of it."""
+
+
+# How an allocation that failed is told of: by C++ and Linux, ONNX Runtime's arena (also one with a
+# limit), CUDA and torch on it, cuDNN and cuBLAS, TensorRT, torch on a CPU.
+NO_MEMORY = (
+    "bad_alloc",
+    "cannot allocate memory",
+    "failed to allocate",
+    "is smaller than requested bytes",
+    "out of memory",
+    "outofmemory",
+    "status_alloc_failed",
+    "could not be allocated",
+    "can't allocate memory",
+)
+
+
+def is_out_of_memory(error: BaseException) -> bool:
+    """Whether it says, in whatever library's words, that an allocation failed."""
+    said = str(error).lower()
+    return isinstance(error, MemoryError) or any(sign in said for sign in NO_MEMORY)
+
+
+def session_error(error: Exception, said: str = "") -> SessionError:
+    """What a library raised, as ours: ``said`` with its kind and message unless told otherwise."""
+    kind = OutOfMemory if is_out_of_memory(error) else SessionError
+    return kind(said or f"{type(error).__name__}: {error}")
+
+
 def unloadable(library: str, model: Path, error: Exception) -> SessionError:
     """What a library says of a model that it can't load.
 
     It names the file alone: a worker keeps its copy in another folder each time.
     """
     said = str(error).replace(str(model), model.name)
-    return SessionError(f"{library} can't load the model: {said}")
-
-
-class PlacementError(SessionError):
-    """Nodes are, or would be, on another provider or device than the runner's own."""
+    return session_error(error, f"{library} can't load the model: {said}")
 
 
 class StorageFull(RunnerError):
@@ -239,12 +271,39 @@ class Concurrent(Protocol):
     def queue(self) -> Queue: ...
 
 
+class Resident(Protocol):
+    """What a session has beside ``Session`` if its device has a memory of its own."""
+
+    def resident(self, feeds: Mapping[str, np.ndarray]) -> Callable[[], None]:
+        """Bring feeds there, once; what is returned runs on them, and the outputs stay there.
+
+        It returns when the run is over. Raises ``SessionError``, and so does what it returns.
+        """
+        ...
+
+
 class Cached(Protocol):
     """What a session has beside ``Session`` if it can be loaded from ``Settings.cache``."""
 
     @property
     def from_cache(self) -> bool:
         """Whether this one was."""
+        ...
+
+
+@runtime_checkable
+class Builder(Protocol):
+    """What a runner has beside ``Runner`` if its sessions are ``Cached`` and costly to make.
+
+    What its loading leaves in ``Settings.cache`` is kept with the model and given to it again.
+    """
+
+    def builds_for(self) -> Mapping[str, str]:
+        """For each of ``devices()`` what such a cache is good for alone, in a line.
+
+        That is the versions of the libraries, the device and its driver. Raises
+        ``RunnerUnavailable``.
+        """
         ...
 
 

@@ -30,7 +30,8 @@ class Entry:
     distribution that brings the runner, with its version; edgepipe's own have none. ``profiles``
     says of those that they are a ``Profiler``. ``onednn``: it computes with oneDNN, which can be
     told to compute as an older CPU. ``half_precisions`` are those of ``precisions`` that it has for
-    files of float16 tensors alone. ``remark`` is what a user has to know who chooses it.
+    files of float16 tensors alone, ``device_precisions`` those that it has not on a CPU.
+    ``builds``: it is a ``Builder``. ``remark`` is what a user has to know who chooses it.
     """
 
     name: str
@@ -44,6 +45,8 @@ class Entry:
     profiles: bool = False
     onednn: bool = False
     half_precisions: tuple[str, ...] = ()
+    device_precisions: tuple[str, ...] = ()
+    builds: bool = False
     remark: str = ""
 
 
@@ -95,11 +98,27 @@ BUILT_IN = {
             ),
         ),
         Entry(
+            "ort-tensorrt",
+            f"{_PACKAGE}.onnxruntime_tensorrt:OrtTensorRt",
+            "edgepipe env create ort-tensorrt",
+            ("onnx",),
+            device="GPU",
+            extra="tensorrt",
+            precisions=("f32", "f16"),
+            builds=True,
+            remark=(
+                "an engine is built for each file and setting, in seconds to minutes, and kept in "
+                "the workspace; edgepipe's int8 has no form that TensorRT takes"
+            ),
+        ),
+        Entry(
             "torch",
             f"{_PACKAGE}.torch:Torch",
             'pip install "edgepipe[export]"',
             ("pt2",),
             extra="export",
+            precisions=("f32", "tf32"),
+            device_precisions=("tf32",),
         ),
     )
 }
@@ -129,6 +148,11 @@ def formats(name: str) -> tuple[str, ...]:
     """The model formats that a runner takes, best first. Imports a plug-in to ask it."""
     known = entry(name).formats
     return get(name).formats if known is None else known
+
+
+def builds(name: str) -> bool:
+    """Whether a runner builds something when it loads a model: see ``Builder``."""
+    return name in BUILT_IN and BUILT_IN[name].builds
 
 
 def device(name: str) -> str:

@@ -143,7 +143,9 @@ def abilities_of(runner: str, places: Places) -> Abilities:
     """
     known = registry.entry(runner)
     if known.formats is not None:
-        return Abilities(known.formats, known.precisions, known.half_precisions)
+        missing = known.device_precisions if places.device_of(runner) == "CPU" else ()
+        precisions = tuple(one for one in known.precisions if one not in missing)
+        return Abilities(known.formats, precisions, known.half_precisions)
     with Worker(LOCAL.argv(python_of(runner, places) or sys.executable)) as worker:
         described = worker.describe(runner)
         return Abilities(described.formats, described.precisions)

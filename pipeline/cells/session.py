@@ -11,6 +11,7 @@ from typing import Any
 
 import numpy as np
 
+from ...runners import registry
 from ...runners.base import PlacementError, RunnerError, RunnerUnavailable, SessionError, Settings
 from ...runners.bundles import formats
 from ...runners.environments import environments
@@ -21,8 +22,10 @@ from ...runners.workers.launch import Timeouts, Worker
 from ..errors import InputError, UsageError
 from ..storage import onnx_models
 from ..storage.goldens import Goldens, valid_rows
+from . import engines
 
 EMULATED_TIMEOUTS = Timeouts(start=300.0, load=900.0, run=300.0)
+BUILDING_TIMEOUTS = Timeouts(load=1800.0)
 
 
 @dataclass(frozen=True)
@@ -127,9 +130,11 @@ def with_settings(cell: Cell, settings: Mapping[str, Any], *, tuned: bool = Fals
     return replace(cell, **settings, options=options, tuned=tuned)
 
 
-def timeouts_of(target: Target) -> Timeouts:
-    """How long a worker on a target may take for an answer."""
-    return EMULATED_TIMEOUTS if target.emulated else Timeouts()
+def timeouts_of(target: Target, runner: str = "") -> Timeouts:
+    """How long a worker on a target may take for an answer, with a runner that may build first."""
+    if target.emulated:
+        return EMULATED_TIMEOUTS
+    return BUILDING_TIMEOUTS if registry.builds(runner) else Timeouts()
 
 
 def shares_fate(other: Cell, cell: Cell, error: RunnerError) -> bool:
@@ -169,7 +174,7 @@ def open_cell(
 def start_worker(cell: Cell) -> Worker:
     """A worker on the cell's target, to be closed. Raises ``RunnerError`` if none starts."""
     argv = cell.target.argv(interpreter(cell.target, cell.python))
-    return Worker(argv, timeouts_of(cell.target)).__enter__()
+    return Worker(argv, timeouts_of(cell.target, cell.runner)).__enter__()
 
 
 def interpreter(target: Target, python: str | None) -> str:
@@ -204,7 +209,10 @@ def load_cell(
     """Load the cell's file in a worker. Raises as ``open_cell``."""
     files = files_of(cell, model)
     settings = cell.settings(int(worker.hello["host"]["physical_cores"]))
-    loaded = worker.load(cell.runner, files, settings, cache, profiled)
+    if registry.builds(cell.runner) and cache is None and not profiled:
+        loaded = engines.load(worker, cell.runner, files, settings)
+    else:
+        loaded = worker.load(cell.runner, files, settings, cache, profiled)
     audit(loaded, cell.allow_fallback)
     return OpenCell(worker, loaded, cell.batch)
 

@@ -166,7 +166,7 @@ class _Run:
             recorded = Recorded.of(bundle, count)
             known = calibration.of_bundle(bundle)
             host, formats = runners_of(
-                bundle, settings.runner, self._places, target, self._progress
+                bundle.index, settings.runner, self._places, target, self._progress
             )
             choice = choose(bundle.index, host, formats, variant=settings.variant)
             gate = bundle.index.gate(choice.variant, choice.runner, choice.settings.precision)

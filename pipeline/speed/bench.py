@@ -12,7 +12,8 @@ from typing import Any
 
 import numpy as np
 
-from ...runners.timing.plan import COLD, SERVER, SINGLE_STREAM
+from ...runners.base import RunnerError
+from ...runners.timing.plan import COLD, OFFLINE, SERVER, SINGLE_STREAM
 from ..cells.plan import Refused, key_of, plan
 from ..cells.session import Cell, timeable
 from ..errors import ExitCode, UsageError
@@ -47,6 +48,7 @@ from .bench_result import (
     over_generations_ms,
     unmet,
 )
+from .sweep import sweep
 from .turns import Turns
 from .validity import INVALID, judge, of_quick_run
 from .visits import (
@@ -56,11 +58,8 @@ from .visits import (
     Source,
     Visits,
     hosts,
+    streams_in,
 )
-
-# A sweep goes on while a larger batch computes this much more in a second.
-MIN_GAIN = 0.05
-BATCHES = (1, 2, 4, 8, 16, 32, 64, 128)
 
 
 @takes(BenchRequest)
@@ -177,6 +176,11 @@ class _Timed:
     row: CellResult
     samples: tuple[np.ndarray, ...] = ()
     cycle_ms: np.ndarray = field(default_factory=lambda: np.empty(0))
+    error: RunnerError | None = None
+
+    def noted(self, note: str) -> _Timed:
+        """The same with one more note in its row."""
+        return replace(self, row=replace(self.row, notes=(*self.row.notes, note)))
 
 
 class _Run:
@@ -229,31 +233,26 @@ class _Run:
                 row = self._compared(row, entry, turns)
             ran = visits[entry] if row.status == "ok" else Visits()
             cycle_ms = np.array(list(ran.cycles.values()))
-            results.append(_Timed(row, tuple(ran.samples()), cycle_ms))
+            results.append(_Timed(row, tuple(ran.samples()), cycle_ms, visits[entry].error))
         self._pair(entries, [one.row for one in results], turns)
         return results
 
     def sweep(self, cells: Sequence[Cell]) -> list[_Timed]:
-        """``measure`` with every batch that still brings each cell more throughput."""
-        results = []
-        best: dict[Cell, float] = {}
-        going = list(cells)
-        for batch in BATCHES:
-            found = self.measure([replace(cell, batch=batch) for cell in going])
-            if batch == BATCHES[0]:
-                results += found
-            else:  # a model with a batch of its own has no row for any other
-                results += [one for one in found if one.row.status == "ok"]
-            grown = []
-            for cell, one in zip(going, found, strict=True):
-                throughput = one.row.throughput_per_s or 0.0
-                if throughput > best.get(cell, 0.0) * (1 + MIN_GAIN):
-                    grown.append(cell)
-                best[cell] = max(throughput, best.get(cell, 0.0))
-            going = grown
-            if not going:
-                break
-        return results
+        """``measure`` with every batch that a sweep tries: see ``sweep``."""
+        section = self._section
+        free = section.scenario == OFFLINE and section.concurrency is None
+        return sweep(cells, self.measure, self._explored if free else None)
+
+    def _explored(self, cells: Sequence[Cell]) -> dict[Cell, tuple[float, int]]:
+        """Ms for a run of each, and its streams, of a few short slices by turns."""
+        entries = [Entry(cell, self._source) for cell in cells]
+        turns = Turns(entries, self._schedule().quick(), self._progress)
+        turns.run()
+        return {
+            entry.cell: (over_generations_ms(found.figures()).value, streams_in(found))
+            for entry in entries
+            if (found := turns.visits[entry]).error is None
+        }
 
     def _schedule(self) -> Schedule:
         section = self._section

@@ -21,7 +21,7 @@ from ..storage.document import UNWRITTEN, Result
 from ..storage.manifest import CellKey
 from ..verdicts import FAIL, INCONCLUSIVE, PASS, code_of
 from .validity import INVALID, NOISY
-from .visits import Entry, Visits
+from .visits import Entry, Visits, streams_in
 
 SAMPLES = "bench.npz"
 
@@ -67,6 +67,9 @@ class CellResult(CellRow):
     in runs of the meter; throughput is in images per second. ``speedup`` is the time of the
     reference variant with the same settings divided by this one's, ``against_reference`` says
     whether that is "faster", "slower", the "same" or "undecided" (see ``ratios.verdict``).
+    ``build_ms`` is what building its engine took, once, of a runner that does so.
+    ``on_device_ms`` is p50 of a run whose inputs and outputs stay in the device's memory, where the
+    runner has such a run: all other times are from the host's memory to the host's.
     ``verdict`` is about the absolute figures: "valid", "noisy" or "invalid". ``energy_mj`` is for
     one image, and the whole CPU's. Latencies are ``None`` offline, where only throughput counts.
     """
@@ -95,9 +98,12 @@ class CellResult(CellRow):
     load_ms_ci95: tuple[float, float] | None = None
     load_cached_ms: float | None = None
     load_cached_ms_ci95: tuple[float, float] | None = None
+    build_ms: float | None = None
     first_inference_ms: float | None = None
     first_inference_ms_ci95: tuple[float, float] | None = None
     peak_rss_mib: float | None = None
+    on_device_ms: float | None = None
+    on_device_ms_ci95: tuple[float, float] | None = None
     device_memory_mib: float | None = None
     energy_mj: float | None = None
     size_bytes: int | None = None
@@ -257,13 +263,15 @@ def measured_row(entry: Entry, visits: Visits, scenario: str, rate: float | None
     figures = visits.figures()
     typical, load, first = map(over_generations_ms, (figures, visits.load_ms, visits.first_ms))
     cached = over_generations_ms(visits.cached_ms) if visits.cached_ms else None
+    on_device = [one.on_device_ms for one in visits.measurements if one.on_device_ms is not None]
+    resident = over_generations_ms(on_device) if on_device else None
     samples = np.concatenate(visits.samples()) / 1e6
     return CellResult.ran(
         cell,
         opened.loaded,
         scenario=scenario,
         rate=rate if scenario == SERVER else None,
-        streams=opened.loaded.placement.streams,
+        streams=streams_in(visits),
         batch=opened.batch,
         options=dict(cell.options),
         tuned=cell.tuned,
@@ -278,9 +286,12 @@ def measured_row(entry: Entry, visits: Visits, scenario: str, rate: float | None
         load_ms_ci95=load.ci95,
         load_cached_ms=cached.value if cached else None,
         load_cached_ms_ci95=cached.ci95 if cached else None,
+        build_ms=opened.loaded.build_ms,
         first_inference_ms=first.value,
         first_inference_ms_ci95=first.ci95,
         peak_rss_mib=max(visits.peak_rss_mib),
+        on_device_ms=resident.value if resident else None,
+        on_device_ms_ci95=resident.ci95 if resident else None,
         device_memory_mib=_most(found.device_memory_mib for found in visits.measurements),
         energy_mj=_energy_mj(visits, opened.batch),
         size_bytes=sum(artifacts[name].size for name in (cell.file, *cell.beside)),

@@ -35,8 +35,9 @@ from ..storage.manifest import CellKey, Recommendation
 from ..storage.workspace import Transaction, Workspace
 from ..verdicts import INCONCLUSIVE, PASS, exit_code
 from .bench_result import over_generations_ms
+from .sweep import halved, pools
 from .turns import Turns
-from .visits import Entry, Schedule, Source, Visits
+from .visits import Entry, Schedule, Source, Visits, streams_in
 
 EXPLORING_GENERATIONS = 3
 FINAL_GENERATIONS, FEWEST_FINAL = 12, 5
@@ -44,7 +45,7 @@ FINAL_GENERATIONS, FEWEST_FINAL = 12, 5
 EXPLORING_SHARE = 0.6
 # A setting is worth recommending if it is this much faster, beyond doubt.
 MIN_GAIN = 0.01
-BATCHES = (4, 16, 64)
+BATCHES = (4, 16, 64, 256, 1024)
 
 RECOMMENDED, DEFAULT = "recommended", "default"
 Settings = Mapping[str, Any]
@@ -223,6 +224,7 @@ class _Search:
         self._explored = self._started + EXPLORING_SHARE * seconds
         self._end = self._started + seconds
         self._trials: dict[Cell, Trial] = {}
+        self._streams = 1
         self.host: Mapping[str, Any] | None = None
 
     def run(self) -> Tuned:
@@ -271,7 +273,9 @@ class _Search:
 
     def _explore(self, tunables: Mapping[str, Sequence[Any]]) -> Settings | None:
         """The best of what was tried, or ``None`` if that is the default."""
-        best = self._fastest({}, self._pools())
+        host, offline = self.host or {}, self._scenario == OFFLINE
+        cores, cpus = int(host["physical_cores"]), int(host["logical_cpus"])
+        best = self._fastest({}, pools(cores, cpus, self._cell.threads, offline=offline))
         options = [{name: value} for name, values in tunables.items() for value in values]
         alone = [{**best, "options": option} for option in options]
         fastest = self._fastest(best, alone)
@@ -281,28 +285,24 @@ class _Search:
                 helpful |= settings["options"]  # the best value of an option comes last
         if len(helpful) > 1:
             fastest = self._fastest(fastest, [{**best, "options": helpful}])
-        if self._scenario == OFFLINE and self._dynamic():
-            batches = [{**fastest, "batch": batch} for batch in BATCHES]
-            fastest = self._fastest(fastest, batches)
+        if offline and self._source.manifest.model["batch"] == "dynamic":
+            fastest = self._batches(fastest)
         return fastest if self._ratio(fastest) < 1 else None
 
-    def _pools(self) -> list[Settings]:
-        """Other numbers of threads, and offline of streams, than the default's.
+    def _batches(self, best: Settings) -> Settings:
+        """Larger batches, each with the streams of the best so far and with fewer of them.
 
-        The threads stay if they were asked for.
+        The first that isn't faster with any ends that, or the first that finds no memory.
         """
-        host = self.host or {}
-        cores, cpus = int(host["physical_cores"]), int(host["logical_cpus"])
-        counts = sorted({1, *(2**n for n in range(1, 8) if 2**n < cpus), cores, cpus})
-        default = self._cell.threads or cores
-        others = [] if self._cell.threads else [count for count in counts if count != default]
-        if self._scenario != OFFLINE:
-            return [{"threads": count} for count in others]
-        streams = [{"streams": count} for count in counts if count <= default]
-        return [*streams, *({"threads": count} for count in others if count > default)]
-
-    def _dynamic(self) -> bool:
-        return self._source.manifest.model["batch"] == "dynamic"
+        for batch in BATCHES:
+            larger = {**best, "batch": batch}
+            fewer = halved(best.get("streams", self._streams))
+            counts = dict.fromkeys((*fewer[:1], *fewer[-1:]))
+            found = self._fastest(best, [larger, *({**larger, "streams": n} for n in counts)])
+            if found is best:
+                break
+            best = found
+        return best
 
     def _fastest(self, best: Settings, candidates: Sequence[Settings]) -> Settings:
         """Try the candidates beside the default; the best of them and of ``best``."""
@@ -335,6 +335,7 @@ class _Search:
         turns.run(lambda: time.monotonic() > end, at_least)
         if (error := turns.visits[entries[0]].error) is not None:
             raise error
+        self._streams = streams_in(turns.visits[entries[0]])
         return turns
 
     def _against_default(self, cell: Cell, turns: Turns) -> Ratio | None:

@@ -19,6 +19,7 @@ from time import monotonic
 
 import numpy as np
 
+from ...runners import registry
 from ...runners.base import RunnerError, SessionError
 from ...runners.targets import Target
 from ...runners.timing.plan import COLD, SERVER
@@ -365,7 +366,8 @@ class Turns:
             # What a cold run sweeps the caches with is none of the model's.
             cold = self._schedule.scenario == COLD
             visits.peak_rss_mib.append(visits.resident_mib if cold else peak_rss_mib)
-        if self._cached and not entry.role and not visits.measurements:
+        builds = registry.builds(entry.cell.runner)  # its engine is kept in any case
+        if self._cached and not entry.role and not visits.measurements and not builds:
             self._make_cache(entry, alive[entry])
         visits.measurements.append(measurement)
         parts = measurement.by_slice()

@@ -190,3 +190,8 @@ def hosts(visits: Mapping[Entry, Visits]) -> dict[str, Mapping[str, object]]:
         for entry, found in visits.items()
         if found.opened
     }
+
+
+def streams_in(visits: Visits) -> int:
+    """How many runs a cell really has under way at once, as its session says."""
+    return visits.opened[0].loaded.placement.streams

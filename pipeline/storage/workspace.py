@@ -35,6 +35,8 @@ from .manifest import RESTORE, Artifact, Manifest, Recommendation, StageRecord
 MANIFEST = "manifest.json"
 STAGING, COMMIT = ".staging", ".commit"
 LOCK, HOLDER = ".lock", ".holder"
+# What runners built of the artifacts; see ``cells.engines``.
+ENGINES = "engines"
 TEMPORARY_SUFFIX = ".tmp"
 _writing = partial(writing, instead="choose another --workspace")
 # What judging commands leave beside the artifacts; not part of what the manifest describes.
@@ -131,7 +133,7 @@ class Workspace:
                 )
         for path in sorted(self.folder.iterdir()):
             known = path.name in manifest.artifacts or path.name in RESULTS
-            if not known and path.name not in (MANIFEST, LOCK, HOLDER, SHARDS):
+            if not known and path.name not in (MANIFEST, LOCK, HOLDER, SHARDS, ENGINES):
                 raise IntegrityError(f"{path}: not in the manifest; move it elsewhere")
 
     def _nothing(self) -> WorkspaceError:

@@ -8,13 +8,11 @@ each with other providers, and they overwrite one another. The runners in
 from __future__ import annotations
 
 import functools
-import os
 import re
 import sys
 import tempfile
 from collections import Counter
-from collections.abc import Callable, Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from importlib.metadata import PackageNotFoundError, distribution
 from pathlib import Path
@@ -28,6 +26,7 @@ from ..base import (
     SessionError,
     Settings,
     TensorSpec,
+    session_error,
     unloadable,
 )
 from ..machine import host, own_process
@@ -95,13 +94,16 @@ def installed_wheels() -> tuple[str, ...]:
 class Provider:
     """An execution provider, its options, and a plug-in's devices (none for a built-in one).
 
-    ``keep_graph_in`` names a file for the optimized graph, which a provider that compiles nodes
-    can't write down. ``trace_in`` is a folder for the times of its nodes.
+    ``beside`` are other providers, with their options, that take what this one doesn't where a
+    fallback is allowed; the CPU's comes last. ``keep_graph_in`` names a file for the optimized
+    graph, which a provider that compiles nodes can't write down. ``trace_in`` is a folder for the
+    times of its nodes.
     """
 
     name: str
     options: Mapping[str, str] = field(default_factory=dict)
     devices: Sequence[Any] = ()
+    beside: Sequence[tuple[str, Mapping[str, str]]] = ()
     keep_graph_in: Path | None = None
     trace_in: Path | None = None
 
@@ -122,7 +124,7 @@ class Provider:
             options.add_provider_for_devices(list(self.devices), dict(self.options))
             providers = []
         if settings.allow_fallback and providers and self.name != CPU:
-            providers.append(CPU)
+            providers += [*((name, dict(its)) for name, its in self.beside), CPU]
         if self.name != CPU and not settings.allow_fallback:
             options.add_session_config_entry("session.disable_cpu_ep_fallback", "1")
         import onnxruntime
@@ -160,7 +162,7 @@ class OrtSession:
         try:
             outputs = self._session.run(None, feeds)
         except Exception as error:  # of onnxruntime's own kinds, without a base
-            raise SessionError(f"{type(error).__name__}: {error}") from error
+            raise session_error(error) from error
         return dict(zip(self._names, outputs, strict=True))
 
     def queue(self) -> ThreadQueue:
@@ -321,7 +323,7 @@ def why_not(provider: Provider) -> str | None:
     """What keeps a provider from running anything at all, or ``None`` if it runs the probe."""
     log: list[str] = []
     try:
-        with _native_log(log):
+        with own_process.native_log(log):
             provider.session(probe.model(), Settings(threads=1)).run(None, probe.feeds())
     except Exception as error:
         return _first_error("".join(log)) or " ".join(str(error).split())
@@ -358,33 +360,13 @@ def _misplaced(model: Path, settings: Settings, provider: Provider) -> Exception
     more = ", …" if len(operators) > OPERATORS_SHOWN else ""
     return PlacementError(
         f"{provider.name} takes {total - len(nodes)} of the model's {total} nodes, "
-        f"not {shown}{more}; --allow-fallback runs those on the CPU"
+        f"not {shown}{more}; --allow-fallback runs those on {elsewhere_of(provider)}"
     )
 
 
-@contextmanager
-def _native_log(log: list[str]) -> Iterator[None]:
-    """Append what native code writes to stderr meanwhile, and pass it on afterwards.
-
-    It is the only place where onnxruntime says why a provider can't be made: the error that it
-    raises is that the CPU provider would have to step in. An application's stderr is its own.
-    """
-    if not own_process.claimed():
-        yield
-        return
-    sys.stderr.flush()
-    stderr = os.dup(2)
-    with tempfile.TemporaryFile() as file:
-        os.dup2(file.fileno(), 2)
-        try:
-            yield
-        finally:
-            os.dup2(stderr, 2)
-            os.close(stderr)
-            file.seek(0)
-            written = file.read()
-            log.append(written.decode("utf-8", "replace"))
-            os.write(2, written)
+def elsewhere_of(provider: Provider) -> str:
+    """Where nodes may go that a provider doesn't take."""
+    return " or ".join([*(name for name, _ in provider.beside), "the CPU"])
 
 
 def _first_error(log: str) -> str:

@@ -7,6 +7,7 @@ Sources: onnxruntime.ai, "I/O Binding" and "Using CUDA Graphs (Preview)".
 
 from __future__ import annotations
 
+import queue
 import threading
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
@@ -14,7 +15,7 @@ from typing import Any
 
 import numpy as np
 
-from ..base import Placement, SessionError, TensorSpec
+from ..base import Placement, SessionError, TensorSpec, session_error
 from .onnxruntime import OrtSession
 
 Shapes = tuple[tuple[int, ...], ...]
@@ -28,7 +29,48 @@ class Device:
     number: int = 0
 
 
-class BoundSession(OrtSession):
+class DeviceSession(OrtSession):
+    """A session whose runs are the plain ones, and that can also run on what lies on its device."""
+
+    def __init__(self, session: Any, place: Callable[[Any], Placement], device: Device) -> None:
+        super().__init__(session, place)
+        self._device = device
+
+    def resident(self, feeds: Mapping[str, np.ndarray]) -> Callable[[], None]:
+        """See ``Resident``."""
+        arrays = self._checked(feeds)
+        try:
+            return self._resident_buffers(tuple(array.shape for array in arrays)).resident(arrays)
+        except SessionError:
+            raise
+        except Exception as error:  # of onnxruntime's own kinds, without a base
+            raise session_error(error) from error
+
+    def _resident_buffers(self, shapes: Shapes) -> _Buffers:
+        return self._buffers(shapes)
+
+    def _buffers(self, shapes: Shapes) -> _Buffers:
+        return _Buffers(self._session, self.inputs, self.outputs, shapes, self._device)
+
+    def _checked(self, feeds: Mapping[str, np.ndarray]) -> list[np.ndarray]:
+        """The feeds in the order of the inputs: a buffer takes whatever bytes it is given."""
+        if set(feeds) != {spec.name for spec in self.inputs}:
+            wanted = ", ".join(spec.name for spec in self.inputs)
+            raise SessionError(f"inputs {', '.join(feeds) or 'none'}, not {wanted}")
+        arrays = []
+        for spec in self.inputs:
+            array = np.ascontiguousarray(feeds[spec.name]).reshape(np.shape(feeds[spec.name]))
+            fits = len(array.shape) == len(spec.shape) and all(
+                wanted in (None, size) for wanted, size in zip(spec.shape, array.shape, strict=True)
+            )
+            if array.dtype != np.dtype(spec.dtype) or not fits:
+                said = f"{array.dtype} {list(array.shape)}"
+                raise SessionError(f"input {spec.name} is {said}, not {spec.dtype} {spec.shape}")
+            arrays.append(array)
+        return arrays
+
+
+class BoundSession(DeviceSession):
     """A session that copies into its own buffers, runs, and copies out.
 
     Several threads may run at once, each in buffers that nobody else uses meanwhile. With
@@ -39,8 +81,7 @@ class BoundSession(OrtSession):
     def __init__(
         self, session: Any, place: Callable[[Any], Placement], device: Device, *, captured: bool
     ) -> None:
-        super().__init__(session, place)
-        self._device = device
+        super().__init__(session, place, device)
         self._captured = captured
         self._lock = threading.Lock()
         self._free: dict[Shapes, list[_Buffers]] = {}
@@ -67,7 +108,7 @@ class BoundSession(OrtSession):
         except SessionError:
             raise
         except Exception as error:  # of onnxruntime's own kinds, without a base
-            raise SessionError(f"{type(error).__name__}: {error}") from error
+            raise session_error(error) from error
 
     def close(self) -> None:
         """See ``Session.close``."""
@@ -83,25 +124,39 @@ class BoundSession(OrtSession):
             self._free[shapes] = [self._buffers(shapes)]
         return self._free[shapes][0]
 
-    def _buffers(self, shapes: Shapes) -> _Buffers:
-        return _Buffers(self._session, self.inputs, self.outputs, shapes, self._device)
+    def _resident_buffers(self, shapes: Shapes) -> _Buffers:
+        """Of a captured session those of its graph, which is what runs then."""
+        return self._kept(shapes) if self._captured else self._buffers(shapes)
 
-    def _checked(self, feeds: Mapping[str, np.ndarray]) -> list[np.ndarray]:
-        """The feeds in the order of the inputs: a buffer takes whatever bytes it is given."""
-        if set(feeds) != {spec.name for spec in self.inputs}:
-            wanted = ", ".join(spec.name for spec in self.inputs)
-            raise SessionError(f"inputs {', '.join(feeds) or 'none'}, not {wanted}")
-        arrays = []
-        for spec in self.inputs:
-            array = np.ascontiguousarray(feeds[spec.name]).reshape(np.shape(feeds[spec.name]))
-            fits = len(array.shape) == len(spec.shape) and all(
-                wanted in (None, size) for wanted, size in zip(spec.shape, array.shape, strict=True)
-            )
-            if array.dtype != np.dtype(spec.dtype) or not fits:
-                said = f"{array.dtype} {list(array.shape)}"
-                raise SessionError(f"input {spec.name} is {said}, not {spec.dtype} {spec.shape}")
-            arrays.append(array)
-        return arrays
+
+class BoundSessions(BoundSession):
+    """Several captured sessions of one model: a graph replays one run at a time, each its own."""
+
+    def __init__(self, sessions: Sequence[BoundSession]) -> None:
+        first = sessions[0]
+        super().__init__(first._session, first._place, first._device, captured=True)
+        self._sessions = sessions
+        self._idle: queue.SimpleQueue[BoundSession] = queue.SimpleQueue()
+        for session in sessions:
+            self._idle.put(session)
+
+    def run(self, feeds: Mapping[str, np.ndarray]) -> dict[str, np.ndarray]:
+        """See ``Session.run``: by whichever has nothing to do."""
+        session = self._idle.get()
+        try:
+            return session.run(feeds)
+        finally:
+            self._idle.put(session)
+
+    def resident(self, feeds: Mapping[str, np.ndarray]) -> Callable[[], None]:
+        """See ``Resident``. Of one of them."""
+        return self._sessions[0].resident(feeds)
+
+    def close(self) -> None:
+        """See ``Session.close``."""
+        for session in self._sessions:
+            session.close()
+        super().close()
 
 
 class _Buffers:
@@ -132,16 +187,31 @@ class _Buffers:
             if shape is not None:
                 self._binding.bind_ortvalue_output(spec.name, _tensor(shape, spec, device))
 
+    def resident(self, arrays: Sequence[np.ndarray]) -> Callable[[], None]:
+        self._fill(arrays)
+
+        def run() -> None:
+            try:
+                self._session.run_with_iobinding(self._binding)
+                self._binding.synchronize_outputs()
+            except Exception as error:  # of onnxruntime's own kinds, without a base
+                raise session_error(error) from error
+
+        return run
+
     def run(self, arrays: Sequence[np.ndarray]) -> dict[str, np.ndarray]:
+        self._fill(arrays)
+        self._session.run_with_iobinding(self._binding)
+        self._binding.synchronize_outputs()
+        return dict(zip(self._bound, self._binding.copy_outputs_to_cpu(), strict=True))
+
+    def _fill(self, arrays: Sequence[np.ndarray]) -> None:
         for value, array in zip(self._inputs, arrays, strict=True):
             value.update_inplace(array)
         for name in self._open:  # else it would keep the shape of the run before
             self._binding.bind_output(name, self._device.kind, self._device.number)
         # The copies are on another stream than the session's.
         self._binding.synchronize_inputs()
-        self._session.run_with_iobinding(self._binding)
-        self._binding.synchronize_outputs()
-        return dict(zip(self._bound, self._binding.copy_outputs_to_cpu(), strict=True))
 
 
 def _tensor(shape: Sequence[int], spec: TensorSpec, device: Device) -> Any:

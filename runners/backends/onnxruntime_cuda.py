@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import functools
-from collections.abc import Mapping
+from collections.abc import Callable, Collection, Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -22,7 +22,7 @@ from .onnxruntime import (
     streams_of,
     why_not,
 )
-from .onnxruntime_binding import BoundSession, Device
+from .onnxruntime_binding import BoundSession, BoundSessions, Device, DeviceSession
 
 NAME = "ort-cuda"
 PROVIDER = "CUDAExecutionProvider"
@@ -38,6 +38,9 @@ PROVIDER_OPTIONS: Mapping[str, tuple[Any, ...]] = {
 }
 # What is not the provider's: buffers that stay, and a graph of launches, which needs them.
 BINDING, GRAPH = "io_binding", "cuda_graph"
+SWITCH = (False, True)
+# While one run is computed another one's images can be copied.
+GRAPHS = 2
 CAPTURE = "enable_cuda_graph"
 OPTIONS: Mapping[str, tuple[Any, ...]] = {
     **{name: values[1:] for name, values in PROVIDER_OPTIONS.items()},
@@ -71,7 +74,7 @@ class OrtCuda:
             if not gpu:
                 return f"no NVIDIA GPU found (CUDA's driver, libcuda.so.1); with one: {remedy}"
             return f"the onnxruntime installed here has no {PROVIDER}; {remedy}"
-        _preload()
+        preload()
         reason = why_not(Provider(PROVIDER))
         found = "" if gpu else "no NVIDIA GPU found; "
         return f"{found}{PROVIDER} does not work: {reason}" if reason else None
@@ -80,8 +83,7 @@ class OrtCuda:
         """See ``Runner.devices``."""
         if reason := self.unavailable():
             raise RunnerUnavailable(reason)
-        others = range(1, len(host.cuda_devices()))
-        return ("GPU", *(f"GPU.{number}" for number in others))
+        return names_of_devices()
 
     def load(self, model: Path, settings: Settings) -> OrtSession:
         """See ``Runner.load``.
@@ -90,13 +92,8 @@ class OrtCuda:
         and which convolutions use it is cuDNN's choice. A file of float16 tensors is computed in
         f16 where f32 is asked for, too, and says so.
         """
-        kind, _, number = settings.device.partition(".")
-        if settings.precision not in USE_TF32 or kind != "GPU" or not (number or "0").isdigit():
-            raise SessionError(
-                f"{NAME} runs {', '.join(USE_TF32)} on GPU, "
-                f"not {settings.precision} on {settings.device}"
-            )
-        options = provider_options(settings, int(number or 0))
+        index = index_of(NAME, settings, self.precisions)
+        options = provider_options(settings, index)
         half = probe.holds_half(model)
         if half and settings.precision == "tf32":
             raise SessionError(f"{NAME}: tf32 is for float32 tensors, this file has float16 ones")
@@ -104,50 +101,91 @@ class OrtCuda:
             raise SessionError(f"{NAME}: f16 is for the variant fp16: this file has no float16")
         if PROVIDER not in library(NAME).get_available_providers():
             raise RunnerUnavailable(self.unavailable() or PROVIDER)
-        _preload()
-        index = int(options["device_id"])
+        preload()
         provider = Provider(PROVIDER, options)
 
         def place(session: Any) -> Placement:
-            names = host.cuda_devices()
-            precision, known = _proven(session, provider, settings, half=half)
-            return Placement(
-                settings.device,
-                precision,
-                settings.threads,
-                assigned_nodes(session),
-                provider=PROVIDER,
-                device_name=names[index] if index < len(names) else "",
-                precision_from=known,
-                streams=streams_of(settings),
-            )
+            known = _proven(session, provider, settings, half=half)
+            return placed(provider, index, settings, session, known)
 
-        session = _created(model, settings, provider)
-        captured = bool(settings.options.get(GRAPH))
-        if captured or settings.options.get(BINDING):
-            return BoundSession(session, place, Device("cuda", index), captured=captured)
-        return OrtSession(session, place)
+        return behind(lambda: _created(model, settings, provider), place, index, settings)
 
 
 def provider_options(settings: Settings, index: int) -> dict[str, str]:
     """What the provider is told, as text. Raises ``SessionError`` for what it doesn't know."""
-    settings.refuse_unknown(NAME, OPTIONS)
+    check_options(NAME, settings, {**PROVIDER_OPTIONS, BINDING: SWITCH, GRAPH: SWITCH})
     options = {"device_id": str(index), "use_tf32": USE_TF32[settings.precision]}
     for name, value in settings.options.items():
-        known = PROVIDER_OPTIONS.get(name, (False, True))
-        # 1 equals True, and is none here.
-        if not any(value is one or (isinstance(one, str) and value == one) for one in known):
-            listed = ", ".join(map(str, known))
-            raise SessionError(f"{NAME}: {name} is one of {listed}, not {value!r}")
         if name in PROVIDER_OPTIONS:
             options[name] = value if isinstance(value, str) else str(int(value))
     if settings.options.get(GRAPH):
-        if streams_of(settings) != 1:
-            raise SessionError(f"{GRAPH} replays one run at a time, not {streams_of(settings)}")
-        if settings.allow_fallback:
-            raise SessionError(f"{GRAPH} needs every node on the GPU, so no fallback is allowed")
         options[CAPTURE] = "1"
     return options
+
+
+def check_options(name: str, settings: Settings, known: Mapping[str, Sequence[Any]]) -> None:
+    """Raise ``SessionError`` for an option, or a value of one, that a runner on a GPU has not."""
+    settings.refuse_unknown(name, known)
+    for option, value in settings.options.items():
+        # 1 equals True, and is none here.
+        if not any(
+            value is one or (type(value) is type(one) and value == one) for one in known[option]
+        ):
+            listed = ", ".join(map(str, known[option]))
+            raise SessionError(f"{name}: {option} is one of {listed}, not {value!r}")
+    if settings.options.get(GRAPH) and settings.allow_fallback:
+        raise SessionError(f"{GRAPH} needs every node on the GPU, so no fallback is allowed")
+
+
+def index_of(name: str, settings: Settings, precisions: Collection[str]) -> int:
+    """Which GPU that is, in CUDA's order. Raises ``SessionError`` for what the runner hasn't."""
+    kind, _, number = settings.device.partition(".")
+    if settings.precision not in precisions or kind != "GPU" or not (number or "0").isdigit():
+        raise SessionError(
+            f"{name} runs {', '.join(precisions)} on GPU, "
+            f"not {settings.precision} on {settings.device}"
+        )
+    return int(number or 0)
+
+
+def placed(
+    provider: Provider, index: int, settings: Settings, session: Any, precision: tuple[str, str]
+) -> Placement:
+    """Where a session on a GPU runs; ``precision`` is it and how it is known."""
+    names = host.cuda_devices()
+    return Placement(
+        settings.device,
+        precision[0],
+        settings.threads,
+        assigned_nodes(session),
+        provider=provider.name,
+        device_name=names[index] if index < len(names) else "",
+        precision_from=precision[1],
+        streams=streams_on_gpu(settings),
+    )
+
+
+def streams_on_gpu(settings: Settings) -> int:
+    """Runs side by side. Each CUDA graph is a session of its own, so these are few by default."""
+    if settings.streams is None and settings.options.get(GRAPH):
+        return GRAPHS
+    return streams_of(settings)
+
+
+def behind(
+    make: Callable[[], Any], place: Callable[[Any], Placement], index: int, settings: Settings
+) -> OrtSession:
+    """Sessions of ``make``, one but for several CUDA graphs, behind the ``Session`` protocol."""
+    device = Device("cuda", index)
+    if settings.options.get(GRAPH):
+        graphs = [
+            BoundSession(make(), place, device, captured=True)
+            for _ in range(streams_on_gpu(settings))
+        ]
+        return graphs[0] if len(graphs) == 1 else BoundSessions(graphs)
+    if settings.options.get(BINDING):
+        return BoundSession(make(), place, device, captured=False)
+    return DeviceSession(make(), place, device)
 
 
 def _created(model: Path, settings: Settings, provider: Provider) -> Any:
@@ -175,7 +213,12 @@ def _proven(session: Any, provider: Provider, settings: Settings, *, half: bool)
     return precision, "probed"
 
 
+def names_of_devices() -> tuple[str, ...]:
+    """The GPUs by the names that runners have for them."""
+    return ("GPU", *(f"GPU.{number}" for number in range(1, len(host.cuda_devices()))))
+
+
 @functools.cache
-def _preload() -> None:
+def preload() -> None:
     """Load CUDA and cuDNN from the nvidia wheels, where the dynamic loader would not look."""
     library(NAME).preload_dlls()

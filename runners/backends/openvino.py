@@ -15,6 +15,7 @@ from ..base import (
     SessionError,
     Settings,
     TensorSpec,
+    session_error,
     unloadable,
 )
 from ..machine import host
@@ -54,14 +55,14 @@ class OpenVinoQueue:
         try:
             self._queue.start_async(feeds, done, share_inputs=True)
         except Exception as error:
-            raise SessionError(f"{type(error).__name__}: {error}") from error
+            raise session_error(error) from error
 
     def wait(self) -> None:
         """See ``Queue.wait``."""
         try:
             self._queue.wait_all()
         except Exception as error:
-            raise SessionError(f"{type(error).__name__}: {error}") from error
+            raise session_error(error) from error
 
     def close(self) -> None:
         """See ``Queue.close``."""
@@ -102,7 +103,7 @@ class OpenVinoSession:
             self._request.start_async(feeds, share_inputs=True)
             self._request.wait()
         except Exception as error:  # RuntimeError from the runtime, others from its bindings
-            raise SessionError(f"{type(error).__name__}: {error}") from error
+            raise session_error(error) from error
         self._proven = feeds
         return {
             name: self._request.get_output_tensor(index).data.copy()

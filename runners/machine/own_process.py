@@ -8,6 +8,9 @@ from __future__ import annotations
 
 import os
 import sys
+import tempfile
+from collections.abc import Iterator
+from contextlib import contextmanager
 
 _claimed = False
 
@@ -32,3 +35,28 @@ def refuse_telemetry() -> None:
     """
     os.environ.setdefault("ORT_DISABLE_TELEMETRY", "1")
     sys.modules.setdefault("openvino_telemetry", None)  # pyright: ignore[reportArgumentType]
+
+
+@contextmanager
+def native_log(log: list[str]) -> Iterator[None]:
+    """Append what native code writes to stderr meanwhile, and pass it on afterwards.
+
+    It is the only place where onnxruntime says why a provider can't be made: the error that it
+    raises is that the CPU provider would have to step in. An application's stderr is its own.
+    """
+    if not claimed():
+        yield
+        return
+    sys.stderr.flush()
+    stderr = os.dup(2)
+    with tempfile.TemporaryFile() as file:
+        os.dup2(file.fileno(), 2)
+        try:
+            yield
+        finally:
+            os.dup2(stderr, 2)
+            os.close(stderr)
+            file.seek(0)
+            written = file.read()
+            log.append(written.decode("utf-8", "replace"))
+            os.write(2, written)

@@ -8,13 +8,16 @@ Three scenarios are MLPerf Inference's (inference_rules.adoc): one run after the
 from __future__ import annotations
 
 import gc
+from array import array
 from collections.abc import Mapping
+from contextlib import suppress
 from dataclasses import dataclass, field
 from time import perf_counter_ns
+from typing import Any
 
 import numpy as np
 
-from ..base import Session, SessionError
+from ..base import OutOfMemory, Session, SessionError
 from .conditions import Conditions, Watch
 from .plan import COLD, OFFLINE, SERVER, SINGLE_STREAM, Kept, Load, Plan
 from .scenarios import Cold, Offline, Server, SingleStream, rest
@@ -37,6 +40,8 @@ class Measurement:
     of an untimed one on the same input, in units of that output's largest magnitude; it is
     infinite where a timed output has another shape, or is not finite. ``device_memory_mib`` is
     what the process then holds on a GPU, ``None`` where it holds none or nobody can say.
+    ``on_device_ms`` is the median of runs whose inputs and outputs lie on the device, one after the
+    other; ``None`` where the session has none (see ``Resident``), or no room for them.
     ``rests``: its threads stopped using the CPU soon after each slice.
     """
 
@@ -46,6 +51,7 @@ class Measurement:
     deviation: float
     conditions: Conditions = field(default_factory=lambda: Conditions(0.0))
     device_memory_mib: float | None = None
+    on_device_ms: float | None = None
     slices: tuple[int, ...] = ()
     rests: bool = True
 
@@ -66,6 +72,7 @@ class Timer:
         self._expected = session.run(feeds)
         self._kept = Kept(sum(array.nbytes for array in self._expected.values()))
         self._load = _load(session, feeds, plan)
+        self._session, self._feeds = session, feeds
         self._watch = Watch()
         self._slices: list[np.ndarray] = []
         self._rests = True
@@ -97,12 +104,17 @@ class Timer:
     def finish(self) -> Measurement:
         """What all slices gave."""
         self._load.afterwards(self._kept)
+        on_device = None
+        if hasattr(self._session, "resident") and self._plan.scenario in (SINGLE_STREAM, OFFLINE):
+            with suppress(OutOfMemory):  # its buffers come on top of the session's own
+                on_device = on_device_ms(self._session, self._feeds, self._plan)
         return Measurement(
             samples=np.concatenate(self._slices),
             warm_up_runs=self._warm_up_runs,
             settled=self._settled,
             deviation=max(_deviation(outputs, self._expected) for outputs in self._kept.outputs),
             conditions=self._watch.read(),
+            on_device_ms=on_device,
             slices=tuple(map(len, self._slices)),
             rests=self._rests,
         )
@@ -123,6 +135,24 @@ def measure(session: Session, feeds: Mapping[str, np.ndarray], plan: Plan) -> Me
         return timer.finish()
     finally:
         timer.close()
+
+
+def on_device_ms(session: Any, feeds: Mapping[str, np.ndarray], plan: Plan) -> float:
+    """The median of a slice of ``Resident`` runs, in ms, after some that warm them up.
+
+    It is not among the plan's slices: nothing is copied, so there is nothing to hold it against.
+    Raises ``SessionError`` if a run fails.
+    """
+    run, clock = session.resident(feeds), perf_counter_ns
+    for _ in range(WARM_UP_WINDOW_RUNS):
+        run()
+    started, samples = clock(), array("q")
+    enough, limit = started + int(plan.seconds * 1e9), started + int(plan.max_seconds * 1e9)
+    while (now := clock()) < limit and (now < enough or len(samples) < plan.min_samples):
+        before = clock()
+        run()
+        samples.append(clock() - before)
+    return float(np.median(samples)) / 1e6
 
 
 def _load(session: Session, feeds: Mapping[str, np.ndarray], plan: Plan) -> Load:

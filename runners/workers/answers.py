@@ -7,7 +7,7 @@ lacks what the operation answers.
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
 
 from ..base import NodeTime, NodeTimes, Placement, TensorSpec
@@ -20,7 +20,10 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True)
 class Description:
-    """What a worker said about a runner. ``reason`` is why it can't run there, if it can't."""
+    """What a worker said about a runner. ``reason`` is why it can't run there, if it can't.
+
+    ``builds_for`` is that of a ``Builder``, empty of any other.
+    """
 
     formats: tuple[str, ...]
     precisions: tuple[str, ...]
@@ -28,13 +31,15 @@ class Description:
     version: str | None
     devices: tuple[str, ...]
     tunables: Mapping[str, tuple[Any, ...]]
+    builds_for: Mapping[str, str] = field(default_factory=dict)
 
 
 @dataclass(frozen=True)
 class Loaded:
     """What a worker said about the session it loaded. Times are in ms.
 
-    ``from_cache``: the cache that came with the request had what the runner needed.
+    ``from_cache``: the cache that came with the request had what the runner needed. ``build_ms`` is
+    what making that took, of a ``Builder``; whoever keeps it knows.
     """
 
     inputs: tuple[TensorSpec, ...]
@@ -43,6 +48,7 @@ class Loaded:
     runner_version: str
     load_ms: float
     from_cache: bool
+    build_ms: float | None = None
 
 
 @dataclass(frozen=True)
@@ -63,6 +69,7 @@ def description(reply: Mapping[str, Any]) -> Description:
         version=reply["version"],
         devices=tuple(reply["devices"]),
         tunables={name: tuple(values) for name, values in reply["tunables"].items()},
+        builds_for=dict(reply["builds_for"]),
     )
 
 

@@ -29,6 +29,7 @@ import numpy as np
 
 from ..base import (
     NodeTimes,
+    OutOfMemory,
     RunnerError,
     RunnerUnavailable,
     SessionError,
@@ -44,7 +45,7 @@ from ..machine.usage import Usage
 from ..targets import INSTALL, SSH_REMEDIES
 from ..timing.measure import Measurement
 from ..timing.plan import Plan
-from . import answers, protocol
+from . import answers, pipes, protocol
 from .answers import Description, Loaded, Outputs
 from .pipes import signal_name, wait, widen
 
@@ -306,6 +307,8 @@ class Worker:
         last = words.splitlines()[-1].strip() if words else ""
         if self._process.returncode == protocol.FULL_STATUS:
             return StorageFull(last)
+        if self._process.returncode == protocol.MEMORY_STATUS:
+            return OutOfMemory(f"the worker has no memory for what it was sent with {operation!r}")
         text = f"the worker ended during {operation!r}: {how}" + (f" ({last})" if last else "")
         remedy = next((SSH_REMEDIES[sign] for sign in SSH_REMEDIES if sign in last), None)
         return WorkerCrashed(f"{text}; {remedy}" if remedy else text, words)

@@ -19,21 +19,30 @@ from typing import Any
 
 import numpy as np
 
-from ..base import PlacementError, RunnerError, RunnerUnavailable, SessionError, StorageFull
+from ..base import (
+    OutOfMemory,
+    PlacementError,
+    RunnerError,
+    RunnerUnavailable,
+    SessionError,
+    StorageFull,
+)
 
 VERSION = 1
 MAX_HEADER_BYTES = 1 << 20
 MAX_BODY_BYTES = 4 << 30  # of the arrays of a message, which lie in memory
 MAX_FILE_BYTES = 64 << 30  # of its files, which go from disk to disk
 CHUNK_BYTES = 1 << 20
-FULL_STATUS = 74  # EX_IOERR of sysexits.h: a worker that can't store what it is sent
+# Of sysexits.h, EX_IOERR and EX_OSERR: a worker that can't store, or hold, what it is sent.
+FULL_STATUS, MEMORY_STATUS = 74, 71
 NUMBERS = "biufc"  # numpy's kinds that are nothing but their bytes
 REGISTERED = 2  # numpy.dtype.isbuiltin of a type that another package brought
 
-# Replies that are none, in the order that an error is looked up: PlacementError is a SessionError.
+# Replies that are none, in the order that an error is looked up: some are a SessionError, too.
 REFUSALS: dict[str, type[RunnerError]] = {
     "unavailable": RunnerUnavailable,
     "misplaced": PlacementError,
+    "memory": OutOfMemory,
     "full": StorageFull,
     "failed": SessionError,
 }

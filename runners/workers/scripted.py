@@ -76,11 +76,12 @@ class Script:
     relative), each its own way with each ``ms``. ``samples`` is how many are taken in a generation,
     ``deviation`` and ``conditions`` are fields of the ``Measurement``; those of ``placement`` are
     what is read back other than asked for. ``free_mib`` is left of the memory once it has warmed
-    up, ``usage`` says what the process holds after so many runs. A runner that is not
-    ``concurrent`` has one run at a time, ``cache`` is what its loading leaves for the next one, and
-    without ``nodes`` it can't profile. ``fails`` has the error that
-    each operation ends in: "describe", "load", "cache", "run", "warm_up", "slice", "finish",
-    "measure" or "profile". ``varies`` says which of all these are otherwise with some settings:
+    up, ``usage`` says what the process holds after so many runs, ``on_device_ms`` is what a run in
+    the device's memory takes. A runner that is not ``concurrent`` has one run at a time. ``cache``
+    is what its loading, which takes ``load_ms``, leaves for the next one; a ``Builder`` has
+    ``builds_for``. Without ``nodes`` it can't profile. ``fails`` has the error that each operation
+    ends in: "describe", "load", "cache", "run", "warm_up", "slice", "finish", "measure" or
+    "profile". ``varies`` says which of all these are otherwise with some settings:
     ``lambda settings: {"ms": 4.0 / settings.threads}``.
     """
 
@@ -97,11 +98,14 @@ class Script:
     luck: float = 0.0
     free_mib: float = 4096.0
     usage: Callable[[int], Mapping[str, Any]] = lambda _runs: {}
+    on_device_ms: float | None = None
     deviation: float = 0.0
     conditions: Mapping[str, Any] = field(default_factory=dict)
     placement: Mapping[str, Any] = field(default_factory=dict)
     concurrent: bool = True
     cache: Mapping[str, bytes] = field(default_factory=dict)
+    builds_for: Mapping[str, str] = field(default_factory=dict)
+    load_ms: float = 5.0
     nodes: tuple[NodeTime, ...] = ()
     fails: Mapping[str, RunnerError] = field(default_factory=dict)
     varies: Callable[[Settings], Mapping[str, Any]] = lambda _settings: {}
@@ -203,6 +207,7 @@ class _Session:
             "version": None if script.reason else "1.0",
             "devices": () if script.reason else script.devices,
             "tunables": script.tunables,
+            "builds_for": script.builds_for,
         }, {}
 
     def load(self, fields: Mapping[str, Any], _blobs: Arrays) -> Reply:
@@ -233,7 +238,7 @@ class _Session:
             "outputs": [asdict(spec) for spec in self._fixed(script.outputs)],
             "placement": asdict(Placement(**{**placed, **script.placement})),
             "runner_version": "1.0",
-            "load_ms": 5.0,
+            "load_ms": script.load_ms,
             "from_cache": bool(fields["cache"]),
         }, {}
 
@@ -278,6 +283,7 @@ class _Session:
             "slices": [len(part) for part in np.array_split(samples, self._slices)],
             "rests": True,
             "conditions": asdict(Conditions(**{"seconds": seconds, **script.conditions})),
+            "on_device_ms": script.on_device_ms,
             "device_memory_mib": None,
             "peak_rss_mib": 100.0,
         }, {"samples": samples}

@@ -9,7 +9,27 @@ can't end itself, and over SSH nobody else is there to do it. It sleeps in the k
 import os
 import select
 import signal
+import subprocess
 import sys
+import tempfile
+
+
+def guard() -> "subprocess.Popen[bytes]":
+    """Start it for this process, whose temporary files go into a folder that it will remove."""
+    folder = tempfile.mkdtemp(prefix="edgepipe-")
+    os.environ["TMPDIR"] = tempfile.tempdir = folder
+    life, _held_until_death = os.pipe()
+    arguments = (str(os.getpid()), str(life), folder)
+    try:
+        return subprocess.Popen(
+            [sys.executable, "-I", "-S", __file__, *arguments],
+            stdout=subprocess.DEVNULL,
+            stderr=subprocess.DEVNULL,
+            pass_fds=(life,),
+            process_group=0,
+        )
+    finally:
+        os.close(life)
 
 
 def main(worker: int, life: int, folder: str) -> None:

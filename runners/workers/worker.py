@@ -24,7 +24,6 @@ from __future__ import annotations
 
 import os
 import signal
-import subprocess
 import sys
 import tempfile
 from collections.abc import Callable, Iterator, Mapping
@@ -41,6 +40,7 @@ import numpy as np
 from .. import registry
 from ..base import (
     NO_PROFILER,
+    Builder,
     ProfiledSession,
     Profiler,
     Runner,
@@ -49,6 +49,7 @@ from ..base import (
     SessionError,
     Settings,
     StorageFull,
+    session_error,
 )
 from ..machine import cuda, host, installed, isa, own_process, usage
 from ..machine.files import temporary_files
@@ -116,6 +117,7 @@ class Worker:
             "version": None if reason else runner.version(),
             "devices": [] if reason else runner.devices(),
             "tunables": getattr(runner, "tunables", {}),
+            "builds_for": runner.builds_for() if isinstance(runner, Builder) and not reason else {},
         }, {}
 
     def load(self, message: protocol.Message, blobs: protocol.Blobs) -> Any:
@@ -210,6 +212,7 @@ class Worker:
             "slices": result.slices,
             "rests": result.rests,
             "conditions": asdict(result.conditions),
+            "on_device_ms": result.on_device_ms,
             "device_memory_mib": host.device_memory_mib(),
             "peak_rss_mib": host.peak_rss_mib(),
         }, {"samples": result.samples}
@@ -312,6 +315,8 @@ def _reply(
             reply = protocol.encode(*answers[message["op"]](message, blobs))
             header = next(reply)
     except Exception as error:  # a runner may raise anything; the parent decides what it means
+        if isinstance(error, MemoryError):  # numpy's own, outside of any runner
+            error = session_error(error)
         found = (name for name, kind in protocol.REFUSALS.items() if isinstance(error, kind))
         if name := next(found, ""):
             yield from protocol.encode({name: _one_line(str(error))})
@@ -343,24 +348,6 @@ def _one_line(text: str) -> str:
     return line if len(line) <= MAX_REASON else line[: MAX_REASON - 1] + "…"
 
 
-def _guard() -> subprocess.Popen[bytes]:
-    """Start the watchdog, which outlives this process by as much as it takes to tidy up."""
-    folder = tempfile.mkdtemp(prefix="edgepipe-")
-    os.environ["TMPDIR"] = tempfile.tempdir = folder
-    life, _held_until_death = os.pipe()
-    arguments = (str(os.getpid()), str(life), folder)
-    try:
-        return subprocess.Popen(
-            [sys.executable, "-I", "-S", watchdog.__file__, *arguments],
-            stdout=subprocess.DEVNULL,
-            stderr=subprocess.DEVNULL,
-            pass_fds=(life,),
-            process_group=0,
-        )
-    finally:
-        os.close(life)
-
-
 def main(answers: Mapping[str, Operation] | None = None) -> None:
     """Serve on stdin and the original stdout: a worker's answers, unless others are given."""
     own_process.claim()
@@ -373,13 +360,16 @@ def main(answers: Mapping[str, Operation] | None = None) -> None:
     sys.stdout = sys.stderr
     try:
         with temporary_files():
-            _watchdog = _guard()  # kept: there is no waiting for it
+            _watchdog = watchdog.guard()  # kept: there is no waiting for it
             serve(reader, writer, answers or operations(cap))
     except BrokenPipeError:
         os._exit(1)
-    except StorageFull as error:  # half a request is still in the pipe: this can't be answered
+    # Half a request is still in the pipe: these can't be answered.
+    except StorageFull as error:
         print(error, file=sys.stderr, flush=True)
         os._exit(protocol.FULL_STATUS)
+    except MemoryError:
+        os._exit(protocol.MEMORY_STATUS)
 
 
 if __name__ == "__main__":

@@ -21,7 +21,7 @@ from edgepipe.runners.workers.launch import Worker
 
 Install = Callable[..., None]
 
-BUILT_IN = ["ort-cpu", "openvino", "ort-openvino", "ort-cuda", "torch"]
+BUILT_IN = ["ort-cpu", "openvino", "ort-openvino", "ort-cuda", "ort-tensorrt", "torch"]
 HERE = ["ort-cpu", "openvino", "torch"]  # the others need a device or an environment
 
 DOUBLING = """

@@ -12,7 +12,8 @@ from ..tables.table import Column, Table, Value
 
 CELL = Column("cell", lambda row: row.name(" · "))
 BENCH = (
-    *(columns.P90, columns.P99, columns.LOAD, columns.CACHED, columns.RSS),
+    *(columns.P90, columns.P99, columns.ON_DEVICE, columns.LOAD, columns.CACHED),
+    *(columns.BUILD, columns.RSS),
     *(columns.ENERGY, columns.SIZE, columns.GENERATIONS),
 )
 PARITY = (

@@ -114,7 +114,9 @@ THROUGHPUT = figure("images/s", lambda cell: number(cell.throughput_per_s, ".1f"
 THROUGHPUT_INTERVAL = figure("95 % interval", _throughput_interval)
 
 LOAD = figure("load ms", lambda cell: number(cell.load_ms, ".0f"), "load")
+BUILD = figure("build ms", lambda cell: number(cell.build_ms, ".0f"), "build")
 CACHED = figure("cached", lambda cell: number(cell.load_cached_ms, ".0f"))
+ON_DEVICE = figure("on device ms", lambda cell: number(cell.on_device_ms, ".3f"), "on device")
 RSS = figure("RSS MiB", lambda cell: number(cell.peak_rss_mib, ".0f"), "RSS")
 ENERGY = figure("mJ/image", lambda cell: number(cell.energy_mj, ".1f"), "mJ")
 SIZE = figure("file MiB", lambda cell: mebibytes(cell.size_bytes), "MiB")

@@ -34,6 +34,7 @@ SHOWN = {
         *(columns.P50, columns.P90, columns.P99, columns.RSS),
     ),
 }
+ON_DEVICE = "a run goes from host memory to host memory; on device: one that copies nothing"
 # More rows than this are counted and not named.
 FEW = 3
 FIGURE = re.compile(r"[-+]?\d+(?:\.\d+)?")
@@ -105,8 +106,11 @@ def _columns(result: BenchResult, cells: Sequence[CellResult]) -> list[Column]:
     relative = [columns.speedup(result.reference), columns.SPEEDUP_INTERVAL, columns.RELATIVE]
     if not any(cell.speedup for cell in cells):
         relative = []
+    resident = [columns.ON_DEVICE] if any(cell.on_device_ms for cell in cells) else []
+    resident += [columns.BUILD] if any(cell.build_ms for cell in cells) else []
     energy = [columns.ENERGY] if any(cell.energy_mj is not None for cell in cells) else []
-    return [*_place(cells), *relative, *SHOWN[result.scenario], *energy, columns.TIMES]
+    shown = [*SHOWN[result.scenario], *resident, *energy]
+    return [*_place(cells), *relative, *shown, columns.TIMES]
 
 
 def _place(cells: Sequence[CellResult]) -> list[Column]:
@@ -195,6 +199,8 @@ def _host(result: BenchResult) -> str:
     ran = f", batch {', '.join(map(str, batches))}{_threads(result)}" if batches else ""
     about = f"{result.model['name']} ({source_of(result.model)})"
     lines = [f"{about}{ran}; times in ms, RSS and size in MiB"]
+    if any(cell.on_device_ms for cell in result.cells):
+        lines.append(ON_DEVICE)
     lines += _settings(result.cells)
     for target, host in result.hosts.items():
         place = f"{target}: " if len(result.hosts) > 1 or target != "local" else ""

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import threading
 from collections.abc import Mapping
+from dataclasses import replace
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
@@ -18,9 +19,16 @@ from edgepipe.pipeline.stages import chain
 from edgepipe.runners import registry
 from edgepipe.runners.backends import onnxruntime_cuda, probe
 from edgepipe.runners.backends.onnxruntime import CPU, OrtCpu, Provider, create
-from edgepipe.runners.backends.onnxruntime_binding import BoundSession, Device
+from edgepipe.runners.backends.onnxruntime_binding import (
+    BoundSession,
+    BoundSessions,
+    Device,
+    DeviceSession,
+)
 from edgepipe.runners.backends.onnxruntime_cuda import OrtCuda, provider_options
+from edgepipe.runners.backends.queues import ThreadQueue
 from edgepipe.runners.base import (
+    OutOfMemory,
     Placement,
     PlacementError,
     RunnerUnavailable,
@@ -29,6 +37,8 @@ from edgepipe.runners.base import (
 )
 from edgepipe.runners.machine import host
 from edgepipe.runners.testing import RunnerConformance
+from edgepipe.runners.timing.measure import measure
+from edgepipe.runners.timing.plan import COLD, Plan
 
 GPU = bool(host.cuda_devices())
 
@@ -70,7 +80,6 @@ def test_the_provider_is_told_in_its_own_words(asked: Settings, told: Mapping[st
         (settings(prefer_nhwc="yes"), "prefer_nhwc is one of False, True, not 'yes'"),
         (settings(cuda_graph=1), "cuda_graph is one of False, True, not 1"),
         (settings(spinning=False), "ort-cuda has no option 'spinning'"),
-        (Settings(2, device="GPU", streams=2, options={"cuda_graph": True}), "one run at a time"),
         (
             Settings(2, device="GPU", allow_fallback=True, options={"cuda_graph": True}),
             "every node on the GPU",
@@ -140,7 +149,7 @@ def test_int8_on_a_gpu_is_said_to_be_no_gain(
     monkeypatch.setattr(onnxruntime_cuda, "create", refuse)
     wheel = SimpleNamespace(get_available_providers=lambda: [onnxruntime_cuda.PROVIDER])
     monkeypatch.setattr(onnxruntime_cuda, "library", lambda _: wheel)
-    monkeypatch.setattr(onnxruntime_cuda, "_preload", lambda: None)
+    monkeypatch.setattr(onnxruntime_cuda, "preload", lambda: None)
     with pytest.raises(PlacementError, match="fp16 is the variant for a GPU"):
         OrtCuda().load(files["float"], settings())
     facts = ("ort-cuda", "local", "ok", None, None, None, None, "1.31", ("GPU",), ("onnx",))
@@ -240,6 +249,63 @@ def test_a_buffer_takes_nothing_that_does_not_fit(
 ) -> None:
     with pytest.raises(SessionError, match=says):
         bound(adding).run(feeds)
+
+
+@pytest.mark.parametrize(
+    ("asked", "streams"),
+    [
+        (settings(cuda_graph=True), 1),
+        (Settings(8, device="GPU", streams=3, options={"cuda_graph": True}), 3),
+        (Settings(8, device="GPU", streams=None, options={"cuda_graph": True}), 2),
+        (Settings(8, device="GPU", streams=None, options={"io_binding": True}), 8),
+        (Settings(8, device="GPU", streams=None), 8),
+    ],
+)
+def test_several_graphs_are_few_unless_more_are_asked_for(asked: Settings, streams: int) -> None:
+    assert onnxruntime_cuda.streams_on_gpu(asked) == streams
+
+
+def test_several_graphs_run_side_by_side_each_in_buffers_of_its_own(
+    files: Mapping[str, Path],
+) -> None:
+    sessions = BoundSessions([bound(files["float"], captured=True) for _ in range(3)])
+    found: list[str] = []
+    queue = ThreadQueue(sessions.run, 3)
+    for _ in range(60):
+        queue.submit(probe.feeds(), lambda outputs: found.append(probe.precision(outputs)))
+    queue.wait()
+    queue.close()
+    assert found == ["f32"] * 60
+    sessions.resident(probe.feeds())()
+    sessions.close()
+
+
+def test_a_run_on_the_device_is_timed_beside_the_others(files: Mapping[str, Path]) -> None:
+    plan = Plan(0.02, 8, 5.0, 0.005, 0.05)
+    plain = create(files["float"], Settings(1), Provider(CPU))
+    for session in (
+        bound(files["float"]),
+        bound(files["float"], captured=True),
+        DeviceSession(plain, lambda _: Placement("CPU", "f32", 1), Device("cpu")),
+    ):
+        found = measure(session, probe.feeds(), plan)
+        assert found.on_device_ms
+        assert 0 < found.on_device_ms < 1e3
+        assert measure(session, probe.feeds(), replace(plan, scenario=COLD)).on_device_ms is None
+    ordinary = OrtCpu().load(files["float"], Settings(1))
+    assert measure(ordinary, probe.feeds(), plan).on_device_ms is None
+
+
+def test_a_run_on_the_device_without_room_is_no_figure_and_no_failure(
+    files: Mapping[str, Path],
+) -> None:
+    class Full(BoundSession):
+        def resident(self, feeds: Mapping[str, np.ndarray]) -> Any:
+            raise OutOfMemory("full")
+
+    session = create(files["float"], Settings(1), Provider(CPU))
+    full = Full(session, lambda _: Placement("CPU", "f32", 1), Device("cpu"), captured=False)
+    assert measure(full, probe.feeds(), Plan(0.02, 8, 5.0, 0.005, 0.05)).on_device_ms is None
 
 
 def test_a_graph_is_of_one_shape(files: Mapping[str, Path], adding: Path) -> None:
