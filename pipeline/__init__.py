@@ -45,17 +45,17 @@ if TYPE_CHECKING:
     from .shipping.fleet.rollout import rollout
     from .shipping.fleet.rollout_result import Rollout
     from .shipping.fleet.status import status
-    from .shipping.heartbeat import heartbeat
-    from .shipping.heartbeat_result import HeartbeatResult
     from .shipping.packing.package import Packaged, package
     from .shipping.registry.pull import Pulled, pull
     from .shipping.registry.push import Pushed, push
     from .shipping.registry.release import Released, release
     from .shipping.verify import verify
     from .shipping.verify_result import Verification
+    from .shipping.watching.heartbeat import heartbeat
+    from .shipping.watching.heartbeat_result import HeartbeatResult
     from .speed.bench import bench
     from .speed.bench_result import BenchResult
-    from .speed.compare import CompareResult, compare
+    from .speed.comparison.compare import CompareResult, compare
     from .speed.soak.soak import soak
     from .speed.soak.soak_result import SoakResult
     from .speed.tune import TuneResult, tune
@@ -83,8 +83,8 @@ ROOMS = {
     "SoakResult": ".speed.soak.soak_result",
     "tune": ".speed.tune",
     "TuneResult": ".speed.tune",
-    "compare": ".speed.compare",
-    "CompareResult": ".speed.compare",
+    "compare": ".speed.comparison.compare",
+    "CompareResult": ".speed.comparison.compare",
     "parity": ".judging.parity",
     "ParityResult": ".judging.parity_result",
     "evaluate": ".judging.evaluate",
@@ -106,8 +106,8 @@ ROOMS = {
     "rollout": ".shipping.fleet.rollout",
     "Rollout": ".shipping.fleet.rollout_result",
     "status": ".shipping.fleet.status",
-    "heartbeat": ".shipping.heartbeat",
-    "HeartbeatResult": ".shipping.heartbeat_result",
+    "heartbeat": ".shipping.watching.heartbeat",
+    "HeartbeatResult": ".shipping.watching.heartbeat_result",
     "runners": ".machine.inventory",
     "Inventory": ".machine.inventory",
     "doctor": ".machine.doctor",

@@ -55,15 +55,9 @@ class OutOfMemory(SessionError):
 # How an allocation that failed is told of: by C++ and Linux, ONNX Runtime's arena (also one with a
 # limit), CUDA and torch on it, cuDNN and cuBLAS, TensorRT, torch on a CPU.
 NO_MEMORY = (
-    "bad_alloc",
-    "cannot allocate memory",
-    "failed to allocate",
-    "is smaller than requested bytes",
-    "out of memory",
-    "outofmemory",
-    "status_alloc_failed",
+    *("bad_alloc", "cannot allocate memory", "failed to allocate", "can't allocate memory"),
+    *("is smaller than requested bytes", "out of memory", "outofmemory", "status_alloc_failed"),
     "could not be allocated",
-    "can't allocate memory",
 )
 
 

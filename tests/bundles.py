@@ -12,7 +12,7 @@ from typing import Any
 import numpy as np
 
 from edgepipe.runners.bundles import archive
-from edgepipe.runners.bundles.bundle import (
+from edgepipe.runners.bundles.index import (
     GOLDENS,
     INDEX,
     BundleGate,

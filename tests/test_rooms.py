@@ -21,6 +21,7 @@ ORDER = (
     "pipeline/report/text",
     "pipeline/shipping/fleet",
     "pipeline/shipping/registry",
+    "pipeline/shipping/watching",
     "pipeline/shipping",
     "pipeline/shipping/packing",
     "pipeline/report/tables",

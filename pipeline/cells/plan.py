@@ -15,7 +15,7 @@ from typing import Any
 
 from ...runners import registry
 from ...runners.base import RunnerError
-from ...runners.bundles.bundle import AVX2
+from ...runners.bundles.index import AVX2
 from ...runners.environments import environments
 from ...runners.targets import ARM64, ARM64_RUNNERS, ISAS, LOCAL, Target
 from ...runners.timing.plan import SINGLE_STREAM

@@ -118,7 +118,7 @@ def judge(
     is judged twice: the file has to meet the gate, too, and the kernels may not cost more than
     the quantization did (``Gate.kernels_limit``). Kernels that bring the cell at least as near to
     torch as the file's own arithmetic is are no fault. ``saturates`` says that the machine's
-    kernels can't compute this file exactly (``bundle.Variant.saturates``).
+    kernels can't compute this file exactly (``index.Variant.saturates``).
     """
     if structural := mismatch(outputs, reference):
         return Judgement(FAIL, (structural,))

@@ -16,7 +16,7 @@ from typing import Any
 
 from ...runners import registry
 from ...runners.base import RunnerError
-from ...runners.bundles.bundle import ARM_NEEDS
+from ...runners.bundles.index import ARM_NEEDS
 from ...runners.environments import environments
 from ...runners.machine import isa
 from ...runners.machine.files import temporary_folder

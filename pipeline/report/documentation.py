@@ -13,7 +13,7 @@ from dataclasses import is_dataclass
 from pathlib import Path
 from typing import Any, Union, get_args, get_origin, get_type_hints
 
-from ...runners.bundles import bundle
+from ...runners.bundles import index as bundle
 from ..intake.inspection import Inspection
 from ..judging.evaluate_result import EvaluationResult
 from ..judging.explanation import ExplainResult
@@ -25,14 +25,14 @@ from ..profiling.profile_result import ProfileResult
 from ..quantization.search.search_result import SearchResult
 from ..shipping.deploy_result import Deployment
 from ..shipping.fleet.rollout_result import Rollout
-from ..shipping.heartbeat_result import HeartbeatResult
 from ..shipping.packing.package import Packaged
 from ..shipping.registry.pull import Pulled
 from ..shipping.registry.push import Pushed
 from ..shipping.registry.release import Released
 from ..shipping.verify_result import Verification
+from ..shipping.watching.heartbeat_result import HeartbeatResult
 from ..speed.bench_result import BenchResult
-from ..speed.compare import CompareResult
+from ..speed.comparison.compare import CompareResult
 from ..speed.soak.soak_result import SoakResult
 from ..speed.tune import TuneResult
 from ..storage.document import Document, written

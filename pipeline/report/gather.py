@@ -15,7 +15,7 @@ from ..judging.parity_result import CellVerdict, ParityResult
 from ..profiling.profile_result import ProfileResult
 from ..quantization.search.search_result import SearchResult
 from ..speed.bench_result import BenchResult, CellResult
-from ..speed.compare import CompareResult
+from ..speed.comparison.compare import CompareResult
 from ..speed.tune import TuneResult
 from ..storage import goldens as recorded
 from ..storage.goldens import Goldens

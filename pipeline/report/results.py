@@ -12,7 +12,7 @@ import numpy as np
 from ...runners.bundles import npz
 from ..errors import InputError, IntegrityError, WorkspaceError
 from ..speed.bench_result import SAMPLES, BenchResult, CellResult
-from ..speed.compare import CompareResult
+from ..speed.comparison.compare import CompareResult
 from ..storage.document import OtherSchema, Result, changed
 from ..storage.manifest import Manifest
 from ..storage.workspace import Workspace

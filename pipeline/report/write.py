@@ -20,7 +20,7 @@ from ..settings.nearest import nearest
 from ..settings.options import takes
 from ..settings.showing import ReportRequest
 from ..shipping.fleet.rollout_result import Rollout
-from ..speed.compare import CompareResult
+from ..speed.comparison.compare import CompareResult
 from ..storage.atomic import write_whole, writing
 from ..storage.workspace import Workspace
 from ..training.train import PLOT_SUFFIX, TrainResult

@@ -8,7 +8,7 @@ from typing import Annotated, ClassVar, Literal
 from pydantic import AfterValidator, Field
 
 from ...exporters import registry as exporters
-from ...runners.bundles.bundle import ARM_NEEDS
+from ...runners.bundles.index import ARM_NEEDS
 from ...runners.targets import LOCAL
 from .options import Duration, Help, OfModel, Positive, Request, Section, Variants, fraction
 

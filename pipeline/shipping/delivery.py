@@ -16,7 +16,8 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any, Self
 
-from ...runners.bundles.bundle import Index, older, unpacked
+from ...runners.bundles.bundle import unpacked
+from ...runners.bundles.index import Index, older
 from ...runners.machine.files import sha256_file
 from ...runners.targets import Target
 from ...runners.workers.launch import Timeouts, Worker

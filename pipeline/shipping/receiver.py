@@ -24,7 +24,8 @@ from typing import Any
 
 from ...runners import documents
 from ...runners.base import BundleError, SessionError
-from ...runners.bundles.bundle import SUFFIX, older, read_index
+from ...runners.bundles.bundle import read_index
+from ...runners.bundles.index import SUFFIX, older
 from ...runners.machine.files import sha256_file, sync_folder
 from ...runners.machine.locks import hold
 from ...runners.workers import protocol

@@ -6,7 +6,7 @@ from collections.abc import Mapping
 from typing import Any
 
 from ...runners.base import RunnerUnavailable
-from ...runners.bundles.bundle import Index
+from ...runners.bundles.index import Index
 from ...runners.bundles.selection import available
 from ...runners.targets import Target
 from ...runners.workers.launch import Worker

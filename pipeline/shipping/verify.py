@@ -14,7 +14,8 @@ import numpy as np
 
 from ...runners.base import BundleError
 from ...runners.bundles import signature
-from ...runners.bundles.bundle import GOLDENS, INDEX, Bundle, BundleGate, unpacked
+from ...runners.bundles.bundle import Bundle, unpacked
+from ...runners.bundles.index import GOLDENS, INDEX, BundleGate
 from ...runners.bundles.selection import Choice, choose
 from ...runners.bundles.signature import Trust
 from ...runners.targets import Target

@@ -19,7 +19,7 @@ import numpy as np
 
 from ...exporters.base import ModelError
 from ...runners import images
-from ...runners.bundles.bundle import AVX2, EXACT_INT8, Variant
+from ...runners.bundles.index import AVX2, EXACT_INT8, Variant
 from ...runners.machine.installed import versions
 from ..cells import arithmetic
 from ..errors import StageError
@@ -163,7 +163,7 @@ def calibration_batch(batch: int | str) -> int:
 
 
 def needs_of(variant: str) -> str | None:
-    """What a variant asks of a CPU, see ``bundle.Variant``.
+    """What a variant asks of a CPU, see ``index.Variant``.
 
     Those called "int8-avx2…" were proven when they were made, any other int8 needs exact sums:
     that of somebody else as well, whose weights nobody bounded.

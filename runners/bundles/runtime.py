@@ -26,7 +26,8 @@ from ..base import RunnerUnavailable, Session, SessionError
 from ..images import Pixels, load_image, normalize, pillow, to_pixels
 from ..machine import host
 from . import signature
-from .bundle import Bundle, Index, unpacked
+from .bundle import Bundle, unpacked
+from .index import Index
 from .monitoring import calibration
 from .monitoring.heartbeat import Heartbeat, Monitor, Watched
 from .monitoring.replay import Recorded

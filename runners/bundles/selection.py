@@ -9,7 +9,7 @@ from typing import Any
 from .. import registry
 from ..base import BundleError, RunnerError, RunnerUnavailable, SessionError, Settings
 from ..timing.plan import SINGLE_STREAM
-from .bundle import Index, Recommended
+from .index import Index, Recommended
 
 # Quantized before float, and the wider weights first where the CPU computes with them exactly.
 PREFERRED = ("int8", "int8-avx2", "fp16", "fp32")

@@ -19,7 +19,8 @@ from pathlib import Path, PurePosixPath
 from typing import Any
 
 from ..base import BundleError, BundleUnreadable, MissingSigner
-from .bundle import SIGNATURE, Bundle, Member
+from .bundle import Bundle
+from .index import SIGNATURE, Member
 from .part import PART
 
 MAX_REASON = 600

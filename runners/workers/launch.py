@@ -45,7 +45,7 @@ from ..machine.usage import Usage
 from ..targets import INSTALL, SSH_REMEDIES
 from ..timing.measure import Measurement
 from ..timing.plan import Plan
-from . import answers, pipes, protocol
+from . import answers, protocol
 from .answers import Description, Loaded, Outputs
 from .pipes import signal_name, wait, widen
 

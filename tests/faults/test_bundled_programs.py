@@ -19,7 +19,7 @@ from edgepipe.pipeline import verify
 from edgepipe.pipeline.errors import ExitCode, exit_code
 from edgepipe.runners import load_bundle
 from edgepipe.runners.base import BundleError
-from edgepipe.runners.bundles.bundle import GOLDENS, INDEX, SIGNATURE, Variant
+from edgepipe.runners.bundles.index import GOLDENS, INDEX, SIGNATURE, Variant
 
 from .. import bundles
 

@@ -19,7 +19,8 @@ import pytest
 from edgepipe.pipeline import verify
 from edgepipe.pipeline.errors import ExitCode, exit_code
 from edgepipe.runners.base import BundleError
-from edgepipe.runners.bundles.bundle import INDEX, SIGNATURE, unpacked
+from edgepipe.runners.bundles.bundle import unpacked
+from edgepipe.runners.bundles.index import INDEX, SIGNATURE
 
 from .. import bundles
 

@@ -11,7 +11,7 @@ from edgepipe.pipeline import cli, verify
 from edgepipe.pipeline.errors import ExitCode, InputError, exit_code
 from edgepipe.pipeline.storage.goldens import Goldens
 from edgepipe.runners.base import BundleError
-from edgepipe.runners.bundles.bundle import GOLDENS, INDEX, Variant
+from edgepipe.runners.bundles.index import GOLDENS, INDEX, Variant
 
 from .. import bundles
 

@@ -18,7 +18,7 @@ import pytest
 
 from edgepipe.pipeline import package
 from edgepipe.pipeline.shipping.delivery import Release
-from edgepipe.runners.bundles.bundle import INDEX
+from edgepipe.runners.bundles.index import INDEX
 from edgepipe.runners.machine import host
 
 from .. import bundles

@@ -21,8 +21,8 @@ from ...numerics.precision import EXACT, FOREIGN, GIVEN, REPAIRED
 from ...profiling.profile_result import ProfiledCell, ProfileResult
 from ...settings.making import SYNTHETIC
 from ...speed.bench_result import CellResult
-from ...speed.candidates import Speed
-from ...speed.compare import CompareResult
+from ...speed.comparison.candidates import Speed
+from ...speed.comparison.compare import CompareResult
 from ...speed.tune import Tuned
 from ...stages.modelspec import name_of
 from ...storage.manifest import Manifest

@@ -15,7 +15,7 @@ from ...numerics.metrics import BROKEN
 from ...numerics.ratios import MARGIN
 from ...profiling.profile_result import ProfileResult
 from ...speed.bench_result import SAMPLES
-from ...speed.compare import CompareResult
+from ...speed.comparison.compare import CompareResult
 from ...speed.tune import TuneResult
 from ..choice import choose, speed
 from ..gather import Report

@@ -8,7 +8,7 @@ from . import pareto
 from .inline_svg import saved
 
 if TYPE_CHECKING:
-    from ...speed.compare import CompareResult
+    from ...speed.comparison.compare import CompareResult
 
 
 def svg(result: CompareResult) -> str:

@@ -17,7 +17,7 @@ from .annotations import Point, log_ruler, place_labels
 from .inline_svg import QUIET, SERIES, SURFACE, VARIABLES, figure_of
 
 if TYPE_CHECKING:
-    from ...speed.candidates import Candidate, Speed
+    from ...speed.comparison.candidates import Candidate, Speed
 
     Drawn = tuple[Candidate, Speed, Point]
 

@@ -7,9 +7,9 @@ from dataclasses import replace
 
 from ....runners.images import spelled
 from ...numerics.precision import GIVEN
-from ...speed.candidates import Candidate, Speed
-from ...speed.compare import CompareResult
-from ...speed.convolutions import Convolution
+from ...speed.comparison.candidates import Candidate, Speed
+from ...speed.comparison.compare import CompareResult
+from ...speed.comparison.convolutions import Convolution
 from ..tables import formatting
 from ..tables.columns import PRECISION, RSS, RUNNER, TARGET, VERDICT
 from ..tables.formatting import NONE, interval, mebibytes, millions, moment, ms, number

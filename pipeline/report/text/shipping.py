@@ -13,12 +13,12 @@ from ...shipping.fleet.rollout_result import (
     Rollout,
     WaveState,
 )
-from ...shipping.heartbeat_result import HeartbeatResult, LiveCounts
 from ...shipping.packing.package import Packaged
 from ...shipping.registry.pull import Pulled
 from ...shipping.registry.push import Pushed
 from ...shipping.registry.release import Released
 from ...shipping.verify_result import Verification
+from ...shipping.watching.heartbeat_result import HeartbeatResult, LiveCounts
 from ..tables.formatting import NONE, cpu_of, mebibytes, ms, text
 from ..tables.table import Column, Table, Verdict, figure
 

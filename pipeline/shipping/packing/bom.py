@@ -7,7 +7,7 @@ from collections.abc import Mapping
 from importlib import import_module
 from typing import Any
 
-from ....runners.bundles.bundle import Index, Member
+from ....runners.bundles.index import Index, Member
 from ...errors import MissingLibrary
 
 

@@ -6,7 +6,7 @@ from collections.abc import Sequence
 from operator import attrgetter
 
 from ....exporters.weights.sources import FILE
-from ....runners.bundles.bundle import EXACT_INT8, Index
+from ....runners.bundles.index import EXACT_INT8, Index
 from ....runners.targets import estimate
 from ...judging.parity_result import CellVerdict, ParityResult
 from ...report.tables import columns, preparation

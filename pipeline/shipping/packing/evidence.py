@@ -6,7 +6,7 @@ from collections.abc import Callable, Iterable, Mapping
 from dataclasses import asdict
 from pathlib import Path
 
-from ....runners.bundles.bundle import Variant
+from ....runners.bundles.index import Variant
 from ....runners.bundles.monitoring.calibration import SCHEMA_VERSION, Calibration
 from ....runners.timing.plan import SINGLE_STREAM
 from ...errors import InputError

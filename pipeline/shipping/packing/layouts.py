@@ -21,8 +21,8 @@ from pathlib import Path
 from typing import Any
 
 from ....runners import documents
-from ....runners.bundles.bundle import Index
 from ....runners.bundles.formats import ONNX
+from ....runners.bundles.index import Index
 from ....runners.bundles.selection import recommended
 from ....runners.targets import LOCAL
 from ...errors import UsageError

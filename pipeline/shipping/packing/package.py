@@ -14,8 +14,18 @@ from pathlib import Path
 from typing import Any
 
 from ....runners import documents
-from ....runners.bundles import archive, bundle
-from ....runners.bundles.bundle import BundleGate, Index, Member, Recommended, Variant
+from ....runners.bundles import archive
+from ....runners.bundles.index import (
+    INDEX,
+    SCHEMA_VERSION,
+    SIGNATURE,
+    SUFFIX,
+    BundleGate,
+    Index,
+    Member,
+    Recommended,
+    Variant,
+)
 from ....runners.bundles.monitoring import calibration
 from ....runners.bundles.signature import Signer, sign
 from ....runners.machine.files import sha256_file
@@ -85,17 +95,17 @@ def _package(
     if settings.layout:
         return _lay_out(index, members, notes, manifest, settings)
     listing = index.to_bytes()
-    contents: dict[str, Content] = {bundle.INDEX: listing, **members}
+    contents: dict[str, Content] = {INDEX: listing, **members}
     if settings.sign_key:
         progress.say("signing")
         signer = Signer(settings.sign_key, settings.sign_certificate, settings.sign_chain)
-        contents[bundle.SIGNATURE] = _signature(contents, signer)
+        contents[SIGNATURE] = _signature(contents, signer)
     label = hashlib.sha256(listing).hexdigest()
-    path = settings.output / f"{index.name}-{label[:16]}{bundle.SUFFIX}"
+    path = settings.output / f"{index.name}-{label[:16]}{SUFFIX}"
     with whole(path) as file:
         archive.write(file, contents)
     size = path.stat().st_size
-    return Packaged(path, label, size, bundle.SIGNATURE in contents, tuple(notes), index)
+    return Packaged(path, label, size, SIGNATURE in contents, tuple(notes), index)
 
 
 def _lay_out(
@@ -187,7 +197,7 @@ def collect(
     used = {"f32", *evidence.precisions(parity)}
     used |= {found.precision for found in recommended}
     index = Index(
-        schema_version=bundle.SCHEMA_VERSION,
+        schema_version=SCHEMA_VERSION,
         name=workspace.folder.name,
         edgepipe=version("edgepipe"),
         model=dict(manifest.model),

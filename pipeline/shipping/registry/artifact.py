@@ -17,7 +17,7 @@ from typing import Protocol
 
 from ....runners import documents
 from ....runners.base import BundleError
-from ....runners.bundles.bundle import INDEX, Index, parse
+from ....runners.bundles.index import INDEX, Index, parse
 from ...errors import InputError, IntegrityError
 from ..packing.package import BOM
 from . import oci

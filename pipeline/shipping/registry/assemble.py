@@ -10,16 +10,8 @@ from pathlib import Path
 
 from ....runners.base import BundleError
 from ....runners.bundles import archive, part
-from ....runners.bundles.bundle import (
-    INDEX,
-    MAX_SIGNATURE_BYTES,
-    SIGNATURE,
-    SUFFIX,
-    Bundle,
-    Index,
-    Member,
-    unpack,
-)
+from ....runners.bundles.bundle import Bundle, unpack
+from ....runners.bundles.index import INDEX, MAX_SIGNATURE_BYTES, SIGNATURE, SUFFIX, Index, Member
 from ....runners.bundles.part import PART, Part
 from ...storage.atomic import whole, writing
 from . import oci

@@ -11,7 +11,7 @@ from pathlib import Path
 from typing import Any
 
 from ....runners.base import RunnerUnavailable, SessionError
-from ....runners.bundles.bundle import MAX_INDEX_BYTES, Index
+from ....runners.bundles.index import MAX_INDEX_BYTES, Index
 from ....runners.bundles.selection import choose
 from ....runners.machine.locks import hold
 from ...cells.plan import abilities_of

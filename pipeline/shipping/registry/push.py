@@ -5,7 +5,8 @@ from __future__ import annotations
 from dataclasses import dataclass
 from pathlib import Path
 
-from ....runners.bundles.bundle import INDEX, SIGNATURE, Bundle, unpacked
+from ....runners.bundles.bundle import Bundle, unpacked
+from ....runners.bundles.index import INDEX, SIGNATURE
 from ...errors import InputError, UsageError
 from ...progress import Progress
 from ...settings.load import load

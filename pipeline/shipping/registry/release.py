@@ -16,7 +16,8 @@ from datetime import UTC, datetime, timedelta
 from pathlib import Path
 from typing import Any
 
-from ....runners.bundles.bundle import INDEX, Index, older, unpacked
+from ....runners.bundles.bundle import unpacked
+from ....runners.bundles.index import INDEX, Index, older
 from ....runners.machine.locks import hold
 from ...errors import InputError, IntegrityError, Refused, UsageError
 from ...progress import Progress

@@ -12,7 +12,8 @@ import numpy as np
 from ...base import BundleError, TensorSpec
 from ...images import Preprocessing, normalize
 from .. import npz
-from ..bundle import GOLDENS, Bundle
+from ..bundle import Bundle
+from ..index import GOLDENS
 from ..scores import sqnr_db
 
 PASS, CHANGED, FAIL, ERROR = "pass", "changed", "fail", "error"

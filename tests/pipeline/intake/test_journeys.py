@@ -17,7 +17,7 @@ from edgepipe.pipeline.stages.quantize import needs_of
 from edgepipe.pipeline.storage.goldens import Goldens
 from edgepipe.pipeline.storage.manifest import Manifest, StageRecord
 from edgepipe.runners import load_bundle
-from edgepipe.runners.bundles.bundle import EXACT_INT8
+from edgepipe.runners.bundles.index import EXACT_INT8
 
 from .files import refused, succeeded
 from .test_import import embedding

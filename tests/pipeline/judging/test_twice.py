@@ -23,7 +23,7 @@ from edgepipe.pipeline.report.text import markdown, terminal
 from edgepipe.pipeline.settings.judging import GateConfig, ParityConfig
 from edgepipe.pipeline.settings.load import Config, load
 from edgepipe.pipeline.shipping.packing import evidence
-from edgepipe.runners.bundles.bundle import Variant
+from edgepipe.runners.bundles.index import Variant
 from edgepipe.runners.targets import LOCAL
 
 VNNI = {"machine": "x86_64", "cpu_flags": ["avx2", "avx512_vnni"]}

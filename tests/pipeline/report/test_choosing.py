@@ -6,8 +6,8 @@ import re
 from dataclasses import replace
 
 from edgepipe.pipeline.report.plots import comparison
-from edgepipe.pipeline.speed.candidates import Speed
-from edgepipe.pipeline.speed.compare import CompareResult
+from edgepipe.pipeline.speed.comparison.candidates import Speed
+from edgepipe.pipeline.speed.comparison.compare import CompareResult
 
 from .reading import HOSTILE, plain
 from .workspaces import HOST, MadeUp, candidate, convolution

@@ -34,9 +34,9 @@ from edgepipe.pipeline.speed.bench_result import (
     Pair,
     over_generations_ms,
 )
-from edgepipe.pipeline.speed.candidates import Candidate, Speed
-from edgepipe.pipeline.speed.compare import CompareResult, with_fronts
-from edgepipe.pipeline.speed.convolutions import Convolution, Timed
+from edgepipe.pipeline.speed.comparison.candidates import Candidate, Speed
+from edgepipe.pipeline.speed.comparison.compare import CompareResult, with_fronts
+from edgepipe.pipeline.speed.comparison.convolutions import Convolution, Timed
 from edgepipe.pipeline.speed.ranking import cost
 from edgepipe.pipeline.speed.tune import Trial, Tuned, TuneResult
 from edgepipe.pipeline.storage.goldens import FILE, Goldens, reference_json

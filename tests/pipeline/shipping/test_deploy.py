@@ -18,7 +18,8 @@ from typing import Any
 import pytest
 
 from edgepipe.pipeline import package
-from edgepipe.runners.bundles.bundle import Variant, unpacked
+from edgepipe.runners.bundles.bundle import unpacked
+from edgepipe.runners.bundles.index import Variant
 
 from ... import bundles
 from .test_ssh import SSHD, Box, box, server  # noqa: F401

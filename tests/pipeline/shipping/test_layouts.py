@@ -16,7 +16,7 @@ import pytest
 from edgepipe.pipeline import package
 from edgepipe.pipeline.errors import UsageError
 from edgepipe.pipeline.shipping.packing.layouts import Tensors, layout
-from edgepipe.runners.bundles.bundle import Variant
+from edgepipe.runners.bundles.index import Variant
 from edgepipe.runners.images import Preprocessing
 
 from ... import bundles

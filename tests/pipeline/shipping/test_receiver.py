@@ -11,7 +11,7 @@ import pytest
 
 from edgepipe.pipeline.shipping.receiver import Receiver
 from edgepipe.runners.base import SessionError
-from edgepipe.runners.bundles.bundle import INDEX, Index, older
+from edgepipe.runners.bundles.index import INDEX, Index, older
 
 from ... import bundles
 

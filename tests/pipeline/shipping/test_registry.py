@@ -21,7 +21,8 @@ from edgepipe.pipeline.shipping.registry.layout import Layout
 from edgepipe.pipeline.shipping.registry.store import Address
 from edgepipe.pipeline.storage import atomic
 from edgepipe.runners.base import BundleError
-from edgepipe.runners.bundles.bundle import INDEX, SIGNATURE, Index, Variant, read_index, unpacked
+from edgepipe.runners.bundles.bundle import read_index, unpacked
+from edgepipe.runners.bundles.index import INDEX, SIGNATURE, Index, Variant
 
 from ... import bundles
 

@@ -16,7 +16,8 @@ import pytest
 from edgepipe.pipeline import package
 from edgepipe.pipeline.errors import ExitCode, exit_code
 from edgepipe.runners.base import BundleError, BundleUnreadable
-from edgepipe.runners.bundles.bundle import INDEX, SIGNATURE, unpacked
+from edgepipe.runners.bundles.bundle import unpacked
+from edgepipe.runners.bundles.index import INDEX, SIGNATURE
 from edgepipe.runners.bundles.signature import Signer, Trust, check, sign
 
 from ... import bundles

@@ -21,7 +21,7 @@ from edgepipe.pipeline.shipping.verify import fit, tail
 from edgepipe.pipeline.shipping.verify_result import Check, Verification
 from edgepipe.pipeline.storage.goldens import Goldens
 from edgepipe.runners.base import BundleError, SessionError, Settings
-from edgepipe.runners.bundles.bundle import INDEX
+from edgepipe.runners.bundles.index import INDEX
 from edgepipe.runners.bundles.selection import choose
 
 from ... import bundles

@@ -8,7 +8,8 @@ from typing import Any
 import pytest
 
 from edgepipe.runners.base import BundleError
-from edgepipe.runners.bundles.bundle import GOLDENS, INDEX, SIGNATURE, unpack
+from edgepipe.runners.bundles.bundle import unpack
+from edgepipe.runners.bundles.index import GOLDENS, INDEX, SIGNATURE
 from edgepipe.runners.bundles.part import PART, Part
 from edgepipe.runners.bundles.signature import Signer, Trust, check, sign
 

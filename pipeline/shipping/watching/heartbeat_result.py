@@ -5,11 +5,11 @@ from __future__ import annotations
 from collections.abc import Mapping
 from dataclasses import dataclass
 
-from ...runners.bundles.monitoring.drift import Drift
-from ...runners.bundles.monitoring.replay import CHANGED, FAIL, Beat
-from ...runners.bundles.monitoring.state import Place
-from ..errors import ExitCode
-from ..storage.document import Document
+from ....runners.bundles.monitoring.drift import Drift
+from ....runners.bundles.monitoring.replay import CHANGED, FAIL, Beat
+from ....runners.bundles.monitoring.state import Place
+from ...errors import ExitCode
+from ...storage.document import Document
 
 
 @dataclass(frozen=True)

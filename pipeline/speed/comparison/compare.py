@@ -14,37 +14,37 @@ from datetime import UTC, datetime
 from time import perf_counter
 from typing import Any
 
-from ...exporters.threads import torch_threads
-from ...exporters.weights import sources
-from ...exporters.zoo import ARCHITECTURES
-from ...runners import documents
-from ...runners.images import Size, sides
-from ...runners.timing.plan import SINGLE_STREAM
-from ..cells.plan import plan
-from ..cells.session import Cell, real, timeable
-from ..errors import ExitCode
-from ..numerics import ratios
-from ..numerics.precision import FOREIGN
-from ..progress import Progress
-from ..settings.load import load
-from ..settings.machine import Places
-from ..settings.options import takes
-from ..settings.speed import CompareConfig, CompareRequest
-from ..storage.atomic import writable, write_whole
-from ..storage.document import UNWRITTEN, Document
-from . import candidates
-from .bench_result import CellResult, exit_code, failed_row, measured_row
-from .candidates import VARIANTS, Candidate, Speed, architectures, exported
-from .convolutions import Convolution, by_arithmetic, by_the_clock
-from .turns import Turns
-from .validity import judge, of_quick_run
-from .visits import (
+from ....exporters.threads import torch_threads
+from ....exporters.weights import sources
+from ....exporters.zoo import ARCHITECTURES
+from ....runners import documents
+from ....runners.images import Size, sides
+from ....runners.timing.plan import SINGLE_STREAM
+from ...cells.plan import plan
+from ...cells.session import Cell, real, timeable
+from ...errors import ExitCode
+from ...numerics import ratios
+from ...numerics.precision import FOREIGN
+from ...progress import Progress
+from ...settings.load import load
+from ...settings.machine import Places
+from ...settings.options import takes
+from ...settings.speed import CompareConfig, CompareRequest
+from ...storage.atomic import writable, write_whole
+from ...storage.document import UNWRITTEN, Document
+from ..bench_result import CellResult, exit_code, failed_row, measured_row
+from ..turns import Turns
+from ..validity import judge, of_quick_run
+from ..visits import (
     Entry,
     Schedule,
     Source,
     Visits,
     hosts,
 )
+from . import candidates
+from .candidates import VARIANTS, Candidate, Speed, architectures, exported
+from .convolutions import Convolution, by_arithmetic, by_the_clock
 
 # What the published counts and accuracies are for.
 TRAINING_BATCH, TRAINING_STEPS = 8, 3

@@ -19,15 +19,15 @@ from typing import Any
 
 import numpy as np
 
-from ...runners.base import RunnerError, SessionError
-from ...runners.targets import LOCAL
-from ...runners.timing.plan import Plan
-from ..cells.plan import python_of
-from ..cells.session import Cell, Opener, status_of
-from ..numerics import metrics
-from ..progress import Progress
-from ..settings.machine import Places
-from ..settings.speed import CompareConfig
+from ....runners.base import RunnerError, SessionError
+from ....runners.targets import LOCAL
+from ....runners.timing.plan import Plan
+from ...cells.plan import python_of
+from ...cells.session import Cell, Opener, status_of
+from ...numerics import metrics
+from ...progress import Progress
+from ...settings.machine import Places
+from ...settings.speed import CompareConfig
 
 RUNNERS = ("ort-cpu", "openvino")
 KINDS = ("standard", "separable")
@@ -105,7 +105,7 @@ def by_arithmetic() -> tuple[Convolution, ...]:
 
 def _layers() -> list[tuple[int, int, int, int]]:
     """Depthwise channels, projected channels, pixels, stride; each combination once."""
-    from ...exporters.zoo.mobilenet_v2 import BLOCKS, STEM_CHANNELS
+    from ....exporters.zoo.mobilenet_v2 import BLOCKS, STEM_CHANNELS
 
     layers: dict[tuple[int, int, int, int], None] = {}
     channels, size = STEM_CHANNELS, INPUT_SIZE // 2

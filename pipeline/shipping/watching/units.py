@@ -10,8 +10,8 @@ import sys
 from collections.abc import Sequence
 from pathlib import Path
 
-from ..errors import UsageError
-from ..storage.atomic import write_whole
+from ...errors import UsageError
+from ...storage.atomic import write_whole
 
 SERVICE = """# Written by `edgepipe heartbeat --units`.
 [Unit]

@@ -14,30 +14,31 @@ from datetime import UTC, datetime
 from pathlib import Path
 from time import perf_counter
 
-from ...runners.base import BundleError, RunnerError
-from ...runners.bundles import signature
-from ...runners.bundles.bundle import GOLDENS, Bundle, read_index, unpacked
-from ...runners.bundles.monitoring import calibration, prometheus, replay
-from ...runners.bundles.monitoring.calibration import Calibration
-from ...runners.bundles.monitoring.drift import drift
-from ...runners.bundles.monitoring.replay import Beat, Recorded
-from ...runners.bundles.monitoring.state import Place, State, Store, read
-from ...runners.bundles.selection import Choice, choose
-from ...runners.bundles.signature import Trust
-from ...runners.targets import LOCAL
-from ...runners.workers.launch import Worker
-from ..cells.plan import python_of
-from ..cells.session import audit, interpreter, timeouts_of
-from ..errors import EdgepipeError, UsageError
-from ..progress import Progress
-from ..settings.load import Config, load
-from ..settings.nearest import nearest
-from ..settings.options import seconds, takes
-from ..settings.shipping import HeartbeatRequest
-from ..storage.atomic import writing
+from ....runners.base import BundleError, RunnerError
+from ....runners.bundles import signature
+from ....runners.bundles.bundle import Bundle, read_index, unpacked
+from ....runners.bundles.index import GOLDENS
+from ....runners.bundles.monitoring import calibration, prometheus, replay
+from ....runners.bundles.monitoring.calibration import Calibration
+from ....runners.bundles.monitoring.drift import drift
+from ....runners.bundles.monitoring.replay import Beat, Recorded
+from ....runners.bundles.monitoring.state import Place, State, Store, read
+from ....runners.bundles.selection import Choice, choose
+from ....runners.bundles.signature import Trust
+from ....runners.targets import LOCAL
+from ....runners.workers.launch import Worker
+from ...cells.plan import python_of
+from ...cells.session import audit, interpreter, timeouts_of
+from ...errors import EdgepipeError, UsageError
+from ...progress import Progress
+from ...settings.load import Config, load
+from ...settings.nearest import nearest
+from ...settings.options import seconds, takes
+from ...settings.shipping import HeartbeatRequest
+from ...storage.atomic import writing
+from ..there import runners_of
 from .heartbeat_result import HeartbeatResult, LiveCounts
 from .units import write_units
-from .there import runners_of
 
 NAME, OF_APPLICATIONS = "heartbeat", "live.json"
 

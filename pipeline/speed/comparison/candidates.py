@@ -10,21 +10,21 @@ from contextlib import ExitStack
 from dataclasses import dataclass, field, fields, replace
 from pathlib import Path
 
-from ...exporters import complexity
-from ...exporters.complexity import Complexity
-from ...exporters.zoo import ARCHITECTURES, WITH_WIDTH
-from ...exporters.zoo.published import PUBLISHED
-from ...runners.images import Size
-from ...runners.machine.files import cache_folder
-from ..errors import InputError, UsageError
-from ..progress import Progress
-from ..settings.making import ExportConfig
-from ..settings.nearest import nearest
-from ..settings.speed import CompareConfig
-from ..stages.chain import make_settled
-from ..stages.modelspec import settle
-from ..storage.workspace import Workspace, models_in
-from .visits import Source
+from ....exporters import complexity
+from ....exporters.complexity import Complexity
+from ....exporters.zoo import ARCHITECTURES, WITH_WIDTH
+from ....exporters.zoo.published import PUBLISHED
+from ....runners.images import Size
+from ....runners.machine.files import cache_folder
+from ...errors import InputError, UsageError
+from ...progress import Progress
+from ...settings.making import ExportConfig
+from ...settings.nearest import nearest
+from ...settings.speed import CompareConfig
+from ...stages.chain import make_settled
+from ...stages.modelspec import settle
+from ...storage.workspace import Workspace, models_in
+from ..visits import Source
 
 COMMAND = "edgepipe compare"
 # Of the zoo's models, as they are published.

@@ -1,0 +1,1 @@
+"""compare: architectures side by side, each at its best on this machine."""
