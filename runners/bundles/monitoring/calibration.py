@@ -10,7 +10,8 @@ from dataclasses import asdict, dataclass
 from typing import Any, Self
 
 from ...base import BundleError
-from ..bundle import STRICT, Bundle
+from ..bundle import Bundle
+from ..part import STRICT
 
 SCHEMA_VERSION = 1
 KIND, MEMBER = "calibration", "evidence/calibration.json"

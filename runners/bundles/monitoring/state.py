@@ -13,7 +13,7 @@ from ... import documents
 from ...base import BundleUnreadable
 from ...machine.files import sync_folder, write_synced
 from ...machine.locks import hold
-from ..bundle import STRICT
+from ..part import STRICT
 from .replay import Beat
 
 SCHEMA_VERSION = 1
