@@ -12,9 +12,9 @@ import numpy as np
 
 from ....runners import documents
 from ....runners.base import RunnerError
+from ....runners.bundles import npz
 from ....runners.workers import answers
 from ....runners.workers.answers import Loaded
-from ...storage import npz
 from ...storage.goldens import packed
 
 ABOUT = "about"
