@@ -24,23 +24,9 @@ from edgepipe.runners.base import BundleError
 from edgepipe.runners.bundles.bundle import INDEX, SIGNATURE, Index, Variant, read_index, unpacked
 
 from ... import bundles
+from ...sites import bundle, layout
 
 Run = Callable[..., CompletedProcess[str]]
-
-
-def bundle(folder: Path, **changes: Any) -> Path:
-    """A small bundle as `package` writes one: its members sorted, the index first."""
-    folder.mkdir(parents=True, exist_ok=True)
-    signature = changes.pop("signature", None)
-    found = bundles.contents(**changes)
-    members = {INDEX: found.pop(INDEX), **dict(sorted(found.items()))}
-    if signature is not None:
-        members[SIGNATURE] = signature
-    return bundles.write(folder / "whole.tar.gz", members)
-
-
-def layout(folder: Path) -> str:
-    return f"oci:{folder / 'a site'}"
 
 
 @pytest.fixture
