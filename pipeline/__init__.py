@@ -43,7 +43,7 @@ if TYPE_CHECKING:
     from .shipping.packing.package import Packaged, package
     from .shipping.registry.pull import Pulled, pull
     from .shipping.registry.push import Pushed, push
-    from .shipping.registry.release import Released, release
+    from .shipping.registry.releases.release import Released, release
     from .shipping.verify import verify
     from .shipping.verify_result import Verification
     from .speed.bench import bench
@@ -90,8 +90,8 @@ ROOMS = {
     "Pushed": ".shipping.registry.push",
     "pull": ".shipping.registry.pull",
     "Pulled": ".shipping.registry.pull",
-    "release": ".shipping.registry.release",
-    "Released": ".shipping.registry.release",
+    "release": ".shipping.registry.releases.release",
+    "Released": ".shipping.registry.releases.release",
     "runners": ".machine.inventory",
     "Inventory": ".machine.inventory",
     "doctor": ".machine.doctor",

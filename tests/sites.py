@@ -12,9 +12,10 @@ import pytest
 from edgepipe.pipeline import pull, push, release
 from edgepipe.pipeline.errors import IntegrityError
 from edgepipe.pipeline.settings.shipping import RegistryAccess
-from edgepipe.pipeline.shipping.registry import freshness
-from edgepipe.pipeline.shipping.registry import release as releasing
-from edgepipe.pipeline.shipping.registry.store import Address, Store, opened
+from edgepipe.pipeline.shipping.registry.address import Address
+from edgepipe.pipeline.shipping.registry.releases import freshness
+from edgepipe.pipeline.shipping.registry.releases import release as releasing
+from edgepipe.pipeline.shipping.registry.store import Store, opened
 from edgepipe.runners.bundles.bundle import INDEX, SIGNATURE
 
 from . import bundles

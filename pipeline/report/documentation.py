@@ -27,7 +27,7 @@ from ..shipping.deploy import Deployment
 from ..shipping.packing.package import Packaged
 from ..shipping.registry.pull import Pulled
 from ..shipping.registry.push import Pushed
-from ..shipping.registry.release import Released
+from ..shipping.registry.releases.release import Released
 from ..shipping.verify_result import Verification
 from ..speed.bench_result import BenchResult
 from ..speed.compare import CompareResult

@@ -172,7 +172,7 @@ def test_a_key_that_was_replaced_signs_nothing_more(site: Site) -> None:
     assert site.pull() == 1
     site.release(rotate=("timestamp",))
     assert site.pull() == 1
-    from edgepipe.pipeline.shipping.registry.keys import Keys, metadata
+    from edgepipe.pipeline.shipping.registry.releases.keys import Keys, metadata
 
     signed = metadata().Metadata.from_bytes(site.metadata("timestamp.json")).signed
     signed.version += 5

@@ -24,7 +24,8 @@ from edgepipe.pipeline.errors import ExitCode, InputError, IntegrityError
 from edgepipe.pipeline.settings.shipping import RegistryAccess
 from edgepipe.pipeline.shipping.registry import artifact, oci
 from edgepipe.pipeline.shipping.registry import remote as remotes
-from edgepipe.pipeline.shipping.registry.store import Address, opened
+from edgepipe.pipeline.shipping.registry.address import Address
+from edgepipe.pipeline.shipping.registry.store import opened
 from edgepipe.runners import load_bundle
 from edgepipe.runners.base import BundleError
 from edgepipe.runners.bundles.bundle import INDEX, read_index, unpacked

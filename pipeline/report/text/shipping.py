@@ -6,7 +6,7 @@ from ...shipping.deploy import WOULD_DEPLOY, Deployment
 from ...shipping.packing.package import Packaged
 from ...shipping.registry.pull import Pulled
 from ...shipping.registry.push import Pushed
-from ...shipping.registry.release import Released
+from ...shipping.registry.releases.release import Released
 from ...shipping.verify_result import Verification
 from ..tables.formatting import cpu_of, mebibytes, ms, text
 from ..tables.table import Column, Table, figure

@@ -17,8 +17,8 @@ import pytest
 from edgepipe.pipeline import pull, push
 from edgepipe.pipeline.errors import ExitCode, InputError, IntegrityError, UsageError, exit_code
 from edgepipe.pipeline.shipping.registry import artifact, oci
+from edgepipe.pipeline.shipping.registry.address import Address
 from edgepipe.pipeline.shipping.registry.layout import Layout
-from edgepipe.pipeline.shipping.registry.store import Address
 from edgepipe.pipeline.storage import atomic
 from edgepipe.runners.base import BundleError
 from edgepipe.runners.bundles.bundle import INDEX, SIGNATURE, Index, Variant, read_index, unpacked

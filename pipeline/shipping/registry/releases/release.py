@@ -16,19 +16,21 @@ from datetime import UTC, datetime, timedelta
 from pathlib import Path
 from typing import Any
 
-from ....runners.bundles.bundle import INDEX, Index, older, unpacked
-from ....runners.machine.locks import hold
-from ...errors import InputError, IntegrityError, Refused, UsageError
-from ...progress import Progress
-from ...settings.load import load
-from ...settings.options import takes
-from ...settings.shipping import ReleaseConfig, ReleaseRequest
-from ...storage.atomic import write_whole, writing
-from ...storage.document import Document
-from . import artifact, freshness, oci
+from .....runners.bundles.bundle import INDEX, Index, older, unpacked
+from .....runners.machine.locks import hold
+from ....errors import InputError, IntegrityError, Refused, UsageError
+from ....progress import Progress
+from ....settings.load import load
+from ....settings.options import takes
+from ....settings.shipping import ReleaseConfig, ReleaseRequest
+from ....storage.atomic import write_whole, writing
+from ....storage.document import Document
+from .. import artifact, oci
+from ..address import Address, check_tag
+from ..store import Store, opened
+from . import freshness
 from .freshness import NO_CLOCK, PREFIX, ROLES, SIGNED_AT, NoReleases, Source, Trusted
 from .keys import Keys, metadata
-from .store import Address, Store, check_tag, opened
 
 ROOT, SEEN, LOCK = "root.json", "seen", ".lock"
 # A document that nothing changed in is signed anew when less than that of its time is left.
