@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import shutil
-from datetime import datetime, timedelta
+from datetime import datetime, timedelta, timezone
+from importlib import import_module
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import pytest
@@ -115,12 +117,13 @@ class Site:
 
 def pass_days(monkeypatch: pytest.MonkeyPatch, days: float) -> None:
     """Let so many days pass, for python-tuf and for `release`."""
-    from tuf.ngclient._internal import trusted_metadata_set as library
+    library = import_module("tuf.ngclient._internal.trusted_metadata_set")
 
     class Later(datetime):
         @classmethod
         def now(cls, tz: Any = None) -> Any:
             return datetime.now(tz) + timedelta(days=days)
 
-    monkeypatch.setattr(library.datetime, "datetime", Later)
+    later = SimpleNamespace(datetime=Later, timezone=timezone)
+    monkeypatch.setattr(library, "datetime", later)
     monkeypatch.setattr(releasing, "datetime", Later)

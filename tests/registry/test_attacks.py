@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import json
 import shutil
 from collections.abc import Callable
@@ -14,6 +15,7 @@ import pytest
 from edgepipe.pipeline import release
 from edgepipe.pipeline.errors import ExitCode, InputError, IntegrityError, UsageError
 from edgepipe.pipeline.shipping.registry import oci
+from edgepipe.pipeline.shipping.registry.layout import Layout
 
 from ..sites import TAG, Site, pass_days
 from .conftest import Registry
@@ -274,3 +276,36 @@ def test_times_are_utc_and_the_options_of_expiry_count(site: Site) -> None:
     }
     for role, wanted in (("timestamp", 2), ("snapshot", 3), ("targets", 4), ("root", 365)):
         assert abs(days[role] - wanted) < 0.1
+
+
+# Cut off --------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("step", range(6))
+def test_a_release_that_is_cut_off_can_be_done_again(
+    tmp_path: Path, step: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """At each document that it writes. A box goes on with the old release, or has the new one."""
+    site = Site(tmp_path)
+    site.release(site.make(1))
+    new = site.make(2)
+    assert site.pull() == 1
+    put = Layout.put_manifest
+    left = step
+
+    def cut(store: Layout, *arguments: str, **options: str) -> bool:
+        nonlocal left
+        left -= 1
+        if left < 0:
+            raise KeyboardInterrupt
+        return put(store, *arguments, **options)  # pyright: ignore[reportArgumentType]
+
+    monkeypatch.setattr(Layout, "put_manifest", cut)
+    with contextlib.suppress(KeyboardInterrupt):
+        site.release(new, rotate=("timestamp",))
+    monkeypatch.undo()
+    with contextlib.suppress(IntegrityError):  # the tag is the last to move
+        assert site.pull() in (1, 2)
+    site.release(new)
+    assert site.pull() == 2
+    assert site.pull(box="new") == 2

@@ -1,8 +1,10 @@
-"""A stand-in for a registry with the referrers API, which the one that Debian ships lacks.
+"""A stand-in for what the registry that Debian ships lacks: the referrers API, and tokens.
 
-Everything goes to the real one behind it. Only what distribution-spec 1.1 says of referrers is
-added: a manifest with a ``subject`` is noted, which the answer's ``OCI-Subject`` says, and
-``GET /v2/NAME/referrers/DIGEST`` lists it.
+Everything goes to the real one behind it. What distribution-spec 1.1 says of referrers is added: a
+manifest with a ``subject`` is noted, which the answer's ``OCI-Subject`` says, and ``GET
+/v2/NAME/referrers/DIGEST`` lists it. With ``account`` it asks for a token, as Docker's
+specification has it (distribution.github.io, "Token Authentication Specification"): who has the
+account gets one at the address that the refusal names.
 """
 
 from __future__ import annotations
@@ -16,11 +18,12 @@ from contextlib import contextmanager
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from typing import Any
 
+TOKEN = "a-token"
 INDEX = "application/vnd.oci.image.index.v1+json"
 
 
 @contextmanager
-def in_front_of(host: str) -> Iterator[tuple[str, list[dict[str, Any]]]]:
+def in_front_of(host: str, account: str = "") -> Iterator[tuple[str, list[dict[str, Any]]]]:
     """The host and port of a stand-in, and the descriptors that it has noted."""
     noted: list[dict[str, Any]] = []
     subjects: list[str] = []
@@ -29,6 +32,11 @@ def in_front_of(host: str) -> Iterator[tuple[str, list[dict[str, Any]]]]:
         protocol_version = "HTTP/1.1"
 
         def do_GET(self) -> None:
+            if self.path.startswith("/token?"):
+                known = self.headers.get("Authorization") == f"Basic {account}"
+                answer = json.dumps({"token": TOKEN} if known else {}).encode()
+                self._answer(200 if known else 401, {}, answer)
+                return
             name, _, digest = self.path.rpartition("/")
             if name.endswith("/referrers"):
                 found = [
@@ -46,8 +54,17 @@ def in_front_of(host: str) -> Iterator[tuple[str, list[dict[str, Any]]]]:
 
         def _pass_on(self) -> None:
             body = self.rfile.read(int(self.headers.get("Content-Length", 0)))
+            if account and self.headers.get("Authorization") != f"Bearer {TOKEN}":
+                realm = f"http://{self.headers['Host']}/token"
+                asked = f'Bearer realm="{realm}",service="a test",scope="repository:x:pull,push"'
+                self._answer(401, {"WWW-Authenticate": asked}, b"{}")
+                return
             behind = http.client.HTTPConnection(host)
-            headers = {name: value for name, value in self.headers.items() if name != "Host"}
+            headers = {
+                name: value
+                for name, value in self.headers.items()
+                if name not in ("Host", "Authorization")
+            }
             behind.request(self.command, self.path, body, headers)
             answer = behind.getresponse()
             data = answer.read()
@@ -85,7 +102,7 @@ def in_front_of(host: str) -> Iterator[tuple[str, list[dict[str, Any]]]]:
             if self.command != "HEAD":
                 self.wfile.write(data)
 
-        def log_message(self, *_: object) -> None:
+        def log_message(self, format: str, *_: object) -> None:  # noqa: A002
             """Say nothing."""
 
     server = ThreadingHTTPServer(("127.0.0.1", 0), Handler)
