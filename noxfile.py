@@ -22,6 +22,7 @@ APART = (
     "tests/fuzz",
     "tests/large",
     "tests/mutants",
+    "tests/registry",
     "tests/servers",
     "tests/shipped",
     "tests/zoo",
@@ -180,6 +181,13 @@ def servers(session: nox.Session) -> None:
     # For the server's binary in it alone: its own Python part wants an older numpy.
     session.install("--no-deps", "nvidia-pytriton==0.7.0")
     session.run("pytest", "tests/servers", *session.posargs)
+
+
+@nox.session
+def registry(session: nox.Session) -> None:
+    """push, pull and release with a real registry, and attacks on both; needs docker-registry."""
+    session.install("-e", ".[all,test]")
+    session.run("pytest", "tests/registry", *session.posargs)
 
 
 @nox.session

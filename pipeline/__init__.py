@@ -48,7 +48,7 @@ if TYPE_CHECKING:
     from .shipping.packing.package import Packaged, package
     from .shipping.registry.pull import Pulled, pull
     from .shipping.registry.push import Pushed, push
-    from .shipping.registry.release import Released, release
+    from .shipping.registry.releases.release import Released, release
     from .shipping.verify import verify
     from .shipping.verify_result import Verification
     from .shipping.watching.heartbeat import heartbeat
@@ -100,8 +100,8 @@ ROOMS = {
     "Pushed": ".shipping.registry.push",
     "pull": ".shipping.registry.pull",
     "Pulled": ".shipping.registry.pull",
-    "release": ".shipping.registry.release",
-    "Released": ".shipping.registry.release",
+    "release": ".shipping.registry.releases.release",
+    "Released": ".shipping.registry.releases.release",
     "Deployment": ".shipping.deploy_result",
     "rollout": ".shipping.fleet.rollout",
     "Rollout": ".shipping.fleet.rollout_result",

@@ -56,7 +56,7 @@ def deploy(
 def push(
     said: Mapping[str, Any], as_json: options.Json = False, quiet: options.Quiet = False
 ) -> None:
-    """Bring BUNDLE to a registry or an OCI layout, a layer for each file."""
+    """Bring BUNDLE to a registry or a folder, a layer for each file."""
     from .. import push as run
     from ..report.text import shipping
 
@@ -68,7 +68,7 @@ def push(
 def pull(
     said: Mapping[str, Any], as_json: options.Json = False, quiet: options.Quiet = False
 ) -> None:
-    """Fetch of a bundle what fits this machine, each file held to its digest."""
+    """Fetch of a bundle what fits this machine, held to its digests."""
     from .. import pull as run
     from ..report.text import shipping
 
@@ -80,7 +80,7 @@ def pull(
 def release(
     said: Mapping[str, Any], as_json: options.Json = False, quiet: options.Quiet = False
 ) -> None:
-    """Sign that BUNDLE is the newest; without one: that nothing is newer."""
+    """Sign that BUNDLE is the newest; without one: nothing is newer."""
     from .. import release as run
     from ..report.text import shipping
 

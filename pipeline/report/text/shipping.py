@@ -16,7 +16,7 @@ from ...shipping.fleet.rollout_result import (
 from ...shipping.packing.package import Packaged
 from ...shipping.registry.pull import Pulled
 from ...shipping.registry.push import Pushed
-from ...shipping.registry.release import Released
+from ...shipping.registry.releases.release import Released
 from ...shipping.verify_result import Verification
 from ...shipping.watching.heartbeat_result import HeartbeatResult, LiveCounts
 from ..tables.formatting import NONE, cpu_of, mebibytes, ms, text

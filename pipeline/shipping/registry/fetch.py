@@ -17,8 +17,9 @@ from ...errors import IntegrityError
 from ...progress import Progress
 from ...storage.atomic import writing
 from . import oci
+from .address import Interrupted
 from .oci import Descriptor
-from .store import Interrupted, Store
+from .store import Store
 
 CHUNK_BYTES = 1 << 20
 PART = ".part"

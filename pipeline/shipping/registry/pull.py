@@ -24,11 +24,13 @@ from ...settings.shipping import PullConfig, PullRequest
 from ...storage.atomic import writing
 from ...storage.document import Document
 from ..there import runners_of
-from . import artifact, freshness, oci
+from . import artifact, oci
+from .address import LATEST, Address
 from .assemble import Wanted, assemble
 from .fetch import Fetcher
-from .freshness import Newest
-from .store import LATEST, Address, opened
+from .releases import freshness
+from .releases.freshness import Newest
+from .store import opened
 
 SCRATCH, LOCK = ".edgepipe-pull", ".edgepipe-pull.lock"
 

@@ -15,8 +15,9 @@ from ...settings.shipping import PushRequest
 from ...storage.document import Document
 from ..packing.package import BOM
 from . import artifact, oci
+from .address import LATEST, Address, check_tag
 from .oci import Descriptor
-from .store import LATEST, Address, Store, check_tag, opened
+from .store import Store, opened
 
 
 @dataclass(frozen=True)

@@ -12,14 +12,15 @@ import logging
 import os
 from collections.abc import Iterator
 from contextlib import contextmanager
+from importlib import import_module
 from pathlib import Path
 from typing import Any
 
 from ...errors import InputError, MissingLibrary, UsageError
 from ...settings.shipping import RegistryAccess
 from . import oci
+from .address import Address, Interrupted
 from .oci import Descriptor
-from .store import Address, Interrupted
 
 CHUNK_BYTES = 1 << 20
 # Below that a blob goes in one request, above in pieces, so that no file is held in memory.
@@ -133,8 +134,7 @@ class Registry:
     @contextmanager
     def _spoken(self) -> Iterator[None]:
         """Turn what a conversation ends with into one line."""
-        from requests import exceptions
-
+        exceptions = _library("requests.exceptions")
         try:
             yield
         except exceptions.SSLError as error:
@@ -158,15 +158,12 @@ class Registry:
 
     def _connect(self) -> Any:
         """A client that knows how the registry wants to be told who asks."""
-        try:
-            from oras.logger import logger
-            from oras.provider import Registry as Provider
-        except ImportError as error:
-            raise MissingLibrary(f'{error}; pip install "edgepipe[registry]"') from error
-        logger.logger.setLevel(logging.CRITICAL)  # what it has to say, it raises as well
-        asked = vars(Provider.do_request)["__wrapped__"]
+        provider: Any = _library("oras.provider").Registry
+        # What it has to say, it raises as well.
+        _library("oras.logger").logger.logger.setLevel(logging.CRITICAL)
+        asked = vars(provider.do_request)["__wrapped__"]
 
-        class Client(Provider):
+        class Client(provider):
             """Asks once: ORAS would try for two minutes whatever the error, a typo included."""
 
             def do_request(self, *arguments: Any, headers: Any = None, **options: Any) -> Any:
@@ -248,6 +245,13 @@ def _adapter() -> Any:
         raise_on_redirect=False,
     )
     return Patient(max_retries=retries)
+
+
+def _library(name: str) -> Any:
+    try:
+        return import_module(name)
+    except ImportError as error:
+        raise MissingLibrary(f'{error}; pip install "edgepipe[registry]"') from error
 
 
 def _line(error: Exception) -> str:

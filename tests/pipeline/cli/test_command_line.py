@@ -20,7 +20,7 @@ def test_the_help_lists_commands_under_headings_with_a_whole_line_each(edgepipe:
     assert re.findall(r"^(\w[\w ]*):$", listed, re.M)[1:] == HEADINGS
     rows = listed.partition("Make:")[2].splitlines()
     commands = [row for row in rows if row.startswith("  ")]
-    assert len(commands) == 20
+    assert len(commands) == 24
     assert all(re.match(r"  \w+ +[A-Z]", row) for row in commands), "a line goes on in a second one"
     assert "..." not in "".join(commands)
 
@@ -58,7 +58,7 @@ def test_a_shell_completes_commands() -> None:
     code = "import sys; sys.argv[0] = 'edgepipe'; from edgepipe.pipeline.cli import main; main()"
     command = [sys.executable, "-c", code]
     done = subprocess.run(command, capture_output=True, text=True, env={**os.environ, **asked})
-    assert done.stdout.split() == ["parity", "predict", "package"]
+    assert done.stdout.split() == ["parity", "predict", "package", "push", "pull"]
 
 
 def test_nothing_is_coloured_where_no_colour_is_asked_for(edgepipe: Run) -> None:

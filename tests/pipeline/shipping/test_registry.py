@@ -17,31 +17,17 @@ import pytest
 from edgepipe.pipeline import pull, push
 from edgepipe.pipeline.errors import ExitCode, InputError, IntegrityError, UsageError, exit_code
 from edgepipe.pipeline.shipping.registry import artifact, oci
+from edgepipe.pipeline.shipping.registry.address import Address
 from edgepipe.pipeline.shipping.registry.layout import Layout
-from edgepipe.pipeline.shipping.registry.store import Address
 from edgepipe.pipeline.storage import atomic
 from edgepipe.runners.base import BundleError
 from edgepipe.runners.bundles.bundle import read_index, unpacked
 from edgepipe.runners.bundles.index import INDEX, SIGNATURE, Index, Variant
 
 from ... import bundles
+from ...sites import bundle, layout
 
 Run = Callable[..., CompletedProcess[str]]
-
-
-def bundle(folder: Path, **changes: Any) -> Path:
-    """A small bundle as `package` writes one: its members sorted, the index first."""
-    folder.mkdir(parents=True, exist_ok=True)
-    signature = changes.pop("signature", None)
-    found = bundles.contents(**changes)
-    members = {INDEX: found.pop(INDEX), **dict(sorted(found.items()))}
-    if signature is not None:
-        members[SIGNATURE] = signature
-    return bundles.write(folder / "whole.tar.gz", members)
-
-
-def layout(folder: Path) -> str:
-    return f"oci:{folder / 'a site'}"
 
 
 @pytest.fixture

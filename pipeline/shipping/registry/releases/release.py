@@ -9,29 +9,31 @@ from __future__ import annotations
 
 import copy
 import os
+import shutil
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
 from typing import Any
 
-from ....runners.bundles.bundle import unpacked
-from ....runners.bundles.index import INDEX, Index, older
-from ....runners.machine.locks import hold
-from ...errors import InputError, IntegrityError, Refused, UsageError
-from ...progress import Progress
-from ...settings.load import load
-from ...settings.options import takes
-from ...settings.shipping import ReleaseConfig, ReleaseRequest
-from ...storage.atomic import write_whole, writing
-from ...storage.document import Document
-from . import artifact, freshness, oci
+from .....runners.machine.locks import hold
+from ....errors import InputError, IntegrityError, UsageError
+from ....progress import Progress
+from ....settings.load import load
+from ....settings.options import takes
+from ....settings.shipping import ReleaseConfig, ReleaseRequest
+from ....storage.atomic import write_whole, writing
+from ....storage.document import Document
+from .. import oci
+from ..address import Address, check_tag
+from ..store import Store, opened
+from . import freshness
 from .freshness import NO_CLOCK, PREFIX, ROLES, SIGNED_AT, NoReleases, Source, Trusted
 from .keys import Keys, metadata
-from .store import Address, Store, check_tag, opened
+from .target import Target, check_order
 
-ROOT, SEEN, LOCK = "root.json", "seen", ".lock"
+ROOT, SEEN, PENDING, LOCK = "root.json", "seen", "pending", ".lock"
 # A document that nothing changed in is signed anew when less than that of its time is left.
 RENEWED_AT = 0.5
 
@@ -71,7 +73,7 @@ def release(request: ReleaseRequest) -> Released:
     if address.tag and len(request.bundles) != 1:
         raise UsageError(f"{address}: a tag is for one bundle; without it each has its own name")
     store = opened(address, settings)
-    bundles = {_tag(address, one): one for one in map(_Bundle.read, request.bundles)}
+    bundles = {_tag(address, one): one for one in map(Target.read, request.bundles)}
     if len(bundles) < len(request.bundles):
         raise UsageError("two bundles of one name: the tag in the address tells them apart")
     for tag, bundle in bundles.items():
@@ -85,47 +87,7 @@ def release(request: ReleaseRequest) -> Released:
         )
 
 
-@dataclass(frozen=True)
-class _Bundle:
-    """A bundle as a target: its manifest follows from its index."""
-
-    path: Path
-    index: Index
-    manifest: bytes
-    bundle: str
-
-    @classmethod
-    def read(cls, path: Path) -> _Bundle:
-        with unpacked(path) as found:
-            if found.left_out:
-                raise InputError(f"{path}: a part of its bundle; a release is of the whole one")
-            text = (found.folder / INDEX).read_bytes()
-            manifest = artifact.manifest_of(found.index, text).to_bytes()
-            return cls(path, found.index, manifest, found.digest)
-
-    @property
-    def digest(self) -> str:
-        return oci.digest_of(self.manifest)
-
-    def target(self, tag: str) -> Any:
-        """TUF's description of it."""
-        about = {
-            "name": self.index.name,
-            "release": self.index.release,
-            "created": self.index.created,
-            "bundle": self.bundle,
-        }
-        hashes = {oci.SHA256: self.digest.removeprefix(f"{oci.SHA256}:")}
-        return metadata().TargetFile(len(self.manifest), hashes, tag, {"custom": about})
-
-    def older(self, released: Any) -> str | None:
-        """How it is older than what is released, if it is."""
-        about = released.custom or {}
-        fields = {name: about[name] for name in ("name", "release", "created") if name in about}
-        return older(self.index, replace(self.index, **fields))
-
-
-def _tag(address: Address, bundle: _Bundle) -> str:
+def _tag(address: Address, bundle: Target) -> str:
     return check_tag(address.tag or bundle.index.name)
 
 
@@ -142,26 +104,26 @@ class _Signing:
         self._made: list[str] = []
 
     def release(
-        self, bundles: Mapping[str, _Bundle], rotated: Sequence[str], downgrade: bool
+        self, bundles: Mapping[str, Target], rotated: Sequence[str], downgrade: bool
     ) -> Released:
         path = self._settings.keys / ROOT
         if not path.exists():
             self._begin(path)
         trust = path.read_bytes()
+        self._complete(trust)
         before = self._believed(trust)
         if not downgrade:
-            _no_downgrade(before, bundles)
+            check_order(before, bundles)
         old = before.documents["root"] if before else _read(trust)
         root = self._root(old, rotated)
         files: dict[str, bytes] = {}
         if root.version != old.version:
             files[f"{root.version}.root.json"] = self._keys.sign(root, old, root)
-        targets = {tag: one.target(tag) for tag, one in bundles.items()}
+        targets = {tag: one.described(tag) for tag, one in bundles.items()}
         files |= self._documents(before, root, targets, rotated)
-        self._publish(files)
-        after = self._believe(freshness.source_of(self._store), trust)
-        if root.version != old.version:
-            write_whole(path, files[f"{root.version}.root.json"])
+        self._keep(files)
+        after = self._complete(trust)
+        assert after is not None
         self._point(after)
         return Released(
             repository=self._store.where,
@@ -294,6 +256,34 @@ class _Signing:
         )
         return False
 
+    def _keep(self, files: Mapping[str, bytes]) -> None:
+        """Note what is to be published: a release that is cut off is completed by the next one.
+
+        With a new root and the old timestamp a repository would be believed by nobody, and the
+        key of the root may be away by then.
+        """
+        pending = self._settings.keys / PENDING
+        made = pending.with_name(f".{PENDING}")
+        shutil.rmtree(made, ignore_errors=True)
+        for name, data in files.items():
+            write_whole(made / name, data)
+        with writing(pending):
+            made.rename(pending)
+
+    def _complete(self, trust: bytes) -> Trusted | None:
+        """Publish what is noted, and see whether it is believed; ``None`` if nothing is."""
+        pending = self._settings.keys / PENDING
+        if not pending.is_dir():
+            return None
+        files = {path.name: path.read_bytes() for path in pending.iterdir()}
+        self._publish(files)
+        found = self._believe(freshness.source_of(self._store), trust)
+        for name in files:
+            if name.endswith(f".{ROOT}"):
+                write_whole(self._settings.keys / ROOT, files[name])
+        shutil.rmtree(pending)
+        return found
+
     def _publish(self, files: Mapping[str, bytes]) -> None:
         """Put what is new into the repository, and what it lost; the timestamp comes last."""
         seen = self._settings.keys / SEEN
@@ -321,17 +311,6 @@ class _Signing:
                 self._notes.append(f"{tag}: {_digest(target)} is gone from {self._store.where}")
                 continue
             self._store.put_manifest(data, oci.MANIFEST, tag)
-
-
-def _no_downgrade(before: Trusted | None, bundles: Mapping[str, _Bundle]) -> None:
-    """Raise ``Refused`` for a bundle that is older than what is released under its tag."""
-    for tag, bundle in bundles.items():
-        released = before.targets.get(tag) if before else None
-        if released is not None and (reason := bundle.older(released)):
-            raise Refused(
-                f"{bundle.path}: {reason}, which is released as {tag}; --allow-downgrade "
-                "releases it all the same"
-            )
 
 
 def _unsigned(kind: type) -> Any:

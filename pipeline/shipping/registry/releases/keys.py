@@ -7,8 +7,8 @@ from importlib import import_module
 from pathlib import Path
 from typing import Any
 
-from ...errors import InputError, MissingLibrary
-from ...storage.atomic import writing
+from ....errors import InputError, MissingLibrary
+from ....storage.atomic import writing
 
 SUFFIX = ".pem"
 SHOWN = 8

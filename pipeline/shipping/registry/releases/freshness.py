@@ -18,13 +18,13 @@ from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any, Protocol
 
-from ....runners.machine.files import state_folder, sync_folder
-from ....runners.machine.locks import hold
-from ...errors import EdgepipeError, InputError, IntegrityError, MissingLibrary, UsageError
-from ...storage.atomic import writing
-from . import artifact, oci
-from .oci import Descriptor, Manifest
-from .store import Store
+from .....runners.machine.files import state_folder, sync_folder
+from .....runners.machine.locks import hold
+from ....errors import EdgepipeError, InputError, IntegrityError, MissingLibrary, UsageError
+from ....storage.atomic import writing
+from .. import artifact, oci
+from ..oci import Descriptor, Manifest
+from ..store import Store
 
 RELEASES = "application/vnd.edgepipe.releases.v1"
 METADATA = "application/vnd.edgepipe.tuf.metadata.v1+json"

@@ -1,0 +1,1 @@
+"""Which bundle of a repository is the newest: signed, and believed."""
