@@ -18,7 +18,7 @@ from edgepipe.pipeline.shipping.registry.address import Address
 from edgepipe.pipeline.shipping.registry.releases import freshness
 from edgepipe.pipeline.shipping.registry.releases import release as releasing
 from edgepipe.pipeline.shipping.registry.store import Store, opened
-from edgepipe.runners.bundles.bundle import INDEX, SIGNATURE
+from edgepipe.runners.bundles.index import INDEX, SIGNATURE
 
 from . import bundles
 

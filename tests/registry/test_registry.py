@@ -28,7 +28,8 @@ from edgepipe.pipeline.shipping.registry.address import Address
 from edgepipe.pipeline.shipping.registry.store import opened
 from edgepipe.runners import load_bundle
 from edgepipe.runners.base import BundleError
-from edgepipe.runners.bundles.bundle import INDEX, read_index, unpacked
+from edgepipe.runners.bundles.bundle import read_index, unpacked
+from edgepipe.runners.bundles.index import INDEX
 from edgepipe.runners.bundles.signature import Trust
 
 from .. import bundles

@@ -7,7 +7,8 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
-from .....runners.bundles.bundle import INDEX, Index, older, unpacked
+from .....runners.bundles.bundle import unpacked
+from .....runners.bundles.index import INDEX, Index, older
 from ....errors import InputError, Refused
 from .. import artifact, oci
 from .freshness import Trusted
