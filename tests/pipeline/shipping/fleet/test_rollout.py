@@ -137,7 +137,7 @@ def test_without_a_certified_p99_it_is_said_that_none_was_judged(fleet: Make) ->
 def test_a_box_that_is_away_is_waited_for(fleet: Make) -> None:
     stage = fleet(("a", "b"))
     stage.away["b"] = 3
-    result = stage.roll_out(waves="100%")
+    result = stage.roll_out(waves="100%", wait="60s")
     assert result.outcome == "done"
     assert stage.served() == {"a": "new", "b": "new"}
     assert sum(one == ("b", "hello") for one in stage.asked) == 4
@@ -199,7 +199,7 @@ def test_a_box_that_dies_in_the_middle_is_settled_when_it_is_back(fleet: Make, m
         return dial(target)
 
     stage.dial = back_after_two
-    result = stage.roll_out(waves="1,100%")
+    result = stage.roll_out(waves="1,100%", wait="60s")
     assert result.outcome == "done"
     assert states(result) == {"a": "deployed", "b": "deployed"}
     assert result.box("b").before == stage.name(stage.old)
