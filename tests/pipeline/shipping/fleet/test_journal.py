@@ -57,7 +57,7 @@ def test_every_part_of_a_journal_has_a_status(stage: Stage, tmp_path: Path) -> N
 def test_a_line_that_was_cut_off_is_dropped_when_it_goes_on(stage: Stage) -> None:
     stage.roll_out(waves="1,100%")
     whole = stage.journal.read_bytes().rpartition(b'{"event": "end"')[0]
-    stage.journal.write_bytes(whole + b'{"event": "end", "at": "20')
+    stage.journal.write_bytes(whole + b'{"event": "end", "at": "20' + b"x" * 999)
     assert stage.roll_out(resume=True).outcome == "stopped"
     lines = stage.journal.read_bytes()
     assert lines.startswith(whole)
