@@ -137,6 +137,15 @@ def test_the_page_shows_what_the_table_shows_and_escapes_it(stage: Stage, tmp_pa
     assert "http" not in page.replace("http-equiv", "")
 
 
+@pytest.mark.parametrize("path", ["/dev/full", "/dev/null", "."])
+def test_what_is_no_file_is_no_journal(stage: Stage, path: str) -> None:
+    with pytest.raises(InputError, match=path):
+        stage.roll_out(journal=Path(path))
+    with pytest.raises(InputError, match=path):
+        status(Path(path))
+    assert not stage.asked
+
+
 def test_a_journal_that_is_not_there_is_named(tmp_path: Path) -> None:
     with pytest.raises(InputError, match=r"nowhere\.jsonl: No such file"):
         status(tmp_path / "nowhere.jsonl")

@@ -259,19 +259,19 @@ def played(stage: Stage, scenario: str, **more: Any) -> Rollout:
 
 
 QUICK = "bad in wave 2"
-EACH = [pytest.param(name, marks=() if name == QUICK else pytest.mark.long) for name in SCENARIOS]
+EACH = [(QUICK, 3), *(pytest.param(name, 1, marks=pytest.mark.long) for name in SCENARIOS)]
 
 
-@pytest.mark.parametrize("scenario", EACH)
+@pytest.mark.parametrize(("scenario", "lines_apart"), EACH)
 def test_a_controller_killed_at_any_line_ends_as_one_that_was_not(
-    fleet: Make, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, scenario: str
+    fleet: Make, monkeypatch: pytest.MonkeyPatch, scenario: str, lines_apart: int
 ) -> None:
     """After every line of the journal, and once more while it goes on."""
     everything = SCENARIOS[scenario].get("said", {})
     stage = fleet(said=everything)
     whole = played(stage, scenario)
     served, lines = stage.served(), len(events(stage.journal))
-    for count in range(1, lines + 1):
+    for count in range(1, lines + 1, lines_apart):
         stage.serve_old()
         with killed_after(count, monkeypatch), pytest.raises(Killed):
             played(stage, scenario)
