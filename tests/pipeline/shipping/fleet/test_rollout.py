@@ -230,6 +230,25 @@ def test_a_box_that_dies_for_good_is_unknown_and_stops_its_wave(fleet: Make) -> 
     assert stage.served() == {"a": "new", "b": "old", "c": "old"}
 
 
+def test_a_box_that_an_earlier_wave_lost_goes_back_with_the_one_that_fails(fleet: Make) -> None:
+    stage = fleet(said={("d", "new"): 1, ("e", "new"): 1})
+    stage.dies["b"] = "after switch"
+    dial = stage.dial
+
+    def back_in_wave_2(target: Any) -> Any:
+        gone = ("b", "switch") in stage.asked and ("e", "verify") not in stage.asked
+        stage.away["b"] = 1 if gone else 0
+        if ("e", "verify") in stage.asked:
+            stage.dies.clear()
+        return dial(target)
+
+    stage.dial = back_in_wave_2
+    result = stage.roll_out(waves="3,100%", threshold="60%")
+    assert result.outcome == "stopped"
+    assert result.box("b").state == "rolled back"
+    assert stage.served() == {"a": "new", "b": "old", "c": "new", "d": "old", "e": "old"}
+
+
 def test_a_service_of_a_box_is_part_of_what_has_to_hold(fleet: Make) -> None:
     stage = fleet(("a",))
     stage.fleet.write_text(stage.fleet.read_text() + 'restart = "kiosk"\n')
