@@ -26,6 +26,7 @@ from typer.core import TyperGroup
 from edgepipe.pipeline.cli import app
 from edgepipe.pipeline.settings.load import load
 from edgepipe.pipeline.settings.options import asked
+from edgepipe.pipeline.shipping.fleet.boxes import boxes_of
 
 from .conftest import Run
 
@@ -202,6 +203,10 @@ def test_python_imports_what_is_there_and_calls_it_by_its_keywords(block: Block)
 def test_a_configuration_is_one_that_is_taken(block: Block, tmp_path: Path) -> None:
     if {"project", "build-system"} & tomllib.loads(block.text).keys():
         pytest.skip("a package's pyproject.toml")
+    if {"box", "defaults"} & tomllib.loads(block.text).keys():
+        (tmp_path / "fleet.toml").write_text(block.text)
+        boxes_of(tmp_path / "fleet.toml", load(folder=tmp_path))
+        return
     (tmp_path / "edgepipe.toml").write_text(block.text)
     load(folder=tmp_path)
 

@@ -34,6 +34,7 @@ PIECE_BYTES = 16 << 20
 # What a slow box does in a second of unpacking, hashing and reading a model.
 SLOW_BYTES = 1 << 20
 FINE = ("pass", "waived", "not checked")
+PREFIX = "edgepipe: "  # of its own errors
 Verified = Mapping[str, Any]
 
 
@@ -129,7 +130,7 @@ class Delivery:
         before = state["current"]
         opened(before)
         if before not in (None, release.name) and (reason := self._older(release, state)):
-            verified = {"code": int(ExitCode.INTEGRITY), "document": None, "error": reason}
+            verified = _found(ExitCode.INTEGRITY, reason)
             return self._result(REFUSED, release, state, before, 0, verified)
         sent = self._send(release)
         self._progress.say(f"verifying {release.name} on {self._target.name}")
@@ -145,7 +146,7 @@ class Delivery:
         if failed and before != release.name:  # without an earlier one: nothing is served
             state = self._ask("switch", {"name": PREVIOUS})
             if (again := self._restart()) and before:
-                failed = {**failed, "error": f"{_reason(failed)}; {before} is back, but {again}"}
+                failed = {**failed, "reason": f"{_reason(failed)}; {before} is back, but {again}"}
             return self._result(ROLLED_BACK, release, state, before, sent, failed)
         removed = self._ask("tidy", {})["removed"]
         outcome = UNCHANGED if before == release.name else DEPLOYED
@@ -160,8 +161,7 @@ class Delivery:
         state = self._ask("open", {"folder": self._section.folder})
         before = state["current"]
         if before != release.name:
-            text = f"it serves {before or 'nothing'}"
-            verified = {"code": int(ExitCode.GATE_FAILED), "document": None, "error": text}
+            verified = _found(ExitCode.GATE_FAILED, f"it serves {before or 'nothing'}")
             return self._result(REFUSED, release, state, before, 0, verified)
         verified = self._verify(CURRENT, release.size)
         return self._result(UNCHANGED, release, state, before, 0, verified)
@@ -182,7 +182,7 @@ class Delivery:
             return self._result(outcome, release, state, before, 0)
         found = self._verify(CURRENT, release.size)
         if error and not found["code"]:
-            found = {**found, "code": int(ExitCode.RUNNER), "error": error}
+            found = {**found, "code": int(ExitCode.RUNNER), "reason": error}
         return self._result(outcome, release, state, before, 0, found)
 
     def _older(self, release: Release, state: Mapping[str, Any]) -> str | None:
@@ -220,7 +220,7 @@ class Delivery:
         if found["code"]:
             return found
         if restart and (error := self._restart()):
-            return {**found, "code": int(ExitCode.RUNNER), "error": error}
+            return {**found, "code": int(ExitCode.RUNNER), "reason": error}
         return None
 
     def _restart(self) -> str | None:
@@ -283,10 +283,20 @@ class Delivery:
         )
 
 
+def _found(code: ExitCode, reason: str) -> Verified:
+    """What was found without asking `edgepipe verify`."""
+    return {"code": int(code), "document": None, "error": "", "reason": reason}
+
+
 def _reason(verified: Verified) -> str:
-    """The one line that says why it did not hold."""
-    if verified["error"]:
-        return verified["error"].splitlines()[-1].removeprefix("edgepipe: ")
+    """The one line that says why it did not hold.
+
+    Whatever libraries print stands among the errors, so that the checks come first.
+    """
     checks = (verified["document"] or {}).get("checks", ())
     bad = [f"{one['name']}: {one['text']}" for one in checks if one["verdict"] not in FINE]
-    return "; ".join(bad) or f"verify ended with exit code {verified['code']}"
+    if "reason" in verified or bad:
+        return verified.get("reason") or "; ".join(bad)
+    lines = verified["error"].splitlines()
+    own = [line.removeprefix(PREFIX) for line in lines if line.startswith(PREFIX)]
+    return (own or lines or [f"verify ended with exit code {verified['code']}"])[-1]

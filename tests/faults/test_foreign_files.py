@@ -19,7 +19,7 @@ from edgepipe.pipeline.cells.arithmetic import Arithmetic
 from edgepipe.pipeline.errors import InputError, IntegrityError, UsageError, WorkspaceError
 from edgepipe.pipeline.judging.recording import Recording
 from edgepipe.pipeline.report.results import read, read_samples
-from edgepipe.pipeline.settings.load import _read_toml
+from edgepipe.pipeline.settings.load import read_toml
 from edgepipe.pipeline.speed.baseline import Baseline
 from edgepipe.pipeline.speed.bench_result import BenchResult
 from edgepipe.pipeline.storage.goldens import Goldens
@@ -292,4 +292,4 @@ def test_a_marker_of_no_environment(
 def test_a_configuration_that_is_no_toml(text: str, tmp_path: Path) -> None:
     (tmp_path / "edgepipe.toml").write_text(text)
     with pytest.raises(UsageError, match="not valid TOML"):
-        _read_toml(tmp_path / "edgepipe.toml")
+        read_toml(tmp_path / "edgepipe.toml")

@@ -87,6 +87,7 @@ def opened(path: Path) -> Iterator[Journal]:
             text = f"{path}: another rollout is running; wait for it, or stop it"
             raise UsageError(text) from error
     try:
+        _check_file(path)
         with writing(path, "Nothing was begun", "choose another --journal"):
             whole, events = _parsed(path, _content(descriptor))
             os.ftruncate(descriptor, whole)
@@ -100,6 +101,8 @@ def opened(path: Path) -> Iterator[Journal]:
 def read(path: Path) -> list[Event]:
     """The events of the last rollout in a journal. Raises ``InputError`` for what is none."""
     try:
+        path.stat()
+        _check_file(path)
         data = path.read_bytes()
     except OSError as error:
         raise InputError(f"{path}: {error.strerror or error}") from error
@@ -107,6 +110,12 @@ def read(path: Path) -> list[Event]:
     if not events:
         raise InputError(f"{path}: no rollout in it; `edgepipe rollout` writes one")
     return events
+
+
+def _check_file(path: Path) -> None:
+    """Raise ``InputError`` for a device or a pipe, which may have no end."""
+    if not path.is_file():
+        raise InputError(f"{path}: no file; choose another --journal")
 
 
 def _content(descriptor: int) -> bytes:

@@ -58,7 +58,7 @@ def roll_out(request: RolloutRequest, dial: Callable[[Target], Line]) -> Rollout
             _check_finished(path, notes)
             notes.note(journal.BEGUN, **begun)
         section = config.rollout
-        rounds = Rounds(section.parallel, seconds(section.wait), dial)
+        rounds = Rounds(section.parallel, seconds(section.wait), dial, request.progress)
         named = {box.name: box for box in boxes}
         run = Run(notes, path, release, named, rounds, request.progress)
         return run.resume() if request.resume else run.run()

@@ -161,7 +161,7 @@ class Rollout(Document):
         if unlimited:
             found.append(
                 f"no p99 is certified for {unlimited} of {len(tried)} boxes: times were not judged "
-                "there; `edgepipe package --max-p99` certifies one"
+                "there; package --max-p99 certifies one"
             )
         for state, means in (
             (AWAY, "skipped, nothing changed there"),

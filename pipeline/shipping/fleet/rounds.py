@@ -7,17 +7,16 @@ from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import FIRST_EXCEPTION, ThreadPoolExecutor, wait
 from contextlib import contextmanager
 from threading import Event, Lock
-from typing import TypeVar
 
 from ....runners.base import SessionError, WorkerCrashed, WorkerTimeout
 from ....runners.targets import SSH_REMEDIES, Target
 from ...errors import Terminated
-from ...progress import Progress
+from ...progress import SILENT, Progress
 from ..delivery import Delivery, Line, connected
 from ..receiver import BUSY
 from .boxes import Box
+from .rollout_result import BoxState
 
-T = TypeVar("T")
 FIRST_PAUSE_SECONDS, LONGEST_PAUSE_SECONDS = 2.0, 60.0
 
 
@@ -39,8 +38,15 @@ class Rounds:
     ``dial`` makes the connections; all of them end when a round is interrupted.
     """
 
-    def __init__(self, parallel: int, patience: float, dial: Callable[[Target], Line]) -> None:
+    def __init__(
+        self,
+        parallel: int,
+        patience: float,
+        dial: Callable[[Target], Line],
+        progress: Progress = SILENT,
+    ) -> None:
         self._parallel, self._patience, self._dial = parallel, patience, dial
+        self._progress = progress
         self._halt, self._lock = Event(), Lock()
         self._open: list[Line] = []
 
@@ -67,35 +73,40 @@ class Rounds:
 
     def ask(
         self,
-        boxes: Sequence[T],
-        attempt: Callable[[T], None],
-        lost: Callable[[T, str], None],
+        boxes: Sequence[BoxState],
+        attempt: Callable[[BoxState], None],
+        lost: Callable[[BoxState, str], None],
         patient: bool = True,
     ) -> None:
         """``attempt`` each box until it gives an answer; one that is ``Away`` for too long is lost.
 
         The pauses between the rounds grow. What else an attempt raises ends all of them.
         """
-        pause, since, left = FIRST_PAUSE_SECONDS, dict[int, float](), list(boxes)
+        pause, since, left = FIRST_PAUSE_SECONDS, dict[str, float](), list(boxes)
         patience = self._patience if patient else 0.0
         while left:
             waiting = []
             for box, away in self._round(left, attempt):
-                first = since.setdefault(id(box), time.monotonic())
+                new = box.name not in since
+                first = since.setdefault(box.name, time.monotonic())
                 if away.hopeless or time.monotonic() - first >= patience:
                     lost(box, str(away))
-                else:
-                    waiting.append(box)
+                    continue
+                waiting.append(box)
+                if new:
+                    self._progress.say(f"waiting for {box.name}: {away}")
             left = waiting
             if left:
-                ends = min(since[id(box)] for box in left) + patience
+                ends = min(since[box.name] for box in left) + patience
                 self.sleep(min(pause, ends - time.monotonic()))
                 pause = min(2 * pause, LONGEST_PAUSE_SECONDS)
 
-    def _round(self, boxes: Sequence[T], attempt: Callable[[T], None]) -> list[tuple[T, Away]]:
+    def _round(
+        self, boxes: Sequence[BoxState], attempt: Callable[[BoxState], None]
+    ) -> list[tuple[BoxState, Away]]:
         """Those that are away, each with what it said."""
 
-        def once(box: T) -> Away | None:
+        def once(box: BoxState) -> Away | None:
             if self._halt.is_set():
                 raise Halted
             try:

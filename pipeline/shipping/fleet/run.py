@@ -172,9 +172,14 @@ class Run:
         """Let go back what is to, and end. Asked again, it goes on with what is left of that."""
         every = self._now.settings["rollback"] == "all"
         concerned = self._now.waves[: wave.number] if every else (wave,)
-        self._go_back(box for one in concerned for box in self._of(one))
-        back = "all waves" if every else f"wave {wave.number}"
-        return self._end(STOPPED, f"wave {wave.number}: {wave.reason}; {back} went back")
+        # Also those that an earlier wave could do without, as they may be back.
+        lost = [box for box in self._now.boxes if box.is_lost]
+        back = {box.name: box for one in concerned for box in self._of(one)}
+        self._go_back({**back, **{box.name: box for box in lost}}.values())
+        reason = f"wave {wave.number}: {wave.reason}"
+        if any(box.state == ROLLED_BACK for one in concerned for box in self._of(one)):
+            reason += f"; {'all waves' if every else f'wave {wave.number}'} went back"
+        return self._end(STOPPED, reason)
 
     def _settle_lost(self) -> None:
         """Ask once more for the boxes that were away or lost, which may be back."""

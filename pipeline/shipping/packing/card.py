@@ -104,6 +104,8 @@ def _bench(index: Index, bench: BenchResult | None) -> str:
         return "Not measured."
     quick = " A few short slices only (`--quick`)." if bench.quick else ""
     machine = f"{bench.host.get('cpu')}, {bench.host.get('physical_cores')} cores.{quick}"
+    if index.max_p99_ms is not None:
+        machine += f" Certified: 99 % of the runs take at most {index.max_p99_ms:g} ms."
     # Not of another CPU than the one that the table names.
     timed = [cell for cell in bench.cells if cell.latency_ms and cell.isa is None]
     return f"{machine}\n\n{_measured(BENCH, index, timed)}"

@@ -167,6 +167,22 @@ def test_two_deployments_at_once_are_not_mixed(
     assert "another deployment" in done.stderr
 
 
+@pytest.mark.long
+def test_a_box_goes_back_from_a_bundle_as_often_as_it_is_asked(
+    releases: tuple[Path, Path], before: Path, edgepipe: Run
+) -> None:
+    old, new = releases
+    deploy(edgepipe, new, before)
+    for outcome in ("rolled back", "unchanged"):
+        done = deploy(edgepipe, new, before, "--rollback")
+        assert done.returncode == 0, done.stdout + done.stderr
+        assert (result(done)["outcome"], result(done)["current"]) == (outcome, old.name)
+        assert result(done)["verification"]["verdict"] == "pass"
+        assert served(before) == before / "releases" / old.name
+    done = deploy(edgepipe, new, before, "--rollback", "--dry-run")
+    assert done.returncode == 2
+
+
 @pytest.mark.parametrize("name", ["../x.tar.gz", "/x.tar.gz", ".x.tar.gz", "x"])
 def test_the_far_end_takes_no_path_for_a_name(name: str, far: Path) -> None:
     from edgepipe.pipeline.shipping.receiver import Receiver

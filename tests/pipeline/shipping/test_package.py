@@ -335,6 +335,8 @@ def test_a_p99_is_certified_only_as_bench_has_measured_it(ready: Path, tmp_path:
         certify(8.0)
     with unpacked(certify(9.0)) as found:
         assert found.index.max_p99_ms == 9.0
+        card = (found.folder / "MODEL_CARD.md").read_text()
+        assert "Certified: 99 % of the runs take at most 9 ms." in card
     (ready / "mobilenet_v2" / "bench.json").unlink()
     with pytest.raises(Refused, match="no p99 of fp32"):
         certify(10.0)

@@ -57,7 +57,7 @@ def test_every_part_of_a_journal_has_a_status(stage: Stage, tmp_path: Path) -> N
 def test_a_line_that_was_cut_off_is_dropped_when_it_goes_on(stage: Stage) -> None:
     stage.roll_out(waves="1,100%")
     whole = stage.journal.read_bytes().rpartition(b'{"event": "end"')[0]
-    stage.journal.write_bytes(whole + b'{"event": "end", "at": "20')
+    stage.journal.write_bytes(whole + b'{"event": "end", "at": "20' + b"x" * 999)
     assert stage.roll_out(resume=True).outcome == "stopped"
     lines = stage.journal.read_bytes()
     assert lines.startswith(whole)
@@ -135,6 +135,15 @@ def test_the_page_shows_what_the_table_shows_and_escapes_it(stage: Stage, tmp_pa
         assert said in page
         assert said in " ".join(shipping.rollout(result).split())
     assert "http" not in page.replace("http-equiv", "")
+
+
+@pytest.mark.parametrize("path", ["/dev/full", "/dev/null", "."])
+def test_what_is_no_file_is_no_journal(stage: Stage, path: str) -> None:
+    with pytest.raises(InputError, match=path):
+        stage.roll_out(journal=Path(path))
+    with pytest.raises(InputError, match=path):
+        status(Path(path))
+    assert not stage.asked
 
 
 def test_a_journal_that_is_not_there_is_named(tmp_path: Path) -> None:

@@ -137,7 +137,7 @@ def test_without_a_certified_p99_it_is_said_that_none_was_judged(fleet: Make) ->
 def test_a_box_that_is_away_is_waited_for(fleet: Make) -> None:
     stage = fleet(("a", "b"))
     stage.away["b"] = 3
-    result = stage.roll_out(waves="100%")
+    result = stage.roll_out(waves="100%", wait="60s")
     assert result.outcome == "done"
     assert stage.served() == {"a": "new", "b": "new"}
     assert sum(one == ("b", "hello") for one in stage.asked) == 4
@@ -199,7 +199,7 @@ def test_a_box_that_dies_in_the_middle_is_settled_when_it_is_back(fleet: Make, m
         return dial(target)
 
     stage.dial = back_after_two
-    result = stage.roll_out(waves="1,100%")
+    result = stage.roll_out(waves="1,100%", wait="60s")
     assert result.outcome == "done"
     assert states(result) == {"a": "deployed", "b": "deployed"}
     assert result.box("b").before == stage.name(stage.old)
@@ -228,6 +228,25 @@ def test_a_box_that_dies_for_good_is_unknown_and_stops_its_wave(fleet: Make) -> 
     settled = stage.roll_out(waves="1,100%", resume=True)
     assert settled.box("b").state == "rolled back"
     assert stage.served() == {"a": "new", "b": "old", "c": "old"}
+
+
+def test_a_box_that_an_earlier_wave_lost_goes_back_with_the_one_that_fails(fleet: Make) -> None:
+    stage = fleet(said={("d", "new"): 1, ("e", "new"): 1})
+    stage.dies["b"] = "after switch"
+    dial = stage.dial
+
+    def back_in_wave_2(target: Any) -> Any:
+        gone = ("b", "switch") in stage.asked and ("e", "verify") not in stage.asked
+        stage.away["b"] = 1 if gone else 0
+        if ("e", "verify") in stage.asked:
+            stage.dies.clear()
+        return dial(target)
+
+    stage.dial = back_in_wave_2
+    result = stage.roll_out(waves="3,100%", threshold="60%")
+    assert result.outcome == "stopped"
+    assert result.box("b").state == "rolled back"
+    assert stage.served() == {"a": "new", "b": "old", "c": "new", "d": "old", "e": "old"}
 
 
 def test_a_service_of_a_box_is_part_of_what_has_to_hold(fleet: Make) -> None:
@@ -259,19 +278,19 @@ def played(stage: Stage, scenario: str, **more: Any) -> Rollout:
 
 
 QUICK = "bad in wave 2"
-EACH = [pytest.param(name, marks=() if name == QUICK else pytest.mark.long) for name in SCENARIOS]
+EACH = [(QUICK, 3), *(pytest.param(name, 1, marks=pytest.mark.long) for name in SCENARIOS)]
 
 
-@pytest.mark.parametrize("scenario", EACH)
+@pytest.mark.parametrize(("scenario", "lines_apart"), EACH)
 def test_a_controller_killed_at_any_line_ends_as_one_that_was_not(
-    fleet: Make, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, scenario: str
+    fleet: Make, monkeypatch: pytest.MonkeyPatch, scenario: str, lines_apart: int
 ) -> None:
     """After every line of the journal, and once more while it goes on."""
     everything = SCENARIOS[scenario].get("said", {})
     stage = fleet(said=everything)
     whole = played(stage, scenario)
     served, lines = stage.served(), len(events(stage.journal))
-    for count in range(1, lines + 1):
+    for count in range(1, lines + 1, lines_apart):
         stage.serve_old()
         with killed_after(count, monkeypatch), pytest.raises(Killed):
             played(stage, scenario)
