@@ -82,7 +82,7 @@ def test_two_workers_say_what_one_process_says(world: Path, alone: Any) -> None:
 
 def test_a_killed_worker_costs_nothing_but_time(world: Path, alone: Any) -> None:
     with started(world, *EVALUATE, "--cluster", "local:2") as process:
-        wait_for_shards(world, 8, process)
+        wait_for_shards(world, 14, process)  # in the midst of the images
         members(process.pid)[0].kill()
         found = result(process)
     same(found, alone)
@@ -95,7 +95,7 @@ def test_a_run_that_is_ended_goes_on_with_what_it_had(
     world: Path, alone: Any, how: signal.Signals
 ) -> None:
     with started(world, *EVALUATE, "--cluster", "local:2") as process:
-        wait_for_shards(world, 10, process)
+        wait_for_shards(world, 14, process)
         below = members(process.pid)
         process.send_signal(how)
         process.wait(30)
