@@ -29,14 +29,13 @@ WORKER = "distributed.cli.dask_worker"
 
 @contextmanager
 def started(folder: Path, *arguments: str) -> Iterator[subprocess.Popen[str]]:
-    pipes = {"stdout": subprocess.PIPE, "stderr": subprocess.PIPE, "text": True}
-    process = subprocess.Popen(command(*arguments), cwd=folder, start_new_session=True, **pipes)
-    try:
-        yield process
-    finally:
-        if process.poll() is None:
+    pipes = {"stdout": subprocess.PIPE, "stderr": subprocess.PIPE}
+    told: dict[str, Any] = {"cwd": folder, "start_new_session": True, "text": True, **pipes}
+    with subprocess.Popen(command(*arguments), **told) as process:
+        try:
+            yield process
+        finally:
             process.kill()
-        process.wait()
 
 
 @contextmanager
