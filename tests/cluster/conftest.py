@@ -15,7 +15,7 @@ import psutil
 import pytest
 from PIL import Image
 
-IMAGES = 2_000
+IMAGES = 20_000
 NET = '''
 import torch
 from torch import nn
