@@ -17,6 +17,7 @@ BASEDPYRIGHT = "basedpyright==1.40.2"
 # Tests with a session of their own.
 APART = (
     "tests/arm64",
+    "tests/cluster",
     "tests/environments",
     "tests/fleet",
     "tests/fuzz",
@@ -165,6 +166,13 @@ def arm64(session: nox.Session) -> None:
     """ARM64 boards, emulated: docs/raspberry-pi.md as it stands; needs qemu-user; ten minutes."""
     session.install("-e", ".[all,test]")
     session.run("pytest", "tests/arm64", *session.posargs)
+
+
+@nox.session
+def cluster(session: nox.Session) -> None:
+    """20,000 images on Dask workers that are killed, elsewhere, different; half an hour."""
+    session.install("-e", ".[all,test]")
+    session.run("pytest", "tests/cluster", *session.posargs)
 
 
 @nox.session

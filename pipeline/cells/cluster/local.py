@@ -70,6 +70,7 @@ class LocalWorkers:
         """Start workers in place of those that ended. Raises ``ClusterError`` for too many."""
         for process in [one for one in self._processes if one.poll() is not None]:
             self._processes.remove(process)
+            _let_go(process)
             if self._started >= self.count * (1 + MOST_REVIVALS):
                 raise ClusterError(
                     f"local:{self.count}: {self._started} workers were started and ended "
@@ -110,15 +111,20 @@ class LocalWorkers:
     def _end(self) -> None:
         """A worker ends with its stdin, and its sessions with it."""
         for process in self._processes:
-            if process.stdin:
-                with suppress(BrokenPipeError):
-                    process.stdin.close()
+            _let_go(process)
         for process in self._processes:
             try:
                 process.wait(END_SECONDS)
             except subprocess.TimeoutExpired:
                 process.kill()
                 process.wait()
+
+
+def _let_go(process: subprocess.Popen[bytes]) -> None:
+    """Close a worker's stdin, with which it ends."""
+    if process.stdin:
+        with suppress(BrokenPipeError):
+            process.stdin.close()
 
 
 def _how(status: int) -> str:

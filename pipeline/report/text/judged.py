@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import replace
 
+from ...cells.cluster.spread import ClusterUse
 from ...judging.evaluate_result import CellAccuracy, EvaluationResult
 from ...judging.parity_result import CellVerdict, ParityResult
 from ..tables import columns
@@ -47,6 +48,16 @@ def notes(result: EvaluationResult) -> list[str]:
         place = f"{reference['variant']} on {reference['runner']} ({reference['target']})"
         lines.append(f"compared with {place}; {limit}")
     return [*lines, *result.notes]
+
+
+def spread(use: ClusterUse | None) -> list[str]:
+    """How the work was spread over a cluster, as a line if it was."""
+    if use is None:
+        return []
+    counts = [f"{use.workers} workers of {use.address}: {use.shards} shards"]
+    counts += [f"{use.resumed} from an interrupted run"] if use.resumed else []
+    counts += [f"{use.retried} tried again"] if use.retried else []
+    return [", ".join(counts)]
 
 
 def _twice(cells: Cells) -> bool:

@@ -8,6 +8,7 @@ from ...quantization.search.search_result import Found, SearchResult
 from ..tables.formatting import NONE, WIDTH, interval, number
 from ..tables.formatting import text as shown
 from ..tables.table import Column, Table, figure
+from . import judged
 
 SHOWN_LAYERS = 4
 
@@ -68,4 +69,4 @@ def remarks(result: SearchResult) -> list[str]:
         f"{result.images['count']} {result.images['are']} in {result.seconds:.0f} s; "
         f"ended by: {result.ended}"
     )
-    return [*lines, *result.problems]
+    return [*lines, *judged.spread(result.cluster), *result.problems]

@@ -73,7 +73,8 @@ def _parity_table(result: ParityResult) -> str:
         if note := placement.spread(cell.placement, cell.provider or ""):
             parts.append(f"  {row_name(cell, result.cells)}: {note}")
     parts += [f"  {line}" for line in (*judged.reasons(result.cells), *result.problems)]
-    parts += [f"  {line}" for line in estimates(result.hosts, result.cells)]
+    more = (*estimates(result.hosts, result.cells), *judged.spread(result.cluster))
+    parts += [f"  {line}" for line in more]
     parts.append(f"  the reference{_reference(result)}")
     if columns.FILE in shown.columns:
         parts.append(f"  {TWICE}")
@@ -98,6 +99,7 @@ def evaluation_table(result: EvaluationResult) -> str:
     shown = judged.accuracies(result)
     parts: list[RenderableType] = [shown.text()] if shown.rows else []
     lines = [shown.caption, *judged.notes(result), *estimates(result.hosts, result.cells)]
+    lines += judged.spread(result.cluster)
     if columns.FILE in shown.columns:
         lines.append(f"{TWICE} (SQNR in dB, on the goldens; parity judges it)")
     return text(*parts, *(f"  {line}" for line in lines))
