@@ -70,7 +70,7 @@ class ParityConfig(PlacedConfig):
 
 
 class ParityRequest(ParityConfig, OfModel):
-    """``edgepipe parity``: hold every variant on every runner against the model's own answers."""
+    """``edgepipe parity``: hold every variant on every runner against the model's answers."""
 
     recording: Annotated[
         Path | None,

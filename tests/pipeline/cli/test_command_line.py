@@ -20,7 +20,7 @@ def test_the_help_lists_commands_under_headings_with_a_whole_line_each(edgepipe:
     assert re.findall(r"^(\w[\w ]*):$", listed, re.M)[1:] == HEADINGS
     rows = listed.partition("Make:")[2].splitlines()
     commands = [row for row in rows if row.startswith("  ")]
-    assert len(commands) == 18
+    assert len(commands) == 19
     assert all(re.match(r"  \w+ +[A-Z]", row) for row in commands), "a line goes on in a second one"
     assert "..." not in "".join(commands)
 

@@ -187,6 +187,6 @@ def test_a_real_model_on_a_real_runner_is_soaked(
     flags = ("--workspace", root, "--runner", "ort-cpu", "--variant", "fp32", "--threads", "1")
     done = edgepipe("bench", "--soak", "30s", *flags)
     assert done.returncode in (0, 6), done.stdout + done.stderr
-    assert "What the process holds, after warming up" in done.stdout
+    assert "per 1,000 runs" in done.stdout
     document = json.loads((root / "mobilenet_v2" / "soak.json").read_text())
     assert [row["verdict"] for row in document["growth"]] == ["steady"] * 3
