@@ -41,6 +41,7 @@ def made(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Made:
 
 @pytest.fixture
 def made_bundle(made: Made, tmp_path: Path) -> Path:
+    """One that a test may break."""
     return packaged(made, tmp_path / "bundles")
 
 
