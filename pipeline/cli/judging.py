@@ -17,7 +17,7 @@ def parity(
     as_json: options.Json = False,
     quiet: options.Quiet = False,
 ) -> None:
-    """Hold every variant on every runner against the model's own answers."""
+    """Hold every variant on every runner against the model's answers."""
     from .. import parity as run
     from ..report.text import terminal
 

@@ -27,7 +27,7 @@ def runners(
 
 @declared("machine:DoctorRequest")
 def doctor(said: Mapping[str, Any], as_json: options.Json = False) -> None:
-    """Look for what would make numbers or installs wrong on this machine."""
+    """Look for what makes numbers or installs wrong on this machine."""
     from .. import doctor as run
     from ..report.text import terminal
 

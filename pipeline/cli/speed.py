@@ -83,7 +83,7 @@ def compare(
     as_json: options.Json = False,
     quiet: options.Quiet = False,
 ) -> None:
-    """Put models side by side: size, arithmetic, memory, speed, accuracy."""
+    """Put models side by side: size, memory, speed, accuracy."""
     from .. import compare as run
     from .. import write_plot
     from ..report.text import comparison

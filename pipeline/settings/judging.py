@@ -96,7 +96,7 @@ class ParityConfig(PlacedConfig, ClusteredConfig):
 
 
 class ParityRequest(ParityConfig, OfModel):
-    """``edgepipe parity``: hold every variant on every runner against the model's own answers."""
+    """``edgepipe parity``: hold every variant on every runner against the model's answers."""
 
     recording: Annotated[
         Path | None,

@@ -106,6 +106,6 @@ class RunnersRequest(Request):
 
 
 class DoctorRequest(Request):
-    """``edgepipe doctor``: look for what would make numbers or installs wrong on this machine."""
+    """``edgepipe doctor``: look for what makes numbers or installs wrong on this machine."""
 
     targets: Annotated[tuple[str, ...], TARGETS] = (LOCAL.name,)

@@ -150,7 +150,7 @@ class CompareConfig(CellsConfig):
 
 
 class CompareRequest(CompareConfig, InWorkspace):
-    """``edgepipe compare``: put models side by side: size, arithmetic, memory, speed, accuracy."""
+    """``edgepipe compare``: put models side by side: size, memory, speed, accuracy."""
 
     workspace: Annotated[
         Path | None,

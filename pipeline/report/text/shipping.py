@@ -205,9 +205,8 @@ def heartbeat(result: HeartbeatResult) -> str:
     """The replay, what there was before it, and what an application counted."""
     if result.beat is None or result.place is None:
         start = Path(result.units[-1]).name
-        return text(
-            *result.units, f"  systemctl enable --now {start}, once both are where it looks"
-        )
+        how = f"  to start it: systemctl enable --now {start} (from /etc/systemd/system)"
+        return text(*result.units, how)
     beat, place = result.beat, result.place
     near = "" if beat.sqnr_db is None else f", SQNR {beat.sqnr_db:.1f} dB"
     limit = "" if result.limit_db is None else f", limit {result.limit_db:.1f}"

@@ -1,4 +1,4 @@
-"""heartbeat: a bundle's goldens on its box, again and again: the same bits, near enough as ever?
+"""heartbeat: a bundle's goldens on its box, again and again, held to the first time.
 
 Each replay has a worker and a session of its own. What was seen stays in a folder, for the next run
 of a timer as well as after a reboot; nothing is sent anywhere.
@@ -47,11 +47,12 @@ NAME, OF_APPLICATIONS = "heartbeat", "live.json"
 def heartbeat(request: HeartbeatRequest) -> HeartbeatResult:
     """Replay a bundle's goldens here and compare them with the first time, and with the gates.
 
-    Writes ``heartbeat.json`` and ``heartbeat.prom`` into ``folder``. With ``every`` it goes on until
-    it is interrupted; with ``units`` it writes a systemd service and timer for itself instead. The
-    other keywords are the keys of ``[heartbeat]``. Raises ``BundleError`` for a bundle that is not
-    whole or not signed as required, ``RunnerError`` if no runner gives an answer (both are counted
-    in the folder first), and ``WorkspaceError`` for a folder that can't be written.
+    Writes ``heartbeat.json`` and ``heartbeat.prom`` into ``folder``. With ``every`` it goes on
+    until it is interrupted; with ``units`` it writes a systemd service and timer for itself
+    instead. The other keywords are the keys of ``[heartbeat]``. Raises ``BundleError`` for
+    a bundle that is not whole or not signed as required, ``RunnerError`` if no runner gives an
+    answer (both are counted in the folder first), and ``WorkspaceError`` for a folder that can't be
+    written.
     """
     config = load(request.flags())
     folder = request.folder.absolute()

@@ -20,6 +20,7 @@ Description=edgepipe: goldens of {name} replayed, nothing sent
 [Service]
 Type=oneshot
 User={user}
+WorkingDirectory={here}
 ExecStart={command}
 TimeoutStartSec=600
 Nice=10
@@ -60,16 +61,21 @@ def write_units(
 ) -> tuple[Path, Path]:
     """Write both units into a folder; returns their paths, the service first.
 
-    The service runs as the user that this is called by, with this Python. Raises ``UsageError``
+    The service runs as the user that this is called by, with this Python, in the folder that is the
+    current one now, whose ``edgepipe.toml`` it so reads. Raises ``UsageError``
     for a path that no unit can hold, ``WorkspaceError`` where they can't be written.
     """
     words = [sys.executable, "-P", "-m", MODULE, "heartbeat", str(bundle)]
     words += ["--folder", str(folder), "--quiet"]
     words += [str(word) for option in options for word in option]
-    command = " ".join(map(_quoted, words))
+    command = " ".join(map(_quoted, words)).replace("$", "$$")  # of a command it means a variable
     stem = f"edgepipe-heartbeat-{name}"
     service = SERVICE.format(
-        name=name, user=getpass.getuser(), command=command, folder=_quoted(str(folder))
+        name=name,
+        user=getpass.getuser(),
+        here=_plain(str(Path.cwd())),  # which takes no quotes
+        command=command,
+        folder=_quoted(str(folder)),
     )
     paths = where / f"{stem}.service", where / f"{stem}.timer"
     for path, text in zip(paths, (service, TIMER.format(name=name, every_s=every_s)), strict=True):
@@ -78,7 +84,12 @@ def write_units(
 
 
 def _quoted(word: str) -> str:
+    inside = _plain(word).replace("\\", "\\\\").replace('"', '\\"')
+    return f'"{inside}"'
+
+
+def _plain(word: str) -> str:
+    """Without quotes: systemd puts something in the place of a single %."""
     if any(ord(one) < 32 for one in word):
         raise UsageError(f"{word!r}: a path with such a character can't stand in a unit")
-    inside = word.replace("\\", "\\\\").replace('"', '\\"')
-    return f'"{inside.replace("%", "%%").replace("$", "$$")}"'
+    return word.replace("%", "%%")

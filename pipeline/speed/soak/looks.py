@@ -25,13 +25,28 @@ LOOKS = (1 / 8, 1 / 4, 1 / 2, 3 / 4, 1.0)
 LEVEL = 0.01 / len(LOOKS)
 # From here on a soak may end because nothing was found: heat takes its time.
 STEADY_FROM = 1 / 2
-# Each quantity with its unit, and what it has to grow by before anything is said of it: what
-# allocators hand out at a time, what a pool opens.
-QUANTITIES = {"rss": ("rss_mib", "MiB", 1.0), "threads": ("threads", "", 2.0)}
-QUANTITIES |= {"descriptors": ("descriptors", "", 2.0)}
-# What is steady grows by less in 1,000 runs: by the upper end of its interval, or because over runs
-# in which this would have made more of it it grew by less than what anything is said of.
-STEADY_BELOW = 0.1
+
+
+@dataclass(frozen=True)
+class Quantity:
+    """What is watched. Nothing is said of growth up to ``least``: what is handed out at a time.
+
+    What is steady grows by less than ``steady_below`` in 1,000 runs. That takes runs in which this
+    makes at least ``resolution``, in which the quantity comes.
+    """
+
+    column: str
+    unit: str
+    least: float
+    steady_below: float
+    resolution: float
+
+
+QUANTITIES = {
+    "rss": Quantity("rss_mib", "MiB", least=1.0, steady_below=0.1, resolution=0.25),
+    "threads": Quantity("threads", "", least=2.0, steady_below=1.0, resolution=1.0),
+    "descriptors": Quantity("descriptors", "", least=2.0, steady_below=1.0, resolution=1.0),
+}
 # How far the clock has to fall before it explains anything.
 CLOCK_FALLS = 0.95
 NO_READING = "not readable there"
@@ -124,8 +139,8 @@ def interference(columns: Mapping[str, Column]) -> list[str]:
 
 def _growth(quantity: str, columns: Mapping[str, Column], *, again: bool) -> tuple[Growth, bool]:
     """A quantity's row, and whether it is found to leak, which counts the second time."""
-    column, unit, least = QUANTITIES[quantity]
-    values, runs = columns[column], _numbers(columns["runs"])
+    about = QUANTITIES[quantity]
+    values, runs = columns[about.column], _numbers(columns["runs"])
 
     def row(verdict: str, reason: str | None, found: trends.Slope | None = None) -> Growth:
         known = [one for one in values if one is not None]
@@ -133,26 +148,34 @@ def _growth(quantity: str, columns: Mapping[str, Column], *, again: bool) -> tup
         per = found.value * 1e3 if found else None
         first = known[min(trends.settled(runs), len(known) - 1)] if known else None
         last = known[-1] if known else None
-        return Growth(quantity, unit, verdict, per, ends, first, last, reason)
+        return Growth(quantity, about.unit, verdict, per, ends, first, last, reason)
 
     if None in values:
         return row(UNDECIDED, NO_READING), False
     found = trends.slope(runs, _numbers(values), LEVEL)
     if found is None:
         return row(UNDECIDED, f"too few readings: {len(values)}"), False
-    leaks = found.low * found.span > least and found.goes_on
+    leaks = found.low * found.span > about.least and found.goes_on
     if leaks and again:
         return row(LEAKS, None, found), True
     if leaks:
         return row(UNDECIDED, "it grows; another look has to find that again", found), True
+    allowed = about.steady_below / 1e3 * found.span
+    if allowed < about.resolution:
+        return row(UNDECIDED, _too_few_runs(about, runs), found), False
     # A leak worth the name would have grown by more than that over so many runs.
-    told = STEADY_BELOW / 1e3 * found.span >= least and found.grown < least
-    if told or found.high * 1e3 <= STEADY_BELOW:
+    told = allowed >= about.least and found.grown < about.least
+    if told or found.high * 1e3 <= about.steady_below:
         return row(STEADY, None, found), False
-    limit = f"{STEADY_BELOW:g} per 1,000 runs"
+    limit = f"{about.steady_below:g} per 1,000 runs"
     settles = found.low > 0 and not found.goes_on
     why = "it grew and is still settling" if settles else f"the interval reaches beyond {limit}"
     return row(UNDECIDED, why, found), False
+
+
+def _too_few_runs(about: Quantity, runs: np.ndarray) -> str:
+    needed = 1e3 * about.resolution / about.steady_below / (1 - trends.WARMING_UP)
+    return f"too few runs to call it steady: {runs[-1]:,.0f}, about {needed:,.0f} would do"
 
 
 def _heat(columns: Mapping[str, Column], *, again: bool) -> tuple[Heat, bool]:

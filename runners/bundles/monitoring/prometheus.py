@@ -40,9 +40,8 @@ def _lines(
     yield _metric("heartbeat_beats_total", "counter", "Replays of the goldens.", beats)
     if last is not None:
         at = datetime.fromisoformat(last.at).timestamp()
-        yield _metric(
-            "heartbeat_last_timestamp_seconds", "gauge", "When it replayed last.", {(): at}
-        )
+        when = "When it replayed last."
+        yield _metric("heartbeat_last_timestamp_seconds", "gauge", when, {(): at})
         good = float(last.verdict in (PASS, CHANGED))
         yield _metric("heartbeat_ok", "gauge", "The last replay is within its limit.", {(): good})
         same = float(last.verdict == PASS)

@@ -113,6 +113,13 @@ def test_a_claim_counts_only_once_another_look_makes_it_again() -> None:
     assert look(leaking, first.found).verdict == "leaks"
 
 
+def test_few_runs_that_show_nothing_prove_nothing() -> None:
+    seen = watched(columns(runs=RUNS / 50))
+    assert seen.verdict == "undecided"
+    reason = "too few runs to call it steady: 800, about 3,333 would do"
+    assert seen.growth[0].reason == reason
+
+
 def test_throttling_is_a_time_that_goes_up_with_a_clock_that_goes_down() -> None:
     hot = RUNS > 24_000  # after 36 minutes of 60
     slower = {"p50_ms": np.where(hot, 7.5, 5.0)}

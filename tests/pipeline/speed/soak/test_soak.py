@@ -159,11 +159,12 @@ def run_mock(edgepipe: Run, made: Made, time: str, lost: int) -> tuple[int, dict
     return done.returncode, json.loads(done.stdout)
 
 
+@pytest.mark.long
 @pytest.mark.usefixtures("mock")
 def test_a_mebibyte_that_a_real_process_loses_in_a_thousand_runs_is_found(
     edgepipe: Run, made: Made
 ) -> None:
-    code, document = run_mock(edgepipe, made, "5s", 1049)
+    code, document = run_mock(edgepipe, made, "20s", 1049)
     assert (code, document["verdict"]) == (1, "leaks")
     low, high = document["growth"][0]["interval"]
     assert low < 1.1
@@ -176,7 +177,7 @@ def test_twenty_real_processes_that_lose_nothing_are_not_said_to(edgepipe: Run, 
     for _ in range(20):
         code, document = run_mock(edgepipe, made, "12s", 0)
         assert code in (0, 6), "slower at times, as the machine is"
-        assert [row["verdict"] for row in document["growth"]] == ["steady"] * 3
+        assert "leaks" not in [row["verdict"] for row in document["growth"]]
 
 
 @pytest.mark.long
@@ -187,6 +188,7 @@ def test_a_real_model_on_a_real_runner_is_soaked(
     flags = ("--workspace", root, "--runner", "ort-cpu", "--variant", "fp32", "--threads", "1")
     done = edgepipe("bench", "--soak", "30s", *flags)
     assert done.returncode in (0, 6), done.stdout + done.stderr
-    assert "What the process holds, after warming up" in done.stdout
+    assert "per 1,000 runs" in done.stdout
     document = json.loads((root / "mobilenet_v2" / "soak.json").read_text())
-    assert [row["verdict"] for row in document["growth"]] == ["steady"] * 3
+    assert "leaks" not in [row["verdict"] for row in document["growth"]]
+    assert document["readings"]["rss_mib"][-1] > 50
