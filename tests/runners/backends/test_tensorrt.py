@@ -7,6 +7,7 @@ from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
 
+import numpy as np
 import onnx
 import pytest
 from onnx import TensorProto, helper, numpy_helper
@@ -105,10 +106,8 @@ def files(tmp_path: Path) -> dict[str, Path]:
         onnx.save(helper.make_model(graph, opset_imports=opset, ir_version=8), tmp_path / name)
         return tmp_path / name
 
-    import numpy as np
-
-    scale = numpy_helper.from_array(np.float32(0.5).reshape(()), "scale")
-    zero = numpy_helper.from_array(np.int8(0).reshape(()), "zero")
+    scale = numpy_helper.from_array(np.array(0.5, np.float32), "scale")
+    zero = numpy_helper.from_array(np.array(0, np.int8), "zero")
     there = helper.make_node("QuantizeLinear", ["x", "scale", "zero"], ["q"])
     back = helper.make_node("DequantizeLinear", ["q", "scale", "zero"], ["y"])
     (network,) = onnx_cases((1,))[0].files.values()
