@@ -116,11 +116,14 @@ def prepare(card: Card) -> None:
     from edgepipe.pipeline import export
 
     began = time.monotonic()
-    small: dict[str, Any] = {"input_size": 64} if card.rehearsal else {}
-    export(MODEL, workspace=card.workspace, variants=("fp32", "fp16", "int8"))
-    export(MODEL, workspace=card.workspace / DYNAMIC, variants=("fp32", "fp16"), batch="dynamic")
+    small: dict[str, Any] = {"weights": "random", "input_size": 64, "recipe": "minmax"}
+    how = small if card.rehearsal else {}
+    export(MODEL, workspace=card.workspace, variants=("fp32", "fp16", "int8"), **how)
+    dynamic = card.workspace / DYNAMIC
+    export(MODEL, workspace=dynamic, variants=("fp32", "fp16"), batch="dynamic", **how)
     for name in ZOO:
-        export(name, workspace=card.workspace, weights="random", variants=("fp32", "fp16"), **small)
+        chosen = {"weights": "random", **how}
+        export(name, workspace=card.workspace, variants=("fp32", "fp16"), **chosen)
     print(f"exports: {time.monotonic() - began:.0f} s on the CPU")
 
 
@@ -147,9 +150,8 @@ def judge(card: Card, model: str, precisions: Sequence[str], *, explain: bool) -
     for row in result.cells:
         where = f"{model} {row.variant} {row.precision} ({row.precision_from})"
         decibels = None if row.sqnr_db is None else round(row.sqnr_db, 1)
-        print(
-            f"parity {where}: {row.verdict}, {decibels} dB, {dict(row.placement)} {row.reason or ''}"
-        )
+        said = f"{row.verdict}, {decibels} dB, {dict(row.placement)} {row.reason or ''}"
+        print(f"parity {where}: {said}")
     for one in result.explanations:
         named = "; ".join(found.text for found in one.findings) or "nothing found"
         print(f"explain {model} {one.variant} {one.runner}: {named}")
@@ -174,7 +176,7 @@ def latency_part(card: Card) -> None:
 
 
 def peers_part(card: Card) -> None:
-    """torch on the same card, and the default settings beside the best bare graph of the two."""
+    """The peer, torch, on the same card; the default beside the best bare graph of the two."""
     device = "cpu" if card.rehearsal else "cuda"
     for precision in ("f32", "tf32"):
         beside = loops(card, card.folder / "fp32.pt2", image(card.folder), precision, device)
@@ -206,9 +208,10 @@ def offline_part(card: Card) -> None:
         beside = loops(card, folder / f"{variant}.onnx", pixels, asked, ways=("plain", "graph"))
         for way, told in beside.items():
             print(f"offline {variant} {precision} bare {way}: {1000 * batch / told:.0f} images/s")
+        budget = 8.0 if card.rehearsal else OFFLINE_BUDGET
         found = tune(
             workspace=folder.parent, model=MODEL, runners=(card.runner,), variants=(variant,),
-            precisions=(asked,), scenario="offline", budget=8.0 if card.rehearsal else OFFLINE_BUDGET,
+            precisions=(asked,), scenario="offline", budget=budget,
         )  # fmt: skip
         for row in found.cells:
             chosen = dict(row.settings)
@@ -233,8 +236,8 @@ def tensorrt_part(card: Card) -> None:
         "workspace": card.workspace, "model": MODEL, "runners": (runner,), "precisions": precisions,
     }  # fmt: skip
     for row in parity(**chosen, variants=("fp32", "fp16", "int8")).cells:
-        print(f"tensorrt {row.variant} {row.precision}: {row.verdict or row.status} {row.sqnr_db} dB, "
-              f"{dict(row.placement)} {row.reason or ''}")  # fmt: skip
+        said = f"{row.sqnr_db} dB, {dict(row.placement)} {row.reason or ''}"
+        print(f"tensorrt {row.variant} {row.precision}: {row.verdict or row.status} {said}")
     for row in bench(**chosen, variants=("fp32", "fp16"), quick=True).cells:
         p50 = row.latency_ms and round(row.latency_ms.p50, 4)
         print(f"tensorrt {row.variant} {row.precision}: p50 {p50} ms, on the device "
@@ -274,7 +277,7 @@ def ours(
     *,
     allow_fallback: bool = False,
 ) -> tuple[float | str, float | None]:
-    """p50 in ms of one image in edgepipe's worker, and on the device alone; or why there is none."""
+    """p50 in ms of one image in edgepipe's worker, and on the device; or why there is none."""
     from edgepipe.pipeline.cells.session import Cell, open_cell
     from edgepipe.runners import registry
     from edgepipe.runners.base import RunnerError
@@ -400,9 +403,9 @@ def bare_torch(model: str, pixels: np.ndarray, device: str, precision: str) -> d
     import torch
     from torch.export.passes import move_to_device_pass
 
-    wanted = "tf32" if precision == "tf32" else "ieee"
-    torch.backends.cuda.matmul.fp32_precision = wanted
-    torch.backends.cudnn.conv.fp32_precision = wanted
+    backends: Any = torch.backends
+    for place in (backends.cuda.matmul, backends.cudnn.conv):
+        place.fp32_precision = "tf32" if precision == "tf32" else "ieee"
     module = move_to_device_pass(torch.export.load(model), device).module()
     host = torch.from_numpy(pixels)
     with torch.inference_mode():

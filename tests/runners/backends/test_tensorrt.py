@@ -12,9 +12,11 @@ import onnx
 import pytest
 from onnx import TensorProto, helper, numpy_helper
 
-from edgepipe.runners.backends import onnxruntime_cuda, onnxruntime_tensorrt, probe
+from edgepipe.runners.backends import onnx_file, probe
+from edgepipe.runners.backends.nvidia import cuda as onnxruntime_cuda
+from edgepipe.runners.backends.nvidia import tensorrt as onnxruntime_tensorrt
+from edgepipe.runners.backends.nvidia.tensorrt import OrtTensorRt, profile, provider_options
 from edgepipe.runners.backends.onnxruntime import CPU, Provider, create
-from edgepipe.runners.backends.onnxruntime_tensorrt import OrtTensorRt, profile, provider_options
 from edgepipe.runners.base import (
     PlacementError,
     RunnerUnavailable,
@@ -124,7 +126,7 @@ def files(tmp_path: Path) -> dict[str, Path]:
 
 
 def test_which_files_quantize(files: Mapping[str, Path]) -> None:
-    found = {name for name, path in files.items() if probe.is_quantized(path)}
+    found = {name for name, path in files.items() if onnx_file.is_quantized(path)}
     assert found == {"quantized"}
 
 
