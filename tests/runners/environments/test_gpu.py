@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import sys
 import tomllib
 from pathlib import Path
 from typing import Any
@@ -10,7 +11,7 @@ import pytest
 from packaging.requirements import Requirement
 
 from edgepipe.runners.base import RunnerUnavailable
-from edgepipe.runners.environments import environments, gpu
+from edgepipe.runners.environments import environments, gpu, installing
 from edgepipe.runners.machine import cuda
 
 PROJECT = tomllib.loads((Path(__file__).parents[3] / "pyproject.toml").read_text())["project"]
@@ -56,6 +57,26 @@ def test_a_driver_that_is_too_old_is_a_reason_before_anything_is_made(
     with pytest.raises(RunnerUnavailable, match=r"is for CUDA 11\.8.*release 525 or newer"):
         environments.create("ort-cuda")
     assert not list((tmp_path / "edgepipe" / "envs").glob("ort-cuda@*"))
+
+
+@pytest.fixture
+def pip_of_nvidia() -> list[str]:
+    """What pip prints of a wheel whose source package only points elsewhere, and gives up."""
+    printed = """WARNING: Location '/mirror' is ignored: it is neither a file nor a directory.
+error: metadata-generation-failed
+
+× Encountered error while generating package metadata.
+╰─> tensorrt-cu13-libs
+
+note: This is an issue with the package mentioned above, not pip."""
+    return [sys.executable, "-c", f"print({printed!r}); raise SystemExit(1)"]
+
+
+def test_what_pip_can_not_build_is_named(pip_of_nvidia: list[str], tmp_path: Path) -> None:
+    with pytest.raises(RunnerUnavailable) as caught:
+        installing.run(pip_of_nvidia, tmp_path, "pip can't install ort-tensorrt")
+    said = "pip can't install ort-tensorrt: metadata-generation-failed of tensorrt-cu13-libs"
+    assert str(caught.value) == said
 
 
 @pytest.mark.parametrize(
