@@ -29,7 +29,9 @@ def run(
     errors = [line for line in telling if line.startswith(("ERROR:", "Error:", "error:", "E:"))]
     reason = (errors or telling or lines or [f"exit status {done.returncode}"])[0]
     # pip names the package that it could not build below that.
-    package = next((line.split()[-1] for line in lines if line.startswith("╰─>")), "")
+    package = next(
+        (line.split()[-1] for line in lines[::-1] if line.lstrip().startswith("╰─>")), ""
+    )
     reason = f"{reason} of {package}" if package and package not in reason else reason
     offline = any("Retrying (" in line for line in lines)
     hint = "; the package index can't be reached" if offline else ""

@@ -63,6 +63,8 @@ def test_a_driver_that_is_too_old_is_a_reason_before_anything_is_made(
 def pip_of_nvidia() -> list[str]:
     """What pip prints of a wheel whose source package only points elsewhere, and gives up."""
     printed = """WARNING: Location '/mirror' is ignored: it is neither a file nor a directory.
+  × python setup.py egg_info did not run successfully.
+  ╰─> [28 lines of output]
 error: metadata-generation-failed
 
 × Encountered error while generating package metadata.
