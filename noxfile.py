@@ -207,6 +207,7 @@ def cuda(session: nox.Session) -> None:
     session.run("edgepipe", "env", "create", "ort-cuda")
     session.run("edgepipe", "parity", "--runner", "ort-cuda", "--require-ep", "CUDA=95%")
     session.run("edgepipe", "bench", "--runner", "ort-cpu", "--runner", "ort-cuda")
+    session.run("python", "benchmarks/cuda.py")
 
 
 @nox.session

@@ -14,6 +14,7 @@ RunnerError                 the cell has no result
 
 from __future__ import annotations
 
+import re
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -54,17 +55,16 @@ class OutOfMemory(SessionError):
 
 # How an allocation that failed is told of: by C++ and Linux, ONNX Runtime's arena (also one with a
 # limit), CUDA and torch on it, cuDNN and cuBLAS, TensorRT, torch on a CPU.
-NO_MEMORY = (
-    *("bad_alloc", "cannot allocate memory", "failed to allocate", "can't allocate memory"),
-    *("is smaller than requested bytes", "out of memory", "outofmemory", "status_alloc_failed"),
-    "could not be allocated",
+NO_MEMORY = re.compile(
+    r"bad_alloc|out ?of ?memory|can(no|')t allocate memory|failed to allocate"
+    r"|could not be allocated|is smaller than requested bytes|status_alloc_failed",
+    re.IGNORECASE,
 )
 
 
 def is_out_of_memory(error: BaseException) -> bool:
     """Whether it says, in whatever library's words, that an allocation failed."""
-    said = str(error).lower()
-    return isinstance(error, MemoryError) or any(sign in said for sign in NO_MEMORY)
+    return isinstance(error, MemoryError) or NO_MEMORY.search(str(error)) is not None
 
 
 def session_error(error: Exception, said: str = "") -> SessionError:

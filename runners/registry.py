@@ -85,7 +85,7 @@ BUILT_IN = {
         ),
         Entry(
             "ort-cuda",
-            f"{_PACKAGE}.onnxruntime_cuda:OrtCuda",
+            f"{_PACKAGE}.nvidia.cuda:OrtCuda",
             "edgepipe env create ort-cuda",
             ("onnx",),
             device="GPU",
@@ -99,7 +99,7 @@ BUILT_IN = {
         ),
         Entry(
             "ort-tensorrt",
-            f"{_PACKAGE}.onnxruntime_tensorrt:OrtTensorRt",
+            f"{_PACKAGE}.nvidia.tensorrt:OrtTensorRt",
             "edgepipe env create ort-tensorrt",
             ("onnx",),
             device="GPU",

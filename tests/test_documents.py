@@ -44,7 +44,9 @@ FENCED = re.compile(
 )
 NOT_RUN = re.compile(r"^ *<!-- not run: (?P<reason>.+) -->$")
 # Flags of other programs: pip's, and our own benchmarks'.
-FOREIGN = {"--help", "--extra-index-url", "--only", "--folder", "--neighbour", "--rehearse"}
+FOREIGN = {
+    *("--help", "--extra-index-url", "--only", "--folder", "--neighbour", "--rehearse", "--part"),
+}
 # What gives a verdict may give any: it is the machine's to say which.
 VERDICTS = {"parity": {0, 1, 6}, "evaluate": {0, 1, 6}, "bench": {0, 1, 6}, "doctor": {0, 1}}
 

@@ -12,7 +12,6 @@ import time
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Any
 
 from ...runners import registry
 from ...runners.base import RunnerError
@@ -23,38 +22,21 @@ from ...runners.machine.files import temporary_folder
 from ...runners.machine.installed import FOLDERS, TELEMETRY_SWITCH
 from ...runners.targets import ARM64, CAPPED, EMULATED_ARM, ISAS, LOCAL, Target
 from ...runners.workers.launch import Worker
+from ..cells.plan import python_of
 from ..errors import ExitCode, UsageError
 from ..settings.load import load
-from ..settings.machine import DoctorRequest
+from ..settings.machine import DoctorRequest, Places
 from ..settings.options import takes
 from ..settings.speed import GENERATIONS
 from ..storage.document import Document
+from . import gpu
+from .finding import OK, PROBLEM, WARNING, Facts, Finding
 
-OK, WARNING, PROBLEM = "ok", "warning", "problem"
 VNNI = {"avx512_vnni", "avx_vnni"}
 BUSY_SHARE = 0.5
 STALE_SECONDS = 24 * 3600
-# Compute capability, and the CUDA that has code for nothing older.
-TURING, CUDA_SINCE_TURING = (7, 5), 13
-
 # More than bench has by itself.
 MANY_GENERATIONS = 2 * GENERATIONS
-
-Facts = Mapping[str, Any]
-
-
-@dataclass(frozen=True)
-class Finding:
-    """What a check found. ``status`` is "ok", "warning" (numbers need care) or "problem"
-    (numbers or installs are wrong); ``remedy`` is what to do. ``where`` is a target, with the
-    interpreter if it is a runner's own.
-    """
-
-    check: str
-    status: str
-    what: str
-    remedy: str | None = None
-    where: str = LOCAL.name
 
 
 @dataclass(frozen=True)
@@ -93,9 +75,22 @@ def doctor(request: DoctorRequest) -> Diagnosis:
     if LOCAL.name in targets:
         findings += [emulated_arm(), leftovers(temporary_folder()), cap(os.environ)]
         for runner in registry.names():
-            if python := places.python_of(runner):
-                findings += _examine(LOCAL, python, f"{runner} ({python})", PACKAGE_CHECKS)
+            findings += _of_runner(runner, places)
     return Diagnosis(tuple(findings))
+
+
+def _of_runner(runner: str, places: Places) -> list[Finding]:
+    """Of the environment that a runner has of its own, configured or made for it."""
+    try:
+        python = python_of(runner, places)
+    except RunnerError as error:
+        remedy = f"edgepipe env create {runner}"
+        return [Finding("environment", PROBLEM, str(error), remedy, runner)]
+    if python is None:
+        return []
+    on_gpu = registry.device(runner) == "GPU"
+    checks = PACKAGE_CHECKS + (GPU_CHECKS if on_gpu else ())
+    return _examine(LOCAL, python, f"{runner} ({python})", checks)
 
 
 def _examine(
@@ -287,50 +282,6 @@ def openvino_releases(facts: Facts) -> Finding:
     return Finding("openvino", OK, next(iter(releases.values()), "not installed"))
 
 
-def gpus(facts: Facts) -> Finding:
-    """Whether ``ort-cuda``'s packages and the GPU's driver belong together.
-
-    A driver runs what was built for its own major version of CUDA and for older ones (NVIDIA,
-    "CUDA Compatibility"); CUDA 13 has no code for GPUs before Turing (its release notes).
-    """
-    cuda = facts["cuda"]
-    driver, wheel, runtime = cuda["driver"], cuda["wheel"], cuda["runtime"]
-    make = registry.BUILT_IN["ort-cuda"].install
-    if driver is None:
-        if wheel is None:
-            return Finding("CUDA", OK, "no NVIDIA driver, and nothing here that needs one")
-        what = f"onnxruntime-gpu {wheel} is installed, and there is no NVIDIA driver"
-        return Finding("CUDA", WARNING, what, "install the driver (libcuda.so.1), or onnxruntime")
-    if not cuda["devices"]:
-        what = f"a driver for CUDA {driver}, and no GPU that this process may use"
-        return Finding("CUDA", WARNING, what, "look at CUDA_VISIBLE_DEVICES and `nvidia-smi`")
-    named = ", ".join(f"{one['name']} ({one['capability']})" for one in cuda["devices"])
-    what = f"{named}, a driver for CUDA {driver}"
-    if wheel is None:
-        return Finding("CUDA", OK, f"{what}; no onnxruntime-gpu here: {make}")
-    if runtime is None or cuda["cudnn"] is None:
-        missing = "CUDA's libraries" if runtime is None else "cuDNN"
-        return Finding(
-            "CUDA",
-            WARNING,
-            f"{what}; no package here has {missing}: onnxruntime-gpu finds the system's, or none",
-            f'{make}, or pip install "onnxruntime-gpu[cuda,cudnn]"',
-        )
-    what = f"{what}; onnxruntime-gpu {wheel}, CUDA {runtime}, cuDNN {cuda['cudnn']}"
-    if _major(runtime) > _major(driver):
-        remedy = f"install a driver for CUDA {_major(runtime)}, or packages for {_major(driver)}"
-        return Finding("CUDA", PROBLEM, f"{what}: too new for the driver", remedy)
-    old = [one for one in cuda["devices"] if tuple(map(int, one["capability"].split("."))) < TURING]
-    if old and _major(runtime) >= CUDA_SINCE_TURING:
-        what = f"{what}: no code for {old[0]['name']}, which is older than Turing (7.5)"
-        return Finding("CUDA", PROBLEM, what, "install packages for CUDA 12")
-    return Finding("CUDA", OK, what)
-
-
-def _major(version: str) -> int:
-    return int(version.partition(".")[0])
-
-
 def telemetry(facts: Facts) -> Finding:
     """Whether onnxruntime would report to its makers."""
     found = facts["installed"]["telemetry"]
@@ -371,5 +322,13 @@ def _is_stale(path: Path) -> bool:
         return False
 
 
-MACHINE_CHECKS = (cores, int8_kernels, older_cpus, governor, virtual_machine, busy)
-PACKAGE_CHECKS = (colliding_wheels, damaged_wheels, openvino_releases, gpus, telemetry)
+# In a runner's own environment there may be a library for these that isn't here.
+GPU_CHECKS = (gpu.processes, gpu.clocks)
+MACHINE_CHECKS = (
+    *(cores, int8_kernels, older_cpus, governor, virtual_machine, busy),
+    *GPU_CHECKS,
+)
+PACKAGE_CHECKS = (
+    *(colliding_wheels, damaged_wheels, openvino_releases),
+    *(gpu.cuda, gpu.tensorrt, telemetry),
+)

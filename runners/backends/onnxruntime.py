@@ -2,7 +2,7 @@
 
 Three wheels hold a ``onnxruntime`` folder (onnxruntime, onnxruntime-gpu, onnxruntime-openvino),
 each with other providers, and they overwrite one another. The runners in
-``onnxruntime_openvino`` and ``onnxruntime_cuda`` may therefore need an environment of their own.
+``onnxruntime_openvino`` and ``nvidia`` may therefore need an environment of their own.
 """
 
 from __future__ import annotations
@@ -30,7 +30,7 @@ from ..base import (
     unloadable,
 )
 from ..machine import host, own_process
-from . import probe
+from . import onnx_file, probe
 from .onnxruntime_trace import TracedSession
 from .queues import ThreadQueue
 
@@ -202,7 +202,7 @@ class OrtCpu:
         what is between them in float32 as well, and only the constants are rounded.
         """
         self._check(settings)
-        place = functools.partial(_on_cpu, settings, probe.holds_half(model))
+        place = functools.partial(_on_cpu, settings, onnx_file.holds_half(model))
         cached = Path(settings.cache) / CACHED_MODEL if settings.cache else None
         if cached is not None and cached.is_file():
             optimized = create(cached, replace(settings, optimize=False), Provider(CPU))
@@ -215,7 +215,9 @@ class OrtCpu:
         self._check(settings)
         folder = tempfile.TemporaryDirectory(prefix="edgepipe-", ignore_cleanup_errors=True)
         session = create(model, settings, Provider(CPU, trace_in=Path(folder.name)))
-        loaded = OrtSession(session, functools.partial(_on_cpu, settings, probe.holds_half(model)))
+        loaded = OrtSession(
+            session, functools.partial(_on_cpu, settings, onnx_file.holds_half(model))
+        )
         return TracedSession(loaded, session.end_profiling, folder)
 
     def _check(self, settings: Settings) -> None:

@@ -119,15 +119,14 @@ class CapturedTorchSession(DeviceTorchSession):
     def _computed(self, tensors: Sequence[Any]) -> Sequence[Any]:
         if self._module is None:
             raise SessionError("the session is closed")
-        if self._graph is None:
-            self._capture(tensors)
+        graph = self._graph or self._captured(tensors)
         for held, tensor in zip(self._held, tensors, strict=True):
             if held.shape != tensor.shape:
                 given, wanted = list(tensor.shape), list(held.shape)
                 raise SessionError(f"a CUDA graph of an input {wanted} takes no {given}")
             held.copy_(tensor)
         self._fed = tensors
-        self._graph.replay()
+        graph.replay()
         return self._results
 
     def _once_more(self, tensors: Sequence[Any]) -> None:
@@ -137,7 +136,7 @@ class CapturedTorchSession(DeviceTorchSession):
         else:
             self._computed(tensors)
 
-    def _capture(self, tensors: Sequence[Any]) -> None:
+    def _captured(self, tensors: Sequence[Any]) -> Any:
         cuda = self._torch.cuda
         cuda.set_device(self._device)
         self._held = [tensor.clone() for tensor in tensors]
@@ -152,6 +151,7 @@ class CapturedTorchSession(DeviceTorchSession):
         with cuda.graph(graph):
             self._results = super()._computed(self._held)
         self._graph = graph
+        return graph
 
 
 class Torch:

@@ -33,7 +33,7 @@ from ..machine.installed import is_damaged
 from ..machine.locks import hold
 from ..targets import ARM64, LOCAL
 from ..workers.launch import Worker
-from . import arm64, own_wheel
+from . import arm64, gpu, own_wheel
 from .installing import Lock, install, virtual_environment
 
 SCHEMA_VERSION = 1
@@ -293,6 +293,7 @@ def _make(
     runner: str, base: str, before: Environment | None, say: Callable[[str], None]
 ) -> Environment:
     """Build an environment that no marker names yet; if that fails, nothing is left of it."""
+    extra = "" if runner == ARM64 else gpu.extra_of(runner, say)
     folder = Path(tempfile.mkdtemp(prefix=f"{runner}@", dir=root()))
     scratch = folder / SCRATCH  # inside: it goes with the folder if this process is killed
     locked = before.packages if before else {}
@@ -304,7 +305,7 @@ def _make(
             packages = arm64.make(folder, scratch, base, own, locked, say)
         else:
             made = virtual_environment(base, folder, scratch)
-            packages = _install(runner, made, scratch, locked)
+            packages = _install(runner, extra, made, scratch, locked)
         shutil.rmtree(scratch)
     except BaseException:
         shutil.rmtree(folder, ignore_errors=True)
@@ -323,10 +324,9 @@ def _switch(environment: Environment) -> None:
 
 
 def _install(
-    runner: str, python: Path, scratch: Path, locked: Mapping[str, Mapping[str, str]]
+    runner: str, extra: str, python: Path, scratch: Path, locked: Mapping[str, Mapping[str, str]]
 ) -> Lock:
     """Install this edgepipe with the runner's extra; returns the lock, as pip resolved it."""
-    extra = registry.BUILT_IN[runner].extra
     # pip only warns of an extra that isn't there, and installs nothing for it.
     if extra not in (distribution("edgepipe").metadata.get_all("Provides-Extra") or ()):
         raise RunnerUnavailable(
@@ -334,6 +334,7 @@ def _install(
             "install it again"
         )
     requirement = f"edgepipe[{extra}] @ {own_wheel.pack(scratch).as_uri()}"
+    locked = locked if gpu.still_fits(extra, locked) else {}
     return install(python, [requirement], scratch, f"pip can't install {runner}", locked)
 
 

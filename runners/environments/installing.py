@@ -25,11 +25,17 @@ def run(
     if not done.returncode:
         return done.stdout
     lines = [line for line in done.stdout.splitlines() if line.strip()]
-    errors = [line for line in lines if line.startswith(("ERROR:", "Error:", "E:"))]
-    reason = (errors or lines or [f"exit status {done.returncode}"])[0]
+    telling = [line for line in lines if not line.startswith("WARNING:")]
+    errors = [line for line in telling if line.startswith(("ERROR:", "Error:", "error:", "E:"))]
+    reason = (errors or telling or lines or [f"exit status {done.returncode}"])[0]
+    # pip names the package that it could not build below that.
+    package = next(
+        (line.split()[-1] for line in lines[::-1] if line.lstrip().startswith("╰─>")), ""
+    )
+    reason = f"{reason} of {package}" if package and package not in reason else reason
     offline = any("Retrying (" in line for line in lines)
     hint = "; the package index can't be reached" if offline else ""
-    said = reason.removeprefix("ERROR: ").removeprefix("E: ")
+    said = reason.removeprefix("ERROR: ").removeprefix("error: ").removeprefix("E: ")
     raise RunnerUnavailable(f"{failure}: {said}{hint}")
 
 

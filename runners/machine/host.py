@@ -6,7 +6,6 @@ import os
 import platform
 import sys
 from collections.abc import Collection, Mapping
-from importlib import import_module
 from pathlib import Path
 from typing import Any
 
@@ -98,27 +97,6 @@ def refuse_emulated() -> None:
 def cuda_devices() -> list[str]:
     """The names of the NVIDIA GPUs that this process may use, in CUDA's order; often none."""
     return [device["name"] for device in cuda.devices()]
-
-
-def device_memory_mib() -> float | None:
-    """NVIDIA GPU memory that this process holds, in MiB; ``None`` where nobody can say.
-
-    NVML counts by process, and knows none of them inside some containers.
-    """
-    try:
-        pynvml = import_module("pynvml")  # nvidia-ml-py, from the cuda extra
-        pynvml.nvmlInit()
-        used = [
-            process.usedGpuMemory
-            for number in range(pynvml.nvmlDeviceGetCount())
-            for process in pynvml.nvmlDeviceGetComputeRunningProcesses(
-                pynvml.nvmlDeviceGetHandleByIndex(number)
-            )
-            if process.pid == os.getpid() and process.usedGpuMemory
-        ]
-    except Exception:  # no library, no driver, no permission: then it isn't measurable
-        return None
-    return sum(used) / (1 << 20) if used else None
 
 
 def physical_cores() -> int:

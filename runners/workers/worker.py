@@ -6,7 +6,7 @@ with its parent: see ``watchdog``. With ``--isa NAME`` it computes as an older C
 has only those runners that can: see ``isa``. Requests (see ``protocol`` for the wire format):
 
     hello                      -> {version, edgepipe, pid, host}
-    inspect                    -> {host, load, installed, cuda}
+    inspect                    -> {host, load, installed, cuda, nvml}
     describe {runner}          -> {formats, precisions, reason, version, devices}
     load {runner, settings, file, at, cache, profiled} + files -> {inputs, outputs, placement, …}
     cache                      -> {} + files
@@ -51,7 +51,7 @@ from ..base import (
     StorageFull,
     session_error,
 )
-from ..machine import cuda, host, installed, isa, own_process, usage
+from ..machine import cuda, host, installed, isa, nvml, own_process, usage
 from ..machine.files import temporary_files
 from ..targets import Isa
 from ..timing import meter
@@ -104,6 +104,7 @@ class Worker:
             "load": host.load(),
             "installed": installed.facts(),
             "cuda": cuda.facts(),
+            "nvml": nvml.facts(),
         }, {}
 
     def describe(self, message: protocol.Message, _blobs: protocol.Blobs) -> Any:
@@ -213,7 +214,7 @@ class Worker:
             "rests": result.rests,
             "conditions": asdict(result.conditions),
             "on_device_ms": result.on_device_ms,
-            "device_memory_mib": host.device_memory_mib(),
+            "device_memory_mib": nvml.memory_mib(),
             "peak_rss_mib": host.peak_rss_mib(),
         }, {"samples": result.samples}
 

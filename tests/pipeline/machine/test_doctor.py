@@ -14,7 +14,8 @@ from typing import Any
 import pytest
 
 from edgepipe.pipeline import doctor as examine
-from edgepipe.pipeline.machine import doctor
+from edgepipe.pipeline.machine import doctor, gpu
+from edgepipe.pipeline.machine.finding import Finding
 from edgepipe.runners.machine import cuda
 
 Run = Callable[..., CompletedProcess[str]]
@@ -47,9 +48,16 @@ CUDA: Mapping[str, Any] = {
     "devices": [{"name": "Some GPU", "capability": "9.0"}],
     "runtime": "13.0.96",
     "cudnn": "9.19.0",
+    "cudnn_for": 13,
+    "system_cudnn": None,
+    "tensorrt": None,
+    "tensorrt_wanted": "10",
     "wheel": "1.31.1",
+    "built_for": "13.0",
+    "torch": None,
 }
 OLD_GPU = [{"name": "Old GPU", "capability": "7.0"}]
+FOR_12: Mapping[str, Any] = {"runtime": "12.9.79", "cudnn_for": 12, "built_for": "12.8"}
 
 
 @pytest.mark.parametrize(
@@ -62,19 +70,104 @@ OLD_GPU = [{"name": "Old GPU", "capability": "7.0"}]
         ({"wheel": None}, "ok", "no onnxruntime-gpu here: edgepipe env create ort-cuda"),
         ({"runtime": None}, "warning", "no package here has CUDA's libraries"),
         ({"cudnn": None}, "warning", "no package here has cuDNN"),
-        ({"driver": "12.8"}, "problem", "too new for the driver"),
-        ({"runtime": "12.9.79"}, "ok", "CUDA 12.9.79"),
+        ({"cudnn": None, "system_cudnn": "9.19.0"}, "ok", "cuDNN 9.19.0 of the system"),
+        ({"driver": "12.8"}, "problem", "is built for CUDA 13.0, which is too new for the driver"),
+        ({"driver": "12.8", "built_for": None}, "problem", "too new for the driver"),
+        ({"driver": "12.8", **FOR_12}, "ok", "CUDA 12.9.79"),
+        (FOR_12, "ok", "CUDA 12.9.79"),
+        (
+            {"runtime": "12.9.79"},
+            "problem",
+            "CUDA's package is for CUDA 12, the wheel is built for",
+        ),
+        ({"cudnn_for": 12}, "problem", "cuDNN's package is for CUDA 12"),
         ({"devices": OLD_GPU}, "problem", "no code for Old GPU"),
-        ({"devices": OLD_GPU, "runtime": "12.9.79"}, "ok", "Old GPU (7.0)"),
+        ({"devices": OLD_GPU, **FOR_12}, "ok", "Old GPU (7.0)"),
+        ({"torch": "2.13.0+cpu"}, "ok", "CUDA 13.0.96"),
+        ({"torch": "2.13.0+cu130"}, "ok", "CUDA 13.0.96"),
+        (
+            {"driver": "12.8", "torch": "2.13.0+cu130", **FOR_12},
+            "warning",
+            "torch 2.13.0+cu130 is built for CUDA 13: too new",
+        ),
     ],
 )
 def test_what_a_gpus_driver_and_packages_are_to_each_other(
     seen: dict[str, Any], status: str, says: str
 ) -> None:
-    finding = doctor.gpus({"cuda": {**CUDA, **seen}})
+    finding = gpu.cuda({"cuda": {**CUDA, **seen}})
     assert (finding.check, finding.status) == ("CUDA", status)
     assert says in finding.what
     assert (finding.remedy is None) == (status == "ok")
+
+
+@pytest.mark.parametrize(
+    ("seen", "status", "says"),
+    [
+        ({}, "ok", "no package of it here; with it: edgepipe env create ort-tensorrt"),
+        ({"devices": []}, "ok", "no package of it here"),
+        ({"tensorrt": "10.16.1.11"}, "ok", "10.16.1.11"),
+        ({"tensorrt": "11.4.0.106"}, "problem", "loads TensorRT 10"),
+        ({"tensorrt": "11.4.0.106", "tensorrt_wanted": None}, "ok", "11.4.0.106"),
+    ],
+)
+def test_tensorrt_has_to_be_the_one_that_is_loaded(
+    seen: dict[str, Any], status: str, says: str
+) -> None:
+    finding = gpu.tensorrt({"cuda": {**CUDA, **seen}})
+    assert (finding.check, finding.status) == ("TensorRT", status)
+    assert says in finding.what
+    if status == "problem":
+        assert finding.remedy == 'pip install "tensorrt-cu13-libs<11"'
+
+
+GPU: Mapping[str, Any] = {
+    "name": "Some GPU",
+    "processes": [],
+    "busy_percent": 0,
+    "clock_mhz": 1980,
+    "max_clock_mhz": 1980,
+    "slowed": [],
+}
+OTHER = {"pid": 7, "name": "train", "mib": 900}
+
+
+def nvml(reason: str | None = None, **changes: Any) -> dict[str, Any]:
+    gpus = [] if reason else [{**GPU, **changes}]
+    return {"cuda": CUDA, "nvml": {"reason": reason, "driver": "580", "gpus": gpus}}
+
+
+@pytest.mark.parametrize(
+    ("check", "seen", "status", "says"),
+    [
+        (gpu.processes, nvml(), "ok", "nobody else is on the GPU"),
+        (gpu.processes, nvml(busy_percent=None), "ok", "nobody else"),
+        (gpu.processes, nvml(processes=[OTHER]), "warning", "there: train (7, 900 MiB)"),
+        (gpu.processes, nvml(processes=[OTHER] * 5), "warning", "and 2 more"),
+        (
+            gpu.processes,
+            nvml(processes=[{"pid": 7, "name": "", "mib": None}], busy_percent=80),
+            "warning",
+            "a process (7); Some GPU is 80 % busy",
+        ),
+        (gpu.processes, nvml(busy_percent=80), "warning", "by nobody seen from here"),
+        (gpu.processes, nvml("nvidia-ml-py is not installed"), "warning", "not known: nvidia-ml"),
+        (gpu.clocks, nvml(), "ok", "Some GPU: 1980 of 1980 MHz, held down by nothing"),
+        (gpu.clocks, nvml(clock_mhz=None, slowed=None), "ok", "clocks are not told"),
+        (gpu.clocks, nvml(clock_mhz=900, slowed=["heat"]), "warning", "900 of 1980 MHz, held down"),
+        (gpu.clocks, nvml("NVML: no permission"), "warning", "not known: NVML: no permission"),
+    ],
+)
+def test_who_else_is_on_a_gpu_and_what_holds_its_clocks_down(
+    check: Callable[[Any], Finding], seen: dict[str, Any], status: str, says: str
+) -> None:
+    finding = check(seen)
+    assert finding.status == status
+    assert says in finding.what
+    assert (finding.remedy is None) == (status == "ok")
+    if not seen["nvml"]["gpus"]:
+        nowhere = {"cuda": {**CUDA, "driver": None}, "nvml": seen["nvml"]}
+        assert (check(nowhere).status, check(nowhere).what) == ("ok", "no NVIDIA driver")
 
 
 @pytest.mark.skipif(bool(cuda.devices()), reason="there is a GPU")
@@ -115,7 +208,7 @@ def test_without_a_gpu_there_are_no_facts_about_one() -> None:
     ],
 )
 def test_what_a_machine_is_like(
-    check: Callable[[Any], doctor.Finding], seen: dict[str, Any], status: str, says: str
+    check: Callable[[Any], Finding], seen: dict[str, Any], status: str, says: str
 ) -> None:
     finding = check(seen)
     assert finding.status == status
@@ -128,7 +221,8 @@ def test_this_environment_has_no_problem(edgepipe: Run) -> None:
     assert done.returncode == 0, done.stdout
     found = findings(done)
     checks = ("cores", "int8", "older CPUs", "governor", "machine", "load", "wheels", "files")
-    checks += ("openvino", "CUDA", "telemetry", "arm64", "leftovers", "oneDNN")
+    checks += ("openvino", "CUDA", "TensorRT", "GPU load", "GPU clocks", "telemetry")
+    checks += ("arm64", "leftovers", "oneDNN")
     assert set(found) == {f"local: {check}" for check in checks}
     wheels = found["local: wheels"]["what"]
     assert "onnxruntime 1." in wheels

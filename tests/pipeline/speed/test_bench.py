@@ -108,7 +108,11 @@ def test_bench_on_the_default_workspace(workspace: Path, edgepipe: Run) -> None:
     assert document["schema_version"] == 2
     assert document["quick"] is True
     every = {(cell["variant"], cell["runner"]): cell for cell in document["cells"]}
-    elsewhere = ("ort-openvino", "ort-cuda")  # in environments of their own, here or not
+    elsewhere = (
+        "ort-openvino",
+        "ort-cuda",
+        "ort-tensorrt",
+    )  # in environments of their own, here or not
     cells = {key: cell for key, cell in every.items() if key[1] not in elsewhere}
     assert set(cells) == {
         ("fp32", "torch"),

@@ -17,15 +17,16 @@ from edgepipe.pipeline.machine.inventory import Inventory, RunnerFacts
 from edgepipe.pipeline.report.text.terminal import runners_table
 from edgepipe.pipeline.stages import chain
 from edgepipe.runners import registry
-from edgepipe.runners.backends import onnxruntime_cuda, probe
-from edgepipe.runners.backends.onnxruntime import CPU, OrtCpu, Provider, create
-from edgepipe.runners.backends.onnxruntime_binding import (
+from edgepipe.runners.backends import onnx_file, probe
+from edgepipe.runners.backends.nvidia import cuda as onnxruntime_cuda
+from edgepipe.runners.backends.nvidia.binding import (
     BoundSession,
     BoundSessions,
     Device,
     DeviceSession,
 )
-from edgepipe.runners.backends.onnxruntime_cuda import OrtCuda, provider_options
+from edgepipe.runners.backends.nvidia.cuda import OrtCuda, provider_options
+from edgepipe.runners.backends.onnxruntime import CPU, OrtCpu, Provider, create
 from edgepipe.runners.backends.queues import ThreadQueue
 from edgepipe.runners.base import (
     OutOfMemory,
@@ -108,7 +109,7 @@ def files(tmp_path: Path) -> dict[str, Path]:
 
 
 def test_which_files_have_float16(files: Mapping[str, Path]) -> None:
-    found = {name: probe.holds_half(path) for name, path in files.items()}
+    found = {name: onnx_file.holds_half(path) for name, path in files.items()}
     assert found == {"float": False, "half": True, "none": False}
 
 

@@ -7,13 +7,16 @@ from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
 
+import numpy as np
 import onnx
 import pytest
 from onnx import TensorProto, helper, numpy_helper
 
-from edgepipe.runners.backends import onnxruntime_cuda, onnxruntime_tensorrt, probe
+from edgepipe.runners.backends import onnx_file, probe
+from edgepipe.runners.backends.nvidia import cuda as onnxruntime_cuda
+from edgepipe.runners.backends.nvidia import tensorrt as onnxruntime_tensorrt
+from edgepipe.runners.backends.nvidia.tensorrt import OrtTensorRt, profile, provider_options
 from edgepipe.runners.backends.onnxruntime import CPU, Provider, create
-from edgepipe.runners.backends.onnxruntime_tensorrt import OrtTensorRt, profile, provider_options
 from edgepipe.runners.base import (
     PlacementError,
     RunnerUnavailable,
@@ -105,10 +108,8 @@ def files(tmp_path: Path) -> dict[str, Path]:
         onnx.save(helper.make_model(graph, opset_imports=opset, ir_version=8), tmp_path / name)
         return tmp_path / name
 
-    import numpy as np
-
-    scale = numpy_helper.from_array(np.float32(0.5).reshape(()), "scale")
-    zero = numpy_helper.from_array(np.int8(0).reshape(()), "zero")
+    scale = numpy_helper.from_array(np.array(0.5, np.float32), "scale")
+    zero = numpy_helper.from_array(np.array(0, np.int8), "zero")
     there = helper.make_node("QuantizeLinear", ["x", "scale", "zero"], ["q"])
     back = helper.make_node("DequantizeLinear", ["q", "scale", "zero"], ["y"])
     (network,) = onnx_cases((1,))[0].files.values()
@@ -125,7 +126,7 @@ def files(tmp_path: Path) -> dict[str, Path]:
 
 
 def test_which_files_quantize(files: Mapping[str, Path]) -> None:
-    found = {name for name, path in files.items() if probe.is_quantized(path)}
+    found = {name for name, path in files.items() if onnx_file.is_quantized(path)}
     assert found == {"quantized"}
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 import io
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
@@ -101,6 +102,7 @@ class Network(torch.nn.Module):
         return (self.convolution(pixels).relu().mean((2, 3)) + none) @ self.head
 
 
+@functools.cache
 def exported() -> bytes:
     options = ExportOptions(18, dynamic_batch=True)
     file = io.BytesIO()

@@ -19,13 +19,13 @@ from importlib import import_module
 from pathlib import Path
 from typing import Any
 
-from .. import registry
-from ..base import Placement, PlacementError, RunnerUnavailable, SessionError, Settings
-from ..machine import cuda, host, own_process
-from . import onnxruntime_cuda as on_cuda
-from . import probe
-from .onnxruntime import OrtSession, Provider, create, library, probed_precision, why_not
-from .onnxruntime_cuda import BINDING, GRAPH, SWITCH
+from ... import registry
+from ...base import Placement, PlacementError, RunnerUnavailable, SessionError, Settings
+from ...machine import cuda, host, own_process
+from .. import onnx_file
+from ..onnxruntime import OrtSession, Provider, create, library, probed_precision, why_not
+from . import cuda as on_cuda
+from .cuda import BINDING, GRAPH, SWITCH
 
 NAME = "ort-tensorrt"
 PROVIDER = "TensorrtExecutionProvider"
@@ -99,7 +99,7 @@ class OrtTensorRt:
         quantizes is computed in int8, whatever is asked for the rest.
         """
         index = on_cuda.index_of(NAME, settings, PRECISIONS)
-        half, quantized = probe.holds_half(model), probe.is_quantized(model)
+        half, quantized = onnx_file.holds_half(model), onnx_file.is_quantized(model)
         options = provider_options(settings, index, half=half, quantized=quantized)
         options |= profile(model, settings)
         if reason := self.unavailable():
@@ -150,7 +150,7 @@ def profile(model: Path, settings: Settings) -> dict[str, str]:
     ``SessionError`` where another side than the first is open.
     """
     try:
-        shapes = probe.inputs(model)
+        shapes = onnx_file.inputs(model)
     except (ValueError, OSError):  # loading it says what is wrong with it
         return {}
     if all(None not in shape for shape in shapes.values()):

@@ -15,8 +15,8 @@ from typing import Any
 
 import numpy as np
 
-from ..base import Placement, SessionError, TensorSpec, session_error
-from .onnxruntime import OrtSession
+from ...base import Placement, SessionError, TensorSpec, session_error
+from ..onnxruntime import OrtSession
 
 Shapes = tuple[tuple[int, ...], ...]
 

@@ -8,11 +8,11 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
-from .. import registry
-from ..base import Placement, PlacementError, RunnerUnavailable, SessionError, Settings
-from ..machine import host
-from . import probe
-from .onnxruntime import (
+from ... import registry
+from ...base import Placement, PlacementError, RunnerUnavailable, SessionError, Settings
+from ...machine import host
+from .. import onnx_file
+from ..onnxruntime import (
     OrtSession,
     Provider,
     assigned_nodes,
@@ -22,7 +22,7 @@ from .onnxruntime import (
     streams_of,
     why_not,
 )
-from .onnxruntime_binding import BoundSession, BoundSessions, Device, DeviceSession
+from .binding import BoundSession, BoundSessions, Device, DeviceSession
 
 NAME = "ort-cuda"
 PROVIDER = "CUDAExecutionProvider"
@@ -94,7 +94,7 @@ class OrtCuda:
         """
         index = index_of(NAME, settings, self.precisions)
         options = provider_options(settings, index)
-        half = probe.holds_half(model)
+        half = onnx_file.holds_half(model)
         if half and settings.precision == "tf32":
             raise SessionError(f"{NAME}: tf32 is for float32 tensors, this file has float16 ones")
         if settings.precision == "f16" and not half:

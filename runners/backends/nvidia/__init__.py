@@ -1,0 +1,1 @@
+"""ONNX Runtime on NVIDIA GPUs: the CUDA and TensorRT providers, and buffers that stay there."""
