@@ -16,7 +16,7 @@ import pytest
 from edgepipe.pipeline import HeartbeatResult, heartbeat, package, parity
 from edgepipe.pipeline.errors import UsageError, WorkspaceError, exit_code
 from edgepipe.pipeline.report.text import shipping
-from edgepipe.pipeline.shipping import heartbeat as module
+from edgepipe.pipeline.shipping.watching import heartbeat as module
 from edgepipe.runners.base import BundleError, BundleUnreadable, RunnerUnavailable, WorkerCrashed
 from edgepipe.runners.bundles.monitoring.state import Live, State, Store
 from edgepipe.runners.workers.scripted import Script, scripted

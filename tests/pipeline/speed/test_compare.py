@@ -15,7 +15,7 @@ from edgepipe.exporters.zoo.published import PUBLISHED
 from edgepipe.pipeline import compare, write_report
 from edgepipe.pipeline.errors import InputError, UsageError
 from edgepipe.pipeline.report.text import comparison
-from edgepipe.pipeline.speed import compare as comparing
+from edgepipe.pipeline.speed.comparison import compare as comparing
 from edgepipe.pipeline.speed.comparison.candidates import Candidate, Speed
 from edgepipe.pipeline.speed.comparison.compare import training_step_ms, with_fronts
 from edgepipe.pipeline.speed.comparison.convolutions import by_arithmetic
