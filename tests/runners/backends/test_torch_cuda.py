@@ -130,6 +130,7 @@ class Moved(Torch):
         return DeviceTorchSession(moved(found, "cpu"), names, placement, "cpu")
 
 
+@pytest.mark.long
 class TestMoved(RunnerConformance):
     runner = Moved
 
