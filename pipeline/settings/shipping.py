@@ -14,6 +14,12 @@ from .options import Duration, Help, OfModel, Positive, Request, Section, Varian
 
 ADDRESS = "oci://REGISTRY/NAME:TAG, or oci:FOLDER:TAG."
 Days = Annotated[int, Field(ge=1, le=3650)]
+FittingRunner = Annotated[
+    str | None, Help("", short="-r", metavar="NAME", unset="the first one that is there")
+]
+FittingVariant = Annotated[
+    str | None, Help("", short="-v", metavar="NAME", unset="the best one that fits the CPU")
+]
 NEED = rf"^[^=]+=({'|'.join(ARM_NEEDS)})$"
 
 
@@ -106,14 +112,8 @@ class VerifyConfig(Section):
     """How ``edgepipe verify`` checks a bundle: whose signature is required, what is run."""
 
     table: ClassVar[str] = "verify"
-    runner: Annotated[
-        str | None,
-        Help("", short="-r", metavar="NAME", unset="the first one that is there"),
-    ] = None
-    variant: Annotated[
-        str | None,
-        Help("", short="-v", metavar="NAME", unset="the best one that fits the CPU"),
-    ] = None
+    runner: FittingRunner = None
+    variant: FittingVariant = None
     samples: Annotated[Positive | None, Help("Goldens to run.", unset="all")] = None
     key: Annotated[Path | None, Help("Require a signature by this key (PEM).", metavar="FILE")] = (
         None
@@ -348,14 +348,8 @@ class HeartbeatConfig(Section):
     """How ``edgepipe heartbeat`` replays goldens. A signature is required as ``[verify]`` says."""
 
     table: ClassVar[str] = "heartbeat"
-    runner: Annotated[
-        str | None,
-        Help("", short="-r", metavar="NAME", unset="the first one that is there"),
-    ] = None
-    variant: Annotated[
-        str | None,
-        Help("", short="-v", metavar="NAME", unset="the best one that fits the CPU"),
-    ] = None
+    runner: FittingRunner = None
+    variant: FittingVariant = None
     samples: Annotated[Positive | None, Help("Goldens to replay.", unset="all")] = None
 
 
