@@ -94,6 +94,10 @@ class PackageConfig(Section):
     release: Annotated[
         Annotated[int, Field(ge=0)], Help("Its number; boxes refuse older ones.")
     ] = 0
+    probe: Annotated[
+        Annotated[int, Field(ge=0, le=16)],
+        Help("Also so many of the first layers, for heartbeats to hold live images to."),
+    ] = 0
     max_p99: Annotated[
         Milliseconds | None,
         Help("Certify that 99 % of the runs take no longer, as bench measured.", metavar="MS"),

@@ -30,6 +30,7 @@ from .bundle import Bundle, unpacked
 from .index import Index
 from .monitoring import calibration
 from .monitoring.heartbeat import Heartbeat, Monitor, Watched
+from .monitoring.probe import Probe
 from .monitoring.replay import Recorded
 from .monitoring.state import Place
 from .scores import kind_in, probabilities
@@ -212,13 +213,10 @@ def _monitor(options: Heartbeat, bundle: Bundle, choice: Choice, session: Sessio
         goldens=len(recorded.images),
     )
     gate = index.gate(choice.variant, choice.runner, choice.settings.precision)
-    watched = Watched(
-        place,
-        index.preprocessing,
-        recorded,
-        gate and gate.min_sqnr_db,
-        calibration.of_bundle(bundle),
-    )
+    known = calibration.of_bundle(bundle)
+    probe = Probe.of(bundle, choice.runner, known)
+    limit = gate and gate.min_sqnr_db
+    watched = Watched(place, index.preprocessing, recorded, limit, known, probe)
     return Monitor(options, watched, session).start()
 
 

@@ -229,6 +229,9 @@ def _live(live: LiveCounts) -> list[str]:
         for name, count in live.outside.items()
     )
     lines = [f"  live: {live.images:,} images, {outside or 'no range is packaged'}"]
+    if live.probed:
+        left = ", ".join(f"{count:,} of {name}" for name, count in live.layers.items())
+        lines.append(f"  first layers: of {live.probed:,} images left the range: {left}")
     found = live.drift
     if found is None:
         return [*lines, "  first classes of the calibration are not packaged"]

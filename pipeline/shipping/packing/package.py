@@ -26,7 +26,7 @@ from ....runners.bundles.index import (
     Recommended,
     Variant,
 )
-from ....runners.bundles.monitoring import calibration
+from ....runners.bundles.monitoring import calibration, probe
 from ....runners.bundles.signature import Signer, sign
 from ....runners.machine.files import sha256_file
 from ...cells import arithmetic
@@ -45,7 +45,7 @@ from ...storage.atomic import whole, writing
 from ...storage.document import Document
 from ...storage.manifest import Manifest, digest
 from ...storage.workspace import Workspace
-from . import bom, card, evidence, requirements
+from . import bom, card, evidence, layers, requirements
 from .layouts import Content, Tensors, layout
 
 UNTRAINED, FAILED_PARITY = "untrained", "failed-parity"
@@ -190,7 +190,11 @@ def collect(
             members[proofs[kind]] = (workspace.folder / result.FILE).read_bytes()
     if (known := evidence.calibration(workspace.folder / CALIBRATION, manifest)) is not None:
         proofs[calibration.KIND] = calibration.MEMBER
+        if settings.probe:
+            members[probe.MEMBER], known = layers.probe(workspace.folder, known, settings.probe)
         members[calibration.MEMBER] = documents.text(known.to_json()).encode()
+    elif settings.probe:
+        raise UsageError(f"--probe: {layers.UNCALIBRATED}")
     recommended = tuple(
         Recommended(**asdict(found)) for found in manifest.recommended if found.variant in variants
     )

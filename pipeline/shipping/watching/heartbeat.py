@@ -186,7 +186,8 @@ class _Run:
         top1 = found.known.top1 if found.known else None
         told = top1 is not None and len(state.live.top1) == len(top1)
         seen = drift(top1, prometheus.window_of(state)) if told and top1 else None
-        return LiveCounts(state.live.images, state.live.outside, seen)
+        live = state.live
+        return LiveCounts(live.images, live.outside, seen, live.probed, live.layers)
 
     def _write(self, state: State, known: Calibration | None, limit_db: float | None) -> None:
         with writing(self._store.path):

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 
 from ....runners.bundles.monitoring.drift import Drift
 from ....runners.bundles.monitoring.replay import CHANGED, FAIL, Beat
@@ -17,12 +17,15 @@ class LiveCounts:
     """What an application counted of its live images in the same folder (``load_bundle``).
 
     ``outside`` says of how many images an input left the calibrated range, ``drift`` how first
-    classes compare with the calibration's, ``null`` where that is not packaged.
+    classes compare with the calibration's, ``null`` where that is not packaged. Of ``probed``
+    images ``layers`` says how many left the calibrated range of a first layer's output.
     """
 
     images: int
     outside: Mapping[str, int]
     drift: Drift | None
+    probed: int = 0
+    layers: Mapping[str, int] = field(default_factory=dict)
 
 
 @dataclass(frozen=True)

@@ -6,7 +6,7 @@ It is ``evidence/calibration.json``: what ``package`` took out of the workspace'
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, field
 from typing import Any, Self
 
 from ...base import BundleError
@@ -23,7 +23,8 @@ class Calibration:
     """``inputs`` have the smallest and the largest value of each input, as the model takes it.
 
     ``top1`` says for each class of how many of the ``images`` it was the float model's first one,
-    ``None`` where the model has no classes or nobody counted.
+    ``None`` where the model has no classes or nobody counted. ``layers`` have the same of the first
+    layers' outputs, where a probe of them was packaged, in its order.
     """
 
     __pydantic_config__ = STRICT
@@ -31,6 +32,7 @@ class Calibration:
     images: int
     inputs: dict[str, tuple[float, float]]
     top1: tuple[int, ...] | None
+    layers: dict[str, tuple[float, float]] = field(default_factory=dict)
 
     def to_json(self) -> dict[str, Any]:
         """As the member has it."""
@@ -46,7 +48,8 @@ class Calibration:
         made = TypeAdapter(cls).validate_json(documents.text(found))
         if made.schema_version != SCHEMA_VERSION:
             raise ValueError(f"schema {made.schema_version}, this reads {SCHEMA_VERSION}")
-        if made.images < 1 or any(low > high for low, high in made.inputs.values()):
+        ranges = (*made.inputs.values(), *made.layers.values())
+        if made.images < 1 or any(low > high for low, high in ranges):
             raise ValueError("no images, or a range that ends before it begins")
         top1 = made.top1
         if top1 is not None and (

@@ -24,6 +24,7 @@ from ...machine.files import is_file_name
 from . import prometheus, replay
 from .calibration import Calibration
 from .drift import Drift, drift
+from .probe import Probe
 from .replay import Beat, Recorded
 from .state import Live, Place, State, Store
 
@@ -63,6 +64,7 @@ class Watched:
     recorded: Recorded
     limit_db: float | None
     calibration: Calibration | None
+    probe: Probe | None = None
 
 
 class Monitor:
@@ -73,7 +75,7 @@ class Monitor:
 
     def __init__(self, options: Heartbeat, watched: Watched, session: Session) -> None:
         self._options, self._watched, self._session = options, watched, session
-        self._turn, self._counting = threading.Lock(), threading.Lock()
+        self._turn, self._counting, self._looking = (threading.Lock() for _ in range(3))
         self._store: Store | None = None
         self._state = State(place=watched.place)
         self._said = False
@@ -81,6 +83,9 @@ class Monitor:
         self._input = session.inputs[0].name
         known = watched.calibration
         self._range = known.inputs.get(self._input) if known else None
+        self._probe = watched.probe
+        self._probed = 0
+        self._layers = dict.fromkeys(self._probe.ranges if self._probe else (), 0)
         self._images = self._outside = self._in_window = 0
         self._top1 = [0] * len(known.top1 or ()) if known else []
         self._earlier: list[int] = []
@@ -115,6 +120,8 @@ class Monitor:
             # Comparisons with NaN are false: it is outside as well.
             inside = bool(low <= tensor.min() and tensor.max() <= high)
         with self._counting:
+            if (probe := self._probe) is not None:
+                probe.keep(tensor)
             self._images += 1
             self._outside += not inside
             if best < len(self._top1):
@@ -129,7 +136,14 @@ class Monitor:
         """What there is so far, with the live counts of this moment."""
         with self._counting:
             outside = {} if self._range is None else {self._input: self._outside}
-            live = Live(self._images, outside, tuple(self._top1), tuple(self._earlier))
+            live = Live(
+                images=self._images,
+                outside=outside,
+                top1=tuple(self._top1),
+                earlier=tuple(self._earlier),
+                probed=self._probed,
+                layers=dict(self._layers),
+            )
         return replace(self._state, live=live)
 
     @property
@@ -143,6 +157,7 @@ class Monitor:
     def beat(self) -> Beat:
         """Replay the goldens now, between two requests, and write the files."""
         found = self._replayed()
+        self._look_inside()
         self._state = self._state.after(found)
         self.write()
         return found
@@ -165,7 +180,10 @@ class Monitor:
         self._ended.set()
         if self._thread.is_alive():
             self._thread.join()
+        self._look_inside()
         self.write()
+        if self._probe is not None:
+            self._probe.close()
         if self._store is not None:
             self._store.close()
             self._store = None
@@ -188,6 +206,23 @@ class Monitor:
         limit, bits = self._watched.limit_db, self._state.bits
         seconds = perf_counter() - started
         return replay.judge(outputs, recorded.fp32, limit, bits, at=at, seconds=seconds)
+
+    def _look_inside(self) -> None:
+        """Run the probe on the live images that were kept for it."""
+        with self._looking:
+            if self._probe is None:
+                return
+            try:
+                found = self._probe.look()
+            except Exception as error:  # whatever a session raises: the model itself goes on
+                LOGGER.warning("heartbeat: the probe failed (%s) and is given up", error)
+                self._probe.close()
+                self._probe = None
+                return
+        with self._counting:
+            self._probed += len(found)
+            for layer in (one for outside in found for one in outside):
+                self._layers[layer] += 1
 
     def _open(self) -> None:
         """Take the folder, and go on from what is in it."""
@@ -213,6 +248,9 @@ class Monitor:
         with self._counting:
             self._images += live.images
             self._outside += live.outside.get(self._input, 0)
+            self._probed += live.probed
+            for layer in self._layers:
+                self._layers[layer] += live.layers.get(layer, 0)
             if len(live.top1) == len(self._top1):
                 self._top1 = list(map(sum, zip(self._top1, live.top1, strict=True)))
                 self._earlier = self._earlier or list(live.earlier)

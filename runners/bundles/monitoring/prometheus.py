@@ -71,6 +71,12 @@ def _live(state: State, known: Calibration | None) -> Iterator[str]:
     outside = {(("input", name),): float(count) for name, count in live.outside.items()}
     beyond = "Images with a value that no calibration image had."
     yield _metric("live_outside_total", "counter", beyond, outside)
+    if live.probed:
+        probed = "Images whose first layers were looked at."
+        yield _metric("live_probed_total", "counter", probed, {(): float(live.probed)})
+        inside = {(("layer", name),): float(count) for name, count in live.layers.items()}
+        left = "Of these, images that left the range of a layer's output."
+        yield _metric("live_layer_outside_total", "counter", left, inside)
     if known.top1 is None or len(live.top1) != len(known.top1):
         return
     window = window_of(state)

@@ -47,7 +47,8 @@ class Live:
     """What was counted of live images: how many, and those outside of each input's range.
 
     ``top1`` counts first classes since the window began, ``earlier`` those of the window before it;
-    both are empty where the bundle has nothing to compare them with.
+    both are empty where the bundle has nothing to compare them with. Of ``probed`` images
+    ``layers`` says how many left the range of a first layer's output.
     """
 
     __pydantic_config__ = STRICT
@@ -55,6 +56,8 @@ class Live:
     outside: dict[str, int] = field(default_factory=dict)
     top1: tuple[int, ...] = ()
     earlier: tuple[int, ...] = ()
+    probed: int = 0
+    layers: dict[str, int] = field(default_factory=dict)
 
 
 @dataclass(frozen=True)
