@@ -74,7 +74,7 @@ def load(worker: Worker, runner: str, files: Mapping[str, Path], settings: Setti
 
 def key(about: Mapping[str, Any]) -> str:
     """SHA-256, as hex digits, of all that an engine depends on."""
-    return hashlib.sha256(json.dumps(about, sort_keys=True).encode()).hexdigest()
+    return hashlib.sha256(json.dumps(about, sort_keys=True, allow_nan=False).encode()).hexdigest()
 
 
 def read(path: Path) -> Engine | None:
@@ -95,7 +95,9 @@ def write(path: Path, engine: Engine, about: Mapping[str, Any]) -> None:
 
     Raises ``WorkspaceError``.
     """
-    described = json.dumps({**about, "build_ms": engine.build_ms}, indent=1, sort_keys=True)
+    described = json.dumps(
+        {**about, "build_ms": engine.build_ms}, indent=1, sort_keys=True, allow_nan=False
+    )
     buffer = io.BytesIO()
     with zipfile.ZipFile(buffer, "w", zipfile.ZIP_STORED) as archive:
         for name, data in {ABOUT: described.encode(), **engine.files}.items():

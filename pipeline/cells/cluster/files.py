@@ -41,7 +41,7 @@ class Files:
     @property
     def key(self) -> str:
         """Names them by their contents, wherever they lie."""
-        return hashlib.sha256(json.dumps(self.digests).encode()).hexdigest()
+        return hashlib.sha256(json.dumps(self.digests, allow_nan=False).encode()).hexdigest()
 
 
 class MissingFiles(Exception):

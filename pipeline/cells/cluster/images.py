@@ -110,7 +110,7 @@ def stamps(data: Dataset, rows: range) -> str:
         paths = [data.files[row].absolute() for row in rows]
         with _named(paths):
             found += [(str(path), _stamp(path)) for path in paths]
-    return hashlib.sha256(json.dumps(found).encode()).hexdigest()
+    return hashlib.sha256(json.dumps(found, allow_nan=False).encode()).hexdigest()
 
 
 def _stamp(path: Path) -> str:

@@ -105,7 +105,7 @@ class LocalWorkers:
         }
         assert process.stdin
         with suppress(BrokenPipeError):  # it is dead already, which is seen when it is missed
-            process.stdin.write(json.dumps(told).encode() + b"\n")
+            process.stdin.write(json.dumps(told, allow_nan=False).encode() + b"\n")
             process.stdin.flush()
 
     def _end(self) -> None:

@@ -246,7 +246,7 @@ class Spread:
     def _key(self, task: str, sent: Sequence[Sent], about: tuple[Any, ...]) -> str:
         """Names a shard by what it is about."""
         cells = [(asdict(one.cell), one.files.digests) for one in sent]
-        return digest(json.loads(json.dumps([task, cells, about], default=str)))
+        return digest(json.loads(json.dumps([task, cells, about], default=str, allow_nan=False)))
 
     def _run(
         self,

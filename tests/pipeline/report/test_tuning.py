@@ -30,7 +30,7 @@ def test_every_candidate_is_listed_with_what_became_of_it(made_up: MadeUp) -> No
         f"{BEST} ✓ recommended 2.000 1.600–2.500 12",
         "spinning False ○ not in the final 1.250 – 3",
         "threads 4 ○ not faster 0.800 – 3",
-        "level all ○ refused – – 0",
+        "level all ✕ refused – – 0",
     ]
     places = [text.index(row) for row in found]
     assert places == sorted(places)

@@ -312,7 +312,7 @@ def test_a_bench_of_other_files_is_left_out_and_that_is_said(ready: Path, tmp_pa
         lambda document: document["artifacts"].update({"int8.onnx": "0" * 64}),
     )
     made = package(workspace=ready, output=tmp_path)
-    assert set(made.bundle.evidence) == {"parity"}
+    assert set(made.bundle.evidence) == {"parity", "calibration"}
     assert any("bench.json is about other files" in note for note in made.notes)
 
 
