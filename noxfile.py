@@ -226,7 +226,7 @@ def cuts(session: nox.Session) -> None:
 
 @nox.session
 def fleet(session: nox.Session) -> None:
-    """20 boxes over SSH: waves, kills, a release that saturates; needs sshd; 25 minutes."""
+    """20 boxes over SSH: waves, kills, a release that saturates; needs sshd; six minutes."""
     session.install("-e", ".[all,test]")
     session.run("pytest", "tests/fleet", *session.posargs)
 
