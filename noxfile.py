@@ -170,7 +170,7 @@ def arm64(session: nox.Session) -> None:
 
 @nox.session
 def cluster(session: nox.Session) -> None:
-    """20,000 images on Dask workers that are killed, elsewhere, different; half an hour."""
+    """20,000 images on Dask workers that are killed, elsewhere, different; a quarter of an hour."""
     session.install("-e", ".[all,test]")
     session.run("pytest", "tests/cluster", *session.posargs)
 

@@ -56,7 +56,8 @@ def _cut(model: Any, tensors: list[str]) -> Any:
     for place, tensor in enumerate(tensors):
         axes = list(range(1, len(shapes[tensor])))
         for kind, name in zip(("ReduceMin", "ReduceMax"), outputs_of(place), strict=True):
-            given, more = [tensor], {"axes": axes}
+            given = [tensor]
+            more: dict[str, Any] = {"axes": axes}
             if opset >= AXES_AS_INPUT:
                 constant = helper.make_tensor(f"{name}.axes", TensorProto.INT64, [len(axes)], axes)
                 found.graph.initializer.append(constant)
