@@ -183,16 +183,42 @@ def test_a_damaged_state_is_kept_as_it_is(tmp_path: Path) -> None:
     assert written(tmp_path)["beats"] == "many"
 
 
+class Held(Sums):
+    """Its runs in a thread of that name wait until each is let go."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.entered, self.let_go = threading.Semaphore(0), threading.Semaphore(0)
+
+    def run(self, feeds: Mapping[str, np.ndarray]) -> dict[str, np.ndarray]:
+        if threading.current_thread().name == "replay":
+            self.entered.release()
+            assert self.let_go.acquire(timeout=60)
+        return super().run(feeds)
+
+
 def test_a_request_waits_for_one_golden_and_is_told_so(tmp_path: Path) -> None:
-    session = Sums()
+    session = Held()
     found = monitor(tmp_path, session)
-    session.seconds = 0.1
-    thread = threading.Thread(target=found.beat)
-    thread.start()
-    time.sleep(0.03)
-    _, waited = found.run({"input": tensor(0)[None]})
-    thread.join()
-    assert 0 < waited < 0.2, "of four goldens, which take 0.4 s"
+    waited: list[float] = []
+
+    def request() -> None:
+        waited.append(found.run({"input": tensor(0)[None]})[1])
+
+    replay = threading.Thread(target=found.beat, name="replay")
+    replay.start()
+    assert session.entered.acquire(timeout=60)
+    asking = threading.Thread(target=request)
+    asking.start()
+    while not found._waiting:  # pyright: ignore[reportPrivateUsage]
+        time.sleep(0.001)
+    session.let_go.release()  # the first of four goldens
+    asking.join(timeout=60)
+    assert not asking.is_alive()
+    assert replay.is_alive(), "the others are still to come"
+    assert waited[0] > 0
+    session.let_go.release(3)
+    replay.join(timeout=60)
     assert found.run({"input": tensor(0)[None]})[1] == 0
     found.close()
 
