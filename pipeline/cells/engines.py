@@ -22,6 +22,7 @@ from ...runners.workers.answers import Loaded
 from ...runners.workers.launch import Worker
 from ..storage import made_here
 from ..storage.atomic import write_whole
+from ..storage.manifest import digest
 from ..storage.workspace import ENGINES, MANIFEST
 
 ABOUT = "about.json"
@@ -55,7 +56,7 @@ def load(worker: Worker, runner: str, files: Mapping[str, Path], settings: Setti
         # Threads are the CPU's, and how many runs are under way is no matter of the engine.
         "settings": {**asdict(settings), "threads": None, "streams": None, "cache": None},
     }
-    path = place / ENGINES / f"{key(about)}.zip"
+    path = place / ENGINES / f"{digest(about)}.zip"
 
     def keep(engine: Engine) -> Engine:
         if (place / MANIFEST).is_file():
@@ -72,18 +73,13 @@ def load(worker: Worker, runner: str, files: Mapping[str, Path], settings: Setti
     return replace(loaded, build_ms=engine.build_ms)
 
 
-def key(about: Mapping[str, Any]) -> str:
-    """SHA-256, as hex digits, of all that an engine depends on."""
-    return hashlib.sha256(json.dumps(about, sort_keys=True, allow_nan=False).encode()).hexdigest()
-
-
 def read(path: Path) -> Engine | None:
     """An engine that was built here and is whole; ``None`` for any other, which is built anew."""
     try:
         if not path.is_file() or not made_here.is_noted(sha256_file(path)):
             return None
-        about = _about(path)
         with zipfile.ZipFile(path) as archive:
+            about = json.loads(archive.read(ABOUT))
             files = {name: archive.read(name) for name in archive.namelist() if name != ABOUT}
         return Engine(files, float(about["build_ms"]))
     except (OSError, ValueError, KeyError, TypeError, zipfile.BadZipFile):
@@ -102,21 +98,18 @@ def write(path: Path, engine: Engine, about: Mapping[str, Any]) -> None:
     with zipfile.ZipFile(buffer, "w", zipfile.ZIP_STORED) as archive:
         for name, data in {ABOUT: described.encode(), **engine.files}.items():
             archive.writestr(zipfile.ZipInfo(name, TIME), data)
-    write_whole(path, buffer.getvalue())
-    made_here.note_file(hashlib.sha256(buffer.getvalue()).hexdigest())
+    data = buffer.getvalue()
+    write_whole(path, data)
+    made_here.note_file(hashlib.sha256(data).hexdigest())
     for other in path.parent.glob("*.zip"):
         if any(about["files"].get(name, sha) != sha for name, sha in _files(other).items()):
             other.unlink(missing_ok=True)
 
 
-def _about(path: Path) -> dict[str, Any]:
-    with zipfile.ZipFile(path) as archive:
-        return json.loads(archive.read(ABOUT))
-
-
 def _files(path: Path) -> Mapping[str, str]:
     """The SHA-256 of the files that an engine was built of, by name; none of what is no engine."""
     try:
-        return dict(_about(path)["files"])
+        with zipfile.ZipFile(path) as archive:
+            return dict(json.loads(archive.read(ABOUT))["files"])
     except (OSError, ValueError, KeyError, TypeError, zipfile.BadZipFile):
         return {}

@@ -1,4 +1,4 @@
-"""What a target has for a bundle: its CPU, and the runners that work there."""
+"""What is there: a bundle's variants, a target's CPU and the runners that work on it."""
 
 from __future__ import annotations
 
@@ -6,14 +6,25 @@ from collections.abc import Mapping
 from typing import Any
 
 from ...runners.base import RunnerUnavailable
+from ...runners.bundles.bundle import Bundle
 from ...runners.bundles.index import Index
 from ...runners.bundles.selection import available
 from ...runners.targets import Target
 from ...runners.workers.launch import Worker
 from ..cells.plan import abilities_of, python_of
 from ..cells.session import interpreter, timeouts_of
+from ..errors import UsageError
 from ..progress import Progress
 from ..settings.machine import Places
+from ..settings.nearest import nearest
+
+
+def check_variant(bundle: Bundle, variant: str | None) -> None:
+    """Raise ``UsageError`` for a variant that was asked for and isn't in a bundle."""
+    if variant and variant not in bundle.index.variants:
+        there = nearest(variant, bundle.index.variants)
+        why = ", which is a part of its bundle" if bundle.left_out else ""
+        raise UsageError(f"no variant {variant} in {bundle.path}{why}; {there}")
 
 
 def runners_of(

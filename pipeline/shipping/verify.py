@@ -26,7 +26,7 @@ from ..cells.arithmetic import Arithmetic
 from ..cells.plan import python_of
 from ..cells.row import read_back
 from ..cells.session import OpenCell, audit, interpreter, run_goldens, timeouts_of
-from ..errors import InputError, Refused, UsageError
+from ..errors import InputError, Refused
 from ..judging.gates import Gate, Judgement, judge, unreliable
 from ..judging.parity_result import ParityResult
 from ..numerics import intervals
@@ -34,7 +34,6 @@ from ..numerics.precision import as_asked, kind_of
 from ..progress import Progress
 from ..settings.load import load
 from ..settings.machine import Places
-from ..settings.nearest import nearest
 from ..settings.options import takes
 from ..settings.shipping import VerifyRequest
 from ..speed.bench_result import BenchResult
@@ -42,7 +41,7 @@ from ..speed.validity import MAX_TIMED_DEVIATION
 from ..storage.goldens import Goldens
 from ..verdicts import FAIL, INCONCLUSIVE, PASS
 from .packing import evidence
-from .there import runners_of
+from .there import check_variant, runners_of
 from .verify_result import NOT_CHECKED, P99, WAIVED, Check, Verification
 
 Evidence = TypeVar("Evidence", ParityResult, BenchResult)
@@ -65,10 +64,7 @@ def verify(request: VerifyRequest) -> Verification:
     settings, places = config.verify, config.places
     path, target, progress = request.bundle, places.target(request.target), request.progress
     with unpacked(path) as bundle:
-        if settings.variant and settings.variant not in bundle.index.variants:
-            there = nearest(settings.variant, bundle.index.variants)
-            why = ", which is a part of its bundle" if bundle.left_out else ""
-            raise UsageError(f"no variant {settings.variant} in {path}{why}; {there}")
+        check_variant(bundle, settings.variant)
         signed = _signature(bundle, Trust(settings.key, settings.roots))
         goldens = _goldens(bundle)
         second = {name: _second(bundle, name, goldens) for name in bundle.index.variants}

@@ -6,8 +6,6 @@ once it has the digest; any other is sent it in chunks and keeps it as long as i
 
 from __future__ import annotations
 
-import hashlib
-import json
 import os
 import shutil
 import threading
@@ -18,6 +16,7 @@ from pathlib import Path
 from typing import Any
 
 from ....runners.machine.files import sha256_file, temporary_files
+from ...storage.manifest import digest
 from .member import here
 
 CHUNK_BYTES = 16 << 20
@@ -41,7 +40,7 @@ class Files:
     @property
     def key(self) -> str:
         """Names them by their contents, wherever they lie."""
-        return hashlib.sha256(json.dumps(self.digests, allow_nan=False).encode()).hexdigest()
+        return digest(self.digests)
 
 
 class MissingFiles(Exception):

@@ -7,8 +7,6 @@ files' bytes with them.
 
 from __future__ import annotations
 
-import hashlib
-import json
 import os
 import tempfile
 from collections.abc import Iterator
@@ -22,6 +20,7 @@ from ....runners import images
 from ....runners.base import ImageError
 from ....runners.machine.files import sha256_file, temporary_files
 from ...storage.dataset import Dataset
+from ...storage.manifest import digest
 from . import environment
 
 # How the images of a shard come to a worker.
@@ -110,7 +109,7 @@ def stamps(data: Dataset, rows: range) -> str:
         paths = [data.files[row].absolute() for row in rows]
         with _named(paths):
             found += [(str(path), _stamp(path)) for path in paths]
-    return hashlib.sha256(json.dumps(found, allow_nan=False).encode()).hexdigest()
+    return digest(found)
 
 
 def _stamp(path: Path) -> str:

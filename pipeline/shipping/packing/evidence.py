@@ -107,17 +107,18 @@ def precisions(parity: ParityResult | None) -> Iterable[str]:
     return dict.fromkeys(cell.precision or "" for cell in cells if cell.status == "ok")
 
 
-def calibration(path: Path, manifest: Manifest) -> Calibration | None:
-    """What live images can be held to: of the workspace's histograms, where they are of images.
-
-    ``None`` for a model that was not calibrated here, or by an edgepipe that counted no classes.
-    """
+def calibrated(path: Path, manifest: Manifest) -> Calibrated | None:
+    """The workspace's histograms; ``None`` for a model that was not calibrated here."""
     if path.name not in manifest.artifacts:
         return None
     try:
-        found = Calibrated.load(path)
+        return Calibrated.load(path)
     except (OSError, ValueError, KeyError) as error:
         raise InputError(f"{path}: no histograms ({error}); run `edgepipe export` again") from error
+
+
+def calibration(found: Calibrated, manifest: Manifest) -> Calibration:
+    """What live images can be held to: of the histograms, those of the model's inputs."""
     names = [taken["name"] for taken in manifest.model["inputs"]]
     known = {name: found.histograms[name] for name in names if name in found.histograms}
     return Calibration(

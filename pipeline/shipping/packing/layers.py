@@ -5,15 +5,12 @@ See ``runners.bundles.monitoring.probe`` for what runs it.
 
 from __future__ import annotations
 
-from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
-from ....runners.bundles.monitoring.calibration import Calibration
 from ....runners.bundles.monitoring.probe import outputs_of
 from ...errors import UsageError
 from ...quantization.histograms import Calibrated
-from ...stages.quantize import CALIBRATION
 from ...storage import onnx_models
 
 FLOAT = "fp32.onnx"
@@ -22,8 +19,10 @@ UNCALIBRATED = "needs a model that was calibrated here, by `edgepipe export` or 
 AXES_AS_INPUT = 18
 
 
-def probe(folder: Path, known: Calibration, count: int) -> tuple[bytes, Calibration]:
-    """``probe.onnx`` of the first ``count`` layers, and ``known`` with their ranges.
+def probe(
+    folder: Path, calibrated: Calibrated, count: int
+) -> tuple[bytes, dict[str, tuple[float, float]]]:
+    """``probe.onnx`` of the first ``count`` layers, and the ranges of their outputs, in order.
 
     Layers are those whose outputs calibration has counted, in the order of the graph. Raises
     ``UsageError`` for a workspace that has none, or whose model is too large for one file.
@@ -34,12 +33,12 @@ def probe(folder: Path, known: Calibration, count: int) -> tuple[bytes, Calibrat
     if onnx_models.is_large(path):
         raise UsageError(f"--probe: {path} is over 2 GiB, which no probe is made of")
     model = onnx_models.load(path)
-    seen = Calibrated.load(folder / CALIBRATION).histograms
+    seen = calibrated.histograms
     made = [name for node in model.graph.node for name in node.output if name in seen][:count]
     if not made:
         raise UsageError(f"--probe: calibration has counted no layer of {path}")
     ranges = {name: (seen[name].low, seen[name].high) for name in made}
-    return _cut(model, made).SerializeToString(deterministic=True), replace(known, layers=ranges)
+    return _cut(model, made).SerializeToString(deterministic=True), ranges
 
 
 def _cut(model: Any, tensors: list[str]) -> Any:

@@ -188,10 +188,12 @@ def collect(
         if result is not None:
             proofs[kind] = f"evidence/{result.FILE}"
             members[proofs[kind]] = (workspace.folder / result.FILE).read_bytes()
-    if (known := evidence.calibration(workspace.folder / CALIBRATION, manifest)) is not None:
+    if (seen := evidence.calibrated(workspace.folder / CALIBRATION, manifest)) is not None:
         proofs[calibration.KIND] = calibration.MEMBER
+        known = evidence.calibration(seen, manifest)
         if settings.probe:
-            members[probe.MEMBER], known = layers.probe(workspace.folder, known, settings.probe)
+            made, ranges = layers.probe(workspace.folder, seen, settings.probe)
+            members[probe.MEMBER], known = made, replace(known, layers=ranges)
         members[calibration.MEMBER] = documents.text(known.to_json()).encode()
     elif settings.probe:
         raise UsageError(f"--probe: {layers.UNCALIBRATED}")

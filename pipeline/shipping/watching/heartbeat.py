@@ -29,14 +29,13 @@ from ....runners.targets import LOCAL
 from ....runners.workers.launch import Worker
 from ...cells.plan import python_of
 from ...cells.session import audit, interpreter, timeouts_of
-from ...errors import EdgepipeError, UsageError
+from ...errors import EdgepipeError
 from ...progress import Progress
 from ...settings.load import Config, load
-from ...settings.nearest import nearest
 from ...settings.options import seconds, takes
 from ...settings.shipping import HeartbeatRequest
 from ...storage.atomic import writing
-from ..there import runners_of
+from ..there import check_variant, runners_of
 from .heartbeat_result import HeartbeatResult, LiveCounts
 from .units import write_units
 
@@ -160,10 +159,7 @@ class _Run:
         with unpacked(self._path) as bundle:
             if self._trust:
                 signature.check(bundle, self._trust)
-            variants = bundle.index.variants
-            if settings.variant and settings.variant not in variants:
-                there = nearest(settings.variant, variants)
-                raise UsageError(f"no variant {settings.variant} in {self._path}; {there}")
+            check_variant(bundle, settings.variant)
             count = settings.samples or bundle.index.members[GOLDENS].size
             recorded = Recorded.of(bundle, count)
             known = calibration.of_bundle(bundle)
