@@ -12,14 +12,14 @@ import logging
 import os
 from collections.abc import Iterator
 from contextlib import contextmanager
-from importlib import import_module
 from pathlib import Path
 from typing import Any
 
-from ...errors import InputError, MissingLibrary, UsageError
+from ...errors import InputError, UsageError
 from ...settings.shipping import RegistryAccess
 from . import oci
 from .address import Address, Interrupted
+from .libraries import library
 from .oci import Descriptor
 
 CHUNK_BYTES = 1 << 20
@@ -134,7 +134,7 @@ class Registry:
     @contextmanager
     def _spoken(self) -> Iterator[None]:
         """Turn what a conversation ends with into one line."""
-        exceptions = _library("requests.exceptions")
+        exceptions = library("requests.exceptions")
         try:
             yield
         except exceptions.SSLError as error:
@@ -158,9 +158,9 @@ class Registry:
 
     def _connect(self) -> Any:
         """A client that knows how the registry wants to be told who asks."""
-        provider: Any = _library("oras.provider").Registry
+        provider: Any = library("oras.provider").Registry
         # What it has to say, it raises as well.
-        _library("oras.logger").logger.logger.setLevel(logging.CRITICAL)
+        library("oras.logger").logger.logger.setLevel(logging.CRITICAL)
         asked = vars(provider.do_request)["__wrapped__"]
 
         class Client(provider):
@@ -245,13 +245,6 @@ def _adapter() -> Any:
         raise_on_redirect=False,
     )
     return Patient(max_retries=retries)
-
-
-def _library(name: str) -> Any:
-    try:
-        return import_module(name)
-    except ImportError as error:
-        raise MissingLibrary(f'{error}; pip install "edgepipe[registry]"') from error
 
 
 def _line(error: Exception) -> str:

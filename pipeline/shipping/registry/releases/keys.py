@@ -3,12 +3,12 @@
 from __future__ import annotations
 
 from collections.abc import Iterable
-from importlib import import_module
 from pathlib import Path
 from typing import Any
 
-from ....errors import InputError, MissingLibrary
+from ....errors import InputError
 from ....storage.atomic import writing
+from ..libraries import library
 
 SUFFIX = ".pem"
 SHOWN = 8
@@ -26,7 +26,7 @@ class Keys:
 
     def make(self, role: str) -> Any:
         """A new key for a role: its signer. It is on the disk when this returns."""
-        signer = _library().CryptoSigner.generate_ed25519()
+        signer = _signers().CryptoSigner.generate_ed25519()
         path = self.path(role, signer.public_key.keyid)
         with writing(path):
             self.folder.mkdir(parents=True, exist_ok=True, mode=0o700)
@@ -65,26 +65,20 @@ class Keys:
 
 def metadata() -> Any:
     """The library of TUF's documents. Any: its public names are hidden from type checkers."""
-    try:
-        return import_module("tuf.api.metadata")
-    except ImportError as error:
-        raise MissingLibrary(f'{error}; pip install "edgepipe[registry]"') from error
+    return library("tuf.api.metadata")
 
 
 def _load(path: Path) -> Any:
-    library = _library()
+    signers = _signers()
     from cryptography.hazmat.primitives.serialization import load_pem_private_key
 
     try:
-        return library.CryptoSigner(load_pem_private_key(path.read_bytes(), None))
+        return signers.CryptoSigner(load_pem_private_key(path.read_bytes(), None))
     except OSError as error:
         raise InputError(f"{path}: {error.strerror or error}") from error
     except Exception as error:  # of cryptography's many kinds
         raise InputError(f"{path}: no private key that can be used ({error})") from error
 
 
-def _library() -> Any:
-    try:
-        return import_module("securesystemslib.signer")
-    except ImportError as error:
-        raise MissingLibrary(f'{error}; pip install "edgepipe[registry]"') from error
+def _signers() -> Any:
+    return library("securesystemslib.signer")
